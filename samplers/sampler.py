@@ -1,0 +1,161 @@
+"""The contract of a sampler and of a schedule: everything that a plugin touches is on this screen.
+
+A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that walks the noise down:
+
+    @sampler("Euler", order=1, calls=1)
+    def euler(denoise, x, sigmas, noise):
+        for sigma, lower in pairwise(sigmas):
+            denoised = denoise(x, sigma)
+            x = x + (lower - sigma) * (x - denoised) / sigma
+            yield Step(x, lower, denoised)
+
+x          float tensor (images, channels, height, width): x0 + sigma * eps, on every model
+sigmas     tuple of Python floats, falling, ending with 0; fixed before the run
+denoise    denoise(x, sigma) is the estimate of x0; it raises Stopped when the user stops: let it pass
+noise      noise(x) is fresh unit noise shaped like x; noise.brownian(x, low, high) is one path for SDEs
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+import torch
+
+from .options import Option, read_options, settle
+
+PROJECT = "sigmalab"  # pluggy's project name and the entry-point group of plugin packages
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Stopped(Exception):
+    """Raised by `denoise` after the user pressed Stop; a sampler lets it pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The state `x` at noise level `sigma`, and the estimate of x0 that led to it (what a preview shows)."""
+
+    x: torch.Tensor
+    sigma: float
+    denoised: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler function and what it declares of itself; made by `@sampler`."""
+
+    name: str
+    function: Callable[..., Iterator[Step]]
+    options: tuple[Option, ...]
+    order: Any = None
+    calls: Any = None
+    stochastic: Any = False
+    own_grid: Any = False
+    version: str = "1"
+    paper: str = ""
+
+    def __call__(self, denoise, x, sigmas, noise, **options) -> Iterator[Step]:
+        """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
+        return self.function(denoise, x, tuple(sigmas), noise, **self.settle(options))
+
+    def settle(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options' values, checked; ValueError names what is allowed."""
+        return settle(f"sampler {self.name}", self.options, options)
+
+    def order_of(self, **options) -> int | None:
+        """The declared order of accuracy with these options."""
+        return _declared(self.order, **self.settle(options))
+
+    def stochastic_with(self, **options) -> bool:
+        """Whether a run with these options draws noise of its own."""
+        return bool(_declared(self.stochastic, **self.settle(options)))
+
+    def own_grid_with(self, **options) -> bool:
+        """Whether a run with these options makes its own grid from the first and last positive sigma."""
+        return bool(_declared(self.own_grid, **self.settle(options)))
+
+    def count_calls(self, sigmas: Sequence[float], **options) -> int | None:
+        """The declared number of denoise calls for this list of sigmas; None when only a run can tell."""
+        if callable(self.calls):
+            return self.calls(tuple(sigmas), **self.settle(options))
+        return None if self.calls is None else self.calls * (len(sigmas) - 1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule function and its options; made by `@schedule`."""
+
+    name: str
+    function: Callable[..., Sequence[float]]
+    options: tuple[Option, ...]
+    version: str = "1"
+    paper: str = ""
+
+    def __call__(self, model, steps: int, **options) -> tuple[float, ...]:
+        """The sigmas of a run of `steps` steps on `model` (a `samplers.schedule.NoiseSchedule`): falling, then 0.
+
+        Raises ValueError on bad options and when the function's numbers are not `steps` falling positive ones.
+        """
+        values = settle(f"schedule {self.name}", self.options, options)
+        sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **values))
+        falling = all(0 < b < a < float("inf") for a, b in zip(sigmas, sigmas[1:] + (sigmas[-1] / 2,))) if sigmas else False
+        if len(sigmas) != steps or not falling:
+            raise ValueError(f"schedule {self.name} did not give {steps} falling positive sigmas, but {_brief(sigmas)}")
+        return (*sigmas, 0.0)
+
+
+def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=False, version="1", paper=""):
+    """Make a generator function a `Sampler`.
+
+    order       order of accuracy in the step size, measured by the tests; None if it has none
+    calls       denoise calls a step, or a function (sigmas, **options) of the whole run; None if only a run tells
+    stochastic  draws noise of its own
+    own_grid    takes only the first and the last positive sigma and makes its own steps
+    order, stochastic and own_grid may be functions (**options) too.
+    """
+
+    def decorate(function: Callable[..., Iterator[Step]]) -> Sampler:
+        if not inspect.isgeneratorfunction(function):
+            raise TypeError(f"{function.__name__}() must be a generator: it has to yield Step(x, sigma, denoised)")
+        options = read_options(function, ("denoise", "x", "sigmas", "noise"))
+        # no_grad must wrap the generator function itself: a `with` around a yield leaks into other threads.
+        quiet = torch.no_grad()(function)
+        return Sampler(name, functools.wraps(function)(quiet), options, order, calls, stochastic, own_grid, version, paper)
+
+    return decorate
+
+
+def schedule(name: str, *, version="1", paper=""):
+    """Make a function (model, steps, *, options) -> `steps` falling positive sigmas a `Schedule`; the 0 is added."""
+
+    def decorate(function: Callable[..., Sequence[float]]) -> Schedule:
+        return Schedule(name, function, read_options(function, ("model", "steps")), version, paper)
+
+    return decorate
+
+
+class Hooks:
+    """What a plugin may implement, with `@hookimpl`; each hook returns a list."""
+
+    @hookspec
+    def register_samplers(self) -> list[Sampler]:
+        """Return the samplers that this plugin offers."""
+
+    @hookspec
+    def register_schedules(self) -> list[Schedule]:
+        """Return the schedules that this plugin offers."""
+
+
+def _declared(value: Any, **options) -> Any:
+    return value(**options) if callable(value) else value
+
+
+def _brief(sigmas: Sequence[float]) -> str:
+    shown = ", ".join(f"{sigma:g}" for sigma in sigmas[:4])
+    return f"{len(sigmas)} numbers: {shown}{' ...' if len(sigmas) > 4 else ''}"
