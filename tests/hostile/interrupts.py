@@ -1,0 +1,3 @@
+"""Raises what Ctrl+C raises when it is imported."""
+
+raise KeyboardInterrupt

@@ -1,0 +1,8 @@
+"""Its hook forgets to return."""
+
+from samplers import hookimpl
+
+
+@hookimpl
+def register_samplers():
+    pass
