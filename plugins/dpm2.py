@@ -1,0 +1,29 @@
+"""DPM2: a step along the slope at its middle, where the middle is that of log sigma.
+
+DPM-Solver-2: Lu et al. 2022, arXiv:2206.00927, algorithm 1 with r = 1/2, in x0 + sigma * eps.
+The step to sigma 0 is the denoised image.
+"""
+
+import math
+from itertools import pairwise
+
+from samplers import Step, hookimpl, sampler
+
+
+@sampler("DPM2", order=2, calls=lambda sigmas: 2 * (len(sigmas) - 1) - (sigmas[-1] == 0), paper="arXiv:2206.00927")
+def dpm2(denoise, x, sigmas, noise):
+    for sigma, lower in pairwise(sigmas):
+        denoised = denoise(x, sigma)
+        if lower == 0:
+            x = denoised
+        else:
+            middle = math.sqrt(sigma * lower)
+            halfway = x + (middle - sigma) * (x - denoised) / sigma
+            denoised = denoise(halfway, middle)
+            x = x + (lower - sigma) * (halfway - denoised) / middle
+        yield Step(x, lower, denoised)
+
+
+@hookimpl
+def register_samplers():
+    return [dpm2]

@@ -1,0 +1,114 @@
+"""Every sampler with every schedule, on an eps and on a flow network: it ends, finite, with the calls it declared.
+
+Samplers and schedules are discovered, so that a new plugin is covered by being there. A sampler sees nothing of a
+schedule but its list of sigmas, so each different list runs once, and one with a grid of its own runs once for each
+first and last sigma. The bridges are slower and tested elsewhere against their packages: they take KEPT_FOR_BRIDGES
+alone, schedules of different kinds. Brownian paths take most of the time of the samplers that read them: only lists
+of Karras have real ones, the others have independent noise of the same law for a single interval.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from oracles import builtin, sd
+
+from samplers.denoiser import Denoiser, Watched
+from samplers.generate import Plan, steps
+from samplers.noise import Noise
+from samplers.schedule import NoiseSchedule, cut, flow
+from samplers.testing import GaussianDenoiser
+
+# numpy 2 and torchsde talk about rounding in passing.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
+
+STEPS = (1, 2, 3, 7, 20)
+STRENGTHS = (1.0, 0.6)
+MODELS = ("eps", "flow")
+BRIDGES = ("k-diffusion ", "diffusers ")
+KEPT_FOR_BRIDGES = {"Custom", "Uniform trailing", "Karras", "Align Your Steps"}
+
+
+class EpsNetwork:
+    """eps of the Gaussian of GaussianDenoiser(), in variance-preserving scaling."""
+
+    def __init__(self, schedule: NoiseSchedule):
+        self.schedule, self.denoise = schedule, GaussianDenoiser()
+
+    def __call__(self, scaled, timestep, condition):
+        sigma = self.schedule.sigma(timestep)
+        x = scaled * math.sqrt(1 + sigma * sigma)
+        return (x - self.denoise(x, sigma)) / sigma
+
+
+class FlowNetwork(EpsNetwork):
+    """The velocity eps - x0 of the same data, in flow scaling."""
+
+    def __call__(self, scaled, timestep, condition):
+        sigma = self.schedule.sigma(timestep)
+        x = scaled * (1 + sigma)
+        denoised = self.denoise(x, sigma)
+        return (x - denoised) / sigma - denoised
+
+
+@functools.cache
+def model(kind: str) -> NoiseSchedule:
+    return sd() if kind == "eps" else flow()
+
+
+@functools.cache
+def network(kind: str) -> Denoiser:
+    nothing = torch.zeros(1, 1, 1)
+    if kind == "eps":
+        return Denoiser(EpsNetwork(model(kind)), model(kind), "epsilon", nothing, nothing)
+    return Denoiser(FlowNetwork(model(kind)), model(kind), "flow_prediction", nothing, nothing)
+
+
+@functools.cache
+def lists(kind: str) -> dict[tuple[float, ...], str]:
+    """Every different list of sigmas that the menus can give, and one combination that gives it."""
+    found = {}
+    for name, entry in builtin().schedules.items():
+        for count in STEPS:
+            for strength in STRENGTHS:
+                sigmas = cut(entry.item(model(kind), count), strength)
+                found.setdefault(sigmas, f"{name}, {count} steps, strength {strength} on {kind}")
+    return found
+
+
+class Pathless(Noise):
+    """Noise whose increments of a Brownian path are fresh draws."""
+
+    def brownian(self, x, low, high):
+        return lambda sigma, lower: self(x)
+
+
+def wanted(name: str, where: str) -> bool:
+    return not name.startswith(BRIDGES) or where.split(",")[0] in KEPT_FOR_BRIDGES
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", builtin().samplers)
+def test_every_sampler_runs_every_schedule(name, kind):
+    chosen, seen = builtin().sampler(name).item, set()
+    options = chosen.settle({})
+    for sigmas, where in lists(kind).items():
+        ends = (sigmas[0], sigmas[-2], len(sigmas) if chosen.calls is not None else 0)
+        key = ends if chosen.own_grid_with() else sigmas
+        if key in seen or not wanted(name, where):
+            continue
+        seen.add(key)
+        plan, watched = Plan(chosen, options, sigmas), Watched(network(kind), 1)
+        start = 0.3 + sigmas[0] * Noise((7,), "initial")(torch.zeros(1, 1, 2, 2))
+        *_, last = steps(plan, watched, start, (Noise if "Karras" in where else Pathless)((7,)))
+        assert torch.isfinite(last.x).all() and last.sigma == 0, where
+        assert plan.calls in (None, watched.calls), f"{where}: {plan.calls} declared, {watched.calls} made"
+    assert len(seen) > len(STRENGTHS)
+
+
+def test_every_schedule_takes_part():
+    named = {where.split(",")[0] for kind in MODELS for where in lists(kind).values()}
+    assert named == set(builtin().schedules)
