@@ -1,0 +1,62 @@
+"""``python -m training STEP``: run one step, or all of them in order."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from .config import PRESETS, Config, preset
+
+STEPS = {
+    "data": "fetch the emoji sets from npm, check and render them, train the tokenizer",
+    "autoencoder": "train the autoencoder: pictures to latents and back",
+    "latents": "encode every picture once, on white and on some coloured grounds",
+    "text": "teach the text encoder what the words look like, as CLIP is taught",
+    "denoiser": "train the UNet on the latents, the text encoder with it",
+    "decoder": "train the autoencoder's decoder on, on fixed latents",
+    "classifier": "train the judge on real pictures",
+    "export": "write the weights as a diffusers folder",
+    "evaluate": "print one table: what the exported model draws, as the judge sees it",
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train the embedded text-to-image model. Every step resumes where it was stopped.",
+        epilog="\n".join(f"  {step:12} {what}" for step, what in STEPS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("step", choices=(*STEPS, "all"), help="what to do; the steps are described below")
+    parser.add_argument("--size", type=int, choices=sorted(PRESETS), default=64, help="pixels a side (default 64)")
+    parser.add_argument("--minutes", type=float, help="training time of this step in place of the preset's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("training/work"), help="where everything is kept")
+    parser.add_argument("--packages", type=Path, help="a folder of npm tarballs, to fetch nothing that lies there")
+    parser.add_argument("--start", type=Path, help="a model to go on from, such as weights/emoji, not random weights")
+    parser.add_argument("--weights", type=Path, default=Path("weights/emoji"), help="what export writes")
+    return parser.parse_args()
+
+
+def run(step: str, config: Config, minutes: float | None, weights: Path) -> None:
+    from . import loop  # torch and diffusers take seconds to import, which --help need not wait for
+
+    module = importlib.import_module(f".{step}", __package__)
+    if step in ("export", "evaluate"):
+        module.run(config, weights)
+    elif minutes and step in ("autoencoder", "text", "denoiser", "decoder", "classifier"):
+        module.run(config, loop.Budget(minutes=minutes))
+    else:
+        module.run(config)
+
+
+def main() -> None:
+    args = arguments()
+    config = preset(args.size, seed=args.seed, work=args.work, packages=args.packages, start=args.start)
+    for step in STEPS if args.step == "all" else (args.step,):
+        run(step, config, args.minutes, args.weights)
+
+
+if __name__ == "__main__":
+    main()

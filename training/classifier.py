@@ -1,0 +1,124 @@
+"""Step ``classifier``: the judge, a small residual network (arXiv:1512.03385) over all names.
+
+It sees real pictures only, moved, scaled, blurred and on all grounds, so that what it recognizes in a
+drawn picture is the thing and not its place. Pixel distance would measure the wrong thing: a copy
+shifted by two pixels is already far from its original.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from . import data, loop
+from .captions import COLOURS
+from .config import Config
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut; halves the side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)])
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.norms[1](self.second(functional.relu(self.norms[0](self.first(x)))))
+        return functional.relu(inner + self.shortcut(x))
+
+
+def build(config: Config, names: int) -> nn.Sequential:
+    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, names); sees 64 pixels whatever the size."""
+    first, *rest = config.classifier.widths
+    stem = [nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
+    blocks = [Block(a, b) for a, b in itertools.pairwise(config.classifier.widths)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(rest[-1], names)]
+    return nn.Sequential(nn.AdaptiveAvgPool2d(64), *stem, *blocks, *head)
+
+
+def augmented(rgba: np.ndarray, random: torch.Generator) -> torch.Tensor:
+    """Pictures (n, s, s, 4) uint8 moved by up to 10 %, scaled by up to 15 %, some blurred, on any ground."""
+    count = len(rgba)
+    pixels = torch.from_numpy(np.ascontiguousarray(rgba)).float().permute(0, 3, 1, 2) / 255
+    # Premultiplied, so that moving the edge of a picture brings no colour from under its transparent part.
+    pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], 1)
+    uniform = torch.rand(count, 5, generator=random)
+    scale = 0.85 + 0.3 * uniform[:, 0]
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, :, 2] = (uniform[:, 1:3] - 0.5) * 0.4
+    pixels = functional.grid_sample(
+        pixels, functional.affine_grid(theta, list(pixels.shape), align_corners=False), align_corners=False
+    )
+    blurred = functional.avg_pool2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    amount = (uniform[:, 3] * 1.5 - 0.5).clamp(0, 1)[:, None, None, None]
+    pixels = pixels + (blurred - pixels) * amount
+    colours = torch.tensor(list(COLOURS.values())) / 255
+    # Half of them on white, where the drawn pictures will be judged.
+    chosen = torch.where(uniform[:, 4] < 0.5, 0, ((uniform[:, 4] * 2 - 1) * len(colours)).long().clamp(min=0))
+    ground = colours[chosen][:, :, None, None]
+    return (pixels[:, :3] + ground * (1 - pixels[:, 3:])) * 2 - 1
+
+
+def names_of(entries: list[dict]) -> list[str]:
+    return sorted({entry["name"] for entry in entries})
+
+
+def run(config: Config, budget: loop.Budget | None = None) -> None:
+    ours, where = config.classifier, loop.device()
+    pictures, entries = data.load(config)
+    names = names_of(entries)
+    labels = torch.tensor([names.index(entry["name"]) for entry in entries])
+    path = config.folder / "classifier.pt"
+
+    torch.manual_seed(config.seed)
+    model = build(config, len(names)).to(where)
+    optimizer = torch.optim.AdamW(model.parameters(), ours.learning_rate, weight_decay=0.02, fused=True)
+    if resume := loop.restore(path):
+        model.load_state_dict(resume["model"])
+        optimizer.load_state_dict(resume["optimizer"])
+
+    def step(number: int, fraction: float) -> dict[str, float]:
+        random = loop.generator(config.seed + 1, number)
+        rows = torch.randint(len(entries), (ours.batch,), generator=random)
+        images = augmented(pictures[rows.numpy()], random).to(where)
+        for group in optimizer.param_groups:
+            group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
+        with loop.autocast(where):
+            scores = model(images).float()
+        target = labels[rows].to(where)
+        loss = functional.cross_entropy(scores, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.item(), "top5": ranks(scores, target).lt(5).float().mean().item()}
+
+    loop.train(
+        budget=budget or loop.Budget(minutes=ours.minutes),
+        step=step,
+        state=lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+        path=path,
+        resume=resume,
+    )
+
+
+def ranks(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How many names score higher than the right one: 0 is first, below 5 is among the top 5."""
+    return (scores > scores.gather(1, target[:, None])).sum(1)
+
+
+def load(config: Config) -> tuple[nn.Module, list[str]]:
+    trained = loop.restore(config.folder / "classifier.pt")
+    if trained is None:
+        raise SystemExit(f"First: python -m training classifier --size {config.size}")
+    names = names_of(data.load(config)[1])
+    model = build(config, len(names))
+    model.load_state_dict(trained["model"])
+    return model.eval(), names

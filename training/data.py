@@ -1,0 +1,153 @@
+"""Step ``data``: fetch the emoji sets from npm, check them, render every picture once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .captions import corpus, plain, train_tokenizer
+from .config import Config
+from .packages import NAMES, SETS, fetch
+
+FAMILIAR = Path(__file__).with_name("familiar_names.txt")
+
+
+def normal(code: str) -> str:
+    """A code point sequence without the variation selectors, which the sets write or leave out at will."""
+    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
+
+
+def weight(group: int | None, code: str, name: str, sets: int, familiar: frozenset[str]) -> float:
+    """How often a name is drawn in training, relative to a familiar one.
+
+    An hour of a laptop's CPU teaches a few hundred names, or two thousand none: so four in five draws go to the names
+    of familiar_names.txt, and the other plain ones (at most two words, drawn by three sets) are met a tenth as often.
+    Flags, clock faces and the variants of people by gender and trade are near copies of each other.
+    """
+    if name in familiar:
+        return 1.0
+    flags, people, signs = 9, 1, 8  # emojibase's groups
+    if group == flags or "o'clock" in name or name.endswith("-thirty") or (group == people and "200d" in code):
+        return 0.002
+    return 0.1 if group not in (people, signs) and len(name.split()) <= 2 and sets >= 3 else 0.01
+
+
+def svg(icons: dict, icon: str) -> tuple[str, bool]:
+    """The icon's SVG text, following aliases, and whether it is mirrored."""
+    mirrored = False
+    while icon not in icons["icons"]:
+        alias = icons["aliases"][icon]
+        mirrored ^= bool(alias.get("hFlip"))
+        icon = alias["parent"]
+    body = icons["icons"][icon]
+    width = body.get("width", icons.get("width", 16))
+    height = body.get("height", icons.get("height", 16))
+    box = f"{body.get('left', 0)} {body.get('top', 0)} {width} {height}"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">'
+    return f"{head}{body['body']}</svg>", mirrored
+
+
+def render(icons: dict, icon: str, size: int) -> np.ndarray:
+    """An icon of an Iconify set as straight RGBA, uint8, shape (size, size, 4)."""
+    import resvg_py  # only here: everything but rendering works without it
+
+    text, mirrored = svg(icons, icon)
+    png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True)
+    picture = square(Image.open(io.BytesIO(bytes(png))), size)
+    return picture[:, ::-1] if mirrored else picture
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """An image scaled into the middle of a transparent square."""
+    image = image.convert("RGBA")
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGBA", (size, size))
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return np.asarray(canvas)
+
+
+def read_json(tarball: Path, member: str) -> object:
+    with tarfile.open(tarball) as tar:
+        return json.load(tar.extractfile(member))
+
+
+def draw_icons(tarball: Path, chars: dict[str, str], size: int, codes: set[str]) -> dict[str, np.ndarray]:
+    """A picture for every wanted code point sequence of an Iconify set."""
+    icons = read_json(tarball, "package/icons.json")
+    known = icons["icons"].keys() | icons.get("aliases", {}).keys()
+    wanted = {code: chars[code] for code in sorted(codes & chars.keys()) if chars[code] in known}
+    return {code: render(icons, icon, size) for code, icon in wanted.items()}
+
+
+def read_images(tarball: Path, size: int, codes: set[str]) -> dict[str, np.ndarray]:
+    """The same from a set of images that are named by their code points."""
+    found = {}
+    with tarfile.open(tarball) as tar:
+        for member in tar:
+            code = normal(Path(member.name).stem)
+            if member.name.endswith(".webp") and code in codes:
+                found[code] = square(Image.open(io.BytesIO(tar.extractfile(member).read())), size)
+    return found
+
+
+def run(config: Config) -> None:
+    """Write pictures.npy (count, size, size, 4), index.json, licences.json and tokenizer/."""
+    packages = config.packages or config.work / "packages"
+    tarballs = {package: fetch(package, packages) for package in (NAMES, *SETS)}
+    labels = {}
+    for emoji in read_json(tarballs[NAMES], "package/en/data.json"):
+        labels.setdefault(normal(emoji["hexcode"]), emoji)
+
+    drawn: dict[str, dict[str, np.ndarray]] = {}
+    chars: dict[str, str] = {}
+    for package in SETS:
+        if package.style == "3d":
+            drawn[package.style] = read_images(tarballs[package], config.size, labels.keys())
+        else:
+            # The coloured Fluent set lists no code points; it has the icon names of the flat one before it.
+            own = read_json(tarballs[package], "package/chars.json")
+            chars = {normal(code): icon for code, icon in own.items()} or chars
+            drawn[package.style] = draw_icons(tarballs[package], chars, config.size, labels.keys())
+        print(f"{package.style:8} {len(drawn[package.style]):5} pictures  {package.licence:10} {package.credit}")
+
+    familiar = frozenset(FAMILIAR.read_text("utf-8").split("\n"))
+    entries, pictures = [], []
+    for code, emoji in labels.items():
+        styles = [style for style in drawn if code in drawn[style]]
+        name = plain(emoji["label"])
+        for style in styles:
+            entries.append(
+                {
+                    "name": name,
+                    "style": style,
+                    "keywords": [plain(tag) for tag in emoji.get("tags", [])],
+                    "weight": weight(emoji.get("group"), code, name, len(styles), familiar),
+                    "sets": len(styles),
+                    "code": code,
+                }
+            )
+            pictures.append(drawn[style][code])
+
+    config.folder.mkdir(parents=True, exist_ok=True)
+    train_tokenizer(corpus(entries), config.text.vocabulary, config.text.length, config.folder / "tokenizer")
+    (config.folder / "licences.json").write_text(json.dumps([asdict(p) for p in (NAMES, *SETS)], indent=1))
+    np.save(config.folder / "pictures.tmp.npy", np.stack(pictures))
+    os.replace(config.folder / "pictures.tmp.npy", config.folder / "pictures.npy")
+    (config.folder / "index.json").write_text(json.dumps(entries, indent=0))
+    print(f"{len(entries)} pictures of {len({e['name'] for e in entries})} names in {config.folder}")
+
+
+def load(config: Config) -> tuple[np.ndarray, list[dict]]:
+    """What ``run`` wrote: pictures (count, size, size, 4) uint8, mapped from disk, and their entries."""
+    try:
+        pictures = np.load(config.folder / "pictures.npy", mmap_mode="r")
+        return pictures, json.loads((config.folder / "index.json").read_text())
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error.filename} is missing. First: python -m training data --size {config.size}") from None

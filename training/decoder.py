@@ -1,0 +1,68 @@
+"""Step ``decoder``: train the autoencoder's decoder on, its encoder and thus all latents unchanged.
+
+What the denoiser learns depends on the encoder alone, so this can run beside it or after it. The latents
+get a little noise, as drawn ones are never as exact as encoded ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import autoencoder, data, latents, loop
+from .captions import COLOURS
+from .config import Config
+
+
+def trainable(vae: nn.Module) -> list[nn.Parameter]:
+    return [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+
+
+def run(config: Config, budget: loop.Budget | None = None) -> None:
+    ours, where = config.autoencoder, loop.device()
+    pictures, entries = data.load(config)
+    known = latents.load(config)
+    held = [autoencoder.held_out_picture(entry) for entry in entries]
+    pairs = [(row, i, COLOURS[c]) for i, grounds in enumerate(known.grounds) if not held[i] for row, c in grounds]
+    path = config.folder / "decoder.pt"
+
+    vae = autoencoder.restore(config, "whitened").to(where)
+    optimizer = torch.optim.AdamW(trainable(vae), lr=ours.learning_rate, weight_decay=0.0, fused=True)
+    if resume := loop.restore(path):
+        vae.load_state_dict(resume["vae"])
+        optimizer.load_state_dict(resume["optimizer"])
+
+    def batch(number: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents as the denoiser makes them and the pictures they stand for: crops first, then whole ones."""
+        random = loop.generator(config.seed + 3, number)
+        count, side = (ours.crops, ours.crop) if fraction < ours.cropped else (ours.batch, config.size)
+        drawn = [pairs[i] for i in torch.randint(len(pairs), (count,), generator=random).tolist()]
+        images = autoencoder.composite(pictures[[i for _, i, _ in drawn]], np.array([c for *_, c in drawn]))
+        values = known.values[[row for row, _, _ in drawn]]
+        values = values + ours.latent_noise * torch.randn(values.shape, generator=random)
+        steps = (config.size - side) // ours.factor
+        y, x = torch.randint(steps + 1, (2,), generator=random).tolist()
+        values = values[..., y : y + side // ours.factor, x : x + side // ours.factor]
+        y, x = y * ours.factor, x * ours.factor
+        return values.to(where), images[..., y : y + side, x : x + side].to(where)
+
+    def step(number: int, fraction: float) -> dict[str, float]:
+        values, images = batch(number, fraction)
+        for group in optimizer.param_groups:
+            group["lr"] = loop.learning_rate(fraction, ours.learning_rate / 2)
+        with loop.autocast(where):
+            loss = autoencoder.reconstruction_loss(vae.decode(values).sample, images)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainable(vae), 1.0)
+        optimizer.step()
+        return {"loss": loss.item()}
+
+    loop.train(
+        budget=budget or loop.Budget(minutes=ours.decoder_minutes),
+        step=step,
+        state=lambda: {"vae": vae.state_dict(), "optimizer": optimizer.state_dict()},
+        path=path,
+        resume=resume,
+    )
