@@ -1,0 +1,125 @@
+"""Start Sigmalab: flags -> environment -> plugins -> page.
+
+Needs nothing but Python 3.11; what else is needed is installed into .venv beside this file. This file is written so
+that an older Python can still read it and say what is wrong.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit(
+        "sigmalab: Python 3.11 or later is needed; this is %d.%d (%s).\n"
+        "Install a newer one (https://www.python.org/downloads/ or your system's packages) and start with it,\n"
+        "for example: python3.11 launch.py" % (sys.version_info[0], sys.version_info[1], sys.executable)
+    )
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main(arguments):
+    """Run the command line; exits with its status."""
+    from webui import environment, settings
+
+    flags, pytest_arguments = settings.parse(arguments)
+    # What we say must not wait behind what pip and pytest say when the output goes to a file.
+    sys.stdout.reconfigure(line_buffering=True)
+    # At run time nothing is fetched and nothing reported; a user who set one of these keeps it.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    testing = pytest_arguments is not None
+    try:
+        python = environment.prepare(ROOT, setup=not flags.no_setup, tests=testing, torch_index=flags.torch_index)
+        if python:
+            hand_over([str(python), str(ROOT / "launch.py")] + arguments)
+        elif testing:
+            os.chdir(str(ROOT))
+            hand_over([sys.executable, "-m", "pytest"] + pytest_arguments)
+        elif flags.plugins:
+            list_plugins(flags)
+        else:
+            open_page(flags)
+    except environment.StartError as error:
+        sys.exit("sigmalab: %s" % error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def hand_over(command):
+    """Go on as another command; its exit status becomes ours."""
+    if os.name != "nt":
+        os.execv(command[0], command)
+    # Windows has no exec: wait, and leave Ctrl+C to the child, which gets it too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(subprocess.call(command))
+
+
+def open_page(flags):
+    """Serve the page until Ctrl+C."""
+    from webui.settings import settle
+
+    settings = settle(flags, ROOT)
+    if settings.port != flags.port:
+        print("Port %d is taken; using %d." % (flags.port, settings.port))
+    if settings.auth != flags.auth:
+        print("Others can reach this page, so it asks for a login: user %s, password %s" % settings.auth)
+    from webui.app import serve
+
+    serve(settings)
+
+
+def list_plugins(flags):
+    """Print what can be chosen, and what failed to load and why."""
+    from samplers.registry import discover
+
+    folders = [] if flags.no_plugins else flags.plugins_dir
+    # A plugin that prints when it is imported must not end up in the middle of the JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        found = discover(ROOT / "plugins", folders, packages=not flags.no_plugins)
+    broken = [{"source": b.source, "name": b.name, "reason": b.reason} for b in found.broken]
+    listing = {"samplers": [], "schedules": []}
+    for kind, entries in (("samplers", found.samplers), ("schedules", found.schedules)):
+        for entry in entries.values():
+            try:
+                listing[kind].append(describe(entry))
+            except Exception as error:
+                # A plugin's own function for its order failed: that is the plugin's fault, not a reason to stop.
+                broken.append({"source": entry.source, "name": entry.name, "reason": str(error)})
+    if flags.json:
+        print(json.dumps(dict(listing, broken=broken), indent=2))
+        return
+    for kind, rows in listing.items():
+        print("%s:" % kind)
+        for row in rows:
+            options = ", ".join(option["name"] for option in row["options"]) or "none"
+            print("  %-34s version %s, from %s; options: %s" % (row["name"], row["version"], row["source"], options))
+            print("  %-34s check: %s" % ("", row["check"]))
+    if broken:
+        print("not loaded:")
+        for row in broken:
+            print("  %-20s from %s: %s" % (row["name"], row["source"], row["reason"]))
+
+
+def describe(entry):
+    """One sampler or schedule as plain data; what depends on the options is given for their defaults."""
+    item = entry.item
+    row = {"name": entry.name, "source": entry.source, "version": entry.version, "paper": item.paper}
+    row["check"] = entry.check
+    row["options"] = [option.schema() for option in item.options]
+    if hasattr(item, "order"):
+        # Calls a step; None where only a run can tell.
+        calls = None if callable(item.calls) else item.calls
+        row.update(order=item.order_of(), calls=calls, stochastic=item.stochastic_with())
+    return row
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,107 @@
+"""What Gradio's server does not refuse by itself: other sites' requests, foreign host names and its fetch proxies."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable, Callable], Awaitable[None]]
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+TUNNEL = ".gradio.live"
+# Gradio would fetch any address for a caller, write state files, or scale an icon to any size.
+CLOSED = re.compile(r"^(/gradio_api)?/(file=https?:|proxy=|pwa_icon|deep_link|stream/https?:)", re.IGNORECASE)
+# Everything that the page needs comes from its own server; blob: and data: are its previews and uploads.
+POLICY = "; ".join(
+    (
+        "default-src 'self' data: blob:",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self'",
+    )
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    # Not "no-referrer": with it a browser sends `Origin: null`, which could not be told from a foreign page.
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+class Guard:
+    """ASGI middleware that lets through what this page's own browser tabs and scripts send, and nothing else.
+
+    hosts  names that the page is served under besides localhost and bare addresses
+    share  whether the public tunnel's names are good, too
+
+    A name that is none of these is how a foreign page reaches a local server (DNS rebinding): 400. A request that a
+    browser says comes from another site is refused with 403, unless it only opens the page.
+    """
+
+    def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
+        self._app, self._share = app, share
+        self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal:
+            await _answer(send, *refusal)
+            return
+
+        async def send_hardened(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                named = {name.lower() for name, _ in message["headers"]}
+                added = [(name, value) for name, value in HEADERS if name not in named]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self._app(scope, receive, send_hardened)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get("host", "")
+        if not self._known(host):
+            return 400, "This page is not served under that host name; use its address or localhost."
+        if CLOSED.match(scope["path"]):
+            return 404, "Not found."
+        if self._foreign(headers, host, scope["method"]):
+            return 403, "This request comes from another site."
+        return None
+
+    def _known(self, host: str) -> bool:
+        name = (urlsplit(f"//{host}").hostname or "").lower() if host else ""
+        if name in self._hosts or (self._share and name.endswith(TUNNEL)):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _foreign(self, headers: MutableMapping[str, str], host: str, method: str) -> bool:
+        site, opens = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode") == "navigate"
+        if site:
+            # Browsers set this header themselves, and a page cannot change it.
+            return site not in ("same-origin", "none") and not (opens and method in SAFE_METHODS)
+        origin = headers.get("origin")
+        return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+
+
+async def _answer(send: Callable, status: int, text: str) -> None:
+    body = text.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()), *HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,178 @@
+"""What the command line settles before anything starts. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import os
+import secrets
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .environment import StartError
+
+PORTS_TRIED = 100
+DEVICES = ("auto", "cuda", "mps", "cpu")
+FOLDER_HELP = "also load the plugins in this folder; may be repeated"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that `webui.app.serve` needs to know.
+
+    auth            (user, password) that the page asks for; None only on a private page
+    model           name of the model to open first; None is the default one
+    plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
+    """
+
+    root: Path
+    host: str = "127.0.0.1"
+    port: int = 7860
+    share: bool = False
+    auth: tuple[str, str] | None = None
+    model: str | None = None
+    device: str = "auto"
+    plugin_folders: tuple[Path, ...] = ()
+    plugin_packages: bool = True
+    outputs: Path = Path("outputs")
+    weights: Path = Path("weights")
+    open_browser: bool = True
+
+    @property
+    def public(self) -> bool:
+        """Whether anyone but this machine's users can reach the page."""
+        return self.share or not is_loopback(self.host)
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
+    """Read the command line: the flags, and the arguments for pytest (None when the page is wanted)."""
+    if arguments[:1] == ["test"]:
+        tests = argparse.ArgumentParser(prog="launch.py test", allow_abbrev=False, epilog="The rest goes to pytest.")
+        _add_environment(tests)
+        return tests.parse_known_args(arguments[1:])
+    flags = argparse.ArgumentParser(
+        usage="python launch.py [flags]\n       python launch.py test [--no-setup] [--torch-index URL] [pytest flags]",
+        description="Open Sigmalab in a browser, or run its tests. The first start installs what is needed.",
+        allow_abbrev=False,
+    )
+    page = flags.add_argument_group("the page").add_argument
+    page("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all (default %(default)s)")
+    page("--port", type=port_number, default=7860, help="port, or the next free one (default %(default)s)")
+    page("--share", action="store_true", help="also make a public link through Gradio's tunnel")
+    page("--auth", type=login, metavar="USER:PASSWORD", help="login; a page that others can reach gets one anyway")
+    page("--no-browser", action="store_true", help="do not open a browser window")
+    work = flags.add_argument_group("the work").add_argument
+    work("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
+    work("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
+    work("--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)")
+    plugins = flags.add_argument_group("plugins").add_argument
+    plugins("--plugins", action="store_true", help="list the samplers and schedules that were found, and end")
+    plugins("--json", action="store_true", help="with --plugins: list them as JSON")
+    plugins("--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP)
+    plugins("--no-plugins", action="store_true", help="load the built-in plugins alone")
+    _add_environment(flags.add_argument_group("the environment"))
+    parsed = flags.parse_args(arguments)
+    if parsed.json and not parsed.plugins:
+        flags.error("--json goes with --plugins")
+    return parsed, None
+
+
+def settle(flags: argparse.Namespace, root: Path) -> Settings:
+    """Turn parsed flags into settings: finds a free port, and generates the login that a public page needs.
+
+    Raises StartError when the host or the port cannot be used.
+    """
+    settings = Settings(
+        root=root,
+        host=flags.host,
+        port=free_port(flags.host, flags.port),
+        share=flags.share,
+        auth=flags.auth,
+        model=flags.model,
+        device=flags.device,
+        plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
+        plugin_packages=not flags.no_plugins,
+        outputs=flags.outputs or root / "outputs",
+        weights=root / "weights",
+        open_browser=not flags.no_browser,
+    )
+    if settings.public and settings.auth is None:
+        return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))
+    return settings
+
+
+def _add_environment(group) -> None:
+    group.add_argument("--no-setup", action="store_true", help="install nothing: use this Python as it is")
+    text = "package index to install torch from, for CPU-only or ROCm builds"
+    group.add_argument("--torch-index", type=index_url, metavar="URL", help=text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def free_port(host: str, port: int) -> int:
+    """The first port from `port` on that is free on this host. Raises StartError."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise StartError(f"--host {host} is unknown; allowed are addresses of this machine, 0.0.0.0 is all") from None
+    last = min(port + PORTS_TRIED - 1, 65535)
+    for candidate in range(port, last + 1):
+        with socket.socket(family, kind) as probe:
+            if os.name != "nt":
+                # A port that a server left a moment ago is free; Windows would lend even one in use.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address[0], candidate, *address[2:]))
+                return candidate
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise StartError(f"--host {host} is no address of this machine; 0.0.0.0 is all") from None
+                if error.errno == errno.EACCES and candidate < 1024:
+                    raise StartError(f"--port {candidate} needs administrator rights; take 1024 to 65535") from None
+    raise StartError(f"no port from {port} to {last} is free; choose another with --port")
+
+
+def port_number(text: str) -> int:
+    """Argument type: a port."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed is a whole number from 1 to 65535")
+    return int(text)
+
+
+def login(text: str) -> tuple[str, str]:
+    """Argument type: a user and a password."""
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise argparse.ArgumentTypeError("it has to be USER:PASSWORD, neither of them empty")
+    return user, password
+
+
+def existing_folder(text: str) -> Path:
+    """Argument type: a folder that is there."""
+    folder = Path(text).expanduser().resolve()
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder; name an existing one")
+    return folder
+
+
+def output_folder(text: str) -> Path:
+    """Argument type: a folder, or a path where one can be made."""
+    folder = Path(text).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder (it is made if it does not exist)")
+    return folder
+
+
+def index_url(text: str) -> str:
+    """Argument type: the address of a package index."""
+    if not text.startswith(("https://", "http://", "file://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no index; allowed are https://, http:// and file:// URLs")
+    return text
