@@ -1,0 +1,97 @@
+"""A page on toy models for the tests of the page: served for real, on a free port, as slow as a test wants it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ToyModel, toy
+
+from webui.app import open_page
+from webui.engine import Engine
+from webui.page import build_page
+from webui.settings import Settings
+
+TICK = 0.05
+
+
+class Pace:
+    """What a network call costs, in seconds; a change counts for the call that is being made, too."""
+
+    def __init__(self):
+        self.fast()
+
+    def fast(self) -> None:
+        """As fast as the toy model is, from now on."""
+        self.seconds, self.calls, self.turning, self.later = 0.0, 0, None, 0.0
+
+    def slow_after(self, calls: int, seconds: float = 600.0) -> None:
+        """Let so many calls through, then take so long; by default until `fast` is called."""
+        self.turning, self.later = self.calls + calls, seconds
+
+    def __call__(self, sigma: float) -> None:
+        if self.calls == self.turning:
+            self.seconds = self.later
+        self.calls += 1
+        begun = time.monotonic()
+        while time.monotonic() - begun < self.seconds:
+            time.sleep(min(TICK, self.seconds))
+
+
+@dataclass(eq=False)
+class Served:
+    """A running page: its address, its engine and the pace of its model."""
+
+    url: str
+    engine: Engine
+    pace: Pace
+    outputs: Path
+
+
+@contextmanager
+def served(registry, folder: Path, auth=None, **engine_arguments) -> Iterator[Served]:
+    """Serve a page on toy models with all its files under `folder`."""
+    pace = Pace()
+    with pytest.MonkeyPatch.context() as patch:
+        # Gradio's copies of pictures would else be left in the machine's temporary folder.
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "cache"))
+        settings = Settings(
+            root=folder, port=free_port(), outputs=folder / "outputs", model="toy", auth=auth, open_browser=False
+        )
+        models = {name: toy(name) for name in ("toy", "other")}
+        engine = Engine(
+            registry, settings, lambda found, device: ToyModel(found, pace), lambda path: models, **engine_arguments
+        )
+        page = build_page(engine)
+        url = open_page(page, engine)
+        engine.warm_up()
+        try:
+            yield Served(url.rstrip("/"), engine, pace, settings.outputs)
+        finally:
+            pace.fast()
+            engine.close()
+            page.close(verbose=False)
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def idle(engine: Engine, seconds: float = 20.0) -> None:
+    """Wait until the engine has nothing to do."""
+    end = time.monotonic() + seconds
+    while engine._running or engine._waiting:
+        assert time.monotonic() < end, "the engine is still at work"
+        time.sleep(0.02)
+
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")

@@ -1,0 +1,357 @@
+"""The page as a visitor has it: a real browser on a real server, with a toy model that is as slow as a test wants."""
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from pages import CHROMIUM, idle, served
+from PIL import Image
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+pytestmark = pytest.mark.browser
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+SLOW = 0.25  # seconds a network call, for what has to be seen while it runs
+PATIENCE = 60_000  # milliseconds, on a machine that may be busy
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+expect = sync_api.expect
+expect.set_options(timeout=PATIENCE)
+# What Chromium says of a stream that was open when its page was closed or reloaded.
+CLOSING = re.compile(
+    r"AbortError|aborted|Connection errored out|Failed to fetch|network error|ERR_ABORTED|ERR_INCOMPLETE"
+)
+
+
+@pytest.fixture(scope="module")
+def server(registry, tmp_path_factory):
+    with served(registry, tmp_path_factory.mktemp("browser"), patience=20.0) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as play:
+        try:
+            running = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        except sync_api.Error as error:
+            pytest.skip(
+                f"Chromium cannot be started from {CHROMIUM}; set CHROMIUM to where it is ({str(error).splitlines()[0]})"
+            )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """visit() opens the page as a new visitor; whatever the browser then complains about or asks of others fails the test."""
+    contexts, complaints = [], []
+
+    def open_page(viewport=DESKTOP, query="", context=None):
+        if context is None:
+            context = browser.new_context(viewport=viewport)
+            contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: None if at_home(request.url, server.url) else complaints.append(request.url))
+        page.goto(server.url + query)
+        ready(page)
+        return page
+
+    server.pace.fast()
+    yield open_page
+    server.pace.fast()
+    for context in contexts:
+        context.close()
+    for job in filter(None, [server.engine._running, *server.engine._waiting]):
+        server.engine.stop(job)
+    idle(server.engine)
+    assert not [text for text in complaints if not CLOSING.search(text)]
+
+
+def at_home(url, home):
+    return url.startswith(("data:", "blob:", "about:")) or urlsplit(url).netloc == urlsplit(home).netloc
+
+
+def ready(page, mode="txt2img"):
+    """The form is filled and described, and the tab is recognized."""
+    expect(page.locator(f"#{mode}-plan")).to_contain_text("network call")
+    page.wait_for_function("() => Boolean(sessionStorage.getItem('sigmalab-token'))")
+
+
+def choose(page, box, name):
+    page.locator(f"{box} input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def generate(page, mode="txt2img"):
+    page.locator(f"#{mode}-generate").click()
+
+
+def finished(page, mode="txt2img"):
+    expect(page.locator(f"#{mode}-picked")).to_contain_text("Seed")
+    expect(page.locator(f"#{mode}-generate")).to_be_enabled()
+
+
+def message(page, mode="txt2img"):
+    return page.locator(f"#{mode}-message")
+
+
+def seed_box(page, mode="txt2img"):
+    return page.locator(f"#{mode}-seed input")
+
+
+def test_an_example_becomes_a_picture(visit, server):
+    page = visit()
+    expect(page.locator("#status")).to_contain_text("toy on cpu, ready")
+    page.get_by_role("button", name="red apple").first.click()
+    expect(page.get_by_label("Prompt", exact=True).first).to_have_value("red apple")
+    server.pace.slow_after(5)
+    generate(page)
+    preview = page.locator("#txt2img-stage img")
+    expect(preview).to_be_visible()
+    assert preview.get_attribute("src").startswith("data:image/jpeg;base64,")
+    expect(message(page)).to_contain_text("step 5 of 20 · network call 5 of 20")
+    expect(page.locator("#txt2img-stop")).to_be_enabled()
+    server.pace.fast()
+    finished(page)
+    seed = seed_box(page).input_value()
+    expect(message(page)).to_contain_text(f"20 network calls · DDIM, Uniform leading · seed {seed}")
+    expect(page.locator("#txt2img-gallery img").first).to_be_visible()
+    with page.expect_download() as download:
+        page.locator("#txt2img-download").click()
+    assert download.value.path().read_bytes() in [saved.read_bytes() for saved in server.outputs.rglob("*.png")]
+    assert download.value.suggested_filename.endswith(".png")
+
+
+def test_keys_generate_and_stop(visit, server):
+    page = visit()
+    server.pace.slow_after(5)
+    page.get_by_label("Prompt", exact=True).first.fill("rocket")
+    page.get_by_label("Prompt", exact=True).first.press("Control+Enter")
+    expect(message(page)).to_contain_text("step 5 of 20")
+    page.keyboard.press("Escape")
+    expect(page.locator("#txt2img-stop")).to_be_disabled()
+    server.pace.fast()
+    expect(message(page)).to_contain_text("Stopped before a picture was finished.")
+    expect(page.locator("#txt2img-generate")).to_be_enabled()
+    assert server.pace.calls == 0  # the call that was being made was the last
+    idle(server.engine)
+
+
+def test_stop_keeps_what_was_finished(visit, server):
+    page = visit()
+    page.locator("#txt2img-count input").fill("6")
+    page.locator("#txt2img-steps input").fill("30")
+    server.pace.slow_after(30)
+    generate(page)
+    # Four fit into a batch; the other two are stopped.
+    expect(page.locator("#txt2img-gallery .thumbnail-item")).to_have_count(4)
+    page.locator("#txt2img-stop").click()
+    expect(page.locator("#txt2img-stop")).to_be_disabled()
+    server.pace.fast()
+    expect(message(page)).to_contain_text("Stopped. 4 pictures finished before it.")
+    expect(page.locator("#txt2img-gallery .thumbnail-item")).to_have_count(4)
+    page.locator("#txt2img-gallery .thumbnail-item").nth(2).click()
+    first = int(seed_box(page).input_value())
+    expect(page.locator("#txt2img-picked code")).to_have_text(str((first + 2) % 2**32))
+    page.locator("#txt2img-reuse").click()
+    expect(seed_box(page)).to_have_value(str((first + 2) % 2**32))
+    expect(page.locator("#txt2img-random input")).not_to_be_checked()
+
+
+def test_options_keep_their_values_when_one_switches_back(visit):
+    page = visit()
+    eta = page.locator("#option-samplers-DDIM-eta input[type=number]")
+    eta.fill("0.5")
+    eta.press("Tab")
+    expect(page.locator("#txt2img-note")).to_contain_text("tochastic")
+    choose(page, "#txt2img-sampler", "Euler")
+    expect(page.locator("#option-samplers-Euler-churn")).to_be_visible()
+    expect(eta).to_have_count(0)
+    choose(page, "#txt2img-schedule", "Karras")
+    expect(page.locator("#option-schedules-Karras-rho")).to_be_visible()
+    choose(page, "#txt2img-sampler", "Flow")
+    expect(page.locator("#txt2img-plan")).to_contain_text("as many network calls as it needs")
+    expect(page.locator("#txt2img-schedule input")).to_be_disabled()
+    choose(page, "#txt2img-sampler", "DDIM")
+    expect(eta).to_have_value("0.5")
+    expect(page.locator("#txt2img-schedule input")).to_be_enabled()
+    generate(page)
+    finished(page)
+    expect(message(page)).to_contain_text("DDIM, Karras")
+
+
+def test_a_wrong_setting_is_explained_and_what_was_just_typed_is_used(visit, server):
+    page = visit()
+    page.locator("#txt2img-steps input").fill("")
+    generate(page)
+    expect(message(page).locator("[role=alert]")).to_contain_text("Steps must be a whole number")
+    page.locator("#txt2img-steps input").fill("3")
+    eta = page.locator("#option-samplers-DDIM-eta input[type=number]")
+    eta.fill("0.25")
+    page.keyboard.press("Control+Enter")
+    finished(page)
+    job = server.engine._finished[-1]
+    assert job.request.options == {"eta": 0.25}
+
+
+def test_img2img_shows_what_it_uses(visit, tmp_path, server):
+    page = visit()
+    page.get_by_role("tab", name="img2img").click()
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    page.locator("#img2img-image input[type=file]").set_input_files(tmp_path / "bad.png")
+    expect(page.locator("#img2img-used [role=alert]")).to_contain_text("not a picture")
+    generate(page, "img2img")
+    expect(message(page, "img2img").locator("[role=alert]")).to_contain_text("not a picture")
+    page.locator("#img2img-image").get_by_label("Remove Image").click()
+    Image.new("RGB", (300, 200), "teal").save(tmp_path / "teal.png")
+    page.locator("#img2img-image input[type=file]").set_input_files(tmp_path / "teal.png")
+    expect(page.locator("#img2img-used")).to_contain_text("Used: 64 × 64, cropped from 300 × 200")
+    page.locator("#img2img-fit").get_by_text("Pad").click()
+    expect(page.locator("#img2img-used")).to_contain_text("padded with white from 300 × 200")
+    plan = page.locator("#img2img-plan")
+    expect(plan).to_contain_text("12 network calls")
+    page.locator("#img2img-strength input[type=number]").fill("0.3")
+    page.locator("#img2img-strength input[type=number]").press("Tab")
+    expect(plan).to_contain_text("6 network calls")
+    page.locator("#img2img-strength-as").get_by_text("Noise level").click()
+    expect(plan).to_contain_text("30 % noise")
+    generate(page, "img2img")
+    finished(page, "img2img")
+    assert server.engine._finished[-1].request.fit == "pad"
+    expect(message(page, "img2img")).to_contain_text("One picture")
+
+
+def test_a_result_is_sent_to_img2img(visit):
+    page = visit()
+    page.get_by_label("Prompt", exact=True).first.fill("sunflower")
+    generate(page)
+    finished(page)
+    page.locator("#txt2img-send").click()
+    expect(page.get_by_role("tab", name="img2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#img2img-used")).to_contain_text("Used: 64 × 64, scaled from 64 × 64")
+    expect(page.locator("#img2img-prompt textarea")).to_have_value("sunflower")
+
+
+def test_a_reload_finds_its_job_and_only_its_own(visit, server):
+    page = visit()
+    server.pace.seconds = SLOW
+    page.locator("#txt2img-steps input").fill("1000")
+    generate(page)
+    expect(page.locator("#txt2img-stage img")).to_be_visible()
+    running = server.engine._running
+    page.reload()
+    ready(page)
+    expect(message(page)).to_contain_text("of 1000")
+    expect(page.locator("#txt2img-stage img")).to_be_visible()
+    expect(page.locator("#txt2img-steps input")).to_have_value("1000")
+    assert server.engine._running is running
+    # Another tab of the same browser and another browser see nothing of it, and their Stop stops nothing.
+    for other in (visit(context=page.context), visit()):
+        expect(message(other)).to_contain_text("Nothing made yet")
+        expect(other.locator("#txt2img-stop")).to_be_disabled()
+        other.keyboard.press("Escape")
+        other.close()
+    assert running.state == "running"
+    page.locator("#txt2img-stop").click()
+    expect(message(page)).to_contain_text("Stopped")
+    assert running.state == "stopped"
+
+
+def test_a_closed_tab_is_found_by_the_next_and_else_its_job_ends(visit, server):
+    page = visit()
+    context = page.context
+    server.pace.seconds = SLOW
+    page.locator("#txt2img-steps input").fill("1000")
+    generate(page)
+    expect(message(page)).to_contain_text("of 1000")
+    running = server.engine._running
+    page.close()
+    page = visit(context=context)
+    expect(message(page)).to_contain_text("of 1000")
+    assert server.engine._running is running
+    server.engine.patience, before = 1.0, server.engine.patience
+    try:
+        page.close()
+        assert running.wait(30) and running.state == "stopped"
+    finally:
+        server.engine.patience = before
+
+
+def test_two_visitors_wait_in_one_queue(visit, server):
+    one, two = visit(), visit()
+    server.pace.seconds = SLOW
+    one.locator("#txt2img-steps input").fill("1000")
+    generate(one)
+    expect(message(one)).to_contain_text("of 1000")
+    generate(two)
+    expect(message(two)).to_contain_text("Waiting: 1 job ahead")
+    two.locator("#txt2img-stop").click()
+    expect(message(two)).to_contain_text("Stopped")
+    assert server.engine._running.state == "running"
+
+
+def test_form_and_pictures_survive_a_refresh(visit):
+    page = visit()
+    page.get_by_label("Prompt", exact=True).first.fill("octopus")
+    choose(page, "#txt2img-sampler", "Euler")
+    churn = page.locator("#option-samplers-Euler-churn input[type=number]")
+    churn.fill("12")
+    churn.press("Tab")
+    choose(page, "#txt2img-schedule", "Karras")
+    page.locator("#txt2img-width input[type=number]").fill("128")
+    page.locator("#txt2img-width input[type=number]").press("Tab")
+    expect(page.locator("#option-schedules-Karras-rho")).to_be_visible()
+    generate(page)
+    finished(page)
+    said = message(page).inner_text()
+    page.reload()
+    ready(page)
+    finished(page)
+    expect(message(page)).to_have_text(said)
+    expect(page.locator("#txt2img-gallery img").first).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True).first).to_have_value("octopus")
+    expect(page.locator("#txt2img-sampler input")).to_have_value("Euler")
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
+    expect(churn).to_have_value("12")
+    expect(page.locator("#txt2img-width input[type=number]")).to_have_value("128")
+
+
+def test_a_phone_has_the_result_above_the_controls(visit):
+    page = visit(PHONE)
+    page.get_by_role("button", name="rocket").first.click()
+    generate(page)
+    finished(page)
+    wide = "() => document.documentElement.scrollWidth <= window.innerWidth"
+    assert page.evaluate(wide)
+    tops = [
+        page.locator(box).bounding_box()["y"]
+        for box in ("#txt2img-prompt", "#txt2img-generate", "#txt2img-gallery", "#txt2img-sampler")
+    ]
+    assert tops == sorted(tops)
+    for tab in ("img2img", "Plugins"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate(wide), tab
+
+
+def test_text_can_be_read_in_light_and_dark(visit):
+    """WCAG AA: 4.5 to 1 between text and what is behind it, in the colours that the browser really paints."""
+    page = visit(query="?__theme=light")
+    assert page.evaluate(CONTRAST, TEXTS) == []
+    page.goto(page.url.replace("light", "dark"))
+    ready(page)
+    assert page.evaluate("() => document.body.classList.contains('dark')")
+    assert page.evaluate(CONTRAST, TEXTS) == []
+
+
+TEXTS = ["h1", ".status", ".note", ".line", ".chip", "#txt2img-generate", "#txt2img-prompt textarea", ".keys"]
+CONTRAST = """(selectors) => {
+  const read = (text) => { const c = document.createElement('canvas').getContext('2d'); c.fillStyle = text; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
+  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = read(getComputedStyle(e).backgroundColor); if (c[3] > 250) return c; } return [255, 255, 255]; };
+  return selectors.map((s) => { const e = document.querySelector(s); if (!e) return null;
+    const [a, b] = [light(read(getComputedStyle(e).color).slice(0, 3)), light(behind(e).slice(0, 3))].sort((x, y) => y - x);
+    return [s, (a + .05) / (b + .05)]; }).filter((r) => r && r[1] < 4.5);
+}"""

@@ -1,0 +1,103 @@
+"""Who may import whom, read from the source: the shape of the house stays as it was drawn."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "launch": {"webui", "weights", "samplers"},
+    "webui": {"weights", "samplers"},
+    "weights": {"samplers"},
+    "training": {"weights", "samplers"},
+    "benchmarks": {"webui", "weights", "samplers"},
+    "plugins": {"samplers"},
+    "samplers": set(),
+}
+# These run before anything is installed.
+EARLY = ["webui/__init__.py", "webui/environment.py", "webui/settings.py"]
+
+
+def sources(part: str) -> list[Path]:
+    return [ROOT / "launch.py"] if part == "launch" else sorted((ROOT / part).rglob("*.py"))
+
+
+def imports(path: Path, whole: bool = True) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import, also inside functions if `whole`; relative ones with their full module name."""
+    tree = ast.parse(path.read_text("utf-8"))
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(tree) if whole else tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_parts_import_only_what_they_may(part):
+    allowed = MAY_IMPORT[part] | {part}
+    for path in sources(part):
+        used = {top(module) for module, _ in imports(path)} & set(MAY_IMPORT)
+        assert used <= allowed, f"{path.relative_to(ROOT)} imports {', '.join(used - allowed)}"
+
+
+def test_samplers_need_only_their_own_dependencies():
+    allowed = {"samplers", "torch", "torchsde", "pluggy", *sys.stdlib_module_names}
+    for path in sources("samplers"):
+        used = {top(module) for module, _ in imports(path)}
+        assert used <= allowed, f"{path.name} imports {', '.join(used - allowed)}"
+
+
+def test_plugins_use_only_public_names():
+    tree = ast.parse((ROOT / "samplers" / "__init__.py").read_text("utf-8"))
+    public = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    )
+    # The tests of the example package use the test kit, as its users' tests will.
+    for path in (path for path in sources("plugins") if "tests" not in path.parts):
+        for module, name in imports(path):
+            assert top(module) != "plugins", f"{path.name} imports another plugin"
+            if top(module) == "samplers":
+                assert module == "samplers" and name in {"", *public}, f"{path.name} imports {module}.{name}"
+
+
+def test_only_the_page_imports_gradio():
+    for part in MAY_IMPORT.keys() - {"webui"}:
+        for path in sources(part):
+            assert "gradio" not in {top(module) for module, _ in imports(path)}, path
+
+
+def test_early_files_need_only_the_standard_library():
+    early = {name.removesuffix(".py").replace("/", ".") for name in EARLY}
+    for name in EARLY:
+        for module, _ in imports(ROOT / name):
+            assert module in early or top(module) in sys.stdlib_module_names, f"{name} imports {module}"
+    for module, _ in imports(ROOT / "launch.py", whole=False):
+        assert top(module) in sys.stdlib_module_names, f"launch.py imports {module}"
+    assert not list(imports(ROOT / "webui" / "__init__.py"))
+
+
+def test_files_name_no_path_of_one_machine():
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    pattern = re.compile(rb"(?<![\w.*-])/(?:home|root|work)/|[A-Z]:\\+Users\\")
+    for path in (ROOT / name for name in names if name):
+        if path.is_file() and b"\0" not in (content := path.read_bytes()):
+            found = pattern.search(content)
+            assert not found, f"{path.relative_to(ROOT)} contains {found[0].decode()}"

@@ -1,0 +1,213 @@
+"""What pictures carry: other programs read the text, we read all of it back, and broken files say so."""
+
+import json
+import re
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+import pytest
+from conftest import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from webui import storage
+from webui.metadata import MetadataError, encode_png, infotext, read_png, record, replay, write_png
+from webui.pictures import PictureError
+from webui.request import Request, RequestError, plan_of, settle
+
+MODELS = {"toy": toy()}
+# From A1111's modules/infotext_utils.py, v1.10: what reads the last line there.
+A1111_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+def make(registry, index=0, **fields):
+    settled = settle(Request(**fields), registry, MODELS)
+    sigmas = plan_of(settled, registry, MODELS["toy"]).sigmas
+    model = dict(name="toy", digest="0123456789", device="cpu")
+    sampler, schedule = registry.sampler(settled.sampler), registry.schedule(settled.schedule)
+    return settled, record(settled, index, sampler, schedule, sigmas, settled.steps, model, settled.seeds, threads=2)
+
+
+def carried(tmp_path, record):
+    path = tmp_path / "picture.png"
+    path.unlink(missing_ok=True)
+    write_png(Image.new("RGB", (8, 8)), path, record)
+    return read_png(path)
+
+
+def fields_of(text):
+    return {
+        key: json.loads(value) if value.startswith('"') else value
+        for key, value in A1111_FIELD.findall(text.split("\n")[-1])
+    }
+
+
+def test_the_text_is_what_a1111_writes(registry):
+    _, made = make(registry, index=1, prompt="a cat,\na dog", negative_prompt="blurry: very", sampler="DDIM", schedule="Karras",
+                   steps=7, guidance=4.5, seed=41, count=2, options={"eta": 0.5})  # fmt: skip
+    text = infotext(made)
+    assert text.startswith(
+        "a cat,\na dog\nNegative prompt: blurry: very\nSteps: 7, Sampler: DDIM, Schedule type: Karras, "
+    )
+    fields = fields_of(text)
+    assert (
+        fields["CFG scale"] == "4.5"
+        and fields["Seed"] == "42"
+        and fields["Size"] == "64x64"
+        and fields["Model"] == "toy"
+    )
+    assert (
+        fields["Model hash"] == "0123456789"
+        and fields["Sampler options"] == "eta: 0.5"
+        and fields["Schedule options"] == "rho: 7"
+    )
+    assert "Denoising strength" not in fields and fields["Version"].startswith("Sigmalab")
+
+
+def test_the_text_of_img2img_has_its_strength(registry, tmp_path):
+    _, made = make(registry, mode="img2img", image=tmp_path / "private.png", strength=0.35)
+    assert fields_of(infotext(made))["Denoising strength"] == "0.35"
+    assert "private" not in json.dumps(made)
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompt=TEXTS,
+    negative=TEXTS,
+    seed=st.integers(0, 2**32 - 1),
+    guidance=st.floats(0, 30),
+    steps=st.integers(1, 40),
+    eta=st.floats(0, 1),
+)
+def test_everything_comes_back(registry, tmp_path_factory, prompt, negative, seed, guidance, steps, eta):
+    fields = dict(
+        prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance, steps=steps, options={"eta": eta}
+    )
+    settled, made = make(registry, **fields, schedule="Karras")
+    back = carried(tmp_path_factory.getbasetemp(), made)
+    assert back.record == made and back.parameters == infotext(made)
+    assert replay(back.record) == settled
+    sigmas = plan_of(settled, registry, MODELS["toy"]).sigmas
+    assert tuple(back.record["sigmas"]) == sigmas  # to the last bit
+
+
+def test_the_record_says_what_made_it(registry):
+    _, made = make(registry, index=2, seed=7, count=3)
+    assert made["schema"] == 1 and made["noise_version"] == 1 and made["batch"] == [7, 8, 9]
+    assert made["sampler"]["id"] == "built-in/ddim/DDIM" and len(made["sampler"]["digest"]) == 16
+    assert {"torch", "diffusers", "transformers", "sigmalab"} == set(made["packages"]) and made["packages"]["torch"]
+    assert replay(made).seed == 9 and replay(made).count == 1
+
+
+def test_text_that_png_cannot_hold_is_replaced_not_fatal(registry, tmp_path):
+    _, made = make(registry, prompt="fine")
+    made["request"] |= dict(prompt="nul \0 and \ud83d half")
+    back = carried(tmp_path, made)
+    assert back.record == made and back.parameters.startswith("nul \ufffd and ? half")
+
+
+def png(path, *chunks, width=8):
+    """A PNG with these (keyword, text) chunks, made by Pillow."""
+    info = PngInfo()
+    for key, text in chunks:
+        info.add_text(key, text)
+    Image.new("RGB", (width, 8)).save(path, pnginfo=info)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+        ('{"schema": "1"}', "damaged"),
+        ('{"schema": NaN}', "damaged"),
+        ("[" * 100_000, "damaged"),
+        ("9" * 10_000, "damaged"),
+        ('{"schema": 2}', "newer Sigmalab"),
+        ("x" * 1_000_001, "longer than"),
+    ],
+)
+def test_malformed_settings_are_refused(tmp_path, text, said):
+    with pytest.raises(MetadataError, match=said):
+        read_png(png(tmp_path / "a.png", ("sigmalab", text)))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [{}, {"request": 1, "image": {}}, {"request": {"steps": "x"}, "image": {"seed": 1}}, {"request": {}, "image": {}}],
+)
+def test_a_record_without_a_request_is_refused(made):
+    with pytest.raises(RequestError):
+        replay(made)
+
+
+def test_foreign_pictures(tmp_path):
+    back = read_png(png(tmp_path / "a.png", ("parameters", "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7")))
+    assert back.record is None and back.parameters.startswith("a cat")
+    with pytest.raises(MetadataError, match="carries no settings"):
+        read_png(png(tmp_path / "b.png"))
+
+
+def test_files_that_are_no_png(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    whole = png(tmp_path / "whole.png", ("sigmalab", "{}")).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:20])
+    (tmp_path / "flipped.png").write_bytes(whole[:30] + bytes([whole[30] ^ 255]) + whole[31:])
+    for name in ("a.jpg", "text.png", "empty.png", "cut.png", "flipped.png", "none.png", "."):
+        with pytest.raises(PictureError, match="PNG|read"):
+            read_png(tmp_path / name)
+
+
+def test_a_compressed_text_bomb_is_refused(tmp_path):
+    body = b"sigmalab\0\0" + zlib.compress(b" " * 5_000_000, 9)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    whole = png(tmp_path / "a.png").read_bytes()
+    (tmp_path / "bomb.png").write_bytes(whole[:33] + chunk + whole[33:])
+    with pytest.raises((PictureError, MetadataError)):
+        read_png(tmp_path / "bomb.png")
+
+
+def test_pictures_are_named_by_time_and_seed_and_never_overwritten(tmp_path):
+    now = datetime(2030, 1, 2, 3, 4, 5)
+    paths = [storage.save(tmp_path, 7, data, now) for data in (b"one", b"two", b"three")]
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [
+        "2030-01-02/030405-7.png", "2030-01-02/030405-7-2.png", "2030-01-02/030405-7-3.png"]  # fmt: skip
+    assert [path.read_bytes() for path in paths] == [b"one", b"two", b"three"]
+    with pytest.raises(FileExistsError):
+        storage.write_new(paths[0], b"other")
+    assert len(list(paths[0].parent.iterdir())) == 3 and paths[0].read_bytes() == b"one"
+
+
+def test_two_writers_never_take_one_name(tmp_path):
+    now = datetime(2030, 1, 2)
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda i: storage.save(tmp_path, 1, str(i).encode(), now), range(40)))
+    assert sorted(int(path.read_bytes()) for path in paths) == list(range(40)) and len(set(paths)) == 40
+
+
+def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write_new(tmp_path / "a.png", b"data")
+    assert list(tmp_path.iterdir()) == []
+    saved = storage.save_or_keep(tmp_path, 1, b"data")
+    assert saved.path is None and "No space left" in saved.problem
+
+
+def test_the_text_chunk_is_itxt_only_where_it_must_be(registry):
+    for prompt, kind in (("café", b"tEXtparameters"), ("猫", b"iTXtparameters")):
+        assert kind in encode_png(Image.new("RGB", (8, 8)), make(registry, prompt=prompt)[1])

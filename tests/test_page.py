@@ -1,0 +1,472 @@
+"""The page as scripts see it: three endpoints, files that really arrive, errors that help, and a server that is shut."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from conftest import ROOT, toy
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from pages import free_port, idle, served
+from PIL import Image
+
+from samplers import sampler
+from samplers.options import Option
+from samplers.registry import Broken, Entry, Registry
+from webui.describe import fitted, paper_link, sampler_note, seconds_text
+from webui.engine import Engine
+from webui.guard import Guard
+from webui.limits import LOCAL
+from webui.memory import fresh, recall, recall_options
+from webui.metadata import read_png
+from webui.options import on_slider, widget
+from webui.page import build_page, choose_token
+from webui.settings import Settings
+from webui.shared import Page
+from webui.tab_plugins import measured_text, plugins_html
+
+
+@pytest.fixture(scope="module")
+def server(registry, tmp_path_factory):
+    with served(registry, tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(server):
+    server.pace.fast()
+    yield server
+    server.pace.fast()
+    idle(server.engine)
+
+
+@pytest.fixture
+def client(page, tmp_path):
+    return connect(page, tmp_path / "client")
+
+
+def connect(page, folder):
+    return Client(page.url, download_files=str(folder), verbose=False, analytics_enabled=False)
+
+
+def api(page, path, **more):
+    return httpx.request(more.pop("method", "GET"), page.url + path, timeout=20, **more)
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_exactly_three_endpoints_are_named(page):
+    info = api(page, "/gradio_api/info").json()
+    assert set(info["named_endpoints"]) == {"/txt2img", "/img2img", "/catalog"} and not info["unnamed_endpoints"]
+    names = [parameter["parameter_name"] for parameter in info["named_endpoints"]["/txt2img"]["parameters"]]
+    promised = "prompt negative_prompt sampler schedule steps guidance width height seed count options model".split()
+    assert names[:12] == promised and names[12] == "schedule_options"
+    names = [parameter["parameter_name"] for parameter in info["named_endpoints"]["/img2img"]["parameters"]]
+    assert names[:4] == ["image", "prompt", "strength", "strength_as"] and set(promised) < set(names)
+
+
+def test_a_prompt_alone_is_enough(client, page, tmp_path):
+    files, info = client.predict("red apple", api_name="/txt2img")
+    assert len(files) == 1 and Path(files[0]).is_relative_to(tmp_path) and files[0].endswith(".png")
+    assert {"seeds", "sampler", "schedule", "sigmas", "nfe", "seconds", "model", "options"} <= set(info)
+    assert (info["sampler"], info["nfe"], info["model"], len(info["sigmas"]), info["sigmas"][-1]) == (
+        "DDIM",
+        20,
+        "toy",
+        21,
+        0,
+    )
+    kept = read_png(files[0])
+    assert kept.record["request"]["prompt"] == "red apple" and kept.record["image"]["seed"] == info["seeds"][0]
+    # The client's file is the saved one, byte for byte, and nothing tells where the server keeps it.
+    assert Path(files[0]).read_bytes() in [saved.read_bytes() for saved in page.outputs.rglob("*.png")]
+    assert str(page.outputs) not in json.dumps(info)
+
+
+def test_arguments_reach_the_run(client):
+    wanted = dict(sampler="Euler", schedule="Karras", steps=5, guidance=2.0, width=128, height=64, seed=9, count=2)
+    files, info = client.predict(
+        "a", **wanted, options={"churn": 1.0}, schedule_options={"rho": 5}, api_name="/txt2img"
+    )
+    assert info["seeds"] == [9, 10] and info["options"]["churn"] == 1.0 and info["schedule_options"]["rho"] == 5
+    assert info["schedule"] == "Karras" and info["nfe"] == 5 and [Image.open(f).size for f in files] == [(128, 64)] * 2
+
+
+def test_the_same_seed_is_the_same_picture(client):
+    once, again = (client.predict("a", steps=3, seed=4, api_name="/txt2img")[0][0] for _ in range(2))
+    assert Image.open(once).tobytes() == Image.open(again).tobytes()
+
+
+def test_img2img_takes_an_upload(client, tmp_path):
+    Image.new("RGB", (300, 200), "teal").save(tmp_path / "teal.png")
+    given = handle_file(str(tmp_path / "teal.png"))
+    files, info = client.predict(given, "a pond", api_name="/img2img")
+    assert info["nfe"] == 12 and info["strength"] == 0.6 and Image.open(files[0]).size == (64, 64)
+    _, info = client.predict(given, "a pond", 0.3, "noise", steps=10, fit="pad", api_name="/img2img")
+    assert info["sigmas"][0] == pytest.approx((0.3 / 0.7) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "image", [{"path": "/etc/passwd"}, "/etc/passwd", {"path": str(ROOT / "launch.py")}, {}, None, {"path": "\0"}]
+)
+def test_img2img_reads_no_file_that_was_not_uploaded(page, image):
+    assert "uploaded file" in raw_call(page, "img2img", [image, "a"])
+
+
+def raw_call(page, name, data):
+    """What the server answers to a call that no well-behaved client sends; `data` goes on with the defaults."""
+    parameters = api(page, "/gradio_api/info").json()["named_endpoints"][f"/{name}"]["parameters"]
+    data = data + [parameter["parameter_default"] for parameter in parameters[len(data) :]]
+    begun = api(
+        page,
+        f"/gradio_api/call/{name}",
+        method="POST",
+        content=json.dumps({"data": data}),
+        headers={"Content-Type": "application/json"},
+    )
+    if begun.status_code != 200:
+        return begun.text
+    return api(page, f"/gradio_api/call/{name}/{begun.json()['event_id']}").text
+
+
+def test_the_catalog_names_what_can_be_chosen(client, registry):
+    catalog = client.predict(api_name="/catalog")
+    assert {"DDPM", "DDIM", "Euler", "Flow"} <= {each["name"] for each in catalog["samplers"]}
+    assert "Karras" in [each["name"] for each in catalog["schedules"]]
+    assert [each["name"] for each in catalog["models"]] == ["toy", "other"] and catalog["broken"] == []
+    ddim = next(each for each in catalog["samplers"] if each["name"] == "DDIM")
+    assert {"name", "source", "order", "calls", "stochastic", "paper", "options"} <= set(ddim)
+    assert ddim["options"][0]["name"] == "eta" and (ddim["options"][0]["low"], ddim["options"][0]["high"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(sampler="Eular"), ["Eular", "DDPM", "DDIM", "Euler", "Flow"]),
+        (dict(schedule="Karas"), ["Karas", "Karras"]),
+        (dict(model="sdxl"), ["sdxl", "toy", "other"]),
+        (dict(options={"etta": 1}), ["etta", "eta"]),
+        (dict(options={"eta": 2}), ["eta", "0", "1"]),
+        (dict(steps=0), ["Steps", "1", "1000"]),
+        (dict(steps=1001), ["Steps", "1000"]),
+        (dict(count=65), ["Count", "64"]),
+        (dict(width=65), ["Width", "8"]),
+        (dict(guidance="NaN"), ["Guidance", "finite"]),
+        (dict(width=2048, height=2048, count=64), ["megapixels"]),
+    ],
+)
+def test_errors_say_what_is_allowed(client, wrong, says):
+    with pytest.raises(AppError) as error:
+        client.predict("a", **wrong, api_name="/txt2img")
+    assert all(part in str(error.value) for part in says), str(error.value)
+
+
+def test_not_a_number_is_refused(page):
+    """JSON has no NaN, but Python's reader and others take it."""
+    answer = raw_call(page, "txt2img", ["a", "", "DDIM", "", 20, float("nan")])
+    assert "Guidance must be a finite number from 0 to 30" in answer, answer
+
+
+def test_two_clients_are_served_one_after_the_other(page, tmp_path):
+    page.pace.slow_after(2)
+    first, second = connect(page, tmp_path / "1"), connect(page, tmp_path / "2")
+    one = first.submit("a", steps=12, seed=1, api_name="/txt2img")
+    wait_for(lambda: page.engine._running)
+    two = second.submit("b", steps=3, seed=2, api_name="/txt2img")
+    wait_for(lambda: any(state == {"state": "waiting", "position": 1} for _, state in two.outputs()))
+    page.pace.fast()
+    assert one.result()[1]["seeds"] == [1] and two.result()[1]["seeds"] == [2]
+    mine = [state for _, state in one.outputs()[:-1] if state["state"] == "running"]
+    assert mine and all(state["total_calls"] == 12 for state in mine if state.get("total_calls"))
+
+
+def test_cancel_frees_the_engine_for_the_next(page, client, tmp_path):
+    page.pace.seconds = 0.2
+    job = client.submit("a", steps=1000, api_name="/txt2img")
+    wait_for(lambda: page.pace.calls and page.engine._running)
+    running = page.engine._running
+    job.cancel()
+    wait_for(lambda: running.state == "stopped", 5)
+    page.pace.seconds = 0.0
+    assert connect(page, tmp_path / "next").predict("b", steps=2, api_name="/txt2img")[1]["nfe"] == 2
+
+
+def test_cancel_takes_a_waiting_job_out_of_the_queue(page, tmp_path):
+    page.pace.seconds = 0.2
+    first, second = connect(page, tmp_path / "1"), connect(page, tmp_path / "2")
+    one = first.submit("a", steps=1000, api_name="/txt2img")
+    wait_for(lambda: page.engine._running)
+    two = second.submit("b", api_name="/txt2img")
+    wait_for(lambda: page.engine._waiting)
+    two.cancel()
+    wait_for(lambda: not page.engine._waiting, 5)
+    assert page.engine._running.state == "running"
+    one.cancel()
+
+
+def test_a_failure_reaches_the_client(page, client, monkeypatch):
+    monkeypatch.setattr(
+        type(page.pace), "__call__", lambda self, sigma: (_ for _ in ()).throw(RuntimeError("the network broke"))
+    )
+    with pytest.raises(AppError, match="the network broke"):
+        client.predict("a", api_name="/txt2img")
+
+
+def test_nothing_runs_past_the_queue(page):
+    assert api(page, "/gradio_api/run/txt2img", method="POST", json={"data": ["a"]}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=http://example.org/x.png",
+        "/file=https://example.org",
+        "/gradio_api/proxy=http://x/",
+        "/gradio_api/FILE=HTTP://x",
+    ],
+)
+def test_the_server_fetches_nothing_for_others(page, path):
+    assert api(page, path).status_code == 404
+
+
+def test_other_sites_and_names_are_refused(page):
+    post = dict(method="POST", json={"data": []})
+    assert api(page, "/gradio_api/call/catalog", **post, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert api(page, "/gradio_api/call/catalog", **post, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert (
+        api(page, "/gradio_api/upload", method="POST", files={"files": b"x"}, headers={"Origin": "null"}).status_code
+        == 403
+    )
+    assert api(page, "/", headers={"Host": "evil.example"}).status_code == 400
+    assert api(page, "/", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).status_code == 200
+    assert (
+        api(page, "/gradio_api/info", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}).status_code
+        == 403
+    )
+    assert api(page, "/gradio_api/call/catalog", **post, headers={"Origin": page.url}).status_code == 200
+
+
+def test_answers_carry_the_headers_that_keep_the_page_shut(page):
+    headers = api(page, "/").headers
+    assert (
+        "frame-ancestors 'self'" in headers["content-security-policy"]
+        and headers["x-content-type-options"] == "nosniff"
+    )
+    assert headers["referrer-policy"] == "same-origin"
+
+
+def test_files_of_the_server_are_not_served(page):
+    for path in (ROOT / "launch.py", "/etc/passwd", *list(page.outputs.rglob("*.png"))[:1]):
+        assert api(page, f"/gradio_api/file={path}").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "host, share, known",
+    [
+        ("127.0.0.1:1", 0, 1),
+        ("[::1]:1", 0, 1),
+        ("localhost", 0, 1),
+        ("lab.example:80", 0, 1),
+        ("x.gradio.live", 0, 0),
+        ("x.gradio.live", 1, 1),
+        ("gradio.live.evil", 1, 0),
+        ("", 1, 0),
+    ],
+)
+def test_hosts_of_the_page(host, share, known):
+    assert Guard(None, ("lab.example",), bool(share))._known(host) == bool(known)
+
+
+def test_a_login_is_asked_for(registry, tmp_path):
+    with served(registry, tmp_path, auth=("ada", "lovelace")) as locked:
+        assert api(locked, "/config").status_code == 401 and api(locked, "/gradio_api/info").status_code == 401
+        assert api(locked, "/login", method="POST", data={"username": "ada", "password": "x"}).status_code == 400
+        client = Client(locked.url, auth=("ada", "lovelace"), download_files=str(tmp_path / "client"), verbose=False)
+        assert client.predict("a", steps=2, api_name="/txt2img")[1]["nfe"] == 2
+
+
+def test_a_page_opens_without_any_model(registry, tmp_path):
+    engine = Engine(registry, Settings(root=tmp_path, outputs=tmp_path), find_models=lambda folder: {})
+    assert build_page(engine).config["title"] == "Sigmalab"
+
+
+def test_a_new_tab_takes_over_only_what_nobody_watches():
+    waiting = SimpleNamespace(owner="last-token-0123456789/txt2img")
+    engine = SimpleNamespace(find=lambda owner: waiting if owner == waiting.owner else None)
+    page = Page(engine, token=None)
+
+    def token(**claims):
+        return choose_token(page, json.dumps(claims), ["txt2img", "img2img"])
+
+    last, own = "last-token-0123456789", "own-token-0123456789"
+    assert token(tab=own, browser=last) == own and token(tab="", browser=last) == last
+    page.watching[waiting.owner] += 1
+    assert token(tab="", browser=last) not in (last, "") and token(tab="", browser=own) != own
+    for odd in ("", "[]", "{", "null", '{"tab": 3, "browser": null}', '{"tab": "<b>", "browser": "../"}'):
+        assert len(choose_token(page, odd, ["txt2img"])) >= 32
+
+
+def test_a_form_remembers_only_what_still_fits(registry):
+    models = {"toy": toy()}
+    kept = dict(
+        prompt="a",
+        sampler="Gone",
+        steps=7,
+        guidance=float("nan"),
+        width=65,
+        height=128,
+        seed=-4,
+        count=True,
+        fit="x",
+        strength=[],
+    )
+    values, start = recall(kept, registry, models, LOCAL), fresh(registry, models["toy"])
+    assert (values["prompt"], values["steps"], values["height"]) == ("a", 7, 128)
+    rest = set(start) - {"prompt", "steps", "height"}
+    assert {name: values[name] for name in rest} == {name: start[name] for name in rest}
+    for odd in (None, 3, [], "x", {"sampler": {}}, {"model": ["toy"]}, {"schedule": {}}):
+        assert recall(odd, registry, models, LOCAL) == start
+    assert recall(kept, registry, {}, LOCAL)["model"] == ""
+
+
+def test_options_are_remembered_one_by_one(registry):
+    kept = {
+        "options": {
+            "samplers": {"DDIM": {"eta": 0.5}, "Euler": {"churn": "x", "churn_noise": 1.05}, "Gone": {"a": 1}},
+            "schedules": 3,
+        }
+    }
+    options = recall_options(kept, registry)
+    assert options["samplers"]["DDIM"] == {"eta": 0.5} and options["samplers"]["Euler"]["churn"] == 0.0
+    assert options["samplers"]["Euler"]["churn_noise"] == 1.05 and "Gone" not in options["samplers"]
+    assert options["schedules"]["Karras"] == {"rho": 7.0}
+
+
+def test_a_plugins_words_are_only_words():
+    @sampler("<img src=x onerror=alert(1)>", paper="<b>", order=lambda: 1 / 0)
+    def odd(denoise, x, sigmas, noise):
+        yield
+
+    entry = Entry(odd, "<i>", "1")
+    registry = Registry({odd.name: entry}, {}, (Broken("<s>", "<u>", "<script>"),))
+    for html in (plugins_html(registry), sampler_note(entry, {}), paper_link("<b>"), fitted(None, problem="<b>")):
+        assert not any(tag in html for tag in ("<img", "<b>", "<i>", "<s>", "<u>", "<script>"))
+    assert "<b>" not in widget(Option("a", "text", "", help="<b>x</b>"), "", ("samplers", "x", "a")).info
+
+
+def test_orders_are_measured_and_checks_are_shown(registry):
+    assert float(measured_text(registry.samplers["DDIM"].item)) == pytest.approx(1, abs=0.2)
+    assert measured_text(registry.samplers["DDPM"].item) == ""
+    html = plugins_html(registry, {"DDIM": "1.03"})
+    assert "1.03" in html and registry.samplers["DDIM"].check in html
+
+
+def test_papers_are_links_only_where_they_can_be():
+    assert 'href="https://arxiv.org/abs/2010.02502"' in paper_link("arXiv:2010.02502")
+    assert "href" not in paper_link("javascript:alert(1)") and "href" in paper_link("https://example.org/a.pdf")
+
+
+def test_numbers_get_the_control_that_reaches_them():
+    assert on_slider(Option("a", "float", 0.0, 0, 1)) and on_slider(Option("a", "int", 1, 1, 50))
+    assert not on_slider(Option("a", "float", 1e-3, 1e-10, 1e-2)) and not on_slider(Option("a", "int", 10, 10, 10000))
+
+
+def test_times_read_well():
+    assert [seconds_text(s) for s in (0.42, 9.94, 11.2, 61, 3600)] == [
+        "0.4 s",
+        "9.9 s",
+        "12 s",
+        "1 min 01 s",
+        "60 min 00 s",
+    ]
+
+
+STARTS = """
+import socket, sys, threading
+calls = []
+def watched(original):
+    def call(self, address, *rest):
+        host = address[0] if isinstance(address, tuple) else ""
+        if host and host not in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):
+            calls.append(address)
+        return original(self, address, *rest)
+    return call
+for name in ("connect", "connect_ex"):
+    setattr(socket.socket, name, watched(getattr(socket.socket, name)))
+looked_up = socket.getaddrinfo
+def look_up(host, *rest, **more):
+    if host not in (None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0", socket.gethostname()):
+        calls.append(host)
+    return looked_up(host, *rest, **more)
+socket.getaddrinfo = look_up
+from pathlib import Path
+from webui import app
+from webui.settings import Settings
+opened = app.open_page
+def open_page(page, engine):
+    url = opened(page, engine)
+    print("HEAVY", sorted({"diffusers", "transformers"} & set(sys.modules)), flush=True)
+    def report():
+        import time
+        while engine.status.startswith(("starting", "loading")):
+            time.sleep(0.1)
+        print("STATUS", engine.status, flush=True)
+    threading.Thread(target=report, daemon=True).start()
+    return url
+app.open_page = open_page
+root = Path(sys.argv[1])
+app.serve(Settings(root=root, port=int(sys.argv[2]), outputs=Path(sys.argv[3]), weights=root / "weights", open_browser=False))
+print("CALLS", calls, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_start_calls_nobody_and_ends_tidily(tmp_path):
+    """The real start with the embedded model: no outbound connection, no heavy import before the page, a clean end."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "GRADIO_TEMP_DIR": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-c", STARTS, str(ROOT), str(free_port()), str(tmp_path / "outputs")]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    killer = threading.Timer(120, process.kill)
+    killer.start()
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("STATUS"):
+            process.send_signal(signal.SIGTERM)
+    killer.cancel()
+    said = "".join(lines)
+    assert process.wait() == 0, said
+    assert "HEAVY []" in said and "CALLS []" in said and "Sigmalab is open at http://127.0.0.1:" in said
+    assert "Traceback" not in said and not list(tmp_path.glob(".gradio*"))
+
+
+def test_no_tunnel_is_said_plainly(page, monkeypatch):
+    from gradio import networking
+
+    from webui.sharing import open_tunnel
+
+    def fails(*arguments):
+        raise RuntimeError("Could not get share link") from OSError("Network is unreachable")
+
+    monkeypatch.setattr(networking, "setup_tunnel", fails)
+    link, reason = open_tunnel(type("Launched", (), {"server_port": 1, "share_token": "x"})())
+    assert link is None and "Network is unreachable" in reason

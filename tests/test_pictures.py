@@ -1,0 +1,159 @@
+"""Uploaded pictures: the good ones come out upright and of the right size, the rest is refused before it costs."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from webui.pictures import MAX_BYTES, PictureError, fit_picture, grid, open_picture, to_jpeg
+
+
+def save(path, image, *args, **more):
+    image.save(path, *args, **more)
+    return path
+
+
+def halves(width=40, height=20):
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), (255, 0, 0))
+    image.paste((0, 0, 255), (width // 2, 0, width, height))
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_formats(tmp_path, kind):
+    image = open_picture(save(tmp_path / "upload", halves(), kind))
+    red, _, blue = image.getpixel((4, 10))
+    assert image.mode == "RGB" and image.size == (40, 20) and red > 200 and blue < 60
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_other_formats_are_refused(tmp_path, kind):
+    with pytest.raises(PictureError, match="use PNG, JPEG, WebP"):
+        open_picture(save(tmp_path / "upload.png", halves(), kind))
+
+
+def test_the_camera_was_held_sideways(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right to see it upright
+    image = open_picture(save(tmp_path / "a.jpg", halves(), exif=exif))
+    assert image.size == (20, 40)
+    assert image.getpixel((10, 4))[0] > 200 and image.getpixel((10, 36))[2] > 200
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_does_not_matter(tmp_path):
+    image = open_picture(save(tmp_path / "a.jpg", halves(), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff"))
+    assert image.size == (40, 20)
+
+
+@pytest.mark.parametrize(
+    "made, colour",
+    [
+        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 128)), (127, 127, 127)),
+        (Image.new("LA", (8, 8), (0, 0)), (255, 255, 255)),
+        (Image.new("L", (8, 8), 100), (100, 100, 100)),
+        (Image.new("1", (8, 8), 1), (255, 255, 255)),
+        (Image.new("I;16", (8, 8), 100 * 257), (100, 100, 100)),
+        (Image.new("RGB", (8, 8), (9, 8, 7)).quantize(), (9, 8, 7)),
+    ],
+)
+def test_modes(tmp_path, made, colour):
+    found = open_picture(save(tmp_path / "a.png", made)).getpixel((4, 4))
+    assert all(abs(a - b) <= 1 for a, b in zip(found, colour))
+
+
+def test_transparent_palettes(tmp_path):
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([10, 20, 30] * 256)
+    assert open_picture(save(tmp_path / "a.png", image, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_only_the_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    save(tmp_path / "a.webp", frames[0], save_all=True, append_images=frames[1:], lossless=True)
+    assert open_picture(tmp_path / "a.webp").getpixel((0, 0)) == (255, 0, 0)
+
+
+def bomb(path, width, height):
+    """A PNG of a few bytes that says that it is huge."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" * 100_000)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [7100, 12_000, 60_000, 2**31 - 1])
+def test_bombs_are_refused_unopened(tmp_path, side, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(PictureError, match="allowed are 50 megapixels|damaged|not a picture"):
+        open_picture(bomb(tmp_path / "a.png", side, side))
+
+
+def test_slivers_are_refused(tmp_path):
+    with pytest.raises(PictureError, match="at most 100 times"):
+        open_picture(bomb(tmp_path / "a.png", 10_000, 1))
+
+
+def test_large_files_are_refused_unread(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(PictureError, match="allowed are 32 MB"):
+        open_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_cut_and_scrambled_files_never_crash(tmp_path, kind):
+    buffer = io.BytesIO()
+    Image.effect_noise((60, 40), 80).convert("RGB").save(buffer, kind)
+    whole = buffer.getvalue()
+    for position in range(0, len(whole), max(1, len(whole) // 60)):
+        (tmp_path / "cut").write_bytes(whole[:position])
+        with pytest.raises(PictureError):
+            open_picture(tmp_path / "cut")
+        scrambled = (
+            whole[:position] + bytes(255 - byte for byte in whole[position : position + 3]) + whole[position + 3 :]
+        )
+        (tmp_path / "scrambled").write_bytes(scrambled)
+        try:
+            open_picture(tmp_path / "scrambled")
+        except PictureError as error:
+            assert str(error).endswith(".")
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(PictureError, match="upload it again"):
+        open_picture(tmp_path / "none.png")
+    with pytest.raises(PictureError, match="upload it again"):
+        open_picture(tmp_path)
+
+
+def test_fitting():
+    source = halves(400, 100)
+    crop, pad, stretch = (fit_picture(source, 64, 32, fit) for fit in ("crop", "pad", "stretch"))
+    assert crop.size == pad.size == stretch.size == (64, 32)
+    assert crop.getpixel((8, 2)) == (255, 0, 0) and crop.getpixel((56, 30)) == (0, 0, 255)
+    assert pad.getpixel((32, 2)) == (255, 255, 255) and pad.getpixel((2, 16)) == (255, 0, 0)
+    assert stretch.getpixel((2, 2)) == (255, 0, 0) and stretch.getpixel((62, 30)) == (0, 0, 255)
+    with pytest.raises(PictureError, match="'crop', 'pad' and 'stretch'"):
+        fit_picture(source, 64, 32, "squeeze")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (100, 1), (1, 100)])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_odd_sizes_fit(size, fit):
+    fitted = fit_picture(Image.new("RGB", size, (5, 5, 5)), 64, 32, fit)
+    assert fitted.size == (64, 32) and fitted.getextrema()[0][0] == 5
+
+
+def test_grids_and_previews():
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    sheet = grid([Image.new("RGB", (10, 8), colour) for colour in colours])
+    assert sheet.size == (20, 16)
+    assert [sheet.getpixel(at) for at in ((5, 4), (15, 4), (5, 12), (15, 12))] == [*colours, (255, 255, 255)]
+    assert Image.open(io.BytesIO(to_jpeg(Image.new("RGB", (2000, 1000))))).size == (768, 384)

@@ -1,0 +1,111 @@
+"""Opening the page: plugins, engine, server, and a tidy end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import webbrowser
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from samplers.registry import Registry, discover
+
+from .engine import Engine
+from .guard import Guard
+from .page import build_page
+from .pictures import MAX_BYTES
+from .settings import Settings
+from .sharing import open_tunnel
+from .theme import ASSETS, head, theme
+
+
+def serve(settings: Settings) -> None:
+    """Run the page until Ctrl+C."""
+    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
+    engine = Engine(registry, settings)
+    page = build_page(engine)
+    ended = _until_told()
+    url = open_page(page, engine)
+    try:
+        _announce(settings, registry, url)
+        # After the server is up: importing diffusers holds Python's lock while a page is being served.
+        engine.warm_up()
+        if settings.share:
+            link, reason = open_tunnel(page)
+            print(
+                f"  Public link    {link}" if link else f"  No public link: {reason}\n  The local page goes on.",
+                flush=True,
+            )
+        if settings.open_browser:
+            webbrowser.open(page.share_url or url)
+        ended.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        print("\nSigmalab ends; finished pictures are kept.", flush=True)
+        engine.close()
+        page.close(verbose=False)
+        _leave_hung_engine()
+
+
+def open_page(page: gr.Blocks, engine: Engine) -> str:
+    """Start the engine and the server, and return the page's address; both go on until they are closed."""
+    settings = engine.settings
+    engine.start()
+    _, url, _ = page.launch(**launch_options(settings), server_name=settings.host, server_port=settings.port)
+    # 0.0.0.0 means every address of this machine and is not one that a browser can open.
+    return url.replace("//0.0.0.0", "//localhost").replace("//[::]", "//localhost")
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """How the page is served: hardened, offline, in its own looks."""
+    guard = Middleware(Guard, hosts=(settings.host,), share=settings.share)
+    return dict(
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        share=False,
+        auth=settings.auth,
+        auth_message="Sigmalab",
+        app_kwargs={"middleware": [guard]},
+        theme=theme(),
+        css_paths=[ASSETS / "style.css"],
+        head=head(),
+        footer_links=["api", "settings"],
+        max_file_size=MAX_BYTES,
+        state_session_capacity=200,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=False,
+    )
+
+
+def _announce(settings: Settings, registry: Registry, url: str) -> None:
+    print(f"\nSigmalab is open at {url}", flush=True)
+    print(f"  Plugins        {len(registry.samplers)} samplers, {len(registry.schedules)} schedules")
+    for broken in registry.broken:
+        print(f"  Not loaded     {broken.source}: {broken.reason}")
+    print("  Ctrl+C ends it.", flush=True)
+
+
+def _leave_hung_engine() -> None:
+    # A network call may take longer than anyone waits for. Python's own end would pull the floor from under the thread
+    # that is in it, and the process would abort.
+    if any(thread.name == "sigmalab-engine" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def _until_told() -> threading.Event:
+    """An event that SIGTERM sets, so that a service manager ends the program as tidily as Ctrl+C does."""
+    ended = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    return ended

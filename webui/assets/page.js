@@ -1,0 +1,65 @@
+// Keys, the browser's token and copying. Everything else is Gradio's.
+window.sigmalab = (() => {
+  const KEY = "sigmalab-token";
+  const read = (store) => { try { return store().getItem(KEY) || ""; } catch { return ""; } };
+  const write = (store, value) => { try { store().setItem(KEY, value); } catch { /* private mode: the token lives as long as the page */ } };
+  const tab = () => window.sessionStorage, browser = () => window.localStorage;
+
+  // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
+  const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
+  const remember = (token) => { write(tab, token); write(browser, token); };
+
+  const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
+  const press = (selector) => { const button = visible(selector); if (button) button.click(); return Boolean(button); };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      if (press("button.generate")) { event.preventDefault(); event.stopPropagation(); }
+    } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("ul.options[role=listbox]")) {
+      press("button.stop");
+    }
+  }, true);
+
+  // Options live on the server. What was just changed there has to arrive before Generate reads it; its arrival shows in
+  // the hidden `edits` of the form. Two seconds later it has arrived, or changed nothing.
+  const edits = () => [...document.querySelectorAll("[id$='-edits'] input")].map((input) => input.value).join();
+  let touched = { at: -Infinity, edits: "" };
+  const arriving = () => performance.now() - touched.at < 2000 && edits() === touched.edits;
+  const touch = (event) => {
+    if (!event.target.closest || !event.target.closest("[id^='option-']")) return;
+    touched = { at: performance.now(), edits: arriving() ? touched.edits : edits() };
+  };
+  for (const kind of ["input", "change", "click"]) document.addEventListener(kind, touch, true);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest && event.target.closest("button.generate");
+    if (!button || !arriving()) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    const again = setInterval(() => { if (!arriving()) { clearInterval(again); button.click(); } }, 20);
+  }, true);
+
+  const copy = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // Without https the clipboard API is missing; a selected text box still works.
+      const box = document.createElement("textarea");
+      box.value = text;
+      document.body.append(box);
+      box.select();
+      document.execCommand("copy");
+      box.remove();
+    }
+  };
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest && event.target.closest("button[data-copy]");
+    if (!button) return;
+    await copy(button.dataset.copy);
+    const label = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = label; }, 1200);
+  });
+
+  return { identify, remember };
+})();

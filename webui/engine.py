@@ -1,0 +1,280 @@
+"""The engine: one thread owns the model and the device, and takes jobs strictly one after another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samplers.registry import Registry
+from weights.catalog import Found, find_models
+from weights.opening import open_model
+
+from .drawing import Drawing, info_of
+from .failures import explain, free_memory, out_of_memory
+from .jobs import Failed, Finished, Job, Outcome, Progress, StoppedEarly, Waiting
+from .limits import LOCAL, PUBLIC, Limits
+from .pictures import fit_picture, open_picture
+from .request import Request, RequestError, plan_of, settle
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+MAX_WAITING = 16  # jobs in the queue, the running one not counted
+PATIENCE = 60.0  # seconds that a job outlives its last watcher, and that a finished one can still be found
+MAX_FINISHED = 32  # finished jobs remembered at most
+IDLE_TICK = 5.0  # seconds between looks at abandoned jobs while nothing runs
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Takes settled requests in, lets pictures out.
+
+    registry     the plugins
+    settings     model, device, outputs, weights and public are read
+    open_model   open_model(found, device) -> Model, called in the engine's thread
+    find_models  find_models(folder) -> {name: Found}
+    clock        seconds, for tests
+    patience     seconds that a job outlives its last watcher
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        open_model: Callable[[Found, str], Any] = open_model,
+        find_models: Callable[[Path], dict[str, Found]] = find_models,
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = PATIENCE,
+    ):
+        self.registry, self.settings, self.patience = registry, settings, patience
+        self._open_model = open_model
+        self._find_models = find_models
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._waiting: list[Job] = []
+        self._running: Job | None = None
+        self._finished: list[Job] = []
+        self._warm_wanted = self._closing = False
+        self._status = "starting"
+        self._model: Any = None
+        self._model_found: Found | None = None
+        self._thread = threading.Thread(target=self._work, name="sigmalab-engine", daemon=True)
+
+    @property
+    def status(self) -> str:
+        """What the engine is doing, in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
+        return self._status
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may cost here."""
+        return PUBLIC if self.settings.public else LOCAL
+
+    def models(self) -> dict[str, Found]:
+        """The models that can be chosen, by name, as the folder is now; the default one first."""
+        found = self._find_models(self.settings.weights)
+        first = self.settings.model or "emoji"
+        return {name: found[name] for name in sorted(found, key=lambda name: (name != first, name))}
+
+    def settle(self, request: Request) -> Request:
+        """The request with every default filled in, checked against this engine's limits. Raises RequestError."""
+        return settle(request, self.registry, self.models(), self.settings.model or "", self.limits)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Stop the running job, drop the waiting ones and end the thread."""
+        with self._lock:
+            self._closing = True
+            dropped, self._waiting = self._waiting, []
+            if self._running:
+                self._running.request_stop()
+            self._lock.notify_all()
+        for job in dropped:
+            job.tell(StoppedEarly(info_of(job)))
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def warm_up(self) -> None:
+        """Begin to load the default model, behind the page; a job that comes first goes first."""
+        with self._lock:
+            self._warm_wanted = True
+            self._lock.notify_all()
+
+    def submit(self, request: Request, owner: str = "", previews: bool = True) -> Job:
+        """Queue a request and return its job, which the caller now watches: `abandon` it when it stops looking.
+
+        owner     the browser's token; "" for API jobs, which stop as soon as they are abandoned
+        previews  whether Progress carries pictures
+        Raises RequestError for a wrong request, an unusable input picture, and a full queue.
+        """
+        with self._lock:
+            self._check_room()
+        models = self.models()
+        settled = settle(request, self.registry, models, self.settings.model or "", self.limits)
+        found, source = models[settled.model], None
+        if settled.mode == "img2img":
+            # Opened here, not in the thread: the caller hears of a bad picture at once, and the upload may go.
+            source = fit_picture(open_picture(settled.image), settled.width, settled.height, settled.fit)
+        job = Job(settled, plan_of(settled, self.registry, found), owner, source, previews, self._clock)
+        with self._lock:
+            self._check_room()
+            self._waiting.append(job)
+            self._renumber()
+            self._lock.notify_all()
+        return job
+
+    def find(self, owner: str) -> Job | None:
+        """The newest job of this token that runs, waits, or ended less than a minute ago."""
+        self._sweep()
+        with self._lock:
+            jobs = [*self._finished, *filter(None, [self._running]), *self._waiting]
+            return next((job for job in reversed(jobs) if owner and job.owner == owner), None)
+
+    def stop(self, job: Job) -> None:
+        """End a job now: a waiting one at once, a running one within one network call."""
+        job.request_stop()
+        self._sweep()
+
+    def abandon(self, job: Job) -> None:
+        """One watcher less. Without any, the job stops after a minute; an API job at once."""
+        job.leave()
+        self._sweep()
+
+    def adopt(self, job: Job) -> None:
+        """One watcher more; undone by `abandon`."""
+        job.watch()
+
+    def _check_room(self) -> None:
+        if self._closing:
+            raise RequestError("Sigmalab is shutting down.")
+        if len(self._waiting) >= MAX_WAITING:
+            raise RequestError(f"The queue is full: {MAX_WAITING} jobs are waiting. Try again in a moment.")
+
+    def _renumber(self) -> None:
+        """Tell waiting jobs how many are ahead; the lock is held."""
+        for position, job in enumerate(self._waiting, start=bool(self._running)):
+            job.tell(Waiting(position))
+
+    def _sweep(self) -> None:
+        """End waiting jobs that were stopped or left alone, forget old finished ones."""
+        with self._lock:
+            ending = [job for job in self._waiting if job.should_stop(self.patience)]
+            self._waiting = [job for job in self._waiting if job not in ending]
+            if ending:
+                self._renumber()
+        for job in ending:
+            self._end(job, StoppedEarly(info_of(job)))
+        with self._lock:
+            now = self._clock()
+            recent = [job for job in self._finished if now - job.ended < self.patience]
+            self._finished = recent[-MAX_FINISHED:]
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        job.tell(outcome)
+        with self._lock:
+            self._finished.append(job)
+            if job is self._running:
+                self._running = None
+
+    def _work(self) -> None:
+        """The thread: one job after another, until `close`."""
+        while True:
+            with self._lock:
+                if self._closing:
+                    break
+                job = self._running = self._waiting.pop(0) if self._waiting else None
+                warm = job is None and self._warm_wanted
+                self._warm_wanted = self._warm_wanted and not warm
+                if job:
+                    self._renumber()
+                elif not warm:
+                    self._lock.wait(IDLE_TICK)
+            # Nothing that a job or a model raises may end this thread, SystemExit from a plugin included.
+            try:
+                if job:
+                    self._end(job, self._run(job))
+                elif warm:
+                    self._warm()
+                self._sweep()
+            except BaseException:
+                log.exception("the engine met an error of its own")
+                if job:
+                    self._end(job, Failed("Sigmalab met an error of its own; the log says more."))
+        self._model = None
+
+    def _warm(self) -> None:
+        models = self.models()
+        name = self.settings.model or next(iter(models), "")
+        if name not in models:
+            self._status = (
+                f"no model {name!r} in {self.settings.weights.name}/" if name else "no model found in weights/"
+            )
+            return
+        try:
+            self._opened(models[name])
+        except Exception as error:
+            log.warning("the model could not be opened", exc_info=error)
+
+    def _run(self, job: Job) -> Outcome:
+        """Do a job; whatever happens becomes its outcome."""
+        try:
+            if self._should_stop(job):
+                return StoppedEarly(info_of(job))
+            found = self._find_models(self.settings.weights).get(job.request.model)
+            if found is None:
+                return Failed(f"Model {job.request.model!r} is no longer there.")
+            if self._model is None or self._model_found != found:
+                job.tell(Progress(text=f"loading {found.name}"))
+            model = self._opened(found)
+            self._status = f"{found.name} on {model.device}, drawing"
+            try:
+                drawing = Drawing(
+                    job,
+                    model,
+                    self.registry,
+                    self.settings.outputs,
+                    lambda: self._should_stop(job),
+                    self._clock,
+                    self.settings.public,
+                )
+                info = drawing.draw()
+            finally:
+                self._status = f"{found.name} on {model.device}, ready"
+            return StoppedEarly(info) if info["stopped"] else Finished(info)
+        except BaseException as error:
+            log.warning("job %s failed", job.id, exc_info=True)
+            message, full = explain(error, job.request, self.settings.public), out_of_memory(error)
+        if full:
+            # Only here is the exception gone, and with it the tensors that its traceback held.
+            free_memory()
+        return Failed(message)
+
+    def _should_stop(self, job: Job) -> bool:
+        """Asked around every network call, which is also when others who gave up waiting are let go."""
+        self._sweep()
+        return self._closing or job.should_stop(self.patience)
+
+    def _opened(self, found: Found) -> Any:
+        """The model, opened if it is not the one that is; the other one's memory is free before."""
+        if self._model is not None and self._model_found == found:
+            return self._model
+        if self._model is not None:
+            self._model = self._model_found = None
+            free_memory()
+        self._status = f"loading {found.name} ..."
+        try:
+            self._model = self._open_model(found, self.settings.device)
+        except BaseException as error:
+            self._status = explain(error, public=self.settings.public)
+            raise
+        self._model_found = found
+        self._status = f"{found.name} on {self._model.device}, ready"
+        return self._model

@@ -1,0 +1,102 @@
+"""What a job tells whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The job has not begun; `position` jobs are ahead of it, the running one included."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job is.
+
+    image_index   0-based index of the first image being drawn
+    step, steps   finished steps of these images; `steps` is None when the sampler makes its own grid
+    calls         network calls so far, all batches together; `total_calls` is None when only the run tells
+    seconds       since the job began; `remaining` is an estimate, None while there is none
+    sigma         noise level of the last call; None before it
+    preview       JPEG of the denoised estimate, a grid for a batch; the same object until there is a newer one
+    text          the same in a few words, "loading emoji" or "picture 2 of 4, step 3 of 20"
+    """
+
+    image_index: int = 0
+    step: int = 0
+    steps: int | None = None
+    calls: int = 0
+    total_calls: int | None = None
+    seconds: float = 0.0
+    remaining: float | None = None
+    sigma: float | None = None
+    preview: bytes | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture, on disk with its metadata; `index` is its place in the request."""
+
+    path: Path
+    seed: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job is done; `info` is what the API returns."""
+
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended with an error; `message` is for the user. Pictures announced before it stay."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class StoppedEarly:
+    """The job was stopped; `info` is about the pictures finished until then, with stopped=True."""
+
+    info: dict[str, Any]
+
+
+Outcome = Finished | Failed | StoppedEarly
+Event = Waiting | Progress | Picture | Outcome
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job as it is now: what a reloaded page needs to catch up. `position` is None once the job has begun."""
+
+    state: str
+    position: int | None
+    progress: Progress | None
+    pictures: tuple[Picture, ...]
+    outcome: Outcome | None
+
+    @property
+    def info(self) -> dict[str, Any] | None:
+        """The info of a job that ended well or was stopped."""
+        return getattr(self.outcome, "info", None)
+
+
+def news(seen: Snapshot, now: Snapshot) -> Iterator[Event]:
+    """The events that lead from one snapshot of a job to a later one."""
+    if now.position is not None and now.position != seen.position:
+        yield Waiting(now.position)
+    # Progress goes first: a picture that it announced as being drawn may be finished by now.
+    if now.progress is not None and now.progress is not seen.progress:
+        yield now.progress
+    yield from now.pictures[len(seen.pictures) :]
+    if now.outcome:
+        yield now.outcome

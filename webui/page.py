@@ -1,0 +1,123 @@
+"""The whole page: header, tabs, and what happens when a browser opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from .endpoints import build_endpoints
+from .engine import Engine
+from .form_events import refill, refilled
+from .jobs import Job
+from .result import chosen_of
+from .shared import LONG, QUIET, Page
+from .tab_img2img import build_img2img
+from .tab_plugins import build_plugins
+from .tab_txt2img import build_txt2img
+from .theme import ASSETS
+from .workbench import Workbench
+
+TOKEN = re.compile(r"[\w-]{16,64}")
+SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until it is ready, and after
+CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; outputs/ keeps the pictures themselves
+
+
+def build_page(engine: Engine) -> gr.Blocks:
+    """The page for an engine; nothing is started and no model is loaded."""
+    with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
+        page = Page(engine, token=gr.State(""))
+        _build_header(engine)
+        with gr.Tabs(elem_classes="tabs") as tabs:
+            with gr.Tab("txt2img", id="txt2img"):
+                words = build_txt2img(page)
+            with gr.Tab("img2img", id="img2img"):
+                picture = build_img2img(page)
+            with gr.Tab("Plugins", id="plugins"):
+                build_plugins(page)
+        benches = (words, picture)
+        for bench in benches:
+            _connect_sending(bench, picture, tabs)
+        _connect_opening(page, blocks, benches)
+        build_endpoints(engine)
+    # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
+    return blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
+
+
+def status_html(status: str) -> str:
+    """The engine's status as a pill in the header."""
+    kind = "ready" if "ready" in status else "loading" if status.startswith(("loading", "starting")) else "other"
+    return f"<p class='status {kind}' role='status'>{escape(status)}</p>"
+
+
+def _build_header(engine: Engine) -> None:
+    logo = (ASSETS / "icon.svg").read_text("utf-8")
+    with gr.Row(elem_classes="masthead"):
+        gr.HTML(f"<div class='name'>{logo}<h1>Sigmalab</h1><span>pictures out of noise, step by step</span></div>")
+        status = gr.HTML(status_html(engine.status), elem_id="status")
+    timer = gr.Timer(SOON)
+
+    def look() -> tuple[str, Any]:
+        now = engine.status
+        return status_html(now), gr.Timer(RARELY if "ready" in now else SOON)
+
+    timer.tick(look, None, [status, timer], **QUIET)
+
+
+def _connect_sending(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None:
+    """Send the chosen picture and its prompts to img2img; take the seed of the chosen picture."""
+    names = ("prompt", "negative_prompt")
+    result, fields = bench.result, bench.form.fields
+
+    def send(made: list, chosen: int, *prompts: str) -> list[Any]:
+        choice = chosen_of(made, chosen)
+        return [choice[0], *prompts, gr.Tabs(selected=target.mode)] if choice else [gr.skip()] * 4
+
+    def reuse(made: list, chosen: int) -> list[Any]:
+        choice = chosen_of(made, chosen)
+        return [choice[1], False] if choice else [gr.skip()] * 2
+
+    outputs = [target.form.fields[name] for name in ("image", *names)] + [tabs]
+    result.send.click(send, [result.made, result.chosen, *(fields[name] for name in names)], outputs, **QUIET)
+    result.reuse.click(reuse, [result.made, result.chosen], [fields["seed"], fields["random_seed"]], **QUIET)
+
+
+def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...]) -> None:
+    """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs."""
+    known = gr.Textbox(visible=False)
+
+    def recognize(claims: str) -> tuple[str, str]:
+        token = choose_token(page, claims, [bench.mode for bench in benches])
+        return token, token
+
+    opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
+    remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
+    for bench in benches:
+        blocks.load(lambda saved, form=bench.form: refill(page, form, saved), bench.kept, refilled(bench.form), **QUIET)
+        remembered.then(bench.resume, page.token, bench.outputs, concurrency_limit=None, **LONG)
+
+
+def choose_token(page: Page, claims: str, modes: list[str]) -> str:
+    """The token of a browser tab: its own; in a new tab, that of a closed one whose job still waits for it; else new.
+
+    claims  what page.js found in the tab's and in the browser's storage, as JSON; anything odd counts as nothing
+    """
+    try:
+        found = json.loads(claims)
+        own, last = (str(found[name]) for name in ("tab", "browser"))
+    except (ValueError, TypeError, KeyError):
+        own = last = ""
+    if TOKEN.fullmatch(own):
+        return own
+    if TOKEN.fullmatch(last) and any(_waits(page, last, mode) for mode in modes):
+        return last
+    return secrets.token_urlsafe(24)
+
+
+def _waits(page: Page, token: str, mode: str) -> bool:
+    job: Job | None = page.job(token, mode)
+    return job is not None and not page.watching[job.owner]

@@ -1,0 +1,46 @@
+"""What every part of the page is built with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from .engine import Engine
+from .jobs import Job
+
+# For events that only tidy the page: no queue, no spinner, and no endpoint for scripts.
+QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
+# For events that take the form: its values as the browser sent them. Gradio's own checks would answer a wrong one
+# before ours, which say what is allowed, and it would decode uploads.
+RAW: dict[str, Any] = dict(preprocess=False)
+# For events that run as long as a job does.
+LONG: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """One built page, the same for all its visitors.
+
+    token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
+    watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
+    """
+
+    engine: Engine
+    token: gr.State
+    watching: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def registry(self):
+        """The plugins."""
+        return self.engine.registry
+
+    def owner(self, token: str, mode: str) -> str:
+        """Whom a job of this tab and mode belongs to: txt2img and img2img may each have one."""
+        return f"{token}/{mode}" if token else ""
+
+    def job(self, token: str, mode: str) -> Job | None:
+        """The newest job of this tab and mode that can still be found."""
+        return self.engine.find(self.owner(token, mode)) if token else None

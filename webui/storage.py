@@ -1,0 +1,73 @@
+"""Pictures on disk: by date, written to a temporary name and renamed, never over an existing file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+TRIES = 10_000
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a picture is. `problem` says why it is not where it should be, None if it is; `path` is None if it is lost."""
+
+    path: Path | None
+    problem: str | None = None
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file in one step: readers see all of it or nothing. FileExistsError if there is one already; OSError."""
+    temporary = path.with_name(f".{path.name}.part")
+    # Whoever made the temporary file owns the final name: two writers cannot rename over one another.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            raise FileExistsError(path)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(folder: Path, seed: int, data: bytes, now: datetime | None = None) -> Path:
+    """Write a PNG as folder/YYYY-MM-DD/HHMMSS-seed.png, or -2, -3 ... where that is taken. Raises OSError."""
+    now = now or datetime.now()
+    day = folder / now.strftime("%Y-%m-%d")
+    day.mkdir(parents=True, exist_ok=True)
+    for name in _names(f"{now:%H%M%S}-{seed}"):
+        try:
+            write_new(day / name, data)
+            return day / name
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{day} has {TRIES} pictures of this second and seed")
+
+
+def save_or_keep(folder: Path, seed: int, data: bytes) -> Saved:
+    """Save a picture; where that fails, put it into the system's temporary folder and say so, rather than lose it."""
+    try:
+        return Saved(save(folder, seed, data))
+    except OSError as error:
+        problem = f"pictures cannot be written to {folder}: {error.strerror or error}"
+    try:
+        return Saved(save(Path(tempfile.mkdtemp(prefix="sigmalab-")), seed, data), problem)
+    except OSError:
+        return Saved(None, problem)
+
+
+def _names(stem: str) -> Iterator[str]:
+    yield f"{stem}.png"
+    for number in count(2):
+        if number > TRIES:
+            return
+        yield f"{stem}-{number}.png"
