@@ -1,0 +1,62 @@
+"""Plots in the page's own looks: Plotly figures whose colours work on light and dark ground alike.
+
+Plotly because log axes, clickable legends and numbers on hover come with it and work offline; Gradio's own line plot
+has no log axis. Figures are transparent, and style.css gives their text the page's colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+# Told apart on both grounds and by colour-blind eyes (Okabe and Ito, without black and yellow).
+COLOURS = ("#1f9c88", "#d55e00", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b6fd0")
+FAINT = "rgba(128, 140, 142, 0.75)"
+GRID = "rgba(128, 140, 142, 0.22)"
+
+
+def figure(x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = False, height: int = 360) -> go.Figure:
+    """An empty figure; every trace that `line` adds shows its numbers on hover and can be clicked away in the legend."""
+    axis = dict(gridcolor=GRID, zeroline=False, linecolor=GRID, automargin=True)
+    return go.Figure(
+        layout=dict(
+            template="none",
+            height=height,
+            margin=dict(l=8, r=8, t=8, b=8),
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            hovermode="closest",
+            legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0, bgcolor="rgba(0,0,0,0)"),
+            xaxis=dict(axis, title=x_title, type="log" if log_x else "linear"),
+            yaxis=dict(axis, title=y_title, type="log" if log_y else "linear"),
+        )
+    )
+
+
+def line(
+    drawing: go.Figure,
+    x: Sequence[float],
+    y: Sequence[float | None],
+    name: str,
+    *,
+    colour: str | int = 0,
+    dash: str | None = None,
+    points: bool = True,
+    width: float = 2,
+    hover: Sequence[str] | None = None,
+) -> None:
+    """Add a line; `colour` is a CSS colour or a place in COLOURS, `hover` a text for each point in place of x and y."""
+    paint = COLOURS[colour % len(COLOURS)] if isinstance(colour, int) else colour
+    drawing.add_trace(
+        go.Scatter(
+            x=list(x),
+            y=list(y),
+            name=name,
+            mode="lines+markers" if points else "lines",
+            line=dict(color=paint, width=width, dash=dash),
+            marker=dict(color=paint, size=6),
+            text=list(hover) if hover is not None else None,
+            hovertemplate="%{text}<extra></extra>" if hover is not None else "%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
+        )
+    )
