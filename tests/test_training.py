@@ -228,6 +228,23 @@ def test_export_opens_in_diffusers_and_draws(config: Config, tmp_path: Path):
     assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
 
 
+def test_training_goes_on_from_a_published_model(config: Config, known: latents.Latents, tmp_path: Path):
+    torch.manual_seed(3)
+    loop.save(config.folder / "autoencoder.pt", {"vae": autoencoder.build(config).state_dict()})
+    denoiser.run(config, loop.Budget(steps=1), known)
+    export.run(config, tmp_path / "emoji")
+    published = StableDiffusionPipeline.from_pretrained(tmp_path / "emoji")
+
+    again = replace(config, work=tmp_path / "again", start=tmp_path / "emoji")
+    again.folder.mkdir(parents=True)
+    (again.folder / "tokenizer").symlink_to(config.folder / "tokenizer")
+    assert all(torch.equal(a, b) for a, b in zip(autoencoder.restore(again).parameters(), published.vae.parameters()))
+    still = replace(again, denoiser=replace(again.denoiser, learning_rate=0.0))
+    denoiser.run(still, loop.Budget(steps=1), known)
+    unet = {k[5:]: v for k, v in loop.restore(still.folder / "denoiser.pt")["model"].items() if k.startswith("unet.")}
+    assert all(torch.equal(unet[key], value) for key, value in published.unet.state_dict().items())
+
+
 def test_words_reach_the_unet_by_the_time_embedding_too(config: Config):
     unet = model.build_unet(replace(config, denoiser=replace(config.denoiser, attends=(False, False, False))))
     noisy, time = torch.randn(1, 4, 4, 4), torch.tensor([500])

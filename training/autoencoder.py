@@ -37,9 +37,14 @@ def build(config: Config) -> AutoencoderKL:
 
 
 def restore(config: Config, *files: str) -> AutoencoderKL:
-    """The trained autoencoder, as the latest step left it that changes it, or out of the first of these files."""
+    """The trained autoencoder, as the latest step left it that changes it, or out of the first of these files.
+
+    Where there is none, the published one that the training starts from.
+    """
     files = files or ("decoder", "whitened", "autoencoder")
     found = next((state for name in files if (state := loop.restore(config.folder / f"{name}.pt"))), None)
+    if found is None and config.start:
+        return AutoencoderKL.from_pretrained(config.start / "vae")
     if found is None:
         raise SystemExit(f"First: python -m training autoencoder --size {config.size}")
     vae = build(config)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -97,6 +98,8 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
     if resume := loop.restore(path):
         model.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
+    elif config.start:
+        model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(config.start / "unet").state_dict())
     else:
         centre_words(model, torch.cat([batch(-1 - i)[1] for i in range(8)]))
     start = resume["ema"] if resume else model.state_dict()

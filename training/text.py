@@ -49,8 +49,10 @@ def contrast(words: torch.Tensor, pictures: torch.Tensor, scale: torch.Tensor, s
 
 
 def restore(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text encoder of this step, or a new one if it was left out."""
+    """The text encoder of this step; if it was left out, the published one that the training starts from, or a new one."""
     text = build_text(config, tokenizer)
+    if config.start:
+        text.load_state_dict(CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32).state_dict())
     if found := loop.restore(config.folder / "text.pt"):
         text.load_state_dict(found["text"])
     return text
@@ -63,7 +65,7 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
     path = config.folder / "text.pt"
 
     torch.manual_seed(config.seed)
-    text = build_text(config, tokenizer).to(where)
+    text = restore(config, tokenizer).to(where)
     tower = Tower(config.autoencoder.latent_channels, ours.width).to(where)
     head = nn.Linear(ours.width, ours.width).to(where)
     scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), device=where))
