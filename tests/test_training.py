@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from training import autoencoder, captions, data, decoder, denoiser, evaluate, export, latents, loop, model, packages, text
+from training import autoencoder, captions, classifier, data, decoder, denoiser, evaluate, export, latents, loop, model, packages, text
 from training.config import Autoencoder, Config, Denoiser, Text
 
 ENTRIES = [
@@ -274,3 +274,33 @@ def test_a_package_that_does_not_hash_right_is_refused(tmp_path: Path):
     (tmp_path / package.file).write_bytes(b"something else")
     with pytest.raises(SystemExit, match="sha512"):
         packages.fetch(package, tmp_path)
+
+
+def test_the_judge_learns_names_and_styles_and_places_them(config: Config):
+    pictures = np.zeros((len(ENTRIES), 16, 16, 4), np.uint8)
+    for i in range(len(ENTRIES)):
+        pictures[i, 2:14, 2:14] = (60 * (i // 2), 255 * (i % 2), 200 - 50 * (i // 2), 255)
+    np.save(config.folder / "pictures.npy", pictures)
+    (config.folder / "index.json").write_text(json.dumps(ENTRIES))
+    config = replace(config, classifier=replace(config.classifier, widths=(8, 16, 32), batch=16))
+    classifier.run(config, loop.Budget(steps=80))
+    judge = classifier.load(config)
+    real = autoencoder.composite(pictures, np.full((len(ENTRIES), 3), 255))
+    assert (judge.rank(real, [entry["name"] for entry in ENTRIES]) == 0).float().mean() > 0.7
+    assert judge.rank(real, ["rocket"] * len(ENTRIES)).max() > 0
+    right = [a == entry["style"] for a, entry in zip(judge.styles(real), ENTRIES, strict=True)]
+    assert np.mean(right) > 0.8
+
+
+def test_two_objects_are_looked_for_in_their_halves():
+    images = torch.zeros(1, 3, 16, 16)
+    images[:, :, 4:12, 8:] = 1
+    left, right = evaluate.halves(images)
+    assert left.shape == right.shape == images.shape and left.max() == 0 and right.min() == 1
+
+
+def test_the_evaluation_asks_for_names_of_its_lists_and_pairs_of_its_rule():
+    names = evaluate.read("evaluation_names.txt")
+    assert len(names) == len(set(names)) == 200 and all(len(name.split()) <= 2 for name in names)
+    for seen in (True, False):
+        assert all(captions.held_out(name, colour) != seen for name, colour in evaluate.pairs(names, seen))

@@ -1,4 +1,4 @@
-"""Step ``classifier``: the judge, a small residual network (arXiv:1512.03385) over all names.
+"""Step ``classifier``: the judge, a small residual network (arXiv:1512.03385) over all names and styles.
 
 It sees real pictures only, moved, scaled, blurred and on all grounds, so that what it recognizes in a
 drawn picture is the thing and not its place. Pixel distance would measure the wrong thing: a copy
@@ -8,6 +8,7 @@ shifted by two pixels is already far from its original.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from . import data, loop
-from .captions import COLOURS
+from .captions import COLOURS, STYLES
 from .config import Config
 
 
@@ -34,12 +35,34 @@ class Block(nn.Module):
         return functional.relu(inner + self.shortcut(x))
 
 
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What is in a picture and who drew it: scores for pictures (n, 3, size, size) in [-1, 1]."""
+
+    model: nn.Module
+    names: list[str]
+
+    @torch.no_grad()
+    def rank(self, images: torch.Tensor, names: list[str]) -> torch.Tensor:
+        """Where the asked names stand among all names, (n,): 0 is first, below 5 is among the top 5."""
+        target = torch.tensor([self.names.index(name) for name in names])
+        return ranks(self._scores(images)[:, : len(self.names)], target)
+
+    @torch.no_grad()
+    def styles(self, images: torch.Tensor) -> list[str]:
+        """The most likely style of each picture."""
+        return [STYLES[i] for i in self._scores(images)[:, len(self.names) :].argmax(1).tolist()]
+
+    def _scores(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.model(part) for part in images.split(64)])
+
+
 def build(config: Config, names: int) -> nn.Sequential:
-    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, names); sees 64 pixels whatever the size."""
+    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, names + styles); sees 64 pixels whatever the size."""
     first, *rest = config.classifier.widths
     stem = [nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
     blocks = [Block(a, b) for a, b in itertools.pairwise(config.classifier.widths)]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(rest[-1], names)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(rest[-1], names + len(STYLES))]
     return nn.Sequential(nn.AdaptiveAvgPool2d(64), *stem, *blocks, *head)
 
 
@@ -76,6 +99,7 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
     pictures, entries = data.load(config)
     names = names_of(entries)
     labels = torch.tensor([names.index(entry["name"]) for entry in entries])
+    styles = torch.tensor([STYLES.index(entry["style"]) for entry in entries])
     path = config.folder / "classifier.pt"
 
     torch.manual_seed(config.seed)
@@ -93,12 +117,14 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
             group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
         with loop.autocast(where):
             scores = model(images).float()
-        target = labels[rows].to(where)
-        loss = functional.cross_entropy(scores, target)
+        target, style = labels[rows].to(where), styles[rows].to(where)
+        scores, guess = scores[:, : len(names)], scores[:, len(names) :]
+        loss = functional.cross_entropy(scores, target) + 0.3 * functional.cross_entropy(guess, style)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return {"loss": loss.item(), "top5": ranks(scores, target).lt(5).float().mean().item()}
+        right = ranks(scores, target).lt(5), guess.argmax(1).eq(style)
+        return {"loss": loss.item(), **{key: r.float().mean().item() for key, r in zip(("top5", "style"), right)}}
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),
@@ -114,11 +140,11 @@ def ranks(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (scores > scores.gather(1, target[:, None])).sum(1)
 
 
-def load(config: Config) -> tuple[nn.Module, list[str]]:
+def load(config: Config) -> Judge:
     trained = loop.restore(config.folder / "classifier.pt")
     if trained is None:
         raise SystemExit(f"First: python -m training classifier --size {config.size}")
     names = names_of(data.load(config)[1])
     model = build(config, len(names))
     model.load_state_dict(trained["model"])
-    return model.eval(), names
+    return Judge(model.eval(), names)

@@ -1,20 +1,32 @@
-"""Step ``evaluate``: one table of what the exported model draws, at 20 steps of DDIM and guidance 5."""
+"""Step ``evaluate``: one table of what the exported model draws, at 20 steps of DDIM and guidance 5 unless said.
+
+The prompts come from plain_names.txt (what a visitor may type first), evaluation_names.txt (200 drawn by a seed among
+all names of at most two words that three sets draw) and two rules: ``captions.held_out`` and the order of the lists.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch.nn import functional
 
 from . import autoencoder, classifier, data, loop
-from .captions import COLOURS, held_out
+from .captions import COLOURS, STYLES, held_out
 from .config import Config
 
-NAMES = Path(__file__).with_name("plain_names.txt")
+HERE = Path(__file__).parent
 #: A ground is right when the border's mean colour lies this near the asked one, in sRGB, each channel 0 to 255.
 GROUND_DISTANCE = 50.0
+GUIDANCES, STEPS = (1.0, 3.0, 5.0, 8.0), (5, 10, 20, 50)
+
+
+def read(name: str) -> list[str]:
+    """The lines of one of the lists beside this file."""
+    return (HERE / name).read_text("utf-8").split("\n")[:-1]
 
 
 def draw(pipe: StableDiffusionPipeline, prompts: list[str], steps: int = 20, guidance: float = 5.0) -> torch.Tensor:
@@ -50,6 +62,14 @@ def pairs(names: list[str], seen: bool) -> list[tuple[str, str]]:
     return found
 
 
+def halves(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The left and the right of two objects side by side, each made as large as a picture."""
+    side = images.shape[-1]
+    middle = images[:, :, side // 4 : side - side // 4]
+    large = {"size": (side, side), "mode": "bilinear", "align_corners": False}
+    return tuple(functional.interpolate(part, **large) for part in middle.chunk(2, dim=-1))
+
+
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """Peak signal-to-noise ratio in dB of reconstructions, the mean over pictures; both in [-1, 1]."""
@@ -61,41 +81,61 @@ def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
 @torch.no_grad()
 def run(config: Config, folder: Path) -> None:
     pictures, entries = data.load(config)
-    judge, names = classifier.load(config)
+    judge = classifier.load(config)
     pipe = StableDiffusionPipeline.from_pretrained(folder).to(loop.device())
     pipe.set_progress_bar_config(disable=True)
-    rows: list[tuple[str, str]] = []
 
+    def show(what: str, figure: str) -> None:
+        print(f"| {what} | {figure} |", flush=True)
+
+    def white(names: list[str], **kind) -> torch.Tensor:
+        return draw(pipe, [f"{name} on a white background" for name in names], **kind)
+
+    show("what", "figure")
+    show("---", "---")
     random = loop.generator(config.seed + 2, 0)  # augmentations that the judge's training has not drawn
-    picked = torch.randint(len(entries), (1000,), generator=random)
-    labels = torch.tensor([names.index(entries[i]["name"]) for i in picked])
-    rank = classifier.ranks(judge(classifier.augmented(pictures[picked.numpy()], random)), labels)
-    rows.append(("judge on unseen augmentations of real pictures, top 1 / top 5", share(rank < 1, rank < 5)))
+    picked = torch.randint(len(entries), (1000,), generator=random).numpy()
+    unseen = classifier.augmented(pictures[picked], random)
+    rank = judge.rank(unseen, [entries[i]["name"] for i in picked])
+    style = torch.tensor([a == entries[i]["style"] for a, i in zip(judge.styles(unseen), picked, strict=True)])
+    show("the judge on unseen augmentations of real pictures: first / top 5 / style", share(rank < 1, rank < 5, style))
 
-    plain = NAMES.read_text().split("\n")[:-1]
-    images = draw(pipe, [f"{name} on a white background" for name in plain])
-    rank = classifier.ranks(judge(images), torch.tensor([names.index(name) for name in plain]))
-    rows.append((f"recognized of {len(plain)} plain names, top 1 / top 5", count(rank < 1, rank < 5)))
-    rows.append(("white ground right", count(grounds_right(images, ["white"] * len(plain)))))
+    plain = read("plain_names.txt")
+    images = white(plain)
+    rank = judge.rank(images, plain)
+    show(f"recognized, {len(plain)} plain names: first / top 5", count(rank < 1, rank < 5))
+    show("white ground right", count(grounds_right(images, ["white"] * len(plain))))
     loop.contact_sheet(config.folder / "evaluate.png", images)
-    recognized = [name for name, place in zip(plain, rank.tolist(), strict=True) if place < 5]
+
+    drawn = read("evaluation_names.txt")
+    rank = judge.rank(white(drawn), drawn)
+    show(f"recognized, {len(drawn)} names drawn by a seed: first / top 5", share(rank < 1, rank < 5))
 
     for seen in (True, False):
-        asked = pairs(plain, seen)
+        asked = pairs(plain + drawn, seen)[:100]
         images = draw(pipe, [f"{name} on a {colour} background" for name, colour in asked])
-        rank = classifier.ranks(judge(images), torch.tensor([names.index(name) for name, _ in asked]))
+        rank = judge.rank(images, [name for name, _ in asked])
         right = grounds_right(images, [colour for _, colour in asked])
         kind = "trained" if seen else "never trained"
-        rows.append((f"ground right / and name in top 5, pairs {kind}", count(right, right & (rank < 5))))
-        loop.contact_sheet(config.folder / f"evaluate-{kind.replace(' ', '-')}.png", images)
+        show(f"name and colour, pairs {kind}: ground right / and name in top 5", count(right, right & (rank < 5)))
+
+    asked = [(style, name) for name in plain for style in STYLES]
+    found = judge.styles(draw(pipe, [f"{style} style {name}" for style, name in asked]))
+    show("style right", share(torch.tensor([a == b for a, (b, _) in zip(found, asked, strict=True)])))
+
+    both = list(pairwise(plain + drawn))[:50]
+    sides = halves(draw(pipe, [f"a {a} and a {b}" for a, b in both]))
+    there = [judge.rank(side, [pair[i] for pair in both]) < 5 for i, side in enumerate(sides)]
+    show("two objects, both in the top 5 of their half", count(there[0] & there[1]))
 
     kept = np.array([i for i, entry in enumerate(entries) if autoencoder.held_out_picture(entry)])
     images = autoencoder.composite(pictures[kept], np.full((len(kept), 3), 255)).to(loop.device())
-    rows.append(("autoencoder, PSNR on held-out pictures", f"{psnr(pipe.vae, images):.1f} dB"))
+    show(f"autoencoder, PSNR on {len(kept)} held-out pictures", f"{psnr(pipe.vae, images):.1f} dB")
 
-    width = max(len(what) for what, _ in rows)
-    print("\n".join(f"{what:{width}}  {figure}" for what, figure in rows))
-    print("recognized:", ", ".join(recognized))
+    for guidance in GUIDANCES:
+        for steps in STEPS:
+            rank = judge.rank(white(plain, steps=steps, guidance=guidance), plain)
+            show(f"plain names at guidance {guidance:g}, {steps} steps: first / top 5", count(rank < 1, rank < 5))
 
 
 def share(*hits: torch.Tensor) -> str:
