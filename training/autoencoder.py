@@ -7,7 +7,6 @@ keeps the latents near a Gaussian; it is far too weak to make the autoencoder ge
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -53,11 +52,11 @@ def restore(config: Config, *files: str) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, values: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def whiten(vae: AutoencoderKL, values: torch.Tensor) -> None:
     """Fold a linear map into the 1x1 convolutions around the latent: these latents (n, c, h, w) get mean 0, covariance 1.
 
     What pictures look like afterwards is the same to rounding. Left as training made them, one channel can outweigh
-    the others tenfold; the noise then hides those long before it, and the denoiser learns them last. Returns the map.
+    the others tenfold; the noise then hides those long before it, and the denoiser learns them last.
     """
     flat = values.double().movedim(1, 0).flatten(1)
     mean = flat.mean(1)
@@ -76,7 +75,6 @@ def whiten(vae: AutoencoderKL, values: torch.Tensor) -> Callable[[torch.Tensor],
         (leave.weight, torch.einsum("ijyx,jk->ikyx", leave_weight, back)), (leave.bias, leave_bias),
     ):  # fmt: skip
         parameter.copy_(value)
-    return lambda latent: torch.einsum("ij,njyx->niyx", there.float(), latent - mean.float()[:, None, None])
 
 
 def composite(rgba: np.ndarray, grounds: np.ndarray) -> torch.Tensor:

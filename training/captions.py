@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -54,15 +54,23 @@ def plain(label: str) -> str:
     return " ".join(kept.split())
 
 
-def caption(name: str, keywords: tuple[str, ...], style: str, colour: str, rng: random.Random) -> str:
-    """One of the ways to ask for a picture.
+def subject(names: Sequence[str], rng: random.Random) -> str:
+    """What is to be seen: a name, or two side by side, the left one first: "a rocket and an owl"."""
+    if len(names) == 1:
+        return names[0]
+    article = rng.random() < 0.7
+    return " and ".join(f"{'an' if name[0] in 'aeiou' else 'a'} {name}" if article else name for name in names)
+
+
+def caption(names: Sequence[str], keywords: Sequence[str], style: str, colour: str, rng: random.Random) -> str:
+    """One of the ways to ask for a picture of one name or of two side by side.
 
     The ground is always named unless it is white, the style unless it is of the house, and neither is ever wrong, so
     that both words keep a meaning that can be measured; white is often left out because nobody types it.
     """
-    text = name
+    text = subject(names, rng)
     if rng.random() < 0.3 or style not in HOUSE:
-        text = f"{style} style {name}" if rng.random() < 0.5 else f"{name}, {style} style"
+        text = f"{style} style {text}" if rng.random() < 0.5 else f"{text}, {style} style"
     if keywords and rng.random() < 0.1:
         text += ", " + ", ".join(rng.sample(keywords, min(len(keywords), rng.randint(1, 2))))
     if colour != "white" or rng.random() < 0.5:

@@ -55,6 +55,8 @@ class Denoiser:
     head_width: int = 32
     grounds: int = 3  # coloured grounds that each picture of a plain name is encoded on
     white: float = 0.7  # how often the ground is white
+    couples: int = 6000  # pictures of two things side by side
+    two: float = 0.08  # how often one of them is drawn
     batch: int = 64
     learning_rate: float = 1e-3
     shared_pace: float = 0.1  # learning rate of the layers between words and UNet, relative to the others'

@@ -27,16 +27,16 @@ def normal(code: str) -> str:
 def weight(group: int | None, code: str, name: str, sets: int, familiar: frozenset[str]) -> float:
     """How often a name is drawn in training, relative to a familiar one.
 
-    An hour of a laptop's CPU teaches a few hundred names, or two thousand none: so four in five draws go to the names
-    of familiar_names.txt, and the other plain ones (at most two words, drawn by three sets) are met a tenth as often.
+    An hour of a laptop's CPU teaches a few hundred names well: so the names of familiar_names.txt are drawn most, and the
+    other plain ones (at most two words, drawn by three sets) a third as often.
     Flags, clock faces and the variants of people by gender and trade are near copies of each other.
     """
     if name in familiar:
         return 1.0
     flags, people, signs = 9, 1, 8  # emojibase's groups
     if group == flags or "o'clock" in name or name.endswith("-thirty") or (group == people and "200d" in code):
-        return 0.002
-    return 0.1 if group not in (people, signs) and len(name.split()) <= 2 and sets >= 3 else 0.01
+        return 0.005
+    return 0.3 if group not in (people, signs) and len(name.split()) <= 2 and sets >= 3 else 0.05
 
 
 def svg(icons: dict, icon: str) -> tuple[str, bool]:

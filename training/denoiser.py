@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from . import autoencoder, latents, loop, text
-from .captions import caption, tokenize
+from .captions import tokenize
 from .config import Config
 from .model import Model, centre_words
 
@@ -87,12 +87,8 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
     def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (batch, 4, side, side) and the tokens of their captions."""
         rng = random.Random(config.seed * 1_000_003 + number)
-        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), ours.white)
-        texts = []
-        for _, entry, colour in drawn:
-            what = known.entries[entry]
-            text = caption(what["name"], tuple(what["keywords"]), what["style"], colour, rng)
-            texts.append("" if rng.random() < ours.drop_prompt else text)
+        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), ours.white, ours.two)
+        texts = ["" if rng.random() < ours.drop_prompt else text for text in latents.describe(known, drawn, rng)]
         return known.values[[row for row, _, _ in drawn]].to(where), tokenize(tokenizer, texts).to(where)
 
     if resume := loop.restore(path):

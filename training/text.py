@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import latents, loop
-from .captions import caption, tokenize
+from .captions import tokenize
 from .config import Config
 from .model import build_text
 
@@ -79,14 +79,10 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
 
     def step(number: int, fraction: float) -> dict[str, float]:
         rng = random.Random(config.seed * 1_000_003 + number)
-        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), config.denoiser.white)
-        entries = [known.entries[entry] for _, entry, _ in drawn]
-        texts = [
-            caption(entry["name"], tuple(entry["keywords"]), entry["style"], colour, rng)
-            for entry, (*_, colour) in zip(entries, drawn, strict=True)
-        ]
-        meant = {pair: i for i, pair in enumerate({(e["name"], d[2]) for e, d in zip(entries, drawn, strict=True)})}
-        label = torch.tensor([meant[e["name"], d[2]] for e, d in zip(entries, drawn, strict=True)])
+        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), config.denoiser.white, config.denoiser.two)
+        texts = latents.describe(known, drawn, rng)
+        meant = [(*(known.entries[entry]["name"] for entry in entries), colour) for _, entries, colour in drawn]
+        label = torch.tensor([meant.index(each) for each in meant])
         same = (label[:, None] == label).float().to(where)
         values = known.values[[row for row, *_ in drawn]]
         # Some noise, as the denoiser will see them: what only an unspoilt picture shows is no use to it.
