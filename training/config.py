@@ -23,7 +23,7 @@ class Autoencoder:
     learning_rate: float = 3e-3
     minutes: float = 25.0
     decoder_minutes: float = 15.0
-    latent_noise: float = 0.03  # of the latents' deviation, while the decoder trains alone
+    latent_noise: float = 0.08  # of the latents' deviation, while the decoder trains alone
 
     @property
     def factor(self) -> int:
