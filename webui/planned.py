@@ -29,10 +29,10 @@ class Planned:
 
 
 def planned(engine: Engine, fields: Mapping[str, Any]) -> Planned:
-    """The plan of a request's fields, strength among them; no picture is needed. Raises RequestError."""
+    """The plan of a request's fields, strength (else 1) among them; no picture is needed. Raises RequestError."""
     models = engine.models()
     # Settled as txt2img, which asks for no picture; what img2img then cuts off depends on the strength alone.
-    settled = engine.settle(read({**fields, "mode": "txt2img"}))
+    settled = engine.settle(read({"strength": 1.0, **fields, "mode": "txt2img"}))
     found = models[settled.model]
     partly = settled.model_copy(update={"mode": "img2img"})
     return Planned(partly, found, plan_of(settled, engine.registry, found), plan_of(partly, engine.registry, found))
