@@ -33,7 +33,7 @@ def build_page(engine: Engine) -> gr.Blocks:
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
         page = Page(engine, token=gr.State(""))
         _build_header(engine)
-        with gr.Tabs(elem_classes="tabs") as tabs:
+        with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
             with gr.Tab("img2img", id="img2img"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
+from .schedule_forward import ForwardView, build_forward, connect_forward
 from .schedule_run import RunView, build_fields, build_plot, connect_run_view, refill_run_view
 from .schedule_sending import connect_loading, connect_paste, connect_taking, connect_using
+from .schedule_training import TrainingView, build_training, connect_training
 from .shared import QUIET, Page
 from .workbench import Workbench
 
@@ -18,6 +21,8 @@ class ScheduleTab:
     """What has to be connected to the rest of the page."""
 
     view: RunView
+    forward: ForwardView
+    training: TrainingView
     last: gr.Button
     opened: gr.UploadButton
     message: gr.HTML
@@ -27,23 +32,29 @@ class ScheduleTab:
 
 def build_schedule(page: Page) -> ScheduleTab:
     """Build the tab's content."""
-    with gr.Tabs(elem_classes="parts"):
+    with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("The run", id="schedule-run"):
-            tab = _build_run(page)
-    return tab
+            parts = _build_run(page)
+        with gr.Tab("A picture into noise", id="schedule-forward"):
+            forward = build_forward(page)
+        with gr.Tab("How models are trained", id="schedule-training"):
+            training = build_training(page)
+    return ScheduleTab(forward=forward, training=training, **parts)
 
 
 def connect_schedule(page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
     """Wire the tab to the forms and their results, and fill it when the page is opened."""
     view = tab.view
     connect_loading(page, view, benches, tab.opened, tab.last, tab.message)
+    connect_forward(page, view, tab.forward, benches)
+    connect_training(page, view, tab.training)
     for bench in benches:
         connect_taking(page, view, bench.form, tab.take[bench.mode])
         connect_using(page, view, bench.form, tabs, tab.use[bench.mode])
     blocks.load(lambda: refill_run_view(page), None, [view.options, view.fields["model"], view.revision], **QUIET)
 
 
-def _build_run(page: Page) -> ScheduleTab:
+def _build_run(page: Page) -> dict[str, Any]:
     with gr.Row(elem_classes="bench visual"):
         with gr.Column(elem_classes="compose"):
             fields = build_fields(page)
@@ -73,7 +84,7 @@ def _build_run(page: Page) -> ScheduleTab:
     view = RunView(**fields, **drawn, kept=gr.State([]), loaded=gr.State(None))
     connect_run_view(page, view, keep, clear)
     connect_paste(page, view, pasted, draw_it, answer)
-    return ScheduleTab(view, last, opened, message, take, use)
+    return dict(view=view, last=last, opened=opened, message=message, take=take, use=use)
 
 
 def _buttons(verb: str, text: str) -> dict[str, gr.Button]:
