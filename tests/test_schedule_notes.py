@@ -61,9 +61,9 @@ def test_both_meanings_of_strength_are_told(engine):
 @pytest.mark.parametrize(
     "fields, says",
     [
-        (dict(sampler="Heun"), "rings are its 39 network calls"),
+        (dict(sampler="Heun"), "The rings are its 39 network calls"),
         (dict(sampler="Euler", options={"churn": 5.0}), "Noise is added before 20 of the 20 steps"),
-        (dict(sampler="Restart"), "It asks at other sigmas"),
+        (dict(sampler="Restart"), "The rings are its 57 network calls"),
         (dict(sampler="Flow"), "adaptive"),
         (dict(sampler="k-diffusion DPM fast"), "makes its own steps"),
     ],

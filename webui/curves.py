@@ -156,6 +156,8 @@ def _trace(drawing: go.Figure, model: NoiseSchedule, each: Curve, view: View, fi
     else:
         many = len(each.sigmas) > TRAINING_POINTS
         line(drawing, x, y, name, colour=colour, width=2.5 if each.look == "run" else 1.8, hover=hover, points=not many)
+    # The legend keeps the order of the list; what the run does lies on top.
+    drawing.data[-1].update(zorder=dict(run=1, calls=2).get(each.look, 0))
 
 
 def _hovers(each: Curve, known: Levels) -> list[str]:

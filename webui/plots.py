@@ -27,6 +27,7 @@ def figure(x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = Fal
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
             hovermode="closest",
+            hoverlabel=dict(bgcolor="#242d30", bordercolor="#4c585b", align="left", font=dict(size=12)),
             legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0, bgcolor="rgba(0,0,0,0)"),
             xaxis=dict(axis, title=x_title, type="log" if log_x else "linear"),
             yaxis=dict(axis, title=y_title, type="log" if log_y else "linear"),

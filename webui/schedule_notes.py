@@ -46,9 +46,9 @@ def asks(plan: Plan, rehearsed: Rehearsal | None) -> str:
     if sigmas == list(levels):
         return "It asks the network once a step, at the sigmas of the list themselves."
     raised = [asked for asked, level in zip(_firsts(rehearsed), levels, strict=False) if asked > level * (1 + 1e-6)]
-    said = f"It asks at other sigmas, too: the rings are its {len(sigmas)} network calls."
+    said = f"The rings are its {len(sigmas)} network calls, each at the sigma where it really asks."
     if raised:
-        said += f" Noise is added before {len(raised)} of the {len(levels)} steps, so it asks above the list, first at sigma {raised[0]:.4g}."
+        said += f" Noise is added before {len(raised)} of the {len(levels)} steps, so they ask above the list, first at sigma {raised[0]:.4g}."
     return said
 
 
