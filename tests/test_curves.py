@@ -6,7 +6,7 @@ from oracles import sampler, schedule, sd
 from samplers.generate import plan
 from samplers.levels import rehearse
 from samplers.schedule import flow
-from webui.curves import MEASURES, View, curve, draw, places_of, run_curves
+from webui.curves import MEASURES, View, curve, draw, ends_curve, places_of, run_curves
 from webui.request import RequestError
 
 
@@ -60,6 +60,19 @@ def test_churn_is_drawn_above_the_list():
     assert all(asked > level for asked, level in zip(calls.sigmas, run.sigmas, strict=False))
     drawing = draw(sd(), "toy", [run, calls], View())
     assert list(traces(drawing)["Network calls (10)"].y) == list(calls.sigmas)
+
+
+def test_of_an_adaptive_run_only_its_ends_are_drawn():
+    ends = ends_curve("Flow <i>", made("Flow").sigmas)
+    assert ends.sigmas == (made().sigmas[0], made().sigmas[-2]) and ends.look == "skipped"
+    assert [each.name for each in draw(sd(), "toy", [ends], View()).data][1].startswith("Flow &lt;i&gt;")
+    one = made("Flow", steps=1).sigmas
+    assert ends_curve("Flow", one).sigmas == (one[0], one[0])
+
+
+def test_each_view_says_what_one_sees():
+    said = {View(measure, against).sentence for measure in MEASURES for against in ("step", "time")}
+    assert len(said) == 8 and all(1 <= sentence.count(".") <= 3 for sentence in said)
 
 
 def test_the_cut_by_steps_starts_at_a_step():

@@ -11,7 +11,10 @@ from itertools import product
 
 import pytest
 from conftest import ROOT, ToyModel, toy
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from oracles import builtin, schedule, sd
+from pages import served
 from PIL import Image
 
 from samplers.schedule import alpha_bar, log_snr, noise_share
@@ -147,6 +150,17 @@ def test_no_model_is_opened_for_it(tmp_path):
     serve, _ = next(serving(tmp_path, {"toy": toy()}, refuse))
     assert serve.schedule(steps=5)["nfe"] == 5 and serve._engine._model is None
     serve._engine.close()
+
+
+def test_scripts_get_it_through_gradio(tmp_path):
+    with served(builtin(), tmp_path) as page:
+        client = Client(page.url, verbose=False, analytics_enabled=False)
+        said = client.predict(api_name="/schedule")
+        assert set(said) == KEYS and said["nfe"] == 20 and said["log_snr"][-1] is None
+        said = client.predict("other", "Karras", 50, 0.58, "Heun", {"churn": 1}, {"rho": 5}, "steps", api_name="/schedule")
+        assert said["nfe"] == 57 and len(said["sigmas"]) == 30
+        with pytest.raises(AppError, match="Strength must be a number from 0.01 to 1"):
+            client.predict(strength=2, api_name="/schedule")
 
 
 def drawn_for_emoji():

@@ -25,11 +25,12 @@ MEASURES = {
 AGAINST = ("step", "time")
 LOGS = ("vertical", "horizontal")
 TRAINING_POINTS = 200  # of a thousand training timesteps, more than a screen can tell apart
+# What each measure is, and what its shape over the steps tells.
 SAYS = {
-    "sigma": "Each point is a noise level of the run: the steeper the curve, the more noise one step takes away.",
-    "log-SNR": "Signal against noise on a log scale: a straight line removes the same factor of noise with each step.",
-    "alpha-bar": "The share of picture in the variance: 0 is nothing but noise, 1 is the clean picture.",
-    "timestep": "The training timestep that the network is told at each step, which decides what it looks for.",
+    "sigma": ("Noise against signal at each level.", "The steeper the curve, the more noise one step takes away."),
+    "log-SNR": ("Signal against noise on a log scale.", "A straight line removes the same factor of noise with each step."),
+    "alpha-bar": ("The share of picture in the variance: 0 is nothing but noise, 1 the clean picture.", "Where it is flat, a step changes little."),
+    "timestep": ("The training timestep that the network is told.", "It decides what the network looks for at each step."),
 }
 SAYS_TIME = "Against time every schedule lies on the model's own curve; what differs is where its points are."
 
@@ -59,7 +60,8 @@ class View:
     @property
     def sentence(self) -> str:
         """What one sees, in a sentence or two."""
-        return f"{SAYS[self.measure]} {SAYS_TIME}" if self.against == "time" else SAYS[self.measure]
+        what, shape = SAYS[self.measure]
+        return f"{what} {SAYS_TIME if self.against == 'time' else shape}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearse
         at = tuple(_between(places, call.place) for call in calls)
         curves.append(Curve(f"Network calls ({len(calls)})", at, tuple(call.sigma for call in calls), "calls"))
     return curves
+
+
+def ends_curve(name: str, sigmas: Sequence[float]) -> Curve:
+    """What is known of an adaptive run before it: the first sigma and the last positive one, where its solver stops."""
+    last = len(sigmas) - 2
+    return Curve(f"{name}: from start to end, its own steps between", (0.0, float(max(last, 1))), (sigmas[0], sigmas[last]), "skipped")
 
 
 def places_of(whole: Sequence[float], run: Sequence[float]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import gradio as gr
 from samplers.levels import Rehearsal
 
 from .controls import schedule_choices
-from .curves import AGAINST, LOGS, MEASURES, Curve, View, curve, draw, run_curves
+from .curves import AGAINST, LOGS, MEASURES, Curve, View, curve, draw, ends_curve, run_curves
 from .describe import percent, problem
 from .engine import Engine
 from .memory import DEFAULTS, KINDS, fresh, recall_options
@@ -136,10 +136,10 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
         kept = given[1]
         try:
             made = plan_from(page.engine, given[0], given[-len(FIELDS) :])
+            shown = own_curves(made, rehearsed_or_why(made)[0])[0]
         except RequestError as error:
             gr.Warning(str(error))
             return gr.skip(), gr.skip()
-        shown = run_curves(label(made), made.whole.sigmas, made.run.sigmas)[0]
         return [*kept, Curve(shown.name, shown.places, shown.sigmas)][-MOST_KEPT:], time.time()
 
     keep.click(keep_curve, view.inputs, [view.kept, view.edits], **QUIET, **RAW)
@@ -215,8 +215,9 @@ def rehearsed_or_why(made: Planned) -> tuple[Rehearsal | None, str]:
 
 def own_curves(made: Planned, rehearsed: Rehearsal | None) -> list[Curve]:
     """The run's curve, what img2img leaves out of it, and its calls."""
-    if made.run.own_grid and rehearsed:
-        return [curve(label(made), rehearsed.sigmas, "run")]
+    if made.run.own_grid:
+        own = rehearsed and curve(label(made), rehearsed.sigmas, "run")
+        return [own or ends_curve(made.request.sampler, made.run.sigmas)]
     return run_curves(label(made), made.whole.sigmas, made.run.sigmas, rehearsed)
 
 
