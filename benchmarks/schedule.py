@@ -29,7 +29,7 @@ from samplers.testing import GaussianDenoiser
 from webui.engine import Engine
 from webui.memory import recall_options
 from webui.planned import numbers, planned
-from webui.schedule_run import redraw
+from webui.schedule_redraw import redraw
 from webui.settings import Settings
 from weights.catalog import Defaults, Found
 

@@ -17,7 +17,7 @@ from webui.planned import planned, rehearsal
 from webui.request import RequestError
 from webui.schedule_loaded import load, loaded_note, read_run
 from webui.schedule_notes import asks, custom_settings, facts, list_text
-from webui.schedule_run import label, plan_with
+from webui.schedule_redraw import label, plan_with
 from webui.settings import Settings
 
 

@@ -18,7 +18,8 @@ from .request import RequestError
 from .result import chosen_of
 from .schedule_loaded import load, loaded_note
 from .schedule_notes import custom_settings
-from .schedule_run import FIELDS, SLIDER_STEPS, RunView
+from .schedule_redraw import FIELDS
+from .schedule_run import SLIDER_STEPS, RunView
 from .shared import QUIET, RAW, Page
 from .workbench import Workbench
 
