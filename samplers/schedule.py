@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_SIGMA = 4500.0  # the stated cap for zero-terminal-SNR models, whose last sigma is infinite
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 FLOW_TOP, FLOW_BOTTOM, FLOW_SCALE = 0.999, 0.001, 1000.0
 
 
@@ -97,9 +98,10 @@ def from_alphas(alphas_bar: Sequence[float]) -> NoiseSchedule:
 
 
 def betas(kind: str, start: float, end: float, count: int = 1000) -> list[float]:
-    """The usual fixed beta schedules: "linear" (DDPM), "scaled_linear" (latent diffusion), "squaredcos_cap_v2".
+    """The usual fixed beta schedules: "linear" (DDPM), "scaled_linear" (latent diffusion), "squaredcos_cap_v2", "sigmoid".
 
-    Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17, for the cosine. ValueError on another kind.
+    Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17, for the cosine; the sigmoid, from -6 to 6, is that of
+    Xu et al. 2022, arXiv:2203.02923. ValueError on another kind.
     """
     if kind == "linear":
         return [start + (end - start) * i / (count - 1) for i in range(count)]
@@ -109,7 +111,9 @@ def betas(kind: str, start: float, end: float, count: int = 1000) -> list[float]
     if kind == "squaredcos_cap_v2":
         bar = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
         return [min(1 - bar((i + 1) / count) / bar(i / count), 0.999) for i in range(count)]
-    raise ValueError(f"beta schedule {kind!r} is unknown; known are linear, scaled_linear, squaredcos_cap_v2")
+    if kind == "sigmoid":
+        return [start + (end - start) / (1 + math.exp(6 - 12 * i / (count - 1))) for i in range(count)]
+    raise ValueError(f"beta schedule {kind!r} is unknown; known are {', '.join(BETAS)}")
 
 
 def zero_terminal_snr(alphas_bar: Sequence[float]) -> list[float]:
@@ -137,6 +141,14 @@ def sigma_of_flow_time(t: float) -> float:
 def flow_time_of_sigma(sigma: float) -> float:
     """t = sigma / (1 + sigma)."""
     return sigma / (1.0 + sigma)
+
+
+def shift_flow_time(t: float, shift: float) -> float:
+    """The flow time to which a shift moves t: shift * t / (1 + (shift - 1) * t), which multiplies sigma by `shift`.
+
+    Esser et al. 2024, arXiv:2403.03206, equation 23: larger pictures need more noise to be as far gone.
+    """
+    return shift * t / (1.0 + (shift - 1.0) * t)
 
 
 def alpha_bar(sigma: float) -> float:

@@ -64,8 +64,8 @@ def test_betas_equal_diffusers(kind, start, end):
 
 
 def test_an_unknown_beta_schedule_names_the_known_ones():
-    with pytest.raises(ValueError, match="'sigmoid' is unknown; known are linear, scaled_linear, squaredcos_cap_v2"):
-        betas("sigmoid", 0.1, 0.2)
+    with pytest.raises(ValueError, match="'sine' is unknown; known are linear, scaled_linear, squaredcos_cap_v2, sigmoid"):
+        betas("sine", 0.1, 0.2)
 
 
 def test_zero_terminal_snr_equals_diffusers():

@@ -1,4 +1,4 @@
-"""What scripts may call: txt2img, img2img and catalog, without gradio."""
+"""What scripts may call: txt2img, img2img, schedule and catalog, without gradio."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from samplers.testing import geometric
 
 from .engine import Engine
 from .jobs import Event, Failed
+from .planned import numbers, planned
 from .request import read
 
 NONE: dict[str, Any] = {}  # no options; never changed
@@ -90,6 +91,26 @@ class Api:
         """
         fields = {name: value for name, value in locals().items() if name != "self"}
         return self._draw(mode="img2img", **fields)
+
+    def schedule(
+        self,
+        model: str = "",
+        schedule: str = "",
+        steps: int = 20,
+        strength: float = 1.0,
+        sampler: str = "DDIM",
+        options: dict[str, Any] = NONE,
+        schedule_options: dict[str, Any] = NONE,
+        strength_as: str = "steps",
+    ) -> dict[str, Any]:
+        """The noise levels that txt2img (strength 1) or img2img would run with these settings, without running it.
+
+        sigmas (the last is 0), timesteps, log_snr (-2 ln sigma, None at 0) and alpha_bar go with one another;
+        noise_share is sigma^2 / (1 + sigma^2) at the first sigma; nfe is the denoise calls of a picture, None where
+        only a run tells. Raises RequestError.
+        """
+        fields = {name: value for name, value in locals().items() if name != "self"}
+        return numbers(planned(self._engine, fields))
 
     def catalog(self) -> dict[str, Any]:
         """Samplers, schedules and models that can be named, and the plugins that did not load: plain JSON data."""

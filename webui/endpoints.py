@@ -1,8 +1,8 @@
-"""The three endpoints for scripts, as Gradio serves them: `webui.api` with files on their way in and out."""
+"""The endpoints for scripts, as Gradio serves them: `webui.api` with files on their way in and out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ Answer = tuple[list[FileData], dict]
 
 
 def build_endpoints(engine: Engine) -> None:
-    """Add /txt2img, /img2img and /catalog to the page that is being built."""
+    """Add /txt2img, /img2img, /schedule and /catalog to the page that is being built."""
     api = Api(engine)
 
     def txt2img(
@@ -71,12 +71,31 @@ def build_endpoints(engine: Engine) -> None:
         given = _without(locals(), "api")
         yield from answers(lambda: api.img2img(**given | {"image": uploaded(image)}))
 
+    def schedule(
+        model: str = "",
+        schedule: str = "",
+        steps: int = 20,
+        strength: float = 1.0,
+        sampler: str = "DDIM",
+        options: dict = NONE,
+        schedule_options: dict = NONE,
+        strength_as: str = "steps",
+    ) -> dict:
+        """The noise levels of exactly the run that these settings would make; no model is loaded and nothing is drawn.
+
+        sigmas ends with 0; timesteps, log_snr (null at 0) and alpha_bar go with it; noise_share is that of the first
+        sigma; nfe is null for adaptive samplers. strength is that of img2img; 1 is all of the schedule.
+        """
+        given = _without(locals(), "api")
+        return readable(lambda: api.schedule(**given))
+
     def catalog() -> dict:
         """Samplers, schedules and models that can be named, and the plugins that could not be loaded."""
         return api.catalog()
 
     gr.api(txt2img, api_name="txt2img", concurrency_limit=None)
     gr.api(img2img, api_name="img2img", concurrency_limit=None)
+    gr.api(schedule, api_name="schedule", concurrency_limit=None)
     gr.api(catalog, api_name="catalog", concurrency_limit=None)
 
 
@@ -92,6 +111,14 @@ def answers(start) -> Iterator[tuple[list[dict], dict]]:
             # Also when nothing happened: a yield is where a client that went away is noticed.
             yield [], state
     except (RequestError, RunFailed) as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def readable(answer: Callable[[], dict]) -> dict:
+    """The answer, or what is wrong with the request as readable text."""
+    try:
+        return answer()
+    except RequestError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from samplers.registry import Registry
 from weights.catalog import Found, find_models
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 16  # jobs in the queue, the running one not counted
 PATIENCE = 60.0  # seconds that a job outlives its last watcher, and that a finished one can still be found
+MAX_ERRANDS = 16  # errands in the queue
 MAX_FINISHED = 32  # finished jobs remembered at most
 IDLE_TICK = 5.0  # seconds between looks at abandoned jobs while nothing runs
 
@@ -59,6 +64,7 @@ class Engine:
         self._waiting: list[Job] = []
         self._running: Job | None = None
         self._finished: list[Job] = []
+        self._errands: deque[tuple[str, Callable[[Any], Any], Future]] = deque()
         self._warm_wanted = self._closing = False
         self._status = "starting"
         self._model: Any = None
@@ -94,11 +100,14 @@ class Engine:
         with self._lock:
             self._closing = True
             dropped, self._waiting = self._waiting, []
+            errands, self._errands = self._errands, deque()
             if self._running:
                 self._running.request_stop()
             self._lock.notify_all()
         for job in dropped:
             job.tell(StoppedEarly(info_of(job)))
+        for _, _, answer in errands:
+            answer.cancel()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
@@ -130,6 +139,26 @@ class Engine:
             self._renumber()
             self._lock.notify_all()
         return job
+
+    def ask(self, model: str, work: Callable[[Any], Any]) -> Future:
+        """Have a small piece of work done on a model in the engine's thread, between two jobs: the answer to come.
+
+        model  the name of one of `models`, which is opened if another one is open
+        work   work(opened model), a second's worth at most: whoever waits for a picture waits for it, too
+        The answer raises RequestError with words for the user where the model or the work fails; cancel it when nobody
+        waits for it any more. Raises RequestError for an unknown model and when too much is being asked.
+        """
+        if model not in self.models():
+            raise RequestError(f"Unknown model {model!r}; known are {', '.join(self.models())}.")
+        answer: Future = Future()
+        with self._lock:
+            if self._closing:
+                raise RequestError("Sigmalab is shutting down.")
+            if len(self._errands) >= MAX_ERRANDS:
+                raise RequestError("Too many are asking at once. Try again in a moment.")
+            self._errands.append((model, work, answer))
+            self._lock.notify_all()
+        return answer
 
     def find(self, owner: str) -> Job | None:
         """The newest job of this token that runs, waits, or ended less than a minute ago."""
@@ -190,17 +219,22 @@ class Engine:
             with self._lock:
                 if self._closing:
                     break
-                job = self._running = self._waiting.pop(0) if self._waiting else None
-                warm = job is None and self._warm_wanted
+                errand = self._errands.popleft() if self._errands else None
+                job = self._running = self._waiting.pop(0) if self._waiting and not errand else None
+                warm = job is None and errand is None and self._warm_wanted
                 self._warm_wanted = self._warm_wanted and not warm
                 if job:
                     self._renumber()
-                elif not warm:
+                elif not warm and not errand:
                     self._lock.wait(IDLE_TICK)
             # Nothing that a job or a model raises may end this thread, SystemExit from a plugin included.
             try:
                 if job:
                     self._end(job, self._run(job))
+                elif errand:
+                    self._run_errand(*errand)
+                    # The frame of this loop lives as long as the thread, and the answer may hold pictures.
+                    errand = None
                 elif warm:
                     self._warm()
                 self._sweep()
@@ -209,6 +243,26 @@ class Engine:
                 if job:
                     self._end(job, Failed("Sigmalab met an error of its own; the log says more."))
         self._model = None
+
+    def _run_errand(self, name: str, work: Callable[[Any], Any], answer: Future) -> None:
+        """Do what was asked, unless nobody waits for it any more."""
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            found = self._find_models(self.settings.weights).get(name)
+            if found is None:
+                raise RequestError(f"Model {name!r} is no longer there.")
+            with torch.no_grad():
+                result = work(self._opened(found))
+        except BaseException as error:
+            message, full = explain(error, public=self.settings.public), out_of_memory(error)
+            log.warning("an errand failed", exc_info=not isinstance(error, RequestError))
+        else:
+            answer.set_result(result)
+            return
+        if full:
+            free_memory()
+        answer.set_exception(RequestError(message))
 
     def _warm(self) -> None:
         models = self.models()

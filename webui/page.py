@@ -18,6 +18,7 @@ from .result import chosen_of
 from .shared import LONG, QUIET, Page
 from .tab_img2img import build_img2img
 from .tab_plugins import build_plugins
+from .tab_schedule import build_schedule, connect_schedule
 from .tab_txt2img import build_txt2img
 from .theme import ASSETS
 from .workbench import Workbench
@@ -32,17 +33,20 @@ def build_page(engine: Engine) -> gr.Blocks:
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
         page = Page(engine, token=gr.State(""))
         _build_header(engine)
-        with gr.Tabs(elem_classes="tabs") as tabs:
+        with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
             with gr.Tab("img2img", id="img2img"):
                 picture = build_img2img(page)
+            with gr.Tab("Schedule", id="schedule"):
+                schedule = build_schedule(page)
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
         benches = (words, picture)
         for bench in benches:
             _connect_sending(bench, picture, tabs)
         _connect_opening(page, blocks, benches)
+        connect_schedule(page, blocks, schedule, benches, tabs)
         build_endpoints(engine)
     # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
     return blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)

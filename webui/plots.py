@@ -27,6 +27,7 @@ def figure(x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = Fal
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
             hovermode="closest",
+            hoverlabel=dict(bgcolor="#242d30", bordercolor="#4c585b", align="left", font=dict(size=12)),
             legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0, bgcolor="rgba(0,0,0,0)"),
             xaxis=dict(axis, title=x_title, type="log" if log_x else "linear"),
             yaxis=dict(axis, title=y_title, type="log" if log_y else "linear"),
@@ -59,4 +60,18 @@ def line(
             text=list(hover) if hover is not None else None,
             hovertemplate="%{text}<extra></extra>" if hover is not None else "%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
         )
+    )
+
+
+def dots(drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name: str, *, colour: str | int = 0, hover: Sequence[str] | None = None) -> None:
+    """Add rings that are no line: what was measured or asked at single places."""
+    line(drawing, x, y, name, colour=colour, hover=hover)
+    drawing.data[-1].update(mode="markers", marker=dict(symbol="circle-open", size=9, line=dict(width=1.8)))
+
+
+def mark(drawing: go.Figure, x: float, text: str) -> None:
+    """Add an upright line with words at its top."""
+    drawing.add_vline(x=x, line=dict(color=FAINT, width=1.5, dash="dot"))
+    drawing.add_annotation(
+        x=x, y=1, yref="paper", text=text, showarrow=False, xanchor="left", yanchor="top", xshift=6, font=dict(size=12)
     )

@@ -1,0 +1,263 @@
+"""The Schedule tab as a visitor has it, in a real browser on a toy model."""
+
+import json
+
+import pytest
+from pages import idle
+from PIL import Image
+from test_browser import DESKTOP, PHONE, browser, choose, expect, finished, generate, seed_box, server, visit  # noqa: F401
+
+from samplers.schedule import noise_share, stable_diffusion
+from webui.planned import planned
+
+pytestmark = pytest.mark.browser
+SIGMAS = "#schedule-list textarea"
+TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || []).map(
+    trace => ({name: trace.name, x: [...trace.x], y: [...trace.y], visible: trace.visible ?? true}))"""
+
+
+def opened(visit, viewport=DESKTOP, query=""):
+    page = visit(viewport, query)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    drawn(page, "schedule-plot")
+    expect(page.locator("#schedule-facts")).to_contain_text("network call")
+    return page
+
+
+def part(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def drawn(page, plot):
+    page.wait_for_function(f"id => ({TRACES})(id).length > 0", arg=plot)
+
+
+def traces(page, plot="schedule-plot"):
+    return {trace["name"]: trace for trace in page.evaluate(TRACES, plot)}
+
+
+def until_drawn(page, names, plot="schedule-plot"):
+    page.wait_for_function(f"([id, names]) => JSON.stringify(({TRACES})(id).map(t => t.name)) == names", arg=[plot, json.dumps(names, separators=(",", ":"))])
+
+
+def fill(page, box, value):
+    page.locator(f"{box} input[type=number]").fill(str(value))
+    page.locator(f"{box} input[type=number]").press("Tab")
+
+
+def open_file(page, file):
+    with page.expect_file_chooser() as chooser:
+        page.locator("#schedule-open").click()
+    chooser.value.set_files(file)
+
+
+def planned_sigmas(server, **fields):
+    return list(planned(server.engine, fields).run.sigmas)
+
+
+def shown_sigmas(page):
+    return [float(number) for number in page.locator(SIGMAS).input_value().split(",")]
+
+
+def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
+    page = opened(visit)
+    choose(page, "#schedule-schedule", "Karras")
+    fill(page, "#schedule-steps", 12)
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps"])
+    wanted = planned_sigmas(server, schedule="Karras", steps=12)
+    assert shown_sigmas(page) == wanted
+    assert traces(page)["Karras, rho 7, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
+    # The very run, by the form that takes over these settings.
+    page.locator("#schedule-use-txt2img").click()
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
+    expect(page.locator("#txt2img-steps input")).to_have_value("12")
+    expect(page.locator("#txt2img-plan")).to_contain_text("12 network calls")
+    generate(page)
+    finished(page)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-last").click()
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps", "Run: DDIM, Karras, 12 steps"])
+    expect(page.locator("#schedule-message")).to_contain_text("12 network calls. The same settings run the same list here.")
+    assert traces(page)["Run: DDIM, Karras, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
+
+
+def test_no_model_is_loaded_for_the_curves(visit, server):  # noqa: F811
+    idle(server.engine)
+    calls, model = server.pace.calls, server.engine._model
+    page = opened(visit)
+    choose(page, "#schedule-model", "other")
+    until_drawn(page, ["Training of other", "Uniform leading, offset 1, 20 steps"])
+    assert server.engine._model is model and server.engine._model_found.name == "toy" and server.pace.calls == calls
+
+
+def test_strength_cuts_the_schedule_and_both_meanings_are_told(visit, server):  # noqa: F811
+    page = opened(visit)
+    choose(page, "#schedule-schedule", "Karras")
+    fill(page, "#schedule-strength", 0.6)
+    rows = page.locator("#schedule-facts tbody tr")
+    expect(rows.nth(0)).to_contain_text("12")
+    expect(rows.nth(0)).to_contain_text("80 %")
+    expect(rows.nth(1)).to_contain_text("60 %")
+    sigmas = planned_sigmas(server, schedule="Karras", steps=20, strength=0.6)
+    assert shown_sigmas(page) == sigmas and traces(page)["Left out by the strength"]["x"] == list(range(9))
+    page.get_by_label("Noise level").last.click()
+    expect(page.locator("#schedule-facts strong").nth(1)).to_contain_text("60 % noise")
+    assert noise_share(shown_sigmas(page)[0]) == pytest.approx(0.6)
+    page.locator("#schedule-use-img2img").click()
+    expect(page.locator("#img2img-strength input[type=number]")).to_have_value("0.6")
+    expect(page.locator("#img2img-plan")).to_contain_text("60 % noise")
+
+
+def test_inner_calls_and_churn_are_rings(visit):  # noqa: F811
+    page = opened(visit)
+    choose(page, "#schedule-sampler", "Heun")
+    choose(page, "#schedule-schedule", "Karras")
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 20 steps", "Network calls (39)"])
+    fill(page, "#option-samplers-Heun-churn", 5)
+    expect(page.locator("#schedule-facts")).to_contain_text("Noise is added before 20 of the 20 steps")
+    asked, run = traces(page)["Network calls (39)"]["y"], traces(page)["Karras, rho 7, 20 steps"]["y"]
+    assert asked[0] == pytest.approx(run[0] * 1.25)
+    choose(page, "#schedule-sampler", "Flow")
+    expect(page.locator("#schedule-facts")).to_contain_text("adaptive")
+    expect(page.locator("#schedule-schedule input")).to_be_disabled()
+
+
+def test_axes_measures_and_a_legend_that_can_be_clicked(visit):  # noqa: F811
+    page = opened(visit)
+    page.get_by_label("log-SNR").first.click()
+    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[1].y[0] < 0")
+    page.get_by_label("time", exact=True).click()
+    expect(page.locator("#schedule-sentence")).to_contain_text("every schedule lies on the model's own curve")
+    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[1].x[0] > 900")
+    choose(page, "#schedule-compare", "Exponential")
+    until_drawn(page, ["Training of toy", "Uniform leading, offset 1, 20 steps", "Exponential"])
+    page.locator("#schedule-plot .legendtoggle").nth(2).click()
+    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[2].visible == 'legendonly'")
+
+
+def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
+    page = opened(visit)
+    choose(page, "#schedule-schedule", "Karras")
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 20 steps"])
+    page.locator("#schedule-keep").click()
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 20 steps", "Karras, rho 7, 20 steps"])
+    fill(page, "#option-schedules-Karras-rho", 3)
+    until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps", "Karras, rho 7, 20 steps"])
+    page.locator("#schedule-clear").click()
+    until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
+
+
+def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811
+    page = opened(visit)
+    paste = page.locator("#schedule-paste textarea")
+    paste.fill("3, 5, 1")
+    page.locator("#schedule-paste-use").click()
+    expect(page.locator("#schedule-facts")).to_contain_text("Number 2 is 5, not below 3 before it")
+    paste.fill("[9.5; 4 1.25\n0.3, 0]")
+    page.locator("#schedule-paste-use").click()
+    expect(page.locator("#schedule-paste-message")).to_contain_text("Custom now, of 4 steps")
+    until_drawn(page, ["Training of toy", "Custom, 4 steps"])
+    assert shown_sigmas(page) == [9.5, 4.0, 1.25, 0.3, 0.0]
+    page.locator("#schedule-use-txt2img").click()
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Custom")
+    expect(page.locator("#txt2img-plan")).to_contain_text("4 network calls a picture, starting at 98.9 % noise (sigma 9.5)")
+    generate(page)
+    finished(page)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-last").click()
+    expect(page.locator("#schedule-message")).to_contain_text("The same settings run the same list here.")
+
+
+def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa: F811
+    page = visit()
+    choose(page, "#txt2img-sampler", "Heun")
+    page.locator("#txt2img-steps input").fill("200")
+    page.locator("#txt2img-steps input").press("Tab")
+    expect(page.locator("#txt2img-plan")).to_contain_text("399 network calls")
+    page.locator("#txt2img-steps input").fill("7")
+    generate(page)
+    finished(page)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-take-txt2img").click()
+    expect(page.locator("#schedule-facts")).to_contain_text("13 network calls")
+    saved = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    open_file(page, saved)
+    expect(page.locator("#schedule-message")).to_contain_text("Run: Heun, Uniform leading, 7 steps on toy: 13 network calls.")
+    plain = server.outputs / "plain.png"
+    Image.new("RGB", (8, 8)).save(plain)
+    open_file(page, plain)
+    expect(page.locator("#schedule-message")).to_contain_text("carries no settings")
+    plain.unlink()
+
+
+def test_a_picture_goes_into_noise(visit, server):  # noqa: F811
+    page = opened(visit)
+    part(page, "A picture into noise")
+    drawn(page, "forward-plot")
+    caption = page.locator("#forward-pictures figcaption").nth(1)
+    expect(caption).to_contain_text("Time 0.35")
+    fill(page, "#forward-time", 1)
+    expect(caption).to_contain_text("Time 1: sigma 14.6, 99.5 % noise")
+    page.wait_for_function(f"() => Math.abs(Math.max(...({TRACES})('forward-plot')[1].y) - 0.4) < 0.05")
+    expect(page.locator("#forward-strip figure")).to_have_count(8)
+    page.get_by_label("variance exploding").click()
+    expect(page.locator("#forward-sentence")).to_contain_text("far beyond black and white")
+    page.wait_for_function(f"() => ({TRACES})('forward-plot')[1].x[0] < -50")
+    page.locator("#forward-deep input").check()
+    expect(page.locator("#forward-latents")).to_contain_text("In latents: sigma 14.6")
+    expect(page.locator("#forward-latents figure")).to_have_count(10)
+    page.locator("#forward-deep input").uncheck()
+    expect(page.locator("#forward-latents figure")).to_have_count(0)
+    assert stable_diffusion().sigma_max == pytest.approx(14.6146, abs=1e-4)
+
+
+def test_a_wrong_upload_is_explained_and_the_example_comes_back(visit, tmp_path):  # noqa: F811
+    page = opened(visit)
+    part(page, "A picture into noise")
+    drawn(page, "forward-plot")
+    (tmp_path / "text.png").write_text("no picture")
+    page.locator("#forward-image input[type=file]").set_input_files(tmp_path / "text.png")
+    expect(page.locator("#forward-message")).to_contain_text("not a picture that can be read")
+    page.locator("#forward-last").click()
+    expect(page.locator("#forward-message")).to_contain_text("There is no result yet")
+    page.locator("#forward-example").click()
+    expect(page.locator("#forward-message .problem")).to_have_count(0)
+    expect(page.locator("#forward-pictures figure")).to_have_count(2)
+
+
+def test_trainings_can_be_played_with(visit):  # noqa: F811
+    page = opened(visit)
+    part(page, "How models are trained")
+    until_drawn(page, ["Training of toy", "scaled linear", "cosine", "flow"], "training-plot")
+    page.locator("#training-zero input").check()
+    fill(page, "#training-shift", 3)
+    names = ["Training of toy", "scaled linear", "scaled linear, zero terminal SNR", "cosine", "cosine, zero terminal SNR", "flow", "flow, shift 3"]
+    until_drawn(page, names, "training-plot")
+    expect(page.locator("#training-table")).to_contain_text("6.8 %")
+    expect(page.locator("#training-sentence")).to_contain_text("where the network never was")
+    page.get_by_label("sigmoid").click()
+    until_drawn(page, [*names, "sigmoid", "sigmoid, zero terminal SNR"], "training-plot")
+    page.locator("#training-start input").fill("0.09")
+    page.locator("#training-start input").press("Tab")
+    expect(page.locator("#training-sentence")).to_contain_text("it has to be below the last one")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_of_plots_follow_light_and_dark(visit, theme):  # noqa: F811
+    page = opened(visit, query=f"?__theme={theme}")
+    fill_of = "box => getComputedStyle(document.querySelector(box)).fill"
+    text = page.evaluate(fill_of, "#schedule-plot .xtitle")
+    red, green, blue = (int(part) for part in text[text.index("(") + 1 : -1].split(",")[:3])
+    assert (red + green + blue > 500) == (theme == "dark")
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):  # noqa: F811
+    page = opened(visit, PHONE)
+    wide = "() => document.documentElement.scrollWidth <= window.innerWidth"
+    assert page.evaluate(wide)
+    for name, plot in (("A picture into noise", "forward-plot"), ("How models are trained", "training-plot")):
+        part(page, name)
+        drawn(page, plot)
+        assert page.evaluate(wide), name
+        box = page.locator(f"#{plot} .js-plotly-plot").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]

@@ -1,0 +1,152 @@
+"""The words of the Schedule tab, lists that are pasted, and finished runs that are loaded from their pictures."""
+
+import json
+import re
+
+import pytest
+from conftest import ToyModel, toy
+from oracles import builtin
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from webui.api import Api
+from webui.engine import Engine
+from webui.limits import MAX_TEXT_OPTION
+from webui.metadata import KEYWORD, MetadataError, read_png
+from webui.planned import planned, rehearsal
+from webui.request import RequestError
+from webui.schedule_loaded import load, loaded_note, read_run
+from webui.schedule_notes import asks, custom_settings, facts, list_text
+from webui.schedule_redraw import label, plan_with
+from webui.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notes")
+    settings = Settings(root=folder, outputs=folder / "outputs", model="toy")
+    engine = Engine(builtin(), settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()})
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def told(engine, **fields):
+    made = planned(engine, dict(strength=1.0) | fields)
+    rehearsed = rehearsal(made)
+    by_meaning = {meaning: plan_with(engine, made, strength_as=meaning) for meaning in ("steps", "noise")}
+    return re.sub(r"<[^>]+>", " ", facts(made, rehearsed, by_meaning)), asks(made.run, rehearsed)
+
+
+def picture(engine, **settings):
+    *_, last = Api(engine).txt2img("a", width=16, height=16, **settings)
+    return last.files[0], last.info
+
+
+# --- words
+
+
+def test_a_picture_from_words_tells_cost_and_start(engine):
+    words, where = told(engine, schedule="Karras", steps=20)
+    assert "20 network calls" in words and "20 steps" in words and "99.5 % noise (sigma 14.6)" in words
+    assert "once a step" in where and "Strength" not in words
+
+
+def test_both_meanings_of_strength_are_told(engine):
+    words, _ = told(engine, schedule="Karras", steps=20, strength=0.6)
+    rows = re.findall(r"As a (share of the steps|level of noise) +(\d+) +(\d+) % +([\d.]+)", words)
+    assert rows == [("share of the steps", "12", "80", "1.99"), ("level of noise", "11", "60", "1.22")]
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        (dict(sampler="Heun"), "The rings are its 39 network calls"),
+        (dict(sampler="Euler", options={"churn": 5.0}), "Noise is added before 20 of the 20 steps"),
+        (dict(sampler="Restart"), "The rings are its 57 network calls"),
+        (dict(sampler="Flow"), "adaptive"),
+        (dict(sampler="k-diffusion DPM fast"), "makes its own steps"),
+    ],
+)
+def test_where_a_sampler_asks(engine, fields, says):
+    assert says in told(engine, schedule="Karras", **fields)[1]
+
+
+def test_a_label_has_the_numbers_of_a_schedule(engine):
+    made = planned(engine, dict(schedule="Karras", schedule_options={"rho": 5}, steps=10, strength=0.5))
+    assert label(made) == "Karras, rho 5, 10 steps, strength 0.5"
+
+
+# --- lists
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 50])
+def test_a_copied_list_pasted_is_the_same_run(engine, steps):
+    sigmas = planned(engine, dict(schedule="Karras", steps=steps)).run.sigmas
+    numbers, count = custom_settings(list_text(sigmas))
+    assert count == steps and len(numbers) <= MAX_TEXT_OPTION
+    again = planned(engine, dict(schedule="Custom", steps=count, schedule_options={"numbers": numbers})).run.sigmas
+    assert again == (sigmas if steps <= 20 else pytest.approx(sigmas, rel=1e-8))
+
+
+def test_a_long_list_loses_digits_and_a_longer_one_is_refused(engine):
+    sigmas = planned(engine, dict(schedule="Karras", steps=100)).run.sigmas
+    numbers, count = custom_settings(list_text(sigmas))
+    again = planned(engine, dict(schedule="Custom", steps=count, schedule_options={"numbers": numbers})).run.sigmas
+    assert count == 100 and again == pytest.approx(sigmas, rel=1e-5)
+    with pytest.raises(RequestError, match="300 numbers; the schedule Custom takes 1000 characters"):
+        custom_settings(list_text(planned(engine, dict(schedule="Karras", steps=300)).run.sigmas))
+
+
+@pytest.mark.parametrize("text, numbers, count", [("[3; 2 1]", "3, 2, 1", 3), ("max, 1, 0", "max, 1", 2), ("5", "5", 1), ("a b", "a, b", 2)])
+def test_lists_come_in_many_spellings(text, numbers, count):
+    assert custom_settings(text) == (numbers, count)
+
+
+@pytest.mark.parametrize("text", ["", "  ,; ", None])
+def test_no_list_is_an_error_that_shows_one(text):
+    with pytest.raises(RequestError, match="There is no list; paste sigmas, highest first"):
+        custom_settings(text)
+
+
+# --- finished runs
+
+
+@pytest.mark.parametrize("sampler", ["DDIM", "Heun", "Flow"])
+def test_a_picture_gives_back_the_sigmas_that_ran(engine, sampler):
+    file, info = picture(engine, sampler=sampler, schedule="Karras", steps=6)
+    run = load(file)
+    assert list(run.sigmas) == info["sigmas"] == list(run.curve.sigmas) and run.nfe == info["nfe"]
+    note = loaded_note(engine, run)
+    assert ("Its sampler made these steps itself" if sampler == "Flow" else "The same settings run the same list here") in note
+    assert f"{info['nfe']} network calls" in note
+
+
+def test_a_list_that_would_differ_now_is_told(engine):
+    record = read_png(picture(engine, schedule="Karras", steps=4)[0]).record
+    record["sigmas"][1] *= 1.01
+    assert "differ by up to 0.99 %" in loaded_note(engine, read_run(record))
+    assert "would now run 4 steps, not 3" in loaded_note(engine, read_run(record | {"sigmas": record["sigmas"][1:]}))
+    record["request"]["sampler"] = "Gone <b>"
+    note = loaded_note(engine, read_run(record))
+    assert "cannot be run again here: Unknown sampler" in note and "<b>" not in note
+
+
+@pytest.mark.parametrize("sigmas", [None, [], [1.0], ["3", 0], [1.0, -1], [float("inf"), 0], [True, 0], [1e9, 0], [1.0] * 20_001])
+def test_damaged_lists_are_refused(engine, sigmas):
+    record = read_png(picture(engine, steps=2)[0]).record
+    with pytest.raises(MetadataError, match="they have no list of sigmas"):
+        read_run(record | {"sigmas": sigmas})
+
+
+def test_pictures_of_others_are_refused(tmp_path):
+    chunks = PngInfo()
+    chunks.add_text("parameters", "a\nSteps: 20, Sampler: Euler a, CFG scale: 7")
+    Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=chunks)
+    with pytest.raises(MetadataError, match="made by another program"):
+        load(tmp_path / "theirs.png")
+    chunks = PngInfo()
+    chunks.add_text(KEYWORD, json.dumps({"schema": 1}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "empty.png", pnginfo=chunks)
+    with pytest.raises(MetadataError, match="no list of sigmas"):
+        load(tmp_path / "empty.png")

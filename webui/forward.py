@@ -1,0 +1,113 @@
+"""The forward process: a picture on its way into noise, in the scalings of three kinds of training.
+
+All three are the same noised picture x0 + sigma * eps, scaled: see `samplers.schedule`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw
+
+from samplers.denoiser import to_network
+from samplers.noise import Noise
+from samplers.schedule import NoiseSchedule
+
+PRESERVING, EXPLODING, FLOW = "variance preserving", "variance exploding", "flow"
+PROCESSES = (PRESERVING, EXPLODING, FLOW)
+SEED = 1  # of the one noise that every level shares, so that a slider shows it grow and not flicker
+BINS = 72
+
+
+def noised(clean: torch.Tensor, sigma: float, process: str) -> torch.Tensor:
+    """Pictures or latents (images, channels, h, w), spread about 1, with noise of level sigma, scaled as `process` has it.
+
+    "variance preserving" (x0 + sigma eps) / sqrt(1 + sigma^2), "variance exploding" x0 + sigma eps,
+    "flow" (x0 + sigma eps) / (1 + sigma). The noise is the same at every level.
+    """
+    x = clean + sigma * Noise((SEED,) * len(clean), "initial")(clean)
+    return x if process == EXPLODING else to_network(x, sigma, process == FLOW)
+
+
+def noise_scale(sigma: float, process: str) -> float:
+    """The standard deviation of the noise in what `noised` gives."""
+    if process == EXPLODING:
+        return sigma
+    return sigma / (1 + sigma) if process == FLOW else sigma / math.sqrt(1 + sigma * sigma)
+
+
+def sigma_at(model: NoiseSchedule, time: float) -> float:
+    """sigma at a share of the model's training time: 1 is its highest level, 0 its lowest one."""
+    return model.sigma(model.bottom + (model.top - model.bottom) * min(max(time, 0.0), 1.0))
+
+
+def some_of(sigmas: Sequence[float], count: int) -> list[float]:
+    """At most `count` sigmas of a list, evenly over its steps, the first and the last among them."""
+    if len(sigmas) <= count:
+        return list(sigmas)
+    return [sigmas[round(i * (len(sigmas) - 1) / (count - 1))] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Where the values lie: `density` at `centres`, its area 1, and `pure`, the density if there was nothing but noise."""
+
+    centres: tuple[float, ...]
+    density: tuple[float, ...]
+    pure: tuple[float, ...]
+
+
+def histogram(values: torch.Tensor, sigma: float, process: str) -> Histogram:
+    """The values of a noised picture in bins, beside the Gaussian N(0, scale^2) of its noise alone.
+
+    The range is that of four deviations of the process' widest, and at least that of a picture; what lies beyond is
+    counted into the outermost bins.
+    """
+    scale = noise_scale(sigma, process)
+    reach = max(4 * scale, 1.5) if process == EXPLODING else 4.0
+    counts = torch.histc(values.float().clamp(-reach, reach), BINS, -reach, reach)
+    width = 2 * reach / BINS
+    centres = tuple(-reach + width * (i + 0.5) for i in range(BINS))
+    density = (counts / (counts.sum() * width)).tolist()
+    pure = tuple(_bell(centre, scale) if scale > width / 4 else 0.0 for centre in centres)
+    return Histogram(centres, tuple(density), pure)
+
+
+def to_values(picture: Image.Image) -> torch.Tensor:
+    """A picture's values (1, 3, height, width) in [-1, 1]."""
+    pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return pixels.reshape(1, picture.height, picture.width, 3).movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_picture(values: torch.Tensor) -> Image.Image:
+    """The picture (3, height, width) that a screen can show of values; what is outside [-1, 1] is cut off."""
+    pixels = ((values.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.frombytes("RGB", (values.shape[2], values.shape[1]), pixels.movedim(0, -1).contiguous().numpy().tobytes())
+
+
+def example_picture(side: int = 64) -> Image.Image:
+    """A smiling face on white, drawn here, side x side pixels."""
+    unit = 8  # drawn eight times larger and shrunk, for soft edges
+    sheet = Image.new("RGB", (64 * unit, 64 * unit), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    def box(x: float, y: float, across: float, down: float) -> tuple[float, ...]:
+        return tuple(unit * value for value in (x - across, y - down, x + across, y + down))
+
+    draw.ellipse(box(32, 32, 27, 27), fill="#e6a01a")
+    draw.ellipse(box(32, 31, 26, 26), fill="#ffcc33")
+    for x in (22, 42):
+        draw.ellipse(box(x, 25, 4, 5.5), fill="#5b3a16")
+        draw.ellipse(box(x - 1.2, 23, 1.2, 1.5), fill="white")
+    for x in (14, 50):
+        draw.ellipse(box(x, 36, 5, 3.4), fill="#ff9a5c")
+    draw.chord(box(32, 36, 15, 14), 12, 168, fill="#7a2e12")
+    draw.chord(box(32, 46, 8, 6), 20, 160, fill="#e8505b")
+    return sheet.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _bell(value: float, scale: float) -> float:
+    return math.exp(-0.5 * (value / scale) ** 2) / (scale * math.sqrt(2 * math.pi))
