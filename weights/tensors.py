@@ -5,6 +5,7 @@ What a file is, its content decides and not its name. Pickles go through torch.l
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 import zipfile
@@ -19,6 +20,7 @@ import torch
 from .disguises import not_tensors, unsafe_pickle
 from .found import ModelError
 
+MAX_HEADER = 100 << 20  # bytes of a safetensors header, which is also what the library itself takes
 MAX_PICKLE = 64 << 20  # bytes of the part of a checkpoint that is not numbers; real ones have less than one
 MAX_ENTRIES = 100_000
 # Lightning leaves the class of its callback in real Stable Diffusion files, as the key of what it remembers.
@@ -101,7 +103,7 @@ def _head(path: Path) -> bytes:
 
 def _is_safetensors(head: bytes) -> bool:
     # Eight bytes with the length of the JSON that follows them.
-    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_HEADER
 
 
 @contextmanager
@@ -121,9 +123,23 @@ def _open_safetensors(path: Path) -> Iterator[tuple[Held, dict[str, Any]]]:
 
 
 def _damaged(path: Path, error: str) -> str:
-    if "IncompleteBuffer" in error or "HeaderTooLarge" in error or "InvalidHeaderLength" in error:
+    if _is_cut(path):
         return f"{path.name} is cut short: it has fewer bytes than its header tells; copy or download it again"
     return f"{path.name} is damaged, its safetensors header cannot be read ({error[:200]}); copy or download it again"
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a safetensors file ends before its header says; asked only of files that cannot be read."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if 8 + length > size:
+            return True
+        try:
+            ends = [int(part["data_offsets"][1]) for part in json.loads(stream.read(length)).values() if "data_offsets" in part]
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return False
+    return 8 + length + max(ends, default=0) > size
 
 
 def _dtype(path: Path, name: str, code: str) -> torch.dtype:
