@@ -109,7 +109,7 @@ class Drawing:
     def _prepare(self):
         request, model = self._job.request, self._model
         self._raise_if_stopped()
-        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance)
+        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
         if self._job.source is not None:
             return denoise, model.encode(self._job.source)
         shape = model.latents_shape(request.width, request.height)
