@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from checkpoints import TRUE, checkpoint, save, shapes, with_average
+from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_average
 
 from samplers.generate import plan, run
 from weights.catalog import Catalog, read_folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import Width, checkpoint, save, shapes
+from benchmarks.random_checkpoint import Width, checkpoint, save, shapes
 from conftest import ToyModel
 
 from weights.catalog import Catalog

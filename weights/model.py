@@ -96,6 +96,11 @@ class Model:
         slope = float((output * noise).sum() / (noise * noise).sum())
         return "epsilon" if slope > 0.5 else "v_prediction"
 
+    def lay_out(self, wide: int) -> None:
+        """Keep the weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""
+        if self._unet.config.block_out_channels[0] >= wide:
+            self._unet.to(memory_format=torch.channels_last)
+
     def compile(self) -> None:
         """Let torch.compile translate the UNet; where that cannot work, say so and go on without."""
         plain = self._unet

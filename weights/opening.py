@@ -24,6 +24,9 @@ PARTS = {
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
 DEVICES = ("auto", "cuda", "mps", "cpu")
+# Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
+# width of 320, nothing at the embedded model's 48.
+WIDE = 256
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ def open_model(found: Found, device: str = "auto", compiled: bool = False) -> Mo
     target = pick_device(device)
     dtype = torch.float16 if target.type == "cuda" else torch.float32
     model = _open_folder(found, target, dtype) if found.path.is_dir() else _open_file(found, target, dtype)
+    model.lay_out(WIDE)
     if compiled:
         model.compile()
     return model
