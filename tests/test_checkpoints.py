@@ -1,5 +1,6 @@
 """Single files: the same weights from every format, and the same as diffusers' own conversion."""
 
+import hashlib
 import json
 import math
 import sys
@@ -106,6 +107,12 @@ def test_a_picture_comes_out(models, version, registry):
     result = run(ready, model.denoiser("a cat", "", 3.0), torch.zeros(1, *model.latents_shape(64, 64)), (1,))
     (picture,) = model.decode(result.x)
     assert picture.size == (64, 64)
+
+
+def test_the_digest_is_that_of_the_file_as_other_programs_tell_it(files, models):
+    path = files[1, ".ckpt"]
+    assert models[1, ".ckpt"].digest == hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    assert models[1, ".ckpt"].vae_digest == ""
 
 
 def test_halves_become_what_the_device_needs(weights, tmp_path):
@@ -272,6 +279,7 @@ class TestBeside:
         assert found.notes == (f"Its VAE is a{ending}.",)
         model = open_model(found, "cpu")
         assert torch.equal(model._vae.decoder.conv_in.bias, other["decoder.conv_in.bias"])
+        assert model.vae_digest == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
         assert list(Catalog().find_models(tmp_path)) == ["a"]
 
     def test_a_checkpoint_without_one_needs_it(self, weights, tmp_path):

@@ -15,7 +15,7 @@ from webui.limits import LOCAL
 from webui.memory import recall
 from webui.metadata import read_png
 from webui.request import Request, RequestError, read
-from webui.settings import Settings
+from webui.settings import Settings, parse
 
 SHAPE = (3, 4, 8, 8)
 
@@ -154,9 +154,19 @@ def test_what_is_off_is_not_in_the_text_for_other_programs(engine):
     assert "skip" not in text and "Guidance" not in text
 
 
+def test_another_vae_is_part_of_what_a_picture_remembers(engine):
+    engine.model.vae_digest = "abcdef0123"
+    carried = read_png(last(Api(engine).txt2img("a cat", steps=1)).files[0])
+    assert carried.record["model"]["vae"] == "abcdef0123" and "VAE hash: abcdef0123" in carried.parameters
+
+
 def test_an_empty_interval_is_refused(engine):
     with pytest.raises(RequestError, match="Guidance high is 2 and guidance low 3; high must be above low, or 0"):
         engine.submit(Request(guidance_low=3.0, guidance_high=2.0))
+
+
+def test_compiling_is_a_flag_and_off():
+    assert [parse(flags)[0].compile for flags in ([], ["--compile"])] == [False, True]
 
 
 class TestModel:

@@ -90,6 +90,8 @@ def infotext(record: Mapping[str, Any]) -> str:
         "Model hash": record["model"]["digest"],
         "Model": record["model"]["name"],
     }
+    if "vae" in record["model"]:
+        fields["VAE hash"] = record["model"]["vae"]
     if request["mode"] == "img2img":
         fields["Denoising strength"] = f"{request['strength']:g}"
     if request.get("clip_skip", 1) > 1:

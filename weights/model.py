@@ -27,10 +27,13 @@ log = logging.getLogger(__name__)
 class Model:
     """One model on one device (Rombach et al. 2022, arXiv:2112.10752). Latents are float32, scaled to unit variance.
 
-    found      its name, schedule, prediction type and defaults
-    dtype      the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
-    digest     of the UNet's weights
+    found       its name, schedule, prediction type and defaults
+    dtype       the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
+    digest      of the UNet's weights, or of the whole single file
+    vae_digest  of the VAE's file, where it takes the place of the model's own
     """
+
+    vae_digest = ""
 
     def __init__(self, found: Found, tokenizer, text_encoder, vae, unet, device: torch.device, dtype: torch.dtype, digest: str):
         self.found, self.device, self.dtype, self.digest = found, device, dtype, digest

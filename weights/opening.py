@@ -102,6 +102,8 @@ def _open_file(found: Found, target: torch.device, dtype: torch.dtype) -> Model:
         fill(parts, target, dict(unet=dtype, text_encoder=dtype, vae=torch.float32))
         modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
         model = Model(found, tokenizer_for(version), device=target, dtype=dtype, digest=digest.result(), **modules)
+    if found.vae:
+        model.vae_digest = _digest([found.vae])
     if not found.is_certain:
         model.found = replace(found, prediction=model.guess_prediction(), is_certain=True)
         log.info("%s was recognized as %s", found.path.name, model.prediction)
@@ -126,7 +128,12 @@ def _open_part(path: Path, name: str, dtype: torch.dtype):
 
 
 def _refuse_other_classes(found: Found) -> None:
-    index = json.loads((found.path / "model_index.json").read_text(encoding="utf-8"))
+    try:
+        index = json.loads((found.path / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"model {found.name}: model_index.json cannot be read ({error})") from None
+    if not isinstance(index, dict):
+        raise ModelError(f"model {found.name}: model_index.json is not a JSON object")
     for name, (package, class_name) in PARTS.items():
         named = index.get(name)
         if named != [package, class_name]:
