@@ -11,6 +11,7 @@ from typing import Any
 
 from samplers.schedule import NoiseSchedule, betas, flow, from_alphas, from_betas, zero_terminal_snr
 
+from .folder import part_folder
 from .found import Defaults, Found, ModelError
 from .single_file import is_companion, read_single, stamp_of
 
@@ -106,7 +107,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:
 
 
 def _config(path: Path, part: str) -> dict[str, Any]:
-    file = path / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file = part_folder(path, part) / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError:

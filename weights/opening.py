@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from .folder import part_folder, read_index
 from .found import Found, ModelError
 from .model import Model
 from .tensors import read
@@ -56,7 +56,7 @@ def check_model(found: Found) -> None:
         return
     _refuse_other_classes(found)
     for name in ("unet", "vae", "text_encoder"):
-        files = sorted((found.path / name).glob("*.safetensors"))
+        files = sorted(part_folder(found.path, name).glob("*.safetensors"))
         if not files:
             raise ModelError(f"model {found.name}: {name}/ has no .safetensors file; copy the whole folder")
         for file in files:
@@ -84,7 +84,7 @@ def open_model(found: Found, device: str = "auto", compiled: bool = False) -> Mo
 def _open_folder(found: Found, target: torch.device, dtype: torch.dtype) -> Model:
     _refuse_other_classes(found)
     try:
-        parts = {name: _open_part(found.path / name, name, dtype) for name in PARTS}
+        parts = {name: _open_part(part_folder(found.path, name), name, dtype) for name in PARTS}
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ModelError(f"model {found.name} cannot be opened: {_first_line(error)}") from error
     for name in ("unet", "vae", "text_encoder"):
@@ -128,12 +128,7 @@ def _open_part(path: Path, name: str, dtype: torch.dtype):
 
 
 def _refuse_other_classes(found: Found) -> None:
-    try:
-        index = json.loads((found.path / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"model {found.name}: model_index.json cannot be read ({error})") from None
-    if not isinstance(index, dict):
-        raise ModelError(f"model {found.name}: model_index.json is not a JSON object")
+    index = read_index(found.path)
     for name, (package, class_name) in PARTS.items():
         named = index.get(name)
         if named != [package, class_name]:
