@@ -5,7 +5,7 @@
 
 Each opening runs in a process of its own. Memory is the highest resident size beyond what the process had before,
 without the model itself, as a share of the file's size; mapped pages of the file count, although they can be taken
-back at any time. Steps are 512 x 512 with guidance, ours and diffusers' StableDiffusionPipeline in turn on the same
+back at any time. Steps are 256 x 256 with guidance, ours and diffusers' StableDiffusionPipeline in turn on the same
 weights in one process, each in the memory layout that it opens them in; the shortest of each counts, because the
 machine may do something else, too.
 """
@@ -32,7 +32,7 @@ from .random_checkpoint import TRUE, checkpoint, save
 
 ROOT = Path(__file__).parent.parent
 NAME = "random-sd15"
-SIDE, STEPS, ROUNDS = 512, 3, 2
+SIDE, STEPS, ROUNDS = 256, 3, 2
 MARKS = "<!-- checkpoint -->", "<!-- /checkpoint -->"
 
 
@@ -121,9 +121,18 @@ def steps(folder: Path) -> dict[str, float]:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     model = open_model(read_single(folder / f"{NAME}.safetensors"), "cpu")
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
     pipe = StableDiffusionPipeline(
-        model._vae, model._text._encoder, model._text._tokenizer, model._unet, scheduler, None, None, requires_safety_checker=False
+        model._vae,
+        model._text._encoder,
+        model._text._tokenizer,
+        model._unet,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     known = discover(ROOT / "plugins", packages=False)
@@ -135,7 +144,13 @@ def steps(folder: Path) -> dict[str, float]:
     for _ in range(ROUNDS):
         model.lay_out(0)
         times: list[float] = []
-        mine = run(ready, model.denoiser("a cat", "", 7.5), zeros, (1,), lambda step, times=times: times.append(time.perf_counter()))
+        mine = run(
+            ready,
+            model.denoiser("a cat", "", 7.5),
+            zeros,
+            (1,),
+            lambda step, times=times: times.append(time.perf_counter()),
+        )
         gaps["ours"] += _gaps(times)
         model._unet.to(memory_format=torch.contiguous_format)
         times = []
@@ -159,7 +174,9 @@ def table(results: dict[str, dict[str, float]]) -> str:
     rows = ["| | time | host memory beyond the model |", "| --- | --- | --- |"]
     for kind, name in (("safetensors", "opening `.safetensors`"), ("ckpt", "opening `.ckpt`")):
         mine = results[kind]
-        rows.append(f"| {name} | {mine['seconds'] / theirs['seconds']:.2f} | {max(0.0, mine['memory']):.2f} of the file |")
+        rows.append(
+            f"| {name} | {mine['seconds'] / theirs['seconds']:.2f} | {max(0.0, mine['memory']):.2f} of the file |"
+        )
     rows.append(f"| diffusers `from_single_file` | 1 | {max(0.0, theirs['memory']):.2f} of the file |")
     step = results["steps"]
     rows.append(f"| a step, against diffusers' pipeline | {step['ours'] / step['theirs']:.2f} | |")

@@ -184,7 +184,9 @@ def shapes(version: int = 1, width: Width | None = None) -> dict[str, tuple[int,
     return {"betas": (1000,), "alphas_cumprod": (1000,), **named}
 
 
-def checkpoint(version: int = 1, width: Width | None = None, dtype=torch.float32, seed: int = 0) -> dict[str, torch.Tensor]:
+def checkpoint(
+    version: int = 1, width: Width | None = None, dtype=torch.float32, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Random weights under those names, small enough that the networks stay finite; norms are near one."""
     generator = torch.Generator().manual_seed(seed)
 

@@ -8,8 +8,8 @@ import types
 
 import pytest
 import torch
-from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_average
 
+from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_average
 from samplers.generate import plan, run
 from weights.catalog import Catalog, read_folder
 from weights.found import ModelError
@@ -48,7 +48,11 @@ def same(mine, theirs):
 
 
 def count(version, prefix):
-    sizes = [size for name, size in shapes(version, TRUE[version]).items() if name.startswith(prefix) and "position_ids" not in name]
+    sizes = [
+        size
+        for name, size in shapes(version, TRUE[version]).items()
+        if name.startswith(prefix) and "position_ids" not in name
+    ]
     return len(sizes), sum(math.prod(size) for size in sizes)
 
 
@@ -87,7 +91,14 @@ def test_a_diffusers_folder_of_the_same_weights_is_the_same_model(models, versio
     model = models[version, ".safetensors"]
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     pipe = StableDiffusionPipeline(
-        model._vae, model._text._encoder, model._text._tokenizer, model._unet, scheduler, None, None, requires_safety_checker=False
+        model._vae,
+        model._text._encoder,
+        model._text._tokenizer,
+        model._unet,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
     )
     pipe.save_pretrained(tmp_path / "folder")
     folder = open_model(read_folder(tmp_path / "folder"), "cpu")
@@ -97,7 +108,9 @@ def test_a_diffusers_folder_of_the_same_weights_is_the_same_model(models, versio
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     condition = model.encode_prompt("x")
     # Not bit by bit: matrix products round differently where tensors begin at other addresses.
-    torch.testing.assert_close(model._network(noise, 500.0, condition), folder._network(noise, 500.0, condition), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model._network(noise, 500.0, condition), folder._network(noise, 500.0, condition), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -156,11 +169,16 @@ def test_a_file_of_lightning_is_opened_and_its_callback_stays_inert(weights, tmp
         def __reduce__(self):
             return (type(self), ("argument",), {"best": 1})
 
-    ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = "pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"
+    ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = (
+        "pytorch_lightning.callbacks.model_checkpoint",
+        "ModelCheckpoint",
+    )
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules[ModelCheckpoint.__module__].ModelCheckpoint = ModelCheckpoint
-    callbacks = {ModelCheckpoint: {"monitor": "val/loss", "best_model_score": torch.tensor(0.1), "one": ModelCheckpoint()}}
+    callbacks = {
+        ModelCheckpoint: {"monitor": "val/loss", "best_model_score": torch.tensor(0.1), "one": ModelCheckpoint()}
+    }
     path = save(tmp_path / "real.ckpt", weights[1], callbacks=callbacks, global_step=470000, epoch=6)
     ran.clear()
     # While it can be imported, and when it cannot, as for most users.
@@ -230,9 +248,12 @@ class TestPrediction:
     def test_an_opened_file_says_what_was_found(self, models):
         model = models[2, ".ckpt"]
         assert model.found.is_certain and model.prediction == model.guess_prediction()
+        assert "asked of the network when it is opened" in model.found.notes[0]
 
     def test_zero_terminal_snr_is_marked_or_said(self, weights, tmp_path):
-        found = read_single(save(tmp_path / "z.safetensors", weights[1] | {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)}))
+        found = read_single(
+            save(tmp_path / "z.safetensors", weights[1] | {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)})
+        )
         assert found.prediction == "v_prediction" and found.schedule.sigmas[-1] > 100
         assert found.defaults.schedule == "Uniform trailing"
 
@@ -284,7 +305,9 @@ class TestBeside:
 
     def test_a_checkpoint_without_one_needs_it(self, weights, tmp_path):
         path = save(tmp_path / "novae.safetensors", {n: t for n, t in weights[1].items() if not n.startswith(VAE)})
-        with pytest.raises(ModelError, match="novae.safetensors has no VAE; put one beside it as novae.vae.safetensors"):
+        with pytest.raises(
+            ModelError, match="novae.safetensors has no VAE; put one beside it as novae.vae.safetensors"
+        ):
             read_single(path)
         save(tmp_path / "novae.vae.safetensors", {"lora_up": torch.zeros(1)})
         with pytest.raises(ModelError, match="novae.vae.safetensors should be a VAE and looks like a LoRA"):
@@ -304,7 +327,9 @@ class TestCatalog:
         import weights.catalog
 
         catalog, read = Catalog(), []
-        monkeypatch.setattr(weights.catalog, "read_single", lambda path, name: read.append(name) or read_single(path, name))
+        monkeypatch.setattr(
+            weights.catalog, "read_single", lambda path, name: read.append(name) or read_single(path, name)
+        )
         assert catalog.find_models(tmp_path) == {}
         (tmp_path / "one.ckpt").hardlink_to(files[1, ".ckpt"])
         first = catalog.find_models(tmp_path)

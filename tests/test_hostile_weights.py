@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.random_checkpoint import Width, checkpoint, save, shapes
 from conftest import ToyModel
 
-from weights.catalog import Catalog
-from weights.found import ModelError
-from weights.opening import check_model, open_model
+from benchmarks.random_checkpoint import Width, checkpoint, save, shapes
 from webui.engine import Engine
 from webui.jobs import Failed, Finished
 from webui.request import Request, RequestError
 from webui.settings import Settings
+from weights.catalog import Catalog
+from weights.found import ModelError
+from weights.opening import check_model, open_model
 
 WAIT = 60
 

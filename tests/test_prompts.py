@@ -70,10 +70,14 @@ class TestChunks:
     def test_there_is_always_one(self):
         assert split([Part("")], lambda text: [], 75, None) == [Chunk((), ())]
 
-    @pytest.mark.parametrize("count, sizes", [(9, [9]), (10, [10]), (11, [10, 1]), (30, [10, 10, 10]), (31, [10, 10, 10, 1])])
+    @pytest.mark.parametrize(
+        "count, sizes", [(9, [9]), (10, [10]), (11, [10, 1]), (30, [10, 10, 10]), (31, [10, 10, 10, 1])]
+    )
     def test_long_ones_are_cut(self, count, sizes):
         made = numbers(count)
-        assert [len(chunk) for chunk in made] == sizes and [n for chunk in made for n in chunk] == list(range(1, count + 1))
+        assert [len(chunk) for chunk in made] == sizes and [n for chunk in made for n in chunk] == list(
+            range(1, count + 1)
+        )
 
     def test_a_full_chunk_ends_after_its_last_comma(self):
         assert [len(chunk) for chunk in numbers(12, commas=(3, 7), comma=0)] == [8, 4]
@@ -115,7 +119,18 @@ UPPER MixedCase under_score (parens) [brackets] {braces} <tag> \\ / | ~ ` ^ * + 
 def test_tokens_are_the_reference_tokenizers_on_200_prompts(tokenizer, reference):
     shuffled = random.Random(0)
     prompts = [" ".join(shuffled.choices(WORDS, k=shuffled.randint(1, 15))) for _ in range(190)]
-    prompts += ["", " ", "  two  spaces ", "line\nbreak\ttab", ",,,...!!!", "a,b;c:d", "x" * 100, "🎉" * 10, "é" * 5, "'s 't 're"]
+    prompts += [
+        "",
+        " ",
+        "  two  spaces ",
+        "line\nbreak\ttab",
+        ",,,...!!!",
+        "a,b;c:d",
+        "x" * 100,
+        "🎉" * 10,
+        "é" * 5,
+        "'s 't 're",
+    ]
     assert len(prompts) == 200
     for prompt in prompts:
         assert tokenizer(prompt).input_ids[1:-1] == reference.encode(prompt), prompt

@@ -2,10 +2,10 @@
 
 import pytest
 from pages import idle, served
-from test_browser import DESKTOP, PHONE, browser, expect, ready, visit  # noqa: F401: fixtures are used by their names
+from test_browser import DESKTOP, PHONE, browser, expect, ready, visit  # noqa: F401 - fixtures, used by name
 
-from weights.catalog import Found
 from webui.model_events import SHOWN, model_note, tokens_note
+from weights.catalog import Found
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)>"

@@ -186,7 +186,10 @@ def _build_conditioning(mode: str) -> tuple[gr.components.Component, ...]:
                 interactive=True,
             )
         with gr.Row():
-            ends = (("low", "Guide above sigma", "Below it, no guidance"), ("high", "Guide up to sigma", "0 is no upper end"))
+            ends = (
+                ("low", "Guide above sigma", "Below it, no guidance"),
+                ("high", "Guide up to sigma", "0 is no upper end"),
+            )
             low, high = (
                 gr.Number(
                     0,

@@ -47,7 +47,9 @@ def model_note(found: Found | None, refused: Mapping[str, str]) -> str:
     if reasons:
         shown = "".join(f"<li>{escape(reason)}</li>" for reason in reasons[:SHOWN])
         more = f"<li>and {len(reasons) - SHOWN} more</li>" if len(reasons) > SHOWN else ""
-        lines.append(f"<details class='note refused'><summary>{_cannot(len(reasons))}</summary><ul>{shown}{more}</ul></details>")
+        lines.append(
+            f"<details class='note refused'><summary>{_cannot(len(reasons))}</summary><ul>{shown}{more}</ul></details>"
+        )
     return "".join(lines)
 
 

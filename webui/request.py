@@ -98,7 +98,9 @@ class Request(BaseModel):
     @property
     def conditioning(self) -> dict[str, Any]:
         """How the prompts reach the network, as the arguments of `Model.denoiser` beside the prompts and guidance."""
-        return {name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")}
+        return {
+            name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
+        }
 
 
 def read(fields: Mapping[str, Any]) -> Request:

@@ -14,7 +14,7 @@ from typing import Any
 from .disguises import INPUTS, foreign
 from .found import ModelError
 from .layout import CLIP, OPEN_CLIP, UNET, VAE
-from .tensors import Tensors
+from .shapes import Tensors
 
 SCALE = 0.18215  # of latents, so that they have unit variance (Rombach et al. 2022)
 HEAD = 64  # channels of an attention head, where the number of heads follows from it
@@ -41,14 +41,18 @@ def recognize(file: Tensors) -> Architecture:
     taken = sizes[f"{UNET}input_blocks.0.0.weight"][1]
     if taken != 4:
         what = INPUTS.get(taken, "a network of another kind")
-        raise ModelError(f"{file.path.name} is {what} ({taken} input channels instead of 4), which is not supported yet")
+        raise ModelError(
+            f"{file.path.name} is {what} ({taken} input channels instead of 4), which is not supported yet"
+        )
     try:
         version = versions[0]
         text = text_config(version, sizes)
         vae = vae_config(sizes, VAE) if f"{VAE}decoder.conv_in.weight" in sizes else None
         return Architecture(version, unet_config(version, sizes, text["hidden_size"]), vae, text)
     except (KeyError, IndexError, ValueError) as error:
-        raise ModelError(f"{file.path.name} is not complete: {error.args[0] if error.args else 'tensors'} is missing") from None
+        raise ModelError(
+            f"{file.path.name} is not complete: {error.args[0] if error.args else 'tensors'} is missing"
+        ) from None
 
 
 def normalized(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -66,7 +70,9 @@ def usual(name: str) -> str:
 def unet_config(version: int, sizes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, Any]:
     """The arguments of diffusers' UNet2DConditionModel."""
     levels, layers = 4, 2
-    channels = [sizes[f"{UNET}input_blocks.{1 + level * (layers + 1)}.0.out_layers.3.weight"][0] for level in range(levels)]
+    channels = [
+        sizes[f"{UNET}input_blocks.{1 + level * (layers + 1)}.0.out_layers.3.weight"][0] for level in range(levels)
+    ]
     return dict(
         sample_size=64,
         in_channels=4,

@@ -16,7 +16,8 @@ import torch
 from .architecture import Architecture, recognize, usual, vae_config
 from .found import Found, ModelError
 from .layout import VAE, Source, clip_source, ema_source, open_clip_source, unet_source, vae_source
-from .tensors import Shape, Tensors, opened, read
+from .shapes import Shape, Tensors
+from .tensors import opened, read
 from .tokenizer import clip_tokenizer
 
 
@@ -94,7 +95,9 @@ def _vae_part(kind: type, found: Found, made: Architecture, file: Tensors) -> Pa
     try:
         config = vae_config(sizes, prefix)
     except (KeyError, ValueError) as error:
-        raise ModelError(f"{file.path.name} is not a VAE for Stable Diffusion 1 or 2: {error.args[0]} is missing") from None
+        raise ModelError(
+            f"{file.path.name} is not a VAE for Stable Diffusion 1 or 2: {error.args[0]} is missing"
+        ) from None
     return _part(lambda: kind(**config), file, lambda name: _prefixed(name, prefix))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pathlib import Path
 from typing import Any
 
 from .found import ModelError
@@ -33,13 +32,21 @@ KINDS = (
     (r"^(1280|768|640|320)\.", "a hypernetwork, which is not supported"),
 )
 PARTS = (
-    (r"^(first_stage_model\.)?(encoder|decoder)\.", "a VAE alone; beside a checkpoint it is named NAME.vae.safetensors (or .pt), where NAME is the checkpoint's"),
+    (
+        r"^(first_stage_model\.)?(encoder|decoder)\.",
+        "a VAE alone; beside a checkpoint it is named NAME.vae.safetensors (or .pt), where NAME is the checkpoint's",
+    ),
     (r"^(down_blocks|mid_block|up_blocks)\.", "the UNet of a diffusers folder; put the whole folder into weights/"),
     (r"^model\.diffusion_model\.", "a UNet alone, without VAE and text encoder; use the full checkpoint"),
     (r"^(text_model|cond_stage_model|transformer\.text_model)\.", "a text encoder alone"),
 )
 # Input channels of UNets that want more than the latents.
-INPUTS = {9: "an inpainting network", 8: "a network that edits pictures (InstructPix2Pix)", 5: "a depth network", 7: "an upscaler"}
+INPUTS = {
+    9: "an inpainting network",
+    8: "a network that edits pictures (InstructPix2Pix)",
+    5: "a depth network",
+    7: "an upscaler",
+}
 
 
 def not_tensors(path: Path, head: bytes) -> ModelError:
@@ -48,7 +55,9 @@ def not_tensors(path: Path, head: bytes) -> ModelError:
         if head.startswith(sign):
             return ModelError(f"{path.name} {what}")
     if MARKUP.match(head):
-        return ModelError(f"{path.name} is a web page and no checkpoint: the download was answered with a page; download it again")
+        return ModelError(
+            f"{path.name} is a web page and no checkpoint: the download was answered with a page; download it again"
+        )
     if head.startswith(b"\x80"):
         return ModelError(
             f"{path.name} is a pickle in the format of PyTorch before 1.6, which cannot be opened without reading all of it; "
@@ -63,7 +72,9 @@ def unsafe_pickle(path: Path, error: Exception) -> ModelError:
     """The error for a pickle that torch refuses, with the name of what it asks for."""
     found = re.search(r"GLOBAL ([\w.]+)|Can only \w+ \w+ ([\w.]+)|type (\S+) was not", str(error))
     if not found:
-        return ModelError(f"{path.name} is damaged or hostile: its pickle has instructions that no checkpoint needs; nothing was run")
+        return ModelError(
+            f"{path.name} is damaged or hostile: its pickle has instructions that no checkpoint needs; nothing was run"
+        )
     name = next(filter(None, found.groups()))
     return ModelError(
         f"{path.name} asks for {name[:200]}, which may run code, and was refused; nothing was run. "

@@ -34,7 +34,9 @@ def part_folder(path: Path, part: str) -> Path:
         return own
     # A name alone: a downloaded folder must not point anywhere else.
     if not isinstance(lender, str) or not _is_plain(lender) or not (path.parent / lender).is_dir():
-        raise ModelError(f"model {path.name} borrows its {part} from {str(lender)[:100]!r}, which is not a folder beside it")
+        raise ModelError(
+            f"model {path.name} borrows its {part} from {str(lender)[:100]!r}, which is not a folder beside it"
+        )
     return path.parent / lender / part
 
 

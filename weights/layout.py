@@ -74,7 +74,11 @@ def unet_source(name: str, layers: int) -> Source:
     if kind == "upsamplers":
         # It follows the last residual block and, on all levels but the lowest, its attention.
         return Source(f"{UNET}output_blocks.{level * (layers + 1) + layers}.{1 if level == 0 else 2}.conv.{leaf}")
-    block = f"input_blocks.{1 + level * (layers + 1) + index}" if side == "down" else f"output_blocks.{level * (layers + 1) + index}"
+    block = (
+        f"input_blocks.{1 + level * (layers + 1) + index}"
+        if side == "down"
+        else f"output_blocks.{level * (layers + 1) + index}"
+    )
     return Source(f"{UNET}{block}.{int(kind == 'attentions')}.{_inner(kind, rest)}")
 
 

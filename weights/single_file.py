@@ -15,7 +15,8 @@ from samplers.schedule import NoiseSchedule, betas, from_alphas, stable_diffusio
 from .architecture import recognize
 from .disguises import foreign
 from .found import Defaults, Found, ModelError
-from .tensors import Tensors, read
+from .shapes import Tensors
+from .tensors import read
 
 VAES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 OVERRIDES = ".sigmalab.json"
@@ -51,7 +52,10 @@ def stamp_of(path: Path) -> Any:
     """Something that changes when a model's files do."""
     if path.is_dir():
         files = [path / "model_index.json", *(path / part for part in ("unet", "vae", "scheduler"))]
-        files += [*(path / part / "config.json" for part in ("unet", "vae")), path / "scheduler" / "scheduler_config.json"]
+        files += [
+            *(path / part / "config.json" for part in ("unet", "vae")),
+            path / "scheduler" / "scheduler_config.json",
+        ]
     else:
         files = [path, *(path.with_name(path.stem + ending) for ending in (*VAES, OVERRIDES, *NOT_READ))]
     return tuple(_stat(file) for file in files)
@@ -75,8 +79,24 @@ def read_single(path: Path, name: str = "") -> Found:
              for ending in NOT_READ if path.with_name(path.stem + ending).exists()]  # fmt: skip
     if vae:
         notes.append(f"Its VAE is {vae.name}.")
+    if prediction is None:
+        notes.append(
+            f"Whether it predicts epsilon or v is asked of the network when it is opened; {path.stem}{OVERRIDES} can say it."
+        )
     schedule = _zero_snr() if zero_snr else stable_diffusion()
-    return Found(name or path.stem, path, schedule, guess, 4, FACTOR, defaults, stamp_of(path), tuple(notes), prediction is not None, vae)
+    return Found(
+        name or path.stem,
+        path,
+        schedule,
+        guess,
+        4,
+        FACTOR,
+        defaults,
+        stamp_of(path),
+        tuple(notes),
+        prediction is not None,
+        vae,
+    )
 
 
 def stated_prediction(file: Tensors, version: int) -> str | None:

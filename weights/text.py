@@ -45,7 +45,9 @@ class Prompts:
         and within one chunk these are exactly the text encoder's own numbers. Raises ModelError.
         """
         if not 1 <= clip_skip <= self.layers:
-            raise ModelError(f"clip skip is {clip_skip}; the text encoder of model {self._name} allows 1 to {self.layers}")
+            raise ModelError(
+                f"clip skip is {clip_skip}; the text encoder of model {self._name} allows 1 to {self.layers}"
+            )
         return torch.cat([self._chunk(chunk, clip_skip) for chunk in self.chunks(text)], dim=1)
 
     def _chunk(self, chunk: Chunk, clip_skip: int) -> torch.Tensor:
