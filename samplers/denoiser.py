@@ -55,6 +55,10 @@ class Denoiser:
     negative    (1, tokens, width), the negative or empty prompt
     guidance    w in uncond + w * (cond - uncond): 1 is no guidance and costs half, above 1 extrapolates
     rounded     round the timestep to a whole one, as most other programs do; off, it is continuous
+    rescale     0 to 1: how far the guided output is brought back to the standard deviation of the conditional one,
+                against over-exposure (Lin et al. 2023, arXiv:2305.08891, section 3.4)
+    interval    (low, high): guidance is used where low < sigma <= high and costs nothing elsewhere
+                (Kynkaanniemi et al. 2024, arXiv:2404.07724)
     """
 
     network: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor]
@@ -64,23 +68,45 @@ class Denoiser:
     negative: torch.Tensor
     guidance: float = 1.0
     rounded: bool = False
+    rescale: float = 0.0
+    interval: tuple[float, float] = (0.0, math.inf)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         timestep = self.schedule.timestep(sigma)
         if self.rounded:
             timestep = float(round(timestep))
         scaled = to_network(x, sigma, self.schedule.flow)
-        return to_denoised(self._guided(scaled, timestep), x, sigma, self.prediction)
+        low, high = self.interval
+        guidance = self.guidance if low < sigma <= high else 1.0
+        return to_denoised(self._guided(scaled, timestep, guidance), x, sigma, self.prediction)
 
-    def _guided(self, scaled: torch.Tensor, timestep: float) -> torch.Tensor:
+    def _guided(self, scaled: torch.Tensor, timestep: float, guidance: float) -> torch.Tensor:
+        if guidance in (0.0, 1.0):
+            return self._ask(scaled, timestep, self.positive if guidance == 1.0 else self.negative)
+        uncond, cond = self._both(scaled, timestep)
+        guided = uncond + guidance * (cond - uncond)
+        return rescale_guided(guided, cond, self.rescale) if self.rescale else guided
+
+    def _both(self, scaled: torch.Tensor, timestep: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The unconditional and the conditional output, in one call of the network where the prompts are of a length."""
+        if self.negative.shape != self.positive.shape:
+            # Padding would change the picture: attention would see what the prompt does not say.
+            return self._ask(scaled, timestep, self.negative), self._ask(scaled, timestep, self.positive)
         count = scaled.shape[0]
-        if self.guidance in (0.0, 1.0):
-            condition = self.positive if self.guidance == 1.0 else self.negative
-            return self.network(scaled, timestep, condition.expand(count, -1, -1)).to(scaled)
         condition = torch.cat([self.negative.expand(count, -1, -1), self.positive.expand(count, -1, -1)])
         # In the state's own precision: guidance multiplies what half precision has lost.
         uncond, cond = self.network(torch.cat([scaled, scaled]), timestep, condition).to(scaled).chunk(2)
-        return uncond + self.guidance * (cond - uncond)
+        return uncond, cond
+
+    def _ask(self, scaled: torch.Tensor, timestep: float, condition: torch.Tensor) -> torch.Tensor:
+        return self.network(scaled, timestep, condition.expand(scaled.shape[0], -1, -1)).to(scaled)
+
+
+def rescale_guided(guided: torch.Tensor, cond: torch.Tensor, share: float) -> torch.Tensor:
+    """`guided` with the standard deviation of `cond`, image by image, mixed in by `share` (arXiv:2305.08891, eq. 15, 16)."""
+    axes = tuple(range(1, guided.ndim))
+    rescaled = guided * (cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
+    return share * rescaled + (1.0 - share) * guided
 
 
 @dataclass(frozen=True, eq=False)

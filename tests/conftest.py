@@ -40,7 +40,7 @@ class ToyModel:
             raise AttributeError(name)
         return getattr(self.found, name)
 
-    def denoiser(self, prompt, negative_prompt="", guidance=1.0):
+    def denoiser(self, prompt, negative_prompt="", guidance=1.0, **conditioning):
         exact = GaussianDenoiser(len(prompt) / 100, 0.5)
 
         def denoise(x, sigma):
@@ -63,6 +63,9 @@ class ToyModel:
         return [Image.frombytes("RGB", side, p.numpy().tobytes()).resize((side[0] * 8, side[1] * 8), 0) for p in pixels]
 
     preview = decode
+
+    def count_tokens(self, text):
+        return len(text.split()), 75
 
 
 def toy(name: str = "toy", max_batch: int = 4) -> Found:

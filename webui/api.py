@@ -59,6 +59,10 @@ class Api:
         options: dict[str, Any] = NONE,
         model: str = "",
         schedule_options: dict[str, Any] = NONE,
+        clip_skip: int = 1,
+        guidance_rescale: float = 0.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
     ) -> Iterator[Event | None | Result]:
         """Pictures from words. Empty names and 0 are the model's defaults, seed -1 is random; image i has seed + i."""
         fields = {name: value for name, value in locals().items() if name != "self"}
@@ -83,6 +87,10 @@ class Api:
         model: str = "",
         schedule_options: dict[str, Any] = NONE,
         fit: str = "crop",
+        clip_skip: int = 1,
+        guidance_rescale: float = 0.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
     ) -> Iterator[Event | None | Result]:
         """Pictures from a picture and words.
 
@@ -113,7 +121,7 @@ class Api:
         return numbers(planned(self._engine, fields))
 
     def catalog(self) -> dict[str, Any]:
-        """Samplers, schedules and models that can be named, and the plugins that did not load: plain JSON data."""
+        """Samplers, schedules and models that can be named, and what did not load or open: plain JSON data."""
         registry = self._engine.registry
         return dict(
             samplers=[describe_sampler(entry) for entry in registry.samplers.values()],
@@ -127,9 +135,11 @@ class Api:
                     largest=found.defaults.largest,
                     guidance=found.defaults.guidance,
                     schedule=found.defaults.schedule,
+                    notes=list(found.notes),
                 )
                 for found in self._engine.models().values()
             ],
+            refused=[dict(name=name, reason=reason) for name, reason in self._engine.refused().items()],
             broken=[dict(source=one.source, name=one.name, reason=one.reason) for one in registry.broken],
         )
 

@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 import webbrowser
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from samplers.registry import Registry, discover
+from weights.opening import check_model, open_model
 
 from .engine import Engine
 from .guard import Guard
@@ -26,7 +28,8 @@ from .theme import ASSETS, head, theme
 def serve(settings: Settings) -> None:
     """Run the page until Ctrl+C."""
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
-    engine = Engine(registry, settings)
+    opening = partial(open_model, compiled=settings.compile)
+    engine = Engine(registry, settings, opening, check_model=check_model)
     page = build_page(engine)
     ended = _until_told()
     url = open_page(page, engine)

@@ -10,7 +10,7 @@ import gradio as gr
 from weights.catalog import Found
 
 from .form import Form
-from .limits import MAX_GUIDANCE, SEEDS, sides
+from .limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, sides
 from .memory import FIELDS, KINDS, fresh
 from .options import build_options
 from .shared import Page
@@ -27,8 +27,8 @@ EXAMPLES = (
 )
 
 
-def build_prompt(mode: str) -> gr.Textbox:
-    """The prompt and, below it, examples that fill it with one click."""
+def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:
+    """The prompt and, below it, its tokens and examples that fill it with one click."""
     prompt = gr.Textbox(
         label="Prompt",
         placeholder="What do you want to see?",
@@ -37,12 +37,13 @@ def build_prompt(mode: str) -> gr.Textbox:
         elem_id=f"{mode}-prompt",
         elem_classes="prompt",
     )
+    tokens = gr.HTML(elem_id=f"{mode}-tokens", elem_classes="tokens-box")
     with gr.Row(elem_classes="examples"):
         for text in EXAMPLES:
             example = gr.Button(text, size="sm", elem_classes="chip", min_width=0, scale=0)
             # Filled in by the browser itself: nothing to ask the server.
             example.click(None, None, prompt, js=f"() => {text!r}", api_visibility="private")
-    return prompt
+    return prompt, tokens
 
 
 def build_form(page: Page, mode: str, prompt: gr.Textbox, more: Mapping[str, gr.components.Component]) -> Form:
@@ -104,6 +105,7 @@ def build_form(page: Page, mode: str, prompt: gr.Textbox, more: Mapping[str, gr.
                 scale=2,
                 interactive=True,
             )
+        conditioning = _build_conditioning(mode)
         plan = gr.HTML(elem_id=f"{mode}-plan")
     with gr.Column(elem_classes="card"):
         with gr.Row():
@@ -142,14 +144,66 @@ def build_form(page: Page, mode: str, prompt: gr.Textbox, more: Mapping[str, gr.
         model = gr.Dropdown(
             list(models), value=start["model"] or None, label="Model", elem_id=f"{mode}-model", interactive=True
         )
+        model_note = gr.HTML(elem_id=f"{mode}-model-note")
     fields = dict(
         zip(
             FIELDS,
-            (prompt, negative, model, sampler, schedule, steps, guidance, width, height, seed, random_seed, count),
+            (
+                *(prompt, negative, model, sampler, schedule, steps, guidance),
+                *(width, height, seed, random_seed, count, *conditioning),
+            ),
             strict=True,
         )
     )
-    return Form(mode, fields | dict(more), store, revision, edits, note, plan)
+    return Form(mode, fields | dict(more), store, revision, edits, note, plan, model_note)
+
+
+def _build_conditioning(mode: str) -> tuple[gr.components.Component, ...]:
+    """What few change about prompt and guidance, folded: clip skip, rescale, and the interval's two ends."""
+    with gr.Accordion("More about prompt and guidance", open=False, elem_id=f"{mode}-more", elem_classes="more"):
+        with gr.Row():
+            clip_skip = gr.Number(
+                1,
+                label="Clip skip",
+                info="1 is the text encoder's last layer",
+                precision=0,
+                minimum=1,
+                maximum=MAX_CLIP_SKIP,
+                elem_id=f"{mode}-clip-skip",
+                min_width=120,
+                interactive=True,
+            )
+            rescale = gr.Slider(
+                0,
+                1,
+                value=0,
+                step=0.05,
+                label="Guidance rescale",
+                info="Against over-exposure; 0 is off",
+                elem_id=f"{mode}-rescale",
+                min_width=160,
+                scale=2,
+                interactive=True,
+            )
+        with gr.Row():
+            ends = (
+                ("low", "Guide above sigma", "Below it, no guidance"),
+                ("high", "Guide up to sigma", "0 is no upper end"),
+            )
+            low, high = (
+                gr.Number(
+                    0,
+                    label=label,
+                    info=info,
+                    minimum=0,
+                    maximum=MAX_SIGMA,
+                    elem_id=f"{mode}-guidance-{end}",
+                    min_width=120,
+                    interactive=True,
+                )
+                for end, label, info in ends
+            )
+    return clip_skip, rescale, low, high
 
 
 def schedule_choices(schedules: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -109,7 +109,7 @@ class Drawing:
     def _prepare(self):
         request, model = self._job.request, self._model
         self._raise_if_stopped()
-        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance)
+        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
         if self._job.source is not None:
             return denoise, model.encode(self._job.source)
         shape = model.latents_shape(request.width, request.height)
@@ -151,6 +151,8 @@ class Drawing:
             facts["input_digest"] = hashlib.sha256(self._job.source.tobytes()).hexdigest()[:16]
         sampler, schedule = self._registry.sampler(request.sampler), self._registry.schedule(request.schedule)
         origin = dict(name=model.name, digest=model.digest, device=str(model.device))
+        if digest := getattr(model, "vae_digest", ""):
+            origin["vae"] = digest
         return record(request, index, sampler, schedule, sigmas, nfe, origin, batch, **facts)
 
     def _on_call(self, call: Call) -> None:

@@ -37,6 +37,10 @@ def build_endpoints(engine: Engine) -> None:
         options: dict = NONE,
         model: str = "",
         schedule_options: dict = NONE,
+        clip_skip: int = 1,
+        guidance_rescale: float = 0.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
     ) -> Answer:
         """Pictures from words: [PNG files, info]. Empty names and 0 mean the model's defaults, seed -1 a random one.
 
@@ -63,6 +67,10 @@ def build_endpoints(engine: Engine) -> None:
         model: str = "",
         schedule_options: dict = NONE,
         fit: str = "crop",
+        clip_skip: int = 1,
+        guidance_rescale: float = 0.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
     ) -> Answer:
         """Pictures from a picture and words: [PNG files, info]; give the image with gradio_client.handle_file.
 
@@ -90,7 +98,7 @@ def build_endpoints(engine: Engine) -> None:
         return readable(lambda: api.schedule(**given))
 
     def catalog() -> dict:
-        """Samplers, schedules and models that can be named, and the plugins that could not be loaded."""
+        """Samplers, schedules and models that can be named, and the plugins and models that could not be loaded."""
         return api.catalog()
 
     gr.api(txt2img, api_name="txt2img", concurrency_limit=None)

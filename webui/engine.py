@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samplers.registry import Registry
-from weights.catalog import Found, find_models
+from weights.catalog import Catalog, Found
 from weights.opening import open_model
 
 from .drawing import Drawing, info_of
@@ -42,7 +42,8 @@ class Engine:
     registry     the plugins
     settings     model, device, outputs, weights and public are read
     open_model   open_model(found, device) -> Model, called in the engine's thread
-    find_models  find_models(folder) -> {name: Found}
+    find_models  find_models(folder) -> {name: Found}; by default what is in the folder, remembered until it changes
+    check_model  check_model(found) raises ModelError for a model that cannot be opened, while another is still in use
     clock        seconds, for tests
     patience     seconds that a job outlives its last watcher
     """
@@ -52,13 +53,16 @@ class Engine:
         registry: Registry,
         settings: Settings,
         open_model: Callable[[Found, str], Any] = open_model,
-        find_models: Callable[[Path], dict[str, Found]] = find_models,
+        find_models: Callable[[Path], dict[str, Found]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
+        check_model: Callable[[Found], None] = lambda found: None,
     ):
         self.registry, self.settings, self.patience = registry, settings, patience
-        self._open_model = open_model
-        self._find_models = find_models
+        self._open_model, self._check_model = open_model, check_model
+        catalog = Catalog()
+        self._find_models = find_models or catalog.find_models
+        self._problems = catalog.problems if find_models is None else lambda folder: {}
         self._clock = clock
         self._lock = threading.Condition()
         self._waiting: list[Job] = []
@@ -87,9 +91,18 @@ class Engine:
         first = self.settings.model or "emoji"
         return {name: found[name] for name in sorted(found, key=lambda name: (name != first, name))}
 
+    def refused(self) -> dict[str, str]:
+        """What lies among the models and cannot be used, by name, with the reason."""
+        return self._problems(self.settings.weights)
+
+    def count_tokens(self, text: str, model: str) -> tuple[int, int] | None:
+        """Tokens of a prompt and of its chunks, see `Model.count_tokens`; None unless the model is the one in use."""
+        used = self._model
+        return used.count_tokens(text) if used is not None and used.name == model else None
+
     def settle(self, request: Request) -> Request:
         """The request with every default filled in, checked against this engine's limits. Raises RequestError."""
-        return settle(request, self.registry, self.models(), self.settings.model or "", self.limits)
+        return settle(request, self.registry, self._known_models(request), self.settings.model or "", self.limits)
 
     def start(self) -> None:
         """Start the thread."""
@@ -126,7 +139,7 @@ class Engine:
         """
         with self._lock:
             self._check_room()
-        models = self.models()
+        models = self._known_models(request)
         settled = settle(request, self.registry, models, self.settings.model or "", self.limits)
         found, source = models[settled.model], None
         if settled.mode == "img2img":
@@ -180,6 +193,13 @@ class Engine:
     def adopt(self, job: Job) -> None:
         """One watcher more; undone by `abandon`."""
         job.watch()
+
+    def _known_models(self, request: Request) -> dict[str, Found]:
+        models = self.models()
+        reason = self.refused().get(request.model) if request.model not in models else None
+        if reason:
+            raise RequestError(f"Model {request.model!r} cannot be used: {reason}.")
+        return models
 
     def _check_room(self) -> None:
         if self._closing:
@@ -321,6 +341,8 @@ class Engine:
         if self._model is not None and self._model_found == found:
             return self._model
         if self._model is not None:
+            # What is wrong with this one must not cost the one in use.
+            self._check_model(found)
             self._model = self._model_found = None
             free_memory()
         self._status = f"loading {found.name} ..."

@@ -30,6 +30,7 @@ class Form:
     edits: gr.Number
     note: gr.HTML
     plan: gr.HTML
+    model_note: gr.HTML
 
     @property
     def names(self) -> tuple[str, ...]:

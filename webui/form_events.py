@@ -19,6 +19,7 @@ from .shared import QUIET, RAW, Page
 
 SECRET = "not a secret: it only keeps the stored form readable for the next start"
 TYPED = ("prompt", "negative_prompt")
+CONDITIONING = ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
 
 
 def connect_form(page: Page, form: Form) -> gr.BrowserState:
@@ -75,7 +76,7 @@ def _describe(page: Page, form: Form) -> None:
     names = [
         name
         for name in form.names
-        if name not in (*TYPED, "image", "seed", "random_seed", "guidance", "fit", "width", "height")
+        if name not in (*TYPED, *CONDITIONING, "image", "seed", "random_seed", "guidance", "fit", "width", "height")
     ]
     controls = [form.fields[name] for name in names]
 

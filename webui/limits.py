@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SEEDS = 2**32
 MAX_STEPS, MAX_COUNT, MAX_GUIDANCE = 1000, 64, 30.0
+MAX_CLIP_SKIP, MAX_SIGMA = 12, 1e6
 MEGA = 1_000_000
 MAX_NAME, MAX_TEXT_OPTION = 200, 1000  # characters
 
@@ -44,6 +45,10 @@ ALLOWED = {
     "strength": "a number from 0.01 to 1",
     "strength_as": "'steps' or 'noise'",
     "fit": "'crop', 'pad' or 'stretch'",
+    "clip_skip": f"a whole number from 1, the text encoder's last layer, to {MAX_CLIP_SKIP}",
+    "guidance_rescale": "a number from 0 to 1",
+    "guidance_low": "a sigma, a number from 0 on",
+    "guidance_high": "a sigma, a number from 0 on, where 0 is no upper end",
 }
 
 

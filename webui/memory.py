@@ -13,7 +13,7 @@ from samplers.options import Option
 from samplers.registry import Registry
 from weights.catalog import Found
 
-from .limits import MAX_GUIDANCE, SEEDS, Limits, sides
+from .limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, Limits, sides
 
 DEFAULTS: dict[str, Any] = {
     "prompt": "",
@@ -28,6 +28,10 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "random_seed": True,
     "count": 1,
+    "clip_skip": 1,
+    "guidance_rescale": 0.0,
+    "guidance_low": 0.0,
+    "guidance_high": 0.0,
     "strength": 0.6,
     "strength_as": "steps",
     "fit": "crop",
@@ -69,6 +73,10 @@ def recall(saved: Any, registry: Registry, models: Mapping[str, Found], limits: 
         "seed": lambda v: _whole(v, 0, SEEDS - 1),
         "random_seed": lambda v: isinstance(v, bool),
         "count": lambda v: _whole(v, 1, limits.count),
+        "clip_skip": lambda v: _whole(v, 1, MAX_CLIP_SKIP),
+        "guidance_rescale": lambda v: _number(v, 0, 1),
+        "guidance_low": lambda v: _number(v, 0, MAX_SIGMA),
+        "guidance_high": lambda v: _number(v, 0, MAX_SIGMA),
         "strength": lambda v: _number(v, 0.01, 1),
         "strength_as": lambda v: v in STRENGTH_AS,
         "fit": lambda v: v in FITS,

@@ -90,8 +90,16 @@ def infotext(record: Mapping[str, Any]) -> str:
         "Model hash": record["model"]["digest"],
         "Model": record["model"]["name"],
     }
+    if "vae" in record["model"]:
+        fields["VAE hash"] = record["model"]["vae"]
     if request["mode"] == "img2img":
         fields["Denoising strength"] = f"{request['strength']:g}"
+    if request.get("clip_skip", 1) > 1:
+        fields["Clip skip"] = request["clip_skip"]
+    if request.get("guidance_rescale"):
+        fields["Guidance rescale"] = f"{request['guidance_rescale']:g}"
+    if request.get("guidance_low") or request.get("guidance_high"):
+        fields["Guidance interval"] = f"{request['guidance_low']:g}-{request['guidance_high']:g}"
     fields["Sampler options"] = _options(request["options"])
     fields["Schedule options"] = _options(request["schedule_options"])
     fields["Version"] = f"Sigmalab {record['packages']['sigmalab']}".strip()

@@ -31,8 +31,7 @@ CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; output
 def build_page(engine: Engine) -> gr.Blocks:
     """The page for an engine; nothing is started and no model is loaded."""
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
-        page = Page(engine, token=gr.State(""))
-        _build_header(engine)
+        page = Page(engine, token=gr.State(""), status=_build_header(engine))
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
@@ -58,7 +57,8 @@ def status_html(status: str) -> str:
     return f"<p class='status {kind}' role='status'>{escape(status)}</p>"
 
 
-def _build_header(engine: Engine) -> None:
+def _build_header(engine: Engine) -> gr.HTML:
+    """The name and the engine's status, which is returned."""
     logo = (ASSETS / "icon.svg").read_text("utf-8")
     with gr.Row(elem_classes="masthead"):
         gr.HTML(f"<div class='name'>{logo}<h1>Sigmalab</h1><span>pictures out of noise, step by step</span></div>")
@@ -70,6 +70,7 @@ def _build_header(engine: Engine) -> None:
         return status_html(now), gr.Timer(RARELY if "ready" in now else SOON)
 
     timer.tick(look, None, [status, timer], **QUIET)
+    return status
 
 
 def _connect_sending(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None:

@@ -15,9 +15,11 @@ from samplers.registry import Registry
 
 from .limits import (
     LOCAL,
+    MAX_CLIP_SKIP,
     MAX_COUNT,
     MAX_GUIDANCE,
     MAX_NAME,
+    MAX_SIGMA,
     MAX_STEPS,
     MAX_TEXT_OPTION,
     SEEDS,
@@ -59,6 +61,8 @@ class Request(BaseModel):
     Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; a settled
     request has none of these left. Image i of a request has seed (seed + i) mod 2^32.
     image, strength, strength_as and fit count for img2img only; fit says how the input comes to width x height.
+    clip_skip 1 is the text encoder's last layer; guidance is used for sigmas above guidance_low and up to
+    guidance_high, where 0 is no upper end; guidance_rescale 0 is off.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -81,11 +85,22 @@ class Request(BaseModel):
     strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.6
     strength_as: Literal["steps", "noise"] = "steps"
     fit: Literal["crop", "pad", "stretch"] = "crop"
+    clip_skip: Annotated[Whole, Field(ge=1, le=MAX_CLIP_SKIP)] = 1
+    guidance_rescale: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    guidance_low: Annotated[Number, Field(ge=0, le=MAX_SIGMA)] = 0.0
+    guidance_high: Annotated[Number, Field(ge=0, le=MAX_SIGMA)] = 0.0
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seed of every image of a settled request."""
         return tuple((self.seed + i) % SEEDS for i in range(self.count))
+
+    @property
+    def conditioning(self) -> dict[str, Any]:
+        """How the prompts reach the network, as the arguments of `Model.denoiser` beside the prompts and guidance."""
+        return {
+            name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
+        }
 
 
 def read(fields: Mapping[str, Any]) -> Request:
@@ -130,6 +145,11 @@ def settle(
     settled = request.model_copy(update=update)
     if problems := too_much(settled, found, limits):
         raise RequestError(" ".join(problems))
+    if settled.guidance_high and settled.guidance_high <= settled.guidance_low:
+        raise RequestError(
+            f"Guidance high is {settled.guidance_high:g} and guidance low {settled.guidance_low:g}; "
+            "high must be above low, or 0 for no upper end."
+        )
     if settled.mode == "img2img" and settled.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
     plan_of(settled, registry, found)
@@ -162,7 +182,7 @@ def plan_of(request: Request, registry: Registry, found: Found) -> Plan:
 
 def _model(name: str, models: Mapping[str, Found]) -> Found:
     if not models:
-        raise RequestError("No model was found; put a diffusers folder into weights/.")
+        raise RequestError("No model was found; put a .safetensors file or a diffusers folder into weights/.")
     name = name or next(iter(models))
     if name not in models:
         raise RequestError(f"Unknown model {name!r}; known are {', '.join(models)}.")

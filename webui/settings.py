@@ -24,6 +24,7 @@ class Settings:
 
     auth            (user, password) that the page asks for; None only on a private page
     model           name of the model to open first; None is the default one
+    compile         have torch.compile translate the network
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
     """
 
@@ -34,6 +35,7 @@ class Settings:
     auth: tuple[str, str] | None = None
     model: str | None = None
     device: str = "auto"
+    compile: bool = False
     plugin_folders: tuple[Path, ...] = ()
     plugin_packages: bool = True
     outputs: Path = Path("outputs")
@@ -66,6 +68,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     work = flags.add_argument_group("the work").add_argument
     work("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
     work("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
+    work("--compile", action="store_true", help="translate the network with torch.compile: slow to begin, then faster")
     work("--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)")
     plugins = flags.add_argument_group("plugins").add_argument
     plugins("--plugins", action="store_true", help="list the samplers and schedules that were found, and end")
@@ -92,6 +95,7 @@ def settle(flags: argparse.Namespace, root: Path) -> Settings:
         auth=flags.auth,
         model=flags.model,
         device=flags.device,
+        compile=flags.compile,
         plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
         plugin_packages=not flags.no_plugins,
         outputs=flags.outputs or root / "outputs",

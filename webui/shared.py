@@ -26,11 +26,13 @@ class Page:
 
     token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
     watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
+    status    the line about the engine at the top, whose change tells that a model has been opened
     """
 
     engine: Engine
     token: gr.State
     watching: Counter[str] = field(default_factory=Counter)
+    status: gr.HTML | None = None
 
     @property
     def registry(self):

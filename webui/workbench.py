@@ -11,6 +11,7 @@ import gradio as gr
 from .controls import build_form, build_prompt
 from .form import Form
 from .form_events import connect_form
+from .model_events import connect_model
 from .result import Result, build_result
 from .runs import connect_run
 from .shared import Page
@@ -43,7 +44,7 @@ def build_workbench(
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="compose"):
             more = dict(picture())
-            prompt = build_prompt(mode)
+            prompt, tokens = build_prompt(mode)
             with gr.Row(elem_classes="run"):
                 generate = gr.Button(
                     "Generate",
@@ -63,5 +64,6 @@ def build_workbench(
             more |= strength()
             form = build_form(page, mode, prompt, more)
     kept = connect_form(page, form)
+    connect_model(page, form, tokens)
     resume, outputs = connect_run(page, form, result, generate, stop)
     return Workbench(mode, form, result, kept, resume, outputs)

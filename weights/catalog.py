@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
@@ -12,62 +11,59 @@ from typing import Any
 
 from samplers.schedule import NoiseSchedule, betas, flow, from_alphas, from_betas, zero_terminal_snr
 
+from .folder import part_folder
+from .found import Defaults, Found, ModelError
+from .single_file import is_companion, read_single, stamp_of
+
 SPACINGS = {"leading": "Uniform leading", "trailing": "Uniform trailing", "linspace": "Uniform linspace"}
 
 
-class ModelError(ValueError):
-    """A model that cannot be used; the message names it, says what is wrong and what to do."""
+class Catalog:
+    """Remembers what it has read, so that asking again costs a look at the dates of files and no more."""
 
+    def __init__(self):
+        self._known: dict[Path, tuple[Any, Found | ModelError]] = {}
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a form starts with for a model, and what sizes it can make.
+    def find_models(self, folder: Path) -> dict[str, Found]:
+        """The models in a folder by name. Unreadable ones are left out."""
+        return {name: found for name, found in self._read(folder).items() if isinstance(found, Found)}
 
-    size and multiple are in pixels of a side: width and height are multiples of `multiple` up to `largest`;
-    max_batch is how many pictures are made at once.
-    """
+    def problems(self, folder: Path) -> dict[str, str]:
+        """Why each model that cannot be used cannot, by name."""
+        return {name: str(error) for name, error in self._read(folder).items() if isinstance(error, ModelError)}
 
-    size: int
-    multiple: int
-    largest: int
-    guidance: float
-    schedule: str
-    max_batch: int
+    def _read(self, folder: Path) -> dict[str, Found | ModelError]:
+        """What every subfolder in diffusers' format and every single file is.
 
+        A file is called after its stem, or in full where a folder or a .safetensors file has that name.
+        """
+        paths = [index.parent for index in sorted(folder.glob("*/model_index.json"))]
+        files = [path for ending in (".safetensors", ".ckpt") for path in sorted(folder.glob(f"*{ending}"))]
+        read = {}
+        for path in paths + [file for file in files if file.is_file() and not is_companion(file)]:
+            stem = path.name if path.is_dir() else path.stem
+            name = path.name if stem in read else stem
+            read[name] = self._one(path, name)
+        return read
 
-@dataclass(frozen=True)
-class Found:
-    """A model that can be chosen: where it is and what its own configuration says."""
-
-    name: str
-    path: Path
-    schedule: NoiseSchedule
-    prediction: str
-    channels: int
-    factor: int
-    defaults: Defaults
+    def _one(self, path: Path, name: str) -> Found | ModelError:
+        stamp = (name, stamp_of(path))
+        # Another thread may read the same one at the same time, to the same end.
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                found: Found | ModelError = read_folder(path) if path.is_dir() else read_single(path, name)
+            except ModelError as error:
+                found = error
+            except OSError as error:
+                found = ModelError(f"{path.name} cannot be read: {error.strerror or error}")
+            known = self._known[path] = (stamp, found)
+        return known[1]
 
 
 def find_models(folder: Path) -> dict[str, Found]:
-    """The models in a folder by name: every subfolder in diffusers' format. Unreadable ones are left out."""
-    models = {}
-    for index in sorted(folder.glob("*/model_index.json")):
-        try:
-            models[index.parent.name] = read_folder(index.parent)
-        except ModelError:
-            continue
-    return models
-
-
-def problems(folder: Path) -> dict[str, str]:
-    """Why each model folder that cannot be used cannot, by name."""
-    reasons = {}
-    for index in sorted(folder.glob("*/model_index.json")):
-        try:
-            read_folder(index.parent)
-        except ModelError as error:
-            reasons[index.parent.name] = str(error)
-    return reasons
+    """The models in a folder by name, read anew. Unreadable ones are left out."""
+    return Catalog().find_models(folder)
 
 
 def read_folder(path: Path) -> Found:
@@ -111,7 +107,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:
 
 
 def _config(path: Path, part: str) -> dict[str, Any]:
-    file = path / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file = part_folder(path, part) / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError:

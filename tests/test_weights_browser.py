@@ -1,0 +1,86 @@
+"""What a visitor sees of models and prompts: tokens, what cannot be used, and the folded options, in a real browser."""
+
+import pytest
+from pages import idle, served
+from test_browser import DESKTOP, PHONE, browser, expect, ready, visit  # noqa: F401 - fixtures, used by name
+
+from webui.model_events import SHOWN, model_note, tokens_note
+from weights.catalog import Found
+
+pytestmark = pytest.mark.browser
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def server(registry, tmp_path_factory):
+    with served(registry, tmp_path_factory.mktemp("browser")) as page:
+        refused = {"bad": f"bad.ckpt looks like {EVIL}"}
+        page.engine.refused = lambda: refused
+        page.refused = refused
+        yield page
+
+
+def test_tokens_are_counted_as_they_are_typed(visit):  # noqa: F811
+    page = visit()
+    tokens = page.locator("#txt2img-tokens")
+    expect(tokens).to_have_text("0 of 75 tokens")
+    page.fill("#txt2img-prompt textarea", "a red apple")
+    expect(tokens).to_have_text("3 of 75 tokens")
+
+
+def test_what_cannot_be_used_is_told_and_not_run(visit):  # noqa: F811
+    page = visit()
+    note = page.locator("#txt2img-model-note")
+    expect(note).to_contain_text("One model in weights/ cannot be used")
+    note.locator("summary").click()
+    expect(note.locator("li")).to_have_text(f"bad.ckpt looks like {EVIL}")
+    assert note.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, viewport):  # noqa: F811
+    page = visit(viewport)
+    more = page.locator("#txt2img-more")
+    expect(page.locator("#txt2img-clip-skip input")).to_be_hidden()
+    more.locator("button").first.click()
+    page.fill("#txt2img-clip-skip input", "2")
+    page.fill("#txt2img-rescale input[type=number]", "0.5")
+    page.fill("#txt2img-guidance-low input", "0.25")
+    page.fill("#txt2img-guidance-high input", "6")
+    page.locator("#txt2img-guidance-high input").blur()
+    page.fill("#txt2img-steps input", "2")
+    page.click("#txt2img-generate")
+    expect(page.locator("#txt2img-message")).to_contain_text("One picture in")
+    request = server.engine._finished[-1].request
+    assert request.conditioning == dict(clip_skip=2, guidance_rescale=0.5, guidance_low=0.25, guidance_high=6.0)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.reload()
+    ready(page)
+    page.locator("#txt2img-more button").first.click()
+    expect(page.locator("#txt2img-clip-skip input")).to_have_value("2")
+    expect(page.locator("#txt2img-guidance-high input")).to_have_value("6")
+    idle(server.engine)
+
+
+def test_an_empty_interval_is_told_on_the_page(visit):  # noqa: F811
+    page = visit()
+    page.locator("#txt2img-more button").first.click()
+    page.fill("#txt2img-guidance-low input", "5")
+    page.fill("#txt2img-guidance-high input", "1")
+    page.locator("#txt2img-guidance-high input").blur()
+    page.click("#txt2img-generate")
+    expect(page.locator("#txt2img-message")).to_contain_text("high must be above low, or 0 for no upper end")
+
+
+class TestNotes:
+    def test_without_a_model_nothing_is_counted(self):
+        assert tokens_note(None) == "" and "80 of 150 tokens" in tokens_note((80, 150))
+
+    def test_everything_from_files_is_escaped(self):
+        found = Found("x", None, None, "epsilon", 4, 8, None, notes=(EVIL,))
+        assert "<img" not in model_note(found, {"a": EVIL}) and model_note(found, {"a": EVIL}).count("&lt;img") == 2
+
+    def test_a_folder_full_of_them_is_a_short_list(self):
+        text = model_note(None, {str(number): f"reason {number}" for number in range(SHOWN + 3)})
+        assert text.count("<li>") == SHOWN + 1 and "and 3 more" in text and f"{SHOWN + 3} models" in text
+        assert model_note(None, {}) == ""

@@ -1,0 +1,106 @@
+"""Checkpoints that are pickles: through torch.load(weights_only=True) alone, and only if the archive is sound."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .disguises import unsafe_pickle
+from .found import ModelError
+from .shapes import Held, Shape
+
+MAX_PICKLE = 64 << 20  # bytes of the part of a checkpoint that is not numbers; real ones have less than one
+MAX_ENTRIES = 100_000
+# Lightning leaves the class of its callback in real Stable Diffusion files, as the key of what it remembers.
+LIGHTNING = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+)
+# torch keeps what it lets through in a list of the whole process, and the page's threads read files, too.
+_ALLOWING = threading.Lock()
+
+
+class Inert:
+    """Stands in for a class that a checkpoint names: it takes anything and does nothing."""
+
+    def __init__(self, *arguments: Any, **more: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def open_pickle(path: Path, size: int) -> tuple[Held, dict[str, Any]]:
+    """The tensors of a PyTorch archive of `size` bytes, mapped and not read, and the texts and numbers beside them."""
+    if path.suffix == ".safetensors":
+        raise ModelError(
+            f"{path.name} is a PyTorch pickle under the name of a safetensors file; "
+            "if you trust where it comes from, rename it to .ckpt"
+        )
+    _check_zip(path, size)
+    content = _unpickle(path)
+    nested = content.get("state_dict")
+    weights = nested if isinstance(nested, Mapping) else content
+    tensors = {
+        name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    facts = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, str | int | float)
+    }
+    shapes = {name: Shape(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    # A textual inversion, for one, has its only tensor deeper down; the names tell what it is.
+    if not tensors:
+        facts["names"] = " ".join(str(name)[:100] for name in list(content)[:20])
+    return Held(shapes, tensors.__getitem__), facts
+
+
+def _check_zip(path: Path, size: int) -> None:
+    """Refuse archives that are damaged, no checkpoint, or that would become larger than the file is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError):
+        raise ModelError(
+            f"{path.name} is cut short or damaged: its list of contents is missing; copy or download it again"
+        ) from None
+    if len(entries) > MAX_ENTRIES or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        if not any(entry.filename.endswith("data.pkl") for entry in entries):
+            raise ModelError(f"{path.name} is an ordinary zip archive; unpack it and put what is in it into weights/")
+        raise ModelError(f"{path.name} is packed, which PyTorch never does: it may be a zip bomb and was not opened")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ModelError(f"{path.name} claims to hold more than its own size: it may be a zip bomb and was not opened")
+    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ModelError(f"{path.name} is an ordinary zip archive; unpack it and put what is in it into weights/")
+    if pickles[0].file_size > MAX_PICKLE:
+        raise ModelError(f"{path.name} has {pickles[0].file_size >> 20} MB that are not weights, and was not opened")
+
+
+def _unpickle(path: Path) -> Mapping[Any, Any]:
+    stand_ins = [(type("ModelCheckpoint", (Inert,), {}), name) for name in LIGHTNING]
+    try:
+        with _ALLOWING, torch.serialization.safe_globals(stand_ins):
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise unsafe_pickle(path, error) from None
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        EOFError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        what = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise ModelError(f"{path.name} is damaged ({what}); copy or download it again") from None
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path.name} holds a {type(content).__name__} where a checkpoint has names with weights")
+    return content

@@ -1,0 +1,113 @@
+"""Reading single checkpoint files: names and shapes first, numbers later, and never any code.
+
+What a file is, its content decides and not its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .disguises import not_tensors
+from .found import ModelError
+from .pickles import open_pickle
+from .shapes import Held, Shape, Tensors
+
+MAX_HEADER = 100 << 20  # bytes of a safetensors header, which is also what the library itself takes
+
+
+def read(path: Path) -> Tensors:
+    """Names and shapes of a .safetensors file or of a pickle; no numbers are read. Raises ModelError."""
+    with opened(path) as (held, facts):
+        return Tensors(path, held.shapes, facts)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Held, dict[str, Any]]]:
+    """An open checkpoint file and its facts. Tensors are mapped from the file, not read: copy what is kept."""
+    try:
+        size, head = _size(path), _head(path)
+        if head[:2] == b"PK":
+            yield open_pickle(path, size)
+        elif _is_safetensors(head):
+            with _open_safetensors(path) as held:
+                yield held
+        else:
+            raise not_tensors(path, head)
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def _size(path: Path) -> int:
+    size = path.stat().st_size
+    if not size:
+        raise ModelError(f"{path.name} is empty; the download or the copy failed, fetch it again")
+    return size
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(512)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    # Eight bytes with the length of the JSON that follows them.
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_HEADER
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[tuple[Held, dict[str, Any]]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        stream = safe_open(str(path), "pt")
+    except SafetensorError as error:
+        raise ModelError(_damaged(path, str(error))) from None
+    with stream as file:
+        shapes = {}
+        for name in file.keys():
+            part = file.get_slice(name)
+            shapes[name] = Shape(tuple(part.get_shape()), _dtype(path, name, part.get_dtype()))
+        yield Held(shapes, file.get_tensor), dict(file.metadata() or {})
+
+
+def _damaged(path: Path, error: str) -> str:
+    if _is_cut(path):
+        return f"{path.name} is cut short: it has fewer bytes than its header tells; copy or download it again"
+    return f"{path.name} is damaged, its safetensors header cannot be read ({error[:200]}); copy or download it again"
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a safetensors file ends before its header says; asked only of files that cannot be read."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if 8 + length > size:
+            return True
+        try:
+            ends = [
+                int(part["data_offsets"][1])
+                for part in json.loads(stream.read(length)).values()
+                if "data_offsets" in part
+            ]
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return False
+    return 8 + length + max(ends, default=0) > size
+
+
+def _dtype(path: Path, name: str, code: str) -> torch.dtype:
+    known = dict(
+        F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, F8_E4M3=torch.float8_e4m3fn,
+        F8_E5M2=torch.float8_e5m2, I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8,
+        BOOL=torch.bool,
+    )  # fmt: skip
+    if code not in known:
+        raise ModelError(
+            f"{path.name}: tensor {name[:100]} is of type {code}, which is not supported; use fp16, bf16 or fp32"
+        )
+    return known[code]
