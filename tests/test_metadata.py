@@ -114,12 +114,12 @@ def test_text_that_png_cannot_hold_is_replaced_not_fatal(registry, tmp_path):
     assert back.record == made and back.parameters.startswith("nul \ufffd and ? half")
 
 
-def png(path, *chunks, width=8):
-    """A PNG with these (keyword, text) chunks, made by Pillow."""
+def png(path, *chunks, width=8, source=None):
+    """A PNG with these (keyword, text) chunks, made by Pillow; of the pixels of another picture if one is given."""
     info = PngInfo()
     for key, text in chunks:
         info.add_text(key, text)
-    Image.new("RGB", (width, 8)).save(path, pnginfo=info)
+    (Image.open(source) if source else Image.new("RGB", (width, 8))).save(path, pnginfo=info)
     return path
 
 

@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -187,7 +188,8 @@ def _version(package: str) -> str:
         # The program is usually run from its folder and not installed; an installed one may be another version.
         if package == "sigmalab" and PROJECT.is_file():
             return tomllib.loads(PROJECT.read_text("utf-8"))["project"]["version"]
-        return version(package)
+        # Builds of one version, for CPU or CUDA, are told apart by torch alone.
+        return torch.__version__ if package == "torch" else version(package)
     except PackageNotFoundError:
         return ""
 
