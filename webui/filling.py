@@ -39,7 +39,7 @@ def overlay(page: Page, form: Form, saved: Any, fields: Mapping[str, Any]) -> tu
         if name in after and after[name] != wanted[name]:
             kept = recall(wanted | {name: before[name]}, page.registry, models, limits)[name]
             after[name] = kept
-            notes.append(f"{_title(name)} {str(wanted[name])[:60]!r} is not possible here; it stays {kept!r}.")
+            notes.append(f"{_title(name)} {str(wanted[name])[:60]} is not possible here; it stays {kept}.")
     for name, value in fields.items():
         if name not in form.names and name not in ELSEWHERE and value != _default(name) and name in Request.model_fields:
             known = "is for img2img alone" if name in DEFAULTS else "cannot be set on this page"

@@ -114,18 +114,18 @@ def of_foreign(foreign: Foreign, registry: Registry, models: Mapping[str, Any], 
     good, problems = sift(fields)
     rows = (("Prompt", foreign.prompt), ("Negative prompt", foreign.negative_prompt), *foreign.said.items())
     rows = tuple((name, value) for name, value in rows if value)
-    return Offer(foreign.program, rows, good, frozenset(opened), tuple(missing), (*problems, *notes), None, text)
+    return Offer(foreign.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text)
 
 
-def sift(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a request that are valid by themselves, and a sentence about each other one."""
-    good, problems = {}, []
+def sift(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of a request that are valid by themselves, and a sentence about each other one, by name."""
+    good, problems = {}, {}
     for name, value in fields.items():
         try:
             read({name: value})
             good[name] = value
         except RequestError as error:
-            problems.append(str(error))
+            problems[name] = str(error)
     return good, problems
 
 
