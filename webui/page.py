@@ -17,6 +17,7 @@ from .jobs import Job
 from .link_events import connect_link, mode_of, open_form, open_outputs
 from .result import chosen_of
 from .shared import LONG, QUIET, Page
+from .tab_history import build_history
 from .tab_img2img import build_img2img
 from .tab_info import build_info, connect_info
 from .tab_plugins import build_plugins
@@ -41,9 +42,13 @@ def build_page(engine: Engine) -> gr.Blocks:
                 picture = build_img2img(page)
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page)
+            benches = (words, picture)
+            # On a shared page it would show everybody's pictures to everybody.
+            if not engine.settings.public:
+                with gr.Tab("History", id="history") as history:
+                    build_history(page, history, info, benches, tabs)
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
-        benches = (words, picture)
         for bench in benches:
             _connect_sending(bench, picture, tabs)
             connect_link(page, bench)
