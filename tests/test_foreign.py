@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import toy
+from conftest import ROOT, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_metadata import make, png
@@ -80,7 +80,7 @@ def test_a1111(registry):
         "steps": 25, "sampler": "DPM++ 2M", "options": {}, "schedule": "Karras", "schedule_options": {"rho": 7.0}, "guidance": 6.5,
         "seed": 3141592653, "width": 512, "height": 768, "model": "v1-5-pruned-emaonly", "strength": 0.45, "strength_as": "steps",
         "mode": "img2img"} | ({"clip_skip": 2} if "clip_skip" in offer.fields else {})  # fmt: skip
-    assert "Not known here: ENSD: 31337." in offer.notes and "Not known here: lora 'fluffy' in the prompt." in offer.notes
+    assert "ENSD: 31337." in offer.notes and "lora 'fluffy' in the prompt." in offer.notes
     assert dict(offer.rows)["Lora hashes"] == "fluffy: 0123456789ab"
     read(offer.fields)
 
@@ -89,7 +89,7 @@ def test_forge(registry):
     offer = offered(registry, FORGE)
     assert offer.program == "Forge" and offer.fields["schedule"] == "Uniform trailing"
     assert offer.open == {"model"} and offer.missing == ("Model 'flux1-dev' is not in weights/; choose one.",)
-    assert {"Not known here: Distilled CFG Scale: 3.5.", "Not known here: Module 1: ae."} <= set(offer.notes)
+    assert {"Distilled CFG Scale: 3.5.", "Module 1: ae."} <= set(offer.notes)
     assert dict(offer.rows)["Diffusion in Low Bits"] == "Automatic (fp16 LoRA)"
 
 
@@ -131,6 +131,14 @@ def test_the_tables_name_what_there_is(registry):
     assert set(COMFY_METHODS.values()) <= set(METHODS) and set(AUTOMATIC) <= set(METHODS) and set(AUTOMATIC.values()) <= set(LEVELS)
 
 
+def test_the_tables_are_in_the_readme():
+    readme = (ROOT / "README.md").read_text("utf-8").split("### Other programs' names")[1].split("\n## ")[0]
+    for ours in (*METHODS.values(), *LEVELS.values()):
+        assert ours.name in readme or ours.name in ("Karras", "Exponential", "Polyexponential")
+    for name in COMFY_METHODS:
+        assert f"`{name.removesuffix('_gpu')}`" in readme
+
+
 def test_our_own_text_without_its_chunk(registry):
     _, made = make(registry, prompt="a, b", sampler="DPM++ 2M SDE", options={"eta": 0.5}, schedule="Karras", steps=7, seed=3)
     offer = offered(registry, infotext(made))
@@ -159,7 +167,7 @@ def test_comfyui(registry):
         "schedule": "Uniform linspace", "schedule_options": {"whole": False}, "model": "v1-5-pruned-emaonly",
         "steps": 20, "guidance": 8.0, "width": 512, "height": 640}  # fmt: skip
     assert any(note.startswith("Seed must be") for note in offer.notes)  # it has 64 bits
-    assert "Not known here: LoRA 'fluffy.safetensors'." in offer.notes
+    assert "LoRA 'fluffy.safetensors'." in offer.notes
 
 
 def test_comfyui_in_pieces(registry):

@@ -83,7 +83,7 @@ def of_record(record: Mapping[str, Any], registry: Registry, models: Mapping[str
 def of_foreign(foreign: Foreign, registry: Registry, models: Mapping[str, Any], text: str = "") -> Offer:
     """The offer of another program's settings; names that mean the same method here are ours in it."""
     fields: dict[str, Any] = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
-    opened, missing, notes = set(), [], [f"Not known here: {each}." for each in foreign.unread]
+    opened, missing, notes = set(), [], [f"{each}." for each in foreign.unread]
     for place, (theirs, ours, known) in _places(foreign, registry).items():
         if ours is not None and ours.name in known:
             fields[place] = ours.name
@@ -101,7 +101,7 @@ def of_foreign(foreign: Foreign, registry: Registry, models: Mapping[str, Any], 
     for name, value in foreign.numbers.items():
         number = _number(name, value)
         if name not in Request.model_fields:
-            notes += [f"Not known here: {name.replace('_', ' ')} {value}."] if number != 1 else []
+            notes += [f"{name.replace('_', ' ')} {value}."] if number != 1 else []
         elif number is None:
             notes.append(f"{name.capitalize()} {str(value)[:40]!r} is no number.")
         else:
