@@ -130,7 +130,9 @@ def test_a_bomb_in_exif_is_refused(tmp_path):
         read_picture(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("note", [b"", b"\xff" * 40, zlib.compress(b"{"), zlib.compress("ü".encode()), zlib.compress(b"[]")])
+@pytest.mark.parametrize(
+    "note", [b"", b"\xff" * 40, zlib.compress(b"{"), zlib.compress("ü".encode()), zlib.compress(b"[]")]
+)
 def test_a_damaged_record_in_exif_is_refused(tmp_path, note):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[MAKER_NOTE] = MARK + note

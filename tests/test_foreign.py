@@ -120,7 +120,9 @@ def test_a_sampler_that_is_not_the_same_is_named_and_not_replaced(registry, said
 def test_a_mapped_plugin_that_is_not_loaded_is_named(registry):
     fewer = Registry({"DDIM": registry.samplers["DDIM"]}, registry.schedules)
     offer = offered(fewer, "a\nSteps: 20, Sampler: DPM2 a, CFG scale: 7, Seed: 1")
-    assert offer.missing == ("Sampler 'DPM2 a' is k-diffusion DPM2 ancestral here, and that is not loaded; choose one.",)
+    assert offer.missing == (
+        "Sampler 'DPM2 a' is k-diffusion DPM2 ancestral here, and that is not loaded; choose one.",
+    )
 
 
 def test_the_tables_name_what_there_is(registry):
@@ -128,7 +130,11 @@ def test_the_tables_name_what_there_is(registry):
         entry = registry.samplers.get(ours.name) or registry.schedules[ours.name]
         known = {option.name: option for option in entry.item.options}
         assert all(known[name].check(value) == value for name, value in ours.options.items())
-    assert set(COMFY_METHODS.values()) <= set(METHODS) and set(AUTOMATIC) <= set(METHODS) and set(AUTOMATIC.values()) <= set(LEVELS)
+    assert (
+        set(COMFY_METHODS.values()) <= set(METHODS)
+        and set(AUTOMATIC) <= set(METHODS)
+        and set(AUTOMATIC.values()) <= set(LEVELS)
+    )
 
 
 def test_the_tables_are_in_the_readme():
@@ -140,9 +146,15 @@ def test_the_tables_are_in_the_readme():
 
 
 def test_our_own_text_without_its_chunk(registry):
-    _, made = make(registry, prompt="a, b", sampler="DPM++ 2M SDE", options={"eta": 0.5}, schedule="Karras", steps=7, seed=3)
+    _, made = make(
+        registry, prompt="a, b", sampler="DPM++ 2M SDE", options={"eta": 0.5}, schedule="Karras", steps=7, seed=3
+    )
     offer = offered(registry, infotext(made))
-    assert offer.program == "Sigmalab" and offer.fields["options"] == {"eta": 0.5, "solver": "midpoint", "noise_scale": 1}
+    assert offer.program == "Sigmalab" and offer.fields["options"] == {
+        "eta": 0.5,
+        "solver": "midpoint",
+        "noise_scale": 1,
+    }
     assert offer.fields["schedule_options"] == {"rho": 7} and not offer.missing and not offer.notes
 
 
@@ -205,20 +217,31 @@ def test_malformed_graphs_are_refused(texts):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["3", "4", "6"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("3 4 6 inputs class_type nodes links id type".split()), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from("3 4 6 inputs class_type nodes links id type".split()), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(key=st.sampled_from(sorted(COMFY)), name=st.sampled_from("seed steps positive latent_image model text ckpt_name width class".split()), value=JSON)
+@given(
+    key=st.sampled_from(sorted(COMFY)),
+    name=st.sampled_from("seed steps positive latent_image model text ckpt_name width class".split()),
+    value=JSON,
+)
 def test_a_graph_with_anything_in_it_is_read_or_refused(registry, key, name, value):
     graph = json.loads(json.dumps(COMFY))
     if name == "class":
         graph[key] = value
     else:
         graph[key]["inputs"][name] = value
-    for texts in ({"prompt": json.dumps(graph)}, {"workflow": json.dumps(value)}, {"workflow": json.dumps({"nodes": [value, {"type": "KSampler", "inputs": value}], "links": [value]})}):
+    for texts in (
+        {"prompt": json.dumps(graph)},
+        {"workflow": json.dumps(value)},
+        {"workflow": json.dumps({"nodes": [value, {"type": "KSampler", "inputs": value}], "links": [value]})},
+    ):
         try:
             offer = of_foreign(read_comfy(texts), registry, MODELS)
         except MetadataError:
@@ -239,7 +262,9 @@ def test_our_own_picture_with_what_is_missing(registry):
     made["sampler"]["id"], made["request"]["model"] = "package/other/Euler", "gone"
     offer = of_record(made, registry, MODELS)
     assert offer.open == {"sampler", "model"} and offer.fields["seed"] == 4 and offer.fields["schedule"] == "Karras"
-    assert offer.missing[0].startswith("Unknown sampler 'package/other/Euler'; known are") and "'gone'" in offer.missing[1]
+    assert (
+        offer.missing[0].startswith("Unknown sampler 'package/other/Euler'; known are") and "'gone'" in offer.missing[1]
+    )
 
 
 def test_pictures_are_told_apart(registry, tmp_path):
@@ -247,7 +272,10 @@ def test_pictures_are_told_apart(registry, tmp_path):
         return offer_of(png(tmp_path / "a.png", *chunks), registry, MODELS).program
 
     graph = json.dumps(COMFY)
-    assert program(("parameters", A1111)) == "AUTOMATIC1111" and program(("prompt", graph), ("workflow", "{}")) == "ComfyUI"
+    assert (
+        program(("parameters", A1111)) == "AUTOMATIC1111"
+        and program(("prompt", graph), ("workflow", "{}")) == "ComfyUI"
+    )
     assert program(("sigmalab", json.dumps(make(registry)[1])), ("parameters", A1111)) == "Sigmalab"
     for chunks in ([("parameters", "only words")], [("prompt", "{")], [("sigmalab", "{")]):
         with pytest.raises((MetadataError, PictureError)):

@@ -35,7 +35,9 @@ def prompts(history, *args, **more):
 
 @pytest.fixture
 def three(registry, tmp_path):
-    for second, (prompt, sampler) in enumerate([("a red apple", "DDIM"), ("Größe, a RED rocket 🚀", "Euler"), ("赤い林檎", "DDIM")]):
+    for second, (prompt, sampler) in enumerate(
+        [("a red apple", "DDIM"), ("Größe, a RED rocket 🚀", "Euler"), ("赤い林檎", "DDIM")]
+    ):
         put(registry, tmp_path, second, prompt=prompt, sampler=sampler)
     made = History(tmp_path)
     made.sync()
@@ -45,7 +47,9 @@ def three(registry, tmp_path):
 def test_newest_first_and_filtered(three, tmp_path):
     assert prompts(three) == ["赤い林檎", "Größe, a RED rocket 🚀", "a red apple"]
     assert prompts(three, "red") == ["Größe, a RED rocket 🚀", "a red apple"]
-    assert prompts(three, "roc re") == ["Größe, a RED rocket 🚀"] == prompts(three, "grosse") + prompts(three, "große")[:0] or prompts(three, "größe")
+    assert prompts(three, "roc re") == ["Größe, a RED rocket 🚀"] == prompts(three, "grosse") + prompts(three, "große")[
+        :0
+    ] or prompts(three, "größe")
     assert prompts(three, "🚀") == ["Größe, a RED rocket 🚀"] and prompts(three, "赤い") == ["赤い林檎"]
     assert prompts(three, sampler="DDIM") == ["赤い林檎", "a red apple"] and prompts(three, model="other") == []
     assert prompts(three, "red", "DDIM", "toy") == ["a red apple"]
@@ -54,7 +58,10 @@ def test_newest_first_and_filtered(three, tmp_path):
     assert three.names("sampler") == ["DDIM", "Euler"] and three.names("model") == ["toy"]
 
 
-@pytest.mark.parametrize("typed", ['"', "*", "AND", "NOT red", "prompt: red", "(", "red)", "a^b", "-", "' OR 1=1 --", "\0", "  ", "NEAR(a b)"])
+@pytest.mark.parametrize(
+    "typed",
+    ['"', "*", "AND", "NOT red", "prompt: red", "(", "red)", "a^b", "-", "' OR 1=1 --", "\0", "  ", "NEAR(a b)"],
+)
 def test_what_is_typed_is_words_and_never_a_query(three, typed):
     three.find(typed)
     assert len(prompts(three)) == 3
@@ -71,7 +78,9 @@ def test_it_follows_the_files(three, registry, tmp_path):
     (tmp_path / "2030-01-02" / "000000-0.png").unlink()
     put(registry, tmp_path, 10, day="2030-01-03", prompt="next day")
     three.sync()
-    assert prompts(three) == ["next day", "later", "赤い林檎", "Größe, a RED rocket 🚀"] and prompts(three, "apple") == []
+    assert (
+        prompts(three) == ["next day", "later", "赤い林檎", "Größe, a RED rocket 🚀"] and prompts(three, "apple") == []
+    )
     for path in (tmp_path / "2030-01-03").iterdir():
         path.unlink()
     (tmp_path / "2030-01-03").rmdir()
@@ -111,7 +120,9 @@ def test_a_lost_index_is_made_again(three, tmp_path, damage):
 
 def test_what_cannot_be_read_is_shown_without_words(three, registry, tmp_path):
     (tmp_path / "2030-01-02" / "000100-1.png").write_bytes(b"not a picture")
-    png(tmp_path / "2030-01-02" / "000101-1.png", ("parameters", "a foreign cat\nSteps: 20, Sampler: Euler a, Model: x"))
+    png(
+        tmp_path / "2030-01-02" / "000101-1.png", ("parameters", "a foreign cat\nSteps: 20, Sampler: Euler a, Model: x")
+    )
     (tmp_path / "2030-01-02" / ".000102-1.png.part").touch()
     (tmp_path / "inputs").mkdir()
     png(tmp_path / "inputs" / "0123456789abcdef.png")
@@ -134,14 +145,34 @@ def many(tmp_path_factory):
     history.sync()
     db = sqlite3.connect(folder / FILE)
     words = ("red", "blue", "green", "apple", "rocket", "whale", "cake")
-    rows = ((i * 1_000, f"d{i // 1000}", f"{i}.png", f"{words[i % 7]} {words[i % 5]} number{i}", SAMPLERS[i % 4], MODELS[i % 2], i) for i in range(MANY))
+    rows = (
+        (
+            i * 1_000,
+            f"d{i // 1000}",
+            f"{i}.png",
+            f"{words[i % 7]} {words[i % 5]} number{i}",
+            SAMPLERS[i % 4],
+            MODELS[i % 2],
+            i,
+        )
+        for i in range(MANY)
+    )
     insert(db, rows)
     db.commit()
     yield history, db
     db.close()
 
 
-FILTERS = [("", "", ""), ("", "Euler", ""), ("", "", "toy"), ("", "Euler", "other"), ("red", "", ""), ("number19", "", ""), ("red", "Heun", "toy"), ("nothing", "", "")]
+FILTERS = [
+    ("", "", ""),
+    ("", "Euler", ""),
+    ("", "", "toy"),
+    ("", "Euler", "other"),
+    ("red", "", ""),
+    ("number19", "", ""),
+    ("red", "Heun", "toy"),
+    ("nothing", "", ""),
+]
 
 
 @pytest.mark.parametrize("filters", FILTERS)

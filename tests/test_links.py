@@ -20,7 +20,9 @@ from webui.shared import Page
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=100)
 NAMES = st.text("abcdefgh_", min_size=1, max_size=8)
-OPTIONS = st.dictionaries(NAMES, st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS, max_size=4)
+OPTIONS = st.dictionaries(
+    NAMES, st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS, max_size=4
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -39,7 +41,10 @@ def test_a_link_is_short_and_carries_no_path(tmp_path):
     assert to_query(Request(prompt="red apple", sampler="Euler", seed=7)) == "prompt=red%20apple&sampler=Euler&seed=7"
     assert to_query(Request()) == ""
     assert to_query(Request(mode="img2img", image=tmp_path / "secret.png")) == "mode=img2img"
-    assert to_query(Request(options={"eta": 0.5, "method": "heun", "odd": "0.5"})) == "options.eta=0.5&options.method=heun&options.odd=%220.5%22"
+    assert (
+        to_query(Request(options={"eta": 0.5, "method": "heun", "odd": "0.5"}))
+        == "options.eta=0.5&options.method=heun&options.odd=%220.5%22"
+    )
 
 
 def test_a_prompt_that_is_too_long_is_an_error():
@@ -95,7 +100,13 @@ class Stub:
 
 def test_a_field_stays_as_it_was_where_a_picture_says_nothing_possible(page):
     saved = {"prompt": "mine", "steps": 33, "width": 128, "options": {"samplers": {"Euler": {"churn": 3.0}}}}
-    fields = {"prompt": "theirs", "width": 1001, "sampler": "DDIM", "options": {"eta": 7.0, "churn": 1.0}, "strength": 0.3}
+    fields = {
+        "prompt": "theirs",
+        "width": 1001,
+        "sampler": "DDIM",
+        "options": {"eta": 7.0, "churn": 1.0},
+        "strength": 0.3,
+    }
     values, notes = overlay(page, Stub, saved, fields)
     assert (values["prompt"], values["steps"], values["width"], values["sampler"]) == ("theirs", 33, 128, "DDIM")
     assert values["options"]["samplers"]["Euler"] == {"churn": 3.0}
@@ -114,14 +125,19 @@ def test_a_seed_is_fixed_and_a_random_one_is_not(page):
 
 
 def test_a_form_gives_a_link_that_fills_it(registry, page):
-    request = Request(sampler="Euler", options={"churn": 0.0, "churn_from": 0.5}, schedule="Karras", schedule_options={"rho": 7.0})
+    request = Request(
+        sampler="Euler", options={"churn": 0.0, "churn_from": 0.5}, schedule="Karras", schedule_options={"rho": 7.0}
+    )
     usual = {option.name: option.default for option in registry.samplers["Euler"].item.options}
     kept = shortened(page, request.model_copy(update={"options": usual | {"churn": 2.0}}))
     assert kept.options == {"churn": 2.0} and kept.schedule_options == {}
 
 
 def test_menus_without_a_choice_are_an_error_that_says_so():
-    values = {name: DEFAULTS[name] for name in Stub.names} | {"options": {"samplers": {}, "schedules": {}}, "model": "toy"}
+    values = {name: DEFAULTS[name] for name in Stub.names} | {
+        "options": {"samplers": {}, "schedules": {}},
+        "model": "toy",
+    }
     assert to_request("txt2img", values).sampler == "DDIM"
     for name in ("sampler", "schedule", "model"):
         with pytest.raises(RequestError, match=f"No {name} is chosen"):
@@ -141,7 +157,10 @@ def test_a_link_names_what_is_not_here(registry, tmp_path):
     assert json.dumps(blocks.config["title"]) == '"Sigmalab"'
     fn = next(fn for fn in blocks.fns.values() if getattr(fn.fn, "func", None) is open_form)
     updates = fn.fn(None, "sampler=Nope&model=gone&schedule=Karras&steps=5&width=12")
-    assert "Unknown sampler &#x27;Nope&#x27;; known are DDIM" in updates[-1] and "Unknown model &#x27;gone&#x27;" in updates[-1]
+    assert (
+        "Unknown sampler &#x27;Nope&#x27;; known are DDIM" in updates[-1]
+        and "Unknown model &#x27;gone&#x27;" in updates[-1]
+    )
     assert "Width 12 is not possible here" in updates[-1]
     labels = {getattr(block, "elem_id", ""): i for i, block in enumerate(fn.outputs)}
     assert updates[labels["txt2img-sampler"]]["value"] is None and updates[labels["txt2img-model"]]["value"] is None

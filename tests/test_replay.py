@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import ROOT, ToyModel, toy
 from PIL import Image, ImageFilter
+from test_metadata import png
 
 from samplers.registry import Registry, discover
-from test_metadata import png
 from webui.engine import Engine
 from webui.export import convert
 from webui.jobs import Finished
@@ -98,7 +98,10 @@ def test_the_command_goes_on_after_errors_and_says_which(real, pairs, tmp_path):
     lines = run.stdout.splitlines()
     assert run.returncode == 1 and len(lines) == 4 and "Traceback" not in run.stderr
     assert lines[0].startswith("none.png: The picture cannot be read")
-    assert lines[1] == f"{plain}: The picture carries no settings; pictures lose them when they are edited or sent by messengers."
+    assert (
+        lines[1]
+        == f"{plain}: The picture carries no settings; pictures lose them when they are edited or sent by messengers."
+    )
     assert lines[2] == f"{touched}: differs by at most 3/255; nothing that is recorded has changed"
     assert lines[3] == f"{pairs['DDIM'][1]}: bit-equal"
 
@@ -126,7 +129,9 @@ def test_img2img_is_made_again_from_its_kept_input(real, pairs, from_picture, tm
     assert digest_of(Image.open(kept)) == digest
     hidden = kept.rename(tmp_path / "elsewhere.png")
     try:
-        with pytest.raises(RequestError, match=f"inputs/{digest}.png is not in the outputs folder; give it with --input"):
+        with pytest.raises(
+            RequestError, match=f"inputs/{digest}.png is not in the outputs folder; give it with --input"
+        ):
             replay_file(real, from_picture)
         assert replay_file(real, from_picture, image=hidden).equal
         with pytest.raises(RequestError, match="another one than"):
@@ -163,7 +168,9 @@ def edited(path, change):
     """The picture with its record changed."""
     record = json.loads(json.dumps(read_picture(path).record))
     change(record)
-    return png(path.with_name(f"edited-{len(list(path.parent.iterdir()))}.png"), ("sigmalab", json.dumps(record)), source=path)
+    return png(
+        path.with_name(f"edited-{len(list(path.parent.iterdir()))}.png"), ("sigmalab", json.dumps(record)), source=path
+    )
 
 
 def test_the_record_has_what_a_replay_needs(bench):
@@ -205,7 +212,10 @@ def test_the_recorded_sigmas_are_walked(bench):
         (lambda r: r["schedule"].update(id="elsewhere/x/Karras"), "Unknown schedule 'elsewhere/x/Karras'"),
         (lambda r: r.pop("sampler"), "name no sampler"),
         (lambda r: r["request"].update(model="v1-5"), "Unknown model 'v1-5'"),
-        (lambda r: r["model"].update(digest="ffff"), "has hash 0123456789, and the picture was made with another .hash ffff"),
+        (
+            lambda r: r["model"].update(digest="ffff"),
+            "has hash 0123456789, and the picture was made with another .hash ffff",
+        ),
         (lambda r: r.update(batch=[7]), "batch is not"),
         (lambda r: r.update(batch=[1, 5]), "batch is not"),
         (lambda r: r.update(batch=[True]), "batch is not"),
@@ -218,7 +228,10 @@ def test_the_recorded_sigmas_are_walked(bench):
         (lambda r: r["request"].update(width=1 << 15), "makes"),
         (lambda r: r.pop("request"), "incomplete"),
         (lambda r: r["request"].update(mode="img2img"), "do not name its input"),
-        (lambda r: (r["request"].update(mode="img2img"), r.update(input_digest="../../secret")), "do not name its input"),
+        (
+            lambda r: (r["request"].update(mode="img2img"), r.update(input_digest="../../secret")),
+            "do not name its input",
+        ),
     ],
 )
 def test_what_cannot_be_made_again_is_refused_and_never_replaced(bench, change, said):

@@ -18,7 +18,19 @@ MAX_NODES = 2_000
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
 SAVERS = ("SaveImage", "PreviewImage", "SaveAnimatedWEBP")
 TEXTS = ("text", "text_g", "text_l", "t5xxl", "prompt", "string", "value")
-LINKS = ("conditioning", "conditioning_1", "positive", "samples", "latent", "latent_image", "model", "images", "image", "pixels", "text")
+LINKS = (
+    "conditioning",
+    "conditioning_1",
+    "positive",
+    "samples",
+    "latent",
+    "latent_image",
+    "model",
+    "images",
+    "image",
+    "pixels",
+    "text",
+)
 # The editor's form lists values without their names: these are the core nodes' names, in its order.
 WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
@@ -61,7 +73,9 @@ def _settings(graph: _Graph, sampler: Node) -> Foreign:
     select, noise = graph.node(sampler, "sampler") or {}, graph.node(sampler, "noise") or {}
     positive = graph.node(sampler, "positive") or graph.node(guider, "positive") or graph.node(guider, "conditioning")
     negative = graph.node(sampler, "negative") or graph.node(guider, "negative")
-    loader, loras = graph.checkpoint(graph.node(sampler, "model") or graph.node(guider, "model") or graph.node(sigmas, "model"))
+    loader, loras = graph.checkpoint(
+        graph.node(sampler, "model") or graph.node(guider, "model") or graph.node(sigmas, "model")
+    )
     latent = graph.latent(graph.node(sampler, "latent_image"))
     scheduler = value(sampler, "scheduler") or value(sigmas, "scheduler") or _named_schedule(sigmas)
     numbers = {
@@ -87,7 +101,16 @@ def _settings(graph: _Graph, sampler: Node) -> Foreign:
     }
     texts = {name: text if isinstance(text, str) else "" for name, text in names.items()}
     said = {"Node": sampler["class_type"]} | {key.capitalize(): str(found) for key, found in (texts | numbers).items()}
-    return Foreign("ComfyUI", graph.text(positive), graph.text(negative), said, **texts, numbers=numbers, comfy=True, unread=tuple(unread))
+    return Foreign(
+        "ComfyUI",
+        graph.text(positive),
+        graph.text(negative),
+        said,
+        **texts,
+        numbers=numbers,
+        comfy=True,
+        unread=tuple(unread),
+    )
 
 
 class _Graph:
@@ -108,7 +131,14 @@ class _Graph:
         found = node.get("inputs", {}).get(name)
         if isinstance(found, list):
             holder = self.node(node, name)
-            found = next((v for k in (name, "value") if not isinstance(v := (holder or {}).get("inputs", {}).get(k), list | dict) and v is not None), None)
+            found = next(
+                (
+                    v
+                    for k in (name, "value")
+                    if not isinstance(v := (holder or {}).get("inputs", {}).get(k), list | dict) and v is not None
+                ),
+                None,
+            )
         return found if isinstance(found, str | int | float) and not isinstance(found, bool) else None
 
     def sampler(self) -> Node | None:
@@ -143,7 +173,9 @@ class _Graph:
 
     def latent(self, node: Node | None) -> Node | None:
         """The node that makes the latents, if it says their size."""
-        return next((each for each in self._behind(node) if self.value(each, "width") and self.value(each, "height")), None)
+        return next(
+            (each for each in self._behind(node) if self.value(each, "width") and self.value(each, "height")), None
+        )
 
     def _behind(self, node: Node | None, names: tuple[str, ...] = LINKS) -> Iterator[Node]:
         """A node and what it is linked to, nearest first, each once: graphs from strangers may have circles."""
@@ -160,7 +192,10 @@ class _Graph:
 def _from_prompt(text: str) -> dict[str, Node]:
     graph = _json(text)
     nodes = {
-        str(key): {"class_type": node["class_type"], "inputs": node.get("inputs") if isinstance(node.get("inputs"), dict) else {}}
+        str(key): {
+            "class_type": node["class_type"],
+            "inputs": node.get("inputs") if isinstance(node.get("inputs"), dict) else {},
+        }
         for key, node in graph.items()
         if isinstance(node, dict) and isinstance(node.get("class_type"), str)
     }
@@ -169,13 +204,23 @@ def _from_prompt(text: str) -> dict[str, Node]:
 
 def _from_workflow(text: str) -> dict[str, Node]:
     graph = _json(text)
-    links = {link[0]: link for link in _list(graph, "links") if isinstance(link, list) and len(link) >= 5 and isinstance(link[0], int)}
+    links = {
+        link[0]: link
+        for link in _list(graph, "links")
+        if isinstance(link, list) and len(link) >= 5 and isinstance(link[0], int)
+    }
     nodes = {}
     for node in _list(graph, "nodes"):
         if not isinstance(node, dict) or not isinstance(node.get("type"), str):
             continue
         values, names = node.get("widgets_values"), WIDGETS.get(node["type"], ())
-        inputs = dict(zip(names, values, strict=False)) if isinstance(values, list) else dict(values) if isinstance(values, dict) else {}
+        inputs = (
+            dict(zip(names, values, strict=False))
+            if isinstance(values, list)
+            else dict(values)
+            if isinstance(values, dict)
+            else {}
+        )
         for slot in _list(node, "inputs"):
             link = links.get(slot.get("link")) if isinstance(slot, dict) and isinstance(slot.get("link"), int) else None
             if link and isinstance(slot.get("name"), str):
@@ -207,7 +252,7 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _named_schedule(node: Node) -> str:
-    """"karras" for a node KarrasScheduler."""
+    """ "karras" for a node KarrasScheduler."""
     kind = str(node.get("class_type", "")).removesuffix("Scheduler").casefold()
     return kind if kind in ("karras", "exponential", "polyexponential") else ""
 

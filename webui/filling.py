@@ -41,7 +41,12 @@ def overlay(page: Page, form: Form, saved: Any, fields: Mapping[str, Any]) -> tu
             after[name] = kept
             notes.append(f"{_title(name)} {str(wanted[name])[:60]} is not possible here; it stays {kept}.")
     for name, value in fields.items():
-        if name not in form.names and name not in ELSEWHERE and value != _default(name) and name in Request.model_fields:
+        if (
+            name not in form.names
+            and name not in ELSEWHERE
+            and value != _default(name)
+            and name in Request.model_fields
+        ):
             known = "is for img2img alone" if name in DEFAULTS else "cannot be set on this page"
             notes.append(f"{_title(name)} {known}.")
     options = (saved if isinstance(saved, dict) else {}).get("options")
@@ -90,4 +95,3 @@ def _default(name: str) -> Any:
 
 def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
-

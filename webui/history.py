@@ -71,7 +71,9 @@ class History:
         thread.join(wait)
         return not thread.is_alive()
 
-    def find(self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24) -> list[Shown]:
+    def find(
+        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+    ) -> list[Shown]:
         """At most `limit` pictures older than the id `before`, newest first.
 
         prompt  words that all begin a word of the prompt; sampler and model are exact; "" is any
@@ -102,7 +104,10 @@ class History:
         """Bring the index up to date now, whatever of it there is."""
         if not self._folder.is_dir():
             return
-        days = sorted((entry.name for entry in self._folder.iterdir() if DAY.fullmatch(entry.name) and entry.is_dir()), reverse=True)
+        days = sorted(
+            (entry.name for entry in self._folder.iterdir() if DAY.fullmatch(entry.name) and entry.is_dir()),
+            reverse=True,
+        )
         with self._open() as db:
             known = dict(db.execute("SELECT day, changed FROM days"))
             for gone in known.keys() - set(days):
@@ -181,7 +186,9 @@ def facts(path: Path) -> tuple[str, str, str, int | None]:
     request, image = record.get("request"), record.get("image")
     if isinstance(request, dict):
         seed = image.get("seed") if isinstance(image, dict) else None
-        return *(_text(request.get(name)) for name in ("prompt", "sampler", "model")), seed if type(seed) is int else None
+        return *(_text(request.get(name)) for name in ("prompt", "sampler", "model")), seed if type(
+            seed
+        ) is int else None
     foreign = read_infotext(carried.parameters)
     return (foreign.prompt, foreign.sampler, foreign.model, None) if foreign else ("", "", "", None)
 
@@ -192,7 +199,9 @@ def insert(db: sqlite3.Connection, rows: Iterable[tuple]) -> None:
         # Two pictures of one microsecond: the later one to come is moved by as little as there is.
         while db.execute("SELECT 1 FROM pictures WHERE id = ?", (made,)).fetchone():
             made += 1
-        added = db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", (made, day, name, sampler, model, seed))
+        added = db.execute(
+            "INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", (made, day, name, sampler, model, seed)
+        )
         if added.rowcount:
             db.execute("INSERT INTO words (rowid, prompt) VALUES (?, ?)", (made, prompt))
 

@@ -13,7 +13,13 @@ from .foreign import Foreign
 PAIR = re.compile(r'\s*([A-Za-z][^:,"\n]{0,60}): ?("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
 # Where our numbers are in it.
-NUMBERS = {"Steps": "steps", "CFG scale": "guidance", "Seed": "seed", "Denoising strength": "strength", "Clip skip": "clip_skip"}
+NUMBERS = {
+    "Steps": "steps",
+    "CFG scale": "guidance",
+    "Seed": "seed",
+    "Denoising strength": "strength",
+    "Clip skip": "clip_skip",
+}
 TAKEN = {*NUMBERS, "Sampler", "Schedule type", "Size", "Model"}
 # Told on the page, but nothing that a run could take.
 ABOUT = {"Version", "Model hash", "Hashes", "VAE hash", "TI hashes", "Lora hashes", "User", "Discard penultimate sigma"}
@@ -37,7 +43,9 @@ def read_infotext(text: str) -> Foreign | None:
     unread = [f"{key}: {value}" for key, value in fields.items() if key not in known]
     unread += [f"{match[1]} {match[2]!r} in the prompt" for match in EXTRA_NETWORK.finditer(f"{prompt}\n{negative}")]
     sampler, schedule = fields.get("Sampler", ""), fields.get("Schedule type", "")
-    return Foreign(program, prompt, negative, fields, sampler, schedule, fields.get("Model", ""), numbers, False, tuple(unread))
+    return Foreign(
+        program, prompt, negative, fields, sampler, schedule, fields.get("Model", ""), numbers, False, tuple(unread)
+    )
 
 
 def options_in(text: str) -> dict[str, object]:
@@ -86,7 +94,13 @@ def _unquoted(value: str) -> str:
 
 def _program(version: str) -> str:
     """Which program wrote this version: Forge's begin with f or say neo, A1111's with v, some savers of ComfyUI say so."""
-    for start, program in (("Sigmalab", "Sigmalab"), ("f", "Forge"), ("neo", "Forge"), ("v", "AUTOMATIC1111"), ("ComfyUI", "ComfyUI")):
+    for start, program in (
+        ("Sigmalab", "Sigmalab"),
+        ("f", "Forge"),
+        ("neo", "Forge"),
+        ("v", "AUTOMATIC1111"),
+        ("ComfyUI", "ComfyUI"),
+    ):
         if version.startswith(start):
             return program
     return "a program with A1111's settings"

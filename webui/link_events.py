@@ -40,7 +40,9 @@ def shortened(page: Page, request: Request) -> Request:
         return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
 
     sampler, schedule = page.registry.samplers.get(request.sampler), page.registry.schedules.get(request.schedule)
-    options = dict(options=changed(sampler, request.options), schedule_options=changed(schedule, request.schedule_options))
+    options = dict(
+        options=changed(sampler, request.options), schedule_options=changed(schedule, request.schedule_options)
+    )
     return request.model_copy(update=options)
 
 
@@ -54,7 +56,9 @@ def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
     missing = dict(filter(None, missing))
     fields = {name: value for name, value in fields.items() if name not in missing}
     # What a link leaves out is the default; what is wrong in it stays as the form has it.
-    usual = {name: field.default for name, field in Request.model_fields.items() if name not in ("image", "model", *problems)}
+    usual = {
+        name: field.default for name, field in Request.model_fields.items() if name not in ("image", "model", *problems)
+    }
     updates, notes = fill(page, form, saved, usual | fields, missing)
     said = [*missing.values(), *problems.values(), *notes]
     told = problem(" ".join(said)) if said else line("The settings of the link are in the form.")

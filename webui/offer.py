@@ -90,7 +90,11 @@ def of_foreign(foreign: Foreign, registry: Registry, models: Mapping[str, Any], 
             fields["options" if place == "sampler" else "schedule_options"] = dict(ours.options)
         elif theirs:
             opened.add(place)
-            here = f" is {ours.name} here, and that is not loaded" if ours else f": no {place} here is known to be the same"
+            here = (
+                f" is {ours.name} here, and that is not loaded"
+                if ours
+                else f": no {place} here is known to be the same"
+            )
             missing.append(f"{place.capitalize()} {theirs!r}{here}; choose one.")
     model = _model(foreign.model, models)
     if model:
@@ -114,7 +118,9 @@ def of_foreign(foreign: Foreign, registry: Registry, models: Mapping[str, Any], 
     good, problems = sift(fields)
     rows = (("Prompt", foreign.prompt), ("Negative prompt", foreign.negative_prompt), *foreign.said.items())
     rows = tuple((name, value) for name, value in rows if value)
-    return Offer(foreign.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text)
+    return Offer(
+        foreign.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text
+    )
 
 
 def sift(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -80,7 +80,9 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
     """
     record = read_picture(path).record
     if record is None:
-        raise MetadataError("Only pictures with Sigmalab's own settings can be made again, bit for bit; this has others.")
+        raise MetadataError(
+            "Only pictures with Sigmalab's own settings can be made again, bit for bit; this has others."
+        )
     if record.get("noise_version") != NOISE_VERSION:
         made = f"version {str(record.get('noise_version'))[:20]!r}"
         raise MetadataError(f"The picture was made with noise streams of {made}; this Sigmalab has {NOISE_VERSION!r}.")
@@ -119,7 +121,9 @@ def compare(path: Path, made: Path, recipe: Recipe) -> Verdict:
     largest = int(np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16)).max())
     if lossy and recipe.record.get("pixels") == digest_of(new):
         return Verdict(0, changed, lossy)
-    return Verdict(max(largest, 1) if lossy else largest, (*changed, "the file is a lossy JPEG") if lossy else changed, lossy)
+    return Verdict(
+        max(largest, 1) if lossy else largest, (*changed, "the file is a lossy JPEG") if lossy else changed, lossy
+    )
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], own_grid: bool = False) -> Sequence[str]:
@@ -146,7 +150,9 @@ def _batch(record: Mapping[str, Any], seed: int) -> list[int]:
     batch = record.get("batch")
     good = isinstance(batch, list) and batch and seed in batch and all(type(each) is int for each in batch)
     if not good or any(each != (batch[0] + i) % SEEDS for i, each in enumerate(batch)):
-        raise MetadataError("The picture's settings are damaged: its batch is not a row of seeds with its own among them.")
+        raise MetadataError(
+            "The picture's settings are damaged: its batch is not a row of seeds with its own among them."
+        )
     return batch
 
 
@@ -184,7 +190,9 @@ def _sigmas(record: Mapping[str, Any], request: Request, engine: Engine) -> tupl
         return None
     numbers = isinstance(sigmas, list) and all(type(each) in (int, float) and math.isfinite(each) for each in sigmas)
     if not numbers or not 2 <= len(sigmas) <= engine.limits.steps + 1 or sigmas[-1] != 0:
-        raise MetadataError("The picture's settings are damaged: its sigmas are not a list of numbers that ends with 0.")
+        raise MetadataError(
+            "The picture's settings are damaged: its sigmas are not a list of numbers that ends with 0."
+        )
     if any(lower >= sigma for sigma, lower in zip(sigmas, sigmas[1:], strict=False)):
         raise MetadataError("The picture's settings are damaged: its sigmas do not fall.")
     return tuple(map(float, sigmas))

@@ -61,7 +61,17 @@ class Tab:
     @property
     def outputs(self) -> list[Any]:
         """What a page of pictures fills."""
-        return [self.note, self.gallery, self.newer, self.older, self.actions, self.shown, self.cursors, self.chosen, self.timer]
+        return [
+            self.note,
+            self.gallery,
+            self.newer,
+            self.older,
+            self.actions,
+            self.shown,
+            self.cursors,
+            self.chosen,
+            self.timer,
+        ]
 
 
 def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
@@ -83,7 +93,9 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
 
     def opened(*filters: str) -> list[Any]:
         updates = first(*filters)
-        menus = [gr.update(choices=ANY + [(name, name) for name in history.names(column)]) for column in ("sampler", "model")]
+        menus = [
+            gr.update(choices=ANY + [(name, name) for name in history.names(column)]) for column in ("sampler", "model")
+        ]
         return [*menus, *updates]
 
     def turn(prompt: str, sampler: str, model: str, shown: list[Shown], cursors: list[int], older: bool) -> list[Any]:
@@ -95,7 +107,9 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
         return look(prompt, sampler, model, cursors) if cursors == [END] else [gr.skip()] * len(view.outputs)
 
     tab.select(opened, view.filters, [view.sampler, view.model, *view.outputs], **QUIET)
-    gr.on([each.change for each in view.filters], first, view.filters, view.outputs, trigger_mode="always_last", **QUIET)
+    gr.on(
+        [each.change for each in view.filters], first, view.filters, view.outputs, trigger_mode="always_last", **QUIET
+    )
     view.timer.tick(tick, [*view.filters, view.cursors], view.outputs, **QUIET)
     turning = [*view.filters, view.shown, view.cursors]
     view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
@@ -108,9 +122,18 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
 
 def _build() -> Tab:
     with gr.Row(elem_classes="filters"):
-        prompt = gr.Textbox(label="Prompt has", placeholder="words, or how they begin", max_lines=1, elem_id="history-prompt", scale=3, min_width=200)
+        prompt = gr.Textbox(
+            label="Prompt has",
+            placeholder="words, or how they begin",
+            max_lines=1,
+            elem_id="history-prompt",
+            scale=3,
+            min_width=200,
+        )
         sampler, model = (
-            gr.Dropdown(ANY, value="", label=name.capitalize(), elem_id=f"history-{name}", interactive=True, min_width=130)
+            gr.Dropdown(
+                ANY, value="", label=name.capitalize(), elem_id=f"history-{name}", interactive=True, min_width=130
+            )
             for name in ("sampler", "model")
         )
     note = gr.HTML(elem_id="history-note")
@@ -129,7 +152,21 @@ def _build() -> Tab:
         newer = gr.Button("Newer", size="sm", visible=False, scale=0, min_width=90, elem_id="history-newer")
         older = gr.Button("Older", size="sm", visible=False, scale=0, min_width=90, elem_id="history-older")
     states = gr.State([]), gr.State([END]), gr.State(0)
-    return Tab(prompt, sampler, model, note, gallery, newer, older, picked, actions, info, send, *states, gr.Timer(AGAIN, active=False))
+    return Tab(
+        prompt,
+        sampler,
+        model,
+        note,
+        gallery,
+        newer,
+        older,
+        picked,
+        actions,
+        info,
+        send,
+        *states,
+        gr.Timer(AGAIN, active=False),
+    )
 
 
 def _page_of(pictures: list[Shown], cursors: list[int], done: bool, filtered: bool) -> list[Any]:
@@ -139,13 +176,26 @@ def _page_of(pictures: list[Shown], cursors: list[int], done: bool, filtered: bo
     shown = shown or pictures[:PAGE]
     thumbnails = [(picture, each) for each in shown if (picture := _thumbnail(each.path))]
     if not thumbnails:
-        nothing = "No picture fits." if filtered else "Nothing made yet; pictures appear here as soon as there are some."
+        nothing = (
+            "No picture fits." if filtered else "Nothing made yet; pictures appear here as soon as there are some."
+        )
     said = [] if done else ["Reading the pictures in the outputs folder; this list still grows."]
     said += [f"Page {len(cursors)}, newest first."] if thumbnails else [nothing]
-    gallery = gr.update(value=[(file, _caption(each)) for file, each in thumbnails], visible=bool(thumbnails), selected_index=None)
+    gallery = gr.update(
+        value=[(file, _caption(each)) for file, each in thumbnails], visible=bool(thumbnails), selected_index=None
+    )
     turns = [gr.update(visible=len(cursors) > 1), gr.update(visible=more)]
     kept = [each for _, each in thumbnails]
-    return [line(" ".join(said)), gallery, *turns, gr.update(visible=False), kept, cursors, 0, gr.Timer(active=not done)]
+    return [
+        line(" ".join(said)),
+        gallery,
+        *turns,
+        gr.update(visible=False),
+        kept,
+        cursors,
+        0,
+        gr.Timer(active=not done),
+    ]
 
 
 def _thumbnail(path: Path) -> str | None:

@@ -59,11 +59,15 @@ def build_info(page: Page) -> Info:
             )  # fmt: skip
             with gr.Row(elem_classes="actions"):
                 send = {
-                    mode: gr.Button(f"Send to {mode}", size="sm", interactive=False, elem_id=f"info-to-{mode}", min_width=0)
+                    mode: gr.Button(
+                        f"Send to {mode}", size="sm", interactive=False, elem_id=f"info-to-{mode}", min_width=0
+                    )
                     for mode in ("txt2img", "img2img")
                 }
                 replay = gr.Button("Replay", size="sm", interactive=False, elem_id="info-replay", min_width=0)
-                stop = gr.Button("Stop", size="sm", interactive=False, elem_id="info-stop", elem_classes="stop", min_width=0)
+                stop = gr.Button(
+                    "Stop", size="sm", interactive=False, elem_id="info-stop", elem_classes="stop", min_width=0
+                )
             gr.HTML("<p class='note'>Replay makes the picture again from its settings and compares every pixel.</p>")
         with gr.Column(elem_classes="result"):
             verdict = gr.HTML(elem_id="info-verdict")
