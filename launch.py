@@ -43,6 +43,8 @@ def main(arguments):
         elif testing:
             os.chdir(str(ROOT))
             hand_over([sys.executable, "-m", "pytest"] + pytest_arguments)
+        elif flags.files:
+            replay(flags)
         elif flags.plugins:
             list_plugins(flags)
         else:
@@ -74,6 +76,14 @@ def open_page(flags):
     from webui.app import serve
 
     serve(settings)
+
+
+def replay(flags):
+    """Make pictures again and exit with 0 if all are equal."""
+    from webui.replay_command import replay_files
+    from webui.settings import replay_settings
+
+    sys.exit(replay_files(replay_settings(flags, ROOT), flags.files, flags.one_at_a_time, flags.input))
 
 
 def list_plugins(flags):

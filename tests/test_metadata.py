@@ -102,7 +102,8 @@ def test_the_record_says_what_made_it(registry):
     _, made = make(registry, index=2, seed=7, count=3)
     assert made["schema"] == 1 and made["noise_version"] == 1 and made["batch"] == [7, 8, 9]
     assert made["sampler"]["id"] == "built-in/ddim/DDIM" and len(made["sampler"]["digest"]) == 16
-    assert {"torch", "diffusers", "transformers", "sigmalab"} == set(made["packages"]) and made["packages"]["torch"]
+    assert {"torch", "diffusers", "transformers", "gradio", "sigmalab"} == set(made["packages"])
+    assert all(made["packages"].values())
     assert replay(made).seed == 9 and replay(made).count == 1
 
 
@@ -113,12 +114,12 @@ def test_text_that_png_cannot_hold_is_replaced_not_fatal(registry, tmp_path):
     assert back.record == made and back.parameters.startswith("nul \ufffd and ? half")
 
 
-def png(path, *chunks, width=8):
-    """A PNG with these (keyword, text) chunks, made by Pillow."""
+def png(path, *chunks, width=8, source=None):
+    """A PNG with these (keyword, text) chunks, made by Pillow; of the pixels of another picture if one is given."""
     info = PngInfo()
     for key, text in chunks:
         info.add_text(key, text)
-    Image.new("RGB", (width, 8)).save(path, pnginfo=info)
+    (Image.open(source) if source else Image.new("RGB", (width, 8))).save(path, pnginfo=info)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,13 +15,14 @@ from samplers.generate import Result, run
 from samplers.registry import Registry
 from samplers.sampler import Step, Stopped
 
+from .conditions import origin_of
 from .events import Picture, Progress
 from .failures import not_saved
 from .jobs import Job
-from .metadata import encode_png, record
+from .metadata import digest_of, encode_png, record
 from .pace import Pace
 from .pictures import grid, to_jpeg
-from .storage import save_or_keep
+from .storage import keep_input, save_or_keep
 
 PREVIEW_GAP = 0.25  # seconds between previews at least
 PREVIEW_SHARE = 0.1  # of the run's time that previews may cost
@@ -62,7 +62,8 @@ class Drawing:
     outputs      folder of the pictures
     should_stop  asked around every network call
     clock        seconds
-    public       leave paths of this machine out of messages
+    public       leave paths of this machine out of messages, and keep no visitor's input picture
+    one_at_a_time   draw each picture by itself: slower, and equal to the last bit to drawing it alone
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class Drawing:
         should_stop: Callable[[], bool],
         clock: Callable[[], float],
         public: bool = False,
+        one_at_a_time: bool = False,
     ):
         self._job, self._model, self._registry, self._outputs, self._public = job, model, registry, outputs, public
         self._should_stop, self._clock = should_stop, clock
-        size = 1 if job.plan.own_grid else model.defaults.max_batch
+        size = 1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else model.defaults.max_batch)
         self._batches = list(batches(job.request.seeds, size))
         self._pace = Pace(job.plan, [len(batch) for batch in self._batches])
         self._began = clock()
@@ -86,6 +88,7 @@ class Drawing:
         self._usual_cost = math.inf
         self._sigmas: list[list[float]] = []
         self._nfe: list[float] = []
+        self._facts: dict[str, Any] = {}
 
     def draw(self) -> dict[str, Any]:
         """Draw every picture and return the info.
@@ -111,6 +114,9 @@ class Drawing:
         self._raise_if_stopped()
         denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
         if self._job.source is not None:
+            self._facts["input_digest"] = digest_of(self._job.source)
+            if not self._public:
+                keep_input(self._outputs, self._job.source, self._facts["input_digest"])
             return denoise, model.encode(self._job.source)
         shape = model.latents_shape(request.width, request.height)
         return denoise, torch.zeros(1, *shape, device=model.device)
@@ -132,7 +138,7 @@ class Drawing:
             self._tell(f"decoding {_of(index, index + 1, request.count)}")
             image = self._model.decode(result.x[offset : offset + 1])[0]
             saved = save_or_keep(
-                self._outputs, seed, encode_png(image, self._record(index, sigmas, watched.calls, batch))
+                self._outputs, seed, encode_png(image, self._record(index, image, sigmas, watched.calls, batch))
             )
             self._pace.decoded(self._clock() - began)
             if saved.path:
@@ -144,16 +150,11 @@ class Drawing:
         if problems:
             raise not_saved(problems, self._public)
 
-    def _record(self, index: int, sigmas: Sequence[float], nfe: float, batch: Sequence[int]) -> dict[str, Any]:
+    def _record(self, index: int, image, sigmas: Sequence[float], nfe: float, batch: Sequence[int]) -> dict[str, Any]:
         request, model = self._job.request, self._model
-        facts: dict[str, Any] = dict(threads=torch.get_num_threads())
-        if self._job.source is not None:
-            facts["input_digest"] = hashlib.sha256(self._job.source.tobytes()).hexdigest()[:16]
+        facts = dict(self._facts, threads=torch.get_num_threads(), pixels=digest_of(image))
         sampler, schedule = self._registry.sampler(request.sampler), self._registry.schedule(request.schedule)
-        origin = dict(name=model.name, digest=model.digest, device=str(model.device))
-        if digest := getattr(model, "vae_digest", ""):
-            origin["vae"] = digest
-        return record(request, index, sampler, schedule, sigmas, nfe, origin, batch, **facts)
+        return record(request, index, sampler, schedule, sigmas, nfe, origin_of(model), batch, **facts)
 
     def _on_call(self, call: Call) -> None:
         self._pace.called(call.sigma, self._clock(), self._preview_cost)

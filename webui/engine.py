@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from samplers.registry import Registry
 from weights.catalog import Catalog, Found
 from weights.opening import open_model
 
+from .conditions import USUAL, Conditions, threads
 from .drawing import Drawing, info_of
 from .failures import explain, free_memory, out_of_memory
 from .jobs import Failed, Finished, Job, Outcome, Progress, StoppedEarly, Waiting
@@ -72,7 +74,7 @@ class Engine:
         self._warm_wanted = self._closing = False
         self._status = "starting"
         self._model: Any = None
-        self._model_found: Found | None = None
+        self._model_found: tuple[Found, str] | None = None
         self._thread = threading.Thread(target=self._work, name="sigmalab-engine", daemon=True)
 
     @property
@@ -130,11 +132,14 @@ class Engine:
             self._warm_wanted = True
             self._lock.notify_all()
 
-    def submit(self, request: Request, owner: str = "", previews: bool = True) -> Job:
+    def submit(
+        self, request: Request, owner: str = "", previews: bool = True, conditions: Conditions = USUAL
+    ) -> Job:
         """Queue a request and return its job, which the caller now watches: `abandon` it when it stops looking.
 
         owner     the browser's token; "" for API jobs, which stop as soon as they are abandoned
         previews  whether Progress carries pictures
+        conditions  how to draw it, for a replay
         Raises RequestError for a wrong request, an unusable input picture, and a full queue.
         """
         with self._lock:
@@ -145,7 +150,10 @@ class Engine:
         if settled.mode == "img2img":
             # Opened here, not in the thread: the caller hears of a bad picture at once, and the upload may go.
             source = fit_picture(open_picture(settled.image), settled.width, settled.height, settled.fit)
-        job = Job(settled, plan_of(settled, self.registry, found), owner, source, previews, self._clock)
+        plan = plan_of(settled, self.registry, found)
+        if conditions.sigmas:
+            plan = replace(plan, sigmas=conditions.sigmas)
+        job = Job(settled, plan, owner, source, previews, self._clock, conditions)
         with self._lock:
             self._check_room()
             self._waiting.append(job)
@@ -293,7 +301,7 @@ class Engine:
             )
             return
         try:
-            self._opened(models[name])
+            self._opened(models[name], self.settings.device)
         except Exception as error:
             log.warning("the model could not be opened", exc_info=error)
 
@@ -305,21 +313,27 @@ class Engine:
             found = self._find_models(self.settings.weights).get(job.request.model)
             if found is None:
                 return Failed(f"Model {job.request.model!r} is no longer there.")
-            if self._model is None or self._model_found != found:
+            device = job.conditions.device or self.settings.device
+            if self._model is None or self._model_found != (found, device):
                 job.tell(Progress(text=f"loading {found.name}"))
-            model = self._opened(found)
+            model = self._opened(found, device)
+            if job.conditions.digest not in (None, model.digest):
+                wanted = f"the picture was made with another (hash {job.conditions.digest})"
+                return Failed(f"Model {found.name} here has hash {model.digest}, and {wanted}.")
             self._status = f"{found.name} on {model.device}, drawing"
             try:
                 drawing = Drawing(
                     job,
                     model,
                     self.registry,
-                    self.settings.outputs,
+                    job.conditions.outputs or self.settings.outputs,
                     lambda: self._should_stop(job),
                     self._clock,
                     self.settings.public,
+                    self.settings.one_at_a_time,
                 )
-                info = drawing.draw()
+                with threads(job.conditions.threads):
+                    info = drawing.draw()
             finally:
                 self._status = f"{found.name} on {model.device}, ready"
             return StoppedEarly(info) if info["stopped"] else Finished(info)
@@ -336,9 +350,9 @@ class Engine:
         self._sweep()
         return self._closing or job.should_stop(self.patience)
 
-    def _opened(self, found: Found) -> Any:
+    def _opened(self, found: Found, device: str) -> Any:
         """The model, opened if it is not the one that is; the other one's memory is free before."""
-        if self._model is not None and self._model_found == found:
+        if self._model is not None and self._model_found == (found, device):
             return self._model
         if self._model is not None:
             # What is wrong with this one must not cost the one in use.
@@ -347,10 +361,10 @@ class Engine:
             free_memory()
         self._status = f"loading {found.name} ..."
         try:
-            self._model = self._open_model(found, self.settings.device)
+            self._model = self._open_model(found, device)
         except BaseException as error:
             self._status = explain(error, public=self.settings.public)
             raise
-        self._model_found = found
+        self._model_found = found, device
         self._status = f"{found.name} on {self._model.device}, ready"
         return self._model

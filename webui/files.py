@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gradio.processing_utils import save_file_to_cache
+from gradio.processing_utils import save_bytes_to_cache, save_file_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from .request import RequestError
@@ -22,3 +22,8 @@ def uploaded(image: Any) -> Path:
 def served(path: Path | str) -> str:
     """A copy of a picture, byte for byte, where Gradio serves files from: outputs/ itself is never served."""
     return save_file_to_cache(path, get_upload_folder())
+
+
+def served_bytes(data: bytes, name: str) -> str:
+    """A new file of these bytes where Gradio serves files from, under this name."""
+    return save_bytes_to_cache(data, name, get_upload_folder())

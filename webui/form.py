@@ -10,7 +10,7 @@ import gradio as gr
 
 from .files import uploaded
 from .memory import FIELDS, PICTURE_FIELDS
-from .request import Request, read
+from .request import Request, RequestError, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,10 @@ class Form:
 
 def to_request(mode: str, values: Mapping[str, Any]) -> Request:
     """The request that a form's values stand for. Raises RequestError."""
+    for name in ("sampler", "schedule", "model"):
+        # Without a choice, because a picture named one that is not here; the default would be a substitute.
+        if values[name] is None:
+            raise RequestError(f"No {name} is chosen; choose one from the menu.")
     sampler, schedule = values["sampler"] or "", values["schedule"] or ""
     fields = {name: value for name, value in values.items() if name not in ("random_seed", "options", "image")}
     if values.get("image"):

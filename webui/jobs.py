@@ -15,6 +15,7 @@ from typing import Any
 
 from samplers.generate import Plan
 
+from .conditions import USUAL, Conditions
 from .events import Event, Failed, Finished, Outcome, Picture, Progress, Snapshot, StoppedEarly, Waiting, news
 from .request import Request
 
@@ -27,6 +28,7 @@ class Job:
     plan      the sampler, its options and the sigmas that will run
     source    the fitted input picture of img2img (PIL image), else None
     previews  whether Progress carries pictures
+    conditions  what a replay restores
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Job:
         source: Any = None,
         previews: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        conditions: Conditions = USUAL,
     ):
-        self.id = uuid.uuid4().hex
+        self.id, self.conditions = uuid.uuid4().hex, conditions
         self.request, self.plan, self.owner, self.source, self.previews = request, plan, owner, source, previews
         self._clock = clock
         self._changed = threading.Condition()

@@ -6,14 +6,17 @@ line by its "Steps: " and want values with a comma, a colon or a line break as J
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -27,7 +30,8 @@ from .storage import write_new
 KEYWORD, A1111_KEYWORD = "sigmalab", "parameters"
 SCHEMA = 1
 MAX_TEXT = 1_000_000  # characters of a chunk that are read; ours have some ten thousand at most
-PACKAGES = ("sigmalab", "torch", "diffusers", "transformers")
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PACKAGES = ("sigmalab", "torch", "diffusers", "transformers", "gradio")
 
 
 class MetadataError(RequestError):
@@ -36,10 +40,14 @@ class MetadataError(RequestError):
 
 @dataclass(frozen=True)
 class Carried:
-    """What a PNG carries: A1111's text, "" if none, and our record, None if another program made the picture."""
+    """What a picture carries: A1111's text, "" if none, and our record, None if another program made the picture.
+
+    comfy  ComfyUI's "prompt" and "workflow", as JSON texts, whichever there are
+    """
 
     parameters: str
     record: dict[str, Any] | None
+    comfy: Mapping[str, str] = field(default_factory=dict)
 
 
 def record(
@@ -71,10 +79,20 @@ def record(
         schedule=_origin(schedule),
         model=dict(model),
         noise_version=NOISE_VERSION,
-        packages={name: _version(name) for name in PACKAGES},
+        packages=packages(),
         batch=list(batch),
         **facts,
     )
+
+
+def packages() -> dict[str, str]:
+    """The versions of what makes pictures here, by package; "" for one that is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def digest_of(image: Image.Image) -> str:
+    """What names the pixels of an RGB picture: the start of their SHA-256, whatever file they are kept in."""
+    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()[:16]
 
 
 def infotext(record: Mapping[str, Any]) -> str:
@@ -135,7 +153,7 @@ def read_png(path: Path) -> Carried:
         )
     if max(map(len, texts.values())) > MAX_TEXT:
         raise MetadataError(f"The picture's settings are longer than {MAX_TEXT} characters and were not read.")
-    record = _parse(texts[KEYWORD]) if KEYWORD in texts else None
+    record = parse_record(texts[KEYWORD]) if KEYWORD in texts else None
     return Carried(texts.get(A1111_KEYWORD, ""), record)
 
 
@@ -150,7 +168,8 @@ def replay(record: Mapping[str, Any]) -> Request:
     return read({**request, "seed": image.get("seed"), "count": 1, "image": None})
 
 
-def _parse(text: str) -> dict[str, Any]:
+def parse_record(text: str) -> dict[str, Any]:
+    """Our record from its JSON text; its shape is checked no further than its version. Raises MetadataError."""
     try:
         record = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -174,7 +193,11 @@ def _origin(entry: Entry) -> dict[str, str]:
 
 def _version(package: str) -> str:
     try:
-        return version(package)
+        # The program is usually run from its folder and not installed; an installed one may be another version.
+        if package == "sigmalab" and PROJECT.is_file():
+            return tomllib.loads(PROJECT.read_text("utf-8"))["project"]["version"]
+        # Builds of one version, for CPU or CUDA, are told apart by torch alone.
+        return torch.__version__ if package == "torch" else version(package)
     except PackageNotFoundError:
         return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -12,11 +13,13 @@ import gradio as gr
 
 from .endpoints import build_endpoints
 from .engine import Engine
-from .form_events import refill, refilled
 from .jobs import Job
+from .link_events import connect_link, mode_of, open_form, open_outputs
 from .result import chosen_of
 from .shared import LONG, QUIET, Page
+from .tab_history import build_history
 from .tab_img2img import build_img2img
+from .tab_info import build_info, connect_info
 from .tab_plugins import build_plugins
 from .tab_schedule import build_schedule, connect_schedule
 from .tab_txt2img import build_txt2img
@@ -39,12 +42,20 @@ def build_page(engine: Engine) -> gr.Blocks:
                 picture = build_img2img(page)
             with gr.Tab("Schedule", id="schedule"):
                 schedule = build_schedule(page)
+            with gr.Tab("PNG Info", id="info"):
+                info = build_info(page)
+            benches = (words, picture)
+            # On a shared page it would show everybody's pictures to everybody.
+            if not engine.settings.public:
+                with gr.Tab("History", id="history") as history:
+                    build_history(page, history, info, benches, tabs)
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
-        benches = (words, picture)
         for bench in benches:
             _connect_sending(bench, picture, tabs)
-        _connect_opening(page, blocks, benches)
+            connect_link(page, bench)
+        connect_info(page, info, benches, tabs)
+        _connect_opening(page, blocks, benches, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)
         build_endpoints(engine)
     # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
@@ -91,19 +102,30 @@ def _connect_sending(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None
     result.reuse.click(reuse, [result.made, result.chosen], [fields["seed"], fields["random_seed"]], **QUIET)
 
 
-def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...]) -> None:
-    """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs."""
-    known = gr.Textbox(visible=False)
+def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], tabs: gr.Tabs) -> None:
+    """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs.
+
+    A link fills the form that it is for, and its tab comes to the front.
+    """
+    known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    modes = [bench.mode for bench in benches]
 
     def recognize(claims: str) -> tuple[str, str]:
-        token = choose_token(page, claims, [bench.mode for bench in benches])
+        token = choose_token(page, claims, modes)
         return token, token
 
     opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
     remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
     for bench in benches:
-        blocks.load(lambda saved, form=bench.form: refill(page, form, saved), bench.kept, refilled(bench.form), **QUIET)
+        fill = partial(open_form, page, bench.form)
+        blocks.load(fill, [bench.kept, link], open_outputs(bench), js="(kept) => [kept, window.sigmalab.link()]", **QUIET)
         remembered.then(bench.resume, page.token, bench.outputs, concurrency_limit=None, **LONG)
+
+    def front(query: str) -> Any:
+        mode = mode_of(query, modes)
+        return gr.Tabs(selected=mode) if mode else gr.skip()
+
+    blocks.load(front, link, tabs, js="() => window.sigmalab.link()", **QUIET)
 
 
 def choose_token(page: Page, claims: str, modes: list[str]) -> str:

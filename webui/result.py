@@ -11,6 +11,7 @@ import gradio as gr
 
 from .describe import message, problem, stage
 from .events import Snapshot
+from .export_menu import connect_format, format_menu
 from .files import served
 from .shared import QUIET
 
@@ -29,6 +30,8 @@ class Result:
     download: gr.DownloadButton
     reuse: gr.Button
     send: gr.Button
+    info: gr.Button
+    again: gr.Button
     made: gr.State
     chosen: gr.State
 
@@ -59,9 +62,13 @@ def build_result(mode: str) -> Result:
         picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
         reuse = gr.Button("Use this seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
         send = gr.Button("Send to img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
+        info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
+        again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
+        kind = format_menu(mode)
         download = gr.DownloadButton("Download", size="sm", scale=0, min_width=0, elem_id=f"{mode}-download")
-    result = Result(live, text, gallery, actions, picked, download, reuse, send, gr.State([]), gr.State(0))
+    result = Result(live, text, gallery, actions, picked, download, reuse, send, info, again, gr.State([]), gr.State(0))
     gallery.select(_select, result.made, [result.chosen, picked, download], **QUIET)
+    connect_format(kind, result)
     return result
 
 

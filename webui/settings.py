@@ -15,6 +15,7 @@ from .environment import StartError
 
 PORTS_TRIED = 100
 DEVICES = ("auto", "cuda", "mps", "cpu")
+ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
 FOLDER_HELP = "also load the plugins in this folder; may be repeated"
 
 
@@ -25,6 +26,7 @@ class Settings:
     auth            (user, password) that the page asks for; None only on a private page
     model           name of the model to open first; None is the default one
     compile         have torch.compile translate the network
+    one_at_a_time   draw the pictures of a request one by one, so that each equals itself drawn alone, bit for bit
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
     """
 
@@ -41,6 +43,7 @@ class Settings:
     outputs: Path = Path("outputs")
     weights: Path = Path("weights")
     open_browser: bool = True
+    one_at_a_time: bool = False
 
     @property
     def public(self) -> bool:
@@ -54,8 +57,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
         tests = argparse.ArgumentParser(prog="launch.py test", allow_abbrev=False, epilog="The rest goes to pytest.")
         _add_environment(tests)
         return tests.parse_known_args(arguments[1:])
+    if arguments[:1] == ["replay"]:
+        return _replay_flags().parse_args(arguments[1:]), None
     flags = argparse.ArgumentParser(
-        usage="python launch.py [flags]\n       python launch.py test [--no-setup] [--torch-index URL] [pytest flags]",
+        usage="python launch.py [flags]\n       python launch.py test [--no-setup] [--torch-index URL] [pytest flags]"
+        "\n       python launch.py replay FILE... [--one-at-a-time] [--input FILE] [--outputs DIR]",
         description="Open Sigmalab in a browser, or run its tests. The first start installs what is needed.",
         allow_abbrev=False,
     )
@@ -70,16 +76,46 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     work("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
     work("--compile", action="store_true", help="translate the network with torch.compile: slow to begin, then faster")
     work("--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)")
+    work("--one-at-a-time", action="store_true", help=ONE_HELP)
     plugins = flags.add_argument_group("plugins").add_argument
     plugins("--plugins", action="store_true", help="list the samplers and schedules that were found, and end")
     plugins("--json", action="store_true", help="with --plugins: list them as JSON")
     plugins("--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP)
     plugins("--no-plugins", action="store_true", help="load the built-in plugins alone")
+    flags.set_defaults(files=[])
     _add_environment(flags.add_argument_group("the environment"))
     parsed = flags.parse_args(arguments)
     if parsed.json and not parsed.plugins:
         flags.error("--json goes with --plugins")
     return parsed, None
+
+
+def _replay_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog="launch.py replay",
+        allow_abbrev=False,
+        description="Make pictures again from what they carry; the exit status is 0 if all are equal, bit for bit.",
+    )
+    flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture made by Sigmalab")
+    flags.add_argument("--one-at-a-time", action="store_true", help="draw each picture alone, whatever its batch was")
+    flags.add_argument("--input", type=Path, metavar="FILE", help="input picture of img2img (default: the kept one)")
+    flags.add_argument("--outputs", type=output_folder, metavar="DIR", help="where inputs were kept (default: outputs/)")
+    flags.add_argument("--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP)
+    flags.add_argument("--no-plugins", action="store_true", help="load the built-in plugins alone")
+    flags.set_defaults(plugins=False)
+    _add_environment(flags)
+    return flags
+
+
+def replay_settings(flags: argparse.Namespace, root: Path) -> Settings:
+    """The settings that a replay needs: no host, no port."""
+    return Settings(
+        root=root,
+        plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
+        plugin_packages=not flags.no_plugins,
+        outputs=flags.outputs or root / "outputs",
+        weights=root / "weights",
+    )
 
 
 def settle(flags: argparse.Namespace, root: Path) -> Settings:
@@ -101,6 +137,7 @@ def settle(flags: argparse.Namespace, root: Path) -> Settings:
         outputs=flags.outputs or root / "outputs",
         weights=root / "weights",
         open_browser=not flags.no_browser,
+        one_at_a_time=flags.one_at_a_time,
     )
     if settings.public and settings.auth is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 
+from PIL import Image
+
 TRIES = 10_000
+INPUTS = "inputs"  # folder of the input pictures of img2img, among the pictures' own folders
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,27 @@ def save_or_keep(folder: Path, seed: int, data: bytes) -> Saved:
         return Saved(save(Path(tempfile.mkdtemp(prefix="sigmalab-")), seed, data), problem)
     except OSError:
         return Saved(None, problem)
+
+
+def input_path(folder: Path, digest: str) -> Path:
+    """Where the input picture with this digest of its pixels is kept, if it is."""
+    return folder / INPUTS / f"{digest}.png"
+
+
+def keep_input(folder: Path, image: Image.Image, digest: str) -> None:
+    """Keep the input of img2img, as it was fitted, once for all pictures made from it: a replay needs it.
+
+    A folder that cannot be written is no reason to draw nothing: then only the log says so.
+    """
+    path, buffer = input_path(folder, digest), BytesIO()
+    try:
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(buffer, "PNG")
+        write_new(path, buffer.getvalue())
+    except OSError as error:
+        log.warning("the input picture could not be kept: %s", error)
 
 
 def _names(stem: str) -> Iterator[str]:

@@ -19,7 +19,10 @@ from .shared import Page
 
 @dataclass(frozen=True, eq=False)
 class Workbench:
-    """One tab's form and result; `kept` is where the browser keeps the form, `resume` follows a job after a reload."""
+    """One tab's form and result; `kept` is where the browser keeps the form, `resume` follows a job after a reload.
+
+    link  copies the form's settings as an address
+    """
 
     mode: str
     form: Form
@@ -27,6 +30,7 @@ class Workbench:
     kept: gr.BrowserState
     resume: Callable[..., Any]
     outputs: list[gr.components.Component]
+    link: gr.Button
 
 
 def build_workbench(
@@ -57,7 +61,9 @@ def build_workbench(
                 stop = gr.Button(
                     "Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1
                 )
-            gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
+            with gr.Row(elem_classes="below"):
+                gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
+                link = gr.Button("Copy link", size="sm", elem_id=f"{mode}-link", elem_classes="link", min_width=0, scale=0)
         with gr.Column(elem_classes="result"):
             result = build_result(mode)
         with gr.Column(elem_classes="controls"):
@@ -66,4 +72,4 @@ def build_workbench(
     kept = connect_form(page, form)
     connect_model(page, form, tokens)
     resume, outputs = connect_run(page, form, result, generate, stop)
-    return Workbench(mode, form, result, kept, resume, outputs)
+    return Workbench(mode, form, result, kept, resume, outputs, link)

@@ -31,7 +31,7 @@ window.sigmalab = (() => {
   };
   for (const kind of ["input", "change", "click"]) document.addEventListener(kind, touch, true);
   document.addEventListener("click", (event) => {
-    const button = event.target.closest && event.target.closest("button.generate");
+    const button = event.target.closest && event.target.closest("button.generate, button.link");
     if (!button || !arriving()) return;
     event.preventDefault();
     event.stopImmediatePropagation();
@@ -52,6 +52,23 @@ window.sigmalab = (() => {
     }
   };
 
+  // The settings in the address, unless the page was only reloaded: then what was edited since counts.
+  const link = () => {
+    const [opening] = performance.getEntriesByType("navigation");
+    return opening && opening.type === "reload" ? "" : window.location.search;
+  };
+  // Put settings into the address, beside Gradio's own names in it, and copy it.
+  const hold = async (query, mode) => {
+    if (!query) return;
+    const own = window.location.search.slice(1).split("&").filter((part) => part.startsWith("__"));
+    window.history.replaceState(window.history.state, "", `${window.location.pathname}?${[...own, query].join("&")}`);
+    await copy(`${window.location.origin}${window.location.pathname}?${query}`);
+    const button = document.querySelector(`#${mode}-link`);
+    const label = button.textContent;
+    button.textContent = "Link copied";
+    setTimeout(() => { button.textContent = label; }, 1200);
+  };
+
   document.addEventListener("click", async (event) => {
     const button = event.target.closest && event.target.closest("button[data-copy]");
     if (!button) return;
@@ -61,5 +78,5 @@ window.sigmalab = (() => {
     setTimeout(() => { button.textContent = label; }, 1200);
   });
 
-  return { identify, remember };
+  return { identify, remember, link, hold };
 })();

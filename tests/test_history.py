@@ -1,0 +1,228 @@
+"""The history is an index of files: it follows them, survives its own loss, and never walks over all of them."""
+
+import os
+import sqlite3
+import time
+
+import pytest
+from conftest import toy
+from PIL import Image
+from test_metadata import make, png
+
+from webui import history as index
+from webui.engine import Engine
+from webui.history import END, FILE, History, insert, statement
+from webui.metadata import write_png
+from webui.page import build_page
+from webui.settings import Settings
+
+MANY = 20_000
+SAMPLERS, MODELS = ("DDIM", "Euler", "Heun", "Flow"), ("toy", "other")
+
+
+def put(registry, folder, second, day="2030-01-02", **fields):
+    """A picture in its place, made at this second."""
+    path = folder / day / f"{second:06d}-{fields.setdefault('seed', second)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(Image.new("RGB", (8, 8)), path, make(registry, **fields)[1])
+    os.utime(path, (1_900_000_000 + second,) * 2)
+    return path
+
+
+def prompts(history, *args, **more):
+    return [shown.prompt for shown in history.find(*args, **more)]
+
+
+@pytest.fixture
+def three(registry, tmp_path):
+    for second, (prompt, sampler) in enumerate(
+        [("a red apple", "DDIM"), ("Größe, a RED rocket 🚀", "Euler"), ("赤い林檎", "DDIM")]
+    ):
+        put(registry, tmp_path, second, prompt=prompt, sampler=sampler)
+    made = History(tmp_path)
+    made.sync()
+    return made
+
+
+def test_newest_first_and_filtered(three, tmp_path):
+    assert prompts(three) == ["赤い林檎", "Größe, a RED rocket 🚀", "a red apple"]
+    assert prompts(three, "red") == ["Größe, a RED rocket 🚀", "a red apple"]
+    assert prompts(three, "roc re") == ["Größe, a RED rocket 🚀"] == prompts(three, "grosse") + prompts(three, "große")[
+        :0
+    ] or prompts(three, "größe")
+    assert prompts(three, "🚀") == ["Größe, a RED rocket 🚀"] and prompts(three, "赤い") == ["赤い林檎"]
+    assert prompts(three, sampler="DDIM") == ["赤い林檎", "a red apple"] and prompts(three, model="other") == []
+    assert prompts(three, "red", "DDIM", "toy") == ["a red apple"]
+    (one,) = three.find("apple")
+    assert (one.seed, one.sampler, one.model, one.path) == (0, "DDIM", "toy", tmp_path / "2030-01-02" / "000000-0.png")
+    assert three.names("sampler") == ["DDIM", "Euler"] and three.names("model") == ["toy"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ['"', "*", "AND", "NOT red", "prompt: red", "(", "red)", "a^b", "-", "' OR 1=1 --", "\0", "  ", "NEAR(a b)"],
+)
+def test_what_is_typed_is_words_and_never_a_query(three, typed):
+    three.find(typed)
+    assert len(prompts(three)) == 3
+
+
+def test_pages(three):
+    first = three.find(limit=2)
+    assert [shown.prompt for shown in first] == ["赤い林檎", "Größe, a RED rocket 🚀"]
+    assert prompts(three, before=first[-1].id, limit=2) == ["a red apple"]
+
+
+def test_it_follows_the_files(three, registry, tmp_path):
+    put(registry, tmp_path, 9, prompt="later")
+    (tmp_path / "2030-01-02" / "000000-0.png").unlink()
+    put(registry, tmp_path, 10, day="2030-01-03", prompt="next day")
+    three.sync()
+    assert (
+        prompts(three) == ["next day", "later", "赤い林檎", "Größe, a RED rocket 🚀"] and prompts(three, "apple") == []
+    )
+    for path in (tmp_path / "2030-01-03").iterdir():
+        path.unlink()
+    (tmp_path / "2030-01-03").rmdir()
+    three.sync()
+    assert prompts(three)[0] == "later"
+
+
+def test_a_restart_reads_nothing_again(three, registry, tmp_path, monkeypatch):
+    past = time.time() - 100
+    os.utime(tmp_path / "2030-01-02", (past, past))
+    three.sync()
+    read = []
+    monkeypatch.setattr(index, "facts", lambda path: read.append(path) or ("x", "", "", 1))
+    again = History(tmp_path)
+    again.sync()
+    assert read == [] and len(prompts(again)) == 3
+    new = put(registry, tmp_path, 7)
+    again.sync()
+    assert read == [new]
+
+
+@pytest.mark.parametrize("damage", ["gone", "garbage", "empty", "old"])
+def test_a_lost_index_is_made_again(three, tmp_path, damage):
+    file = tmp_path / FILE
+    if damage == "old":
+        with sqlite3.connect(file) as db:
+            db.execute("PRAGMA user_version = 99")
+    else:
+        for path in tmp_path.glob(f"{FILE}*"):
+            path.unlink()
+        if damage != "gone":
+            file.write_bytes(b"not a database, whatever its name says " * 100 if damage == "garbage" else b"")
+    fresh = History(tmp_path)
+    assert fresh.look(30) is True
+    assert len(prompts(fresh)) == 3
+
+
+def test_what_cannot_be_read_is_shown_without_words(three, registry, tmp_path):
+    (tmp_path / "2030-01-02" / "000100-1.png").write_bytes(b"not a picture")
+    png(
+        tmp_path / "2030-01-02" / "000101-1.png", ("parameters", "a foreign cat\nSteps: 20, Sampler: Euler a, Model: x")
+    )
+    (tmp_path / "2030-01-02" / ".000102-1.png.part").touch()
+    (tmp_path / "inputs").mkdir()
+    png(tmp_path / "inputs" / "0123456789abcdef.png")
+    three.sync()
+    assert len(prompts(three)) == 5 and "" in prompts(three) and prompts(three, "foreign") == ["a foreign cat"]
+
+
+def test_an_empty_folder_is_an_empty_history(tmp_path):
+    history = History(tmp_path / "none")
+    assert history.look(30) and history.find() == [] and history.names("sampler") == []
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An index of many pictures that are not there, and a connection to it."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "2030-01-01").mkdir()
+    history = History(folder)
+    history.sync()
+    db = sqlite3.connect(folder / FILE)
+    words = ("red", "blue", "green", "apple", "rocket", "whale", "cake")
+    rows = (
+        (
+            i * 1_000,
+            f"d{i // 1000}",
+            f"{i}.png",
+            f"{words[i % 7]} {words[i % 5]} number{i}",
+            SAMPLERS[i % 4],
+            MODELS[i % 2],
+            i,
+        )
+        for i in range(MANY)
+    )
+    insert(db, rows)
+    db.commit()
+    yield history, db
+    db.close()
+
+
+FILTERS = [
+    ("", "", ""),
+    ("", "Euler", ""),
+    ("", "", "toy"),
+    ("", "Euler", "other"),
+    ("red", "", ""),
+    ("number19", "", ""),
+    ("red", "Heun", "toy"),
+    ("nothing", "", ""),
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("before", [END, MANY * 500, 5_000])
+def test_a_page_is_found_through_an_index_and_costs_the_same_anywhere(many, filters, before):
+    _, db = many
+    sql, values = statement(*filters, before, 24)
+    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+    assert all("VIRTUAL TABLE INDEX" in step for step in plan if step.startswith("SCAN")), plan
+    steps = []
+    db.set_progress_handler(lambda: steps.append(1), 100)
+    db.execute(sql, values).fetchall()
+    db.set_progress_handler(None, 0)
+    assert len(steps) * 100 < 5_000  # instructions of SQLite's machine; walking over all rows takes over 100 000
+
+
+def test_the_names_of_many_are_found_through_an_index(many):
+    history, db = many
+    assert history.names("sampler") == sorted(SAMPLERS) and history.names("model") == sorted(MODELS)
+    assert len(history.find("red", "Euler")) == 24
+
+
+def test_many_pictures_are_read_in_small_steps(registry, tmp_path, monkeypatch):
+    """While the index is being filled, what is in it can be found, and a break loses nothing."""
+    day = tmp_path / "2030-01-01"
+    day.mkdir()
+    for i in range(250):
+        (day / f"{i:06d}-{i}.png").touch()
+    history, counted = History(tmp_path), []
+
+    def breathe(seconds):
+        counted.append(len(history.find(limit=1000)))
+        if len(counted) == 2:
+            raise OSError("the machine was switched off")
+
+    monkeypatch.setattr(index.time, "sleep", breathe)
+    with pytest.raises(OSError):
+        history.sync()
+    assert counted == [100, 200]
+    read = []
+    monkeypatch.setattr(index, "facts", lambda path: read.append(path) or ("", "", "", None))
+    History(tmp_path).sync()
+    assert len(read) == 50 and len(history.find(limit=1000)) == 250
+
+
+def test_a_shared_page_has_no_history(registry, tmp_path):
+    def tabs(**more):
+        settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", model="toy", **more)
+        blocks = build_page(Engine(registry, settings, lambda f, d: None, lambda path: {"toy": toy()}))
+        return {block.label for block in blocks.blocks.values() if type(block).__name__ == "Tab"}
+
+    assert "History" in tabs() and "History" not in tabs(host="0.0.0.0") and "History" not in tabs(share=True)

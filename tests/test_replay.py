@@ -1,0 +1,283 @@
+"""A picture is made again from what it carries, to the last bit, by every sampler, here and in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, ToyModel, toy
+from PIL import Image, ImageFilter
+from test_metadata import png
+
+from samplers.registry import Registry, discover
+from webui.engine import Engine
+from webui.export import convert
+from webui.jobs import Finished
+from webui.metadata import MetadataError, digest_of, write_png
+from webui.reading import read_picture
+from webui.replay import changes, recipe
+from webui.replay_command import replay_file
+from webui.request import Request, RequestError
+from webui.settings import Settings
+
+SAMPLERS = list(discover(ROOT / "plugins", packages=False).samplers)
+STEPS = 4
+
+
+def make(engine, **fields):
+    """Paths of the pictures of a request."""
+    job = engine.submit(Request(**fields), previews=False)
+    outcome = job.wait(300)
+    assert isinstance(outcome, Finished), outcome
+    return [picture.path for picture in job.pictures]
+
+
+@pytest.fixture(scope="module")
+def real(registry, emoji, tmp_path_factory):
+    """An engine on the embedded model."""
+    folder = tmp_path_factory.mktemp("replay")
+    settings = Settings(root=ROOT, outputs=folder / "outputs", weights=ROOT / "weights", device="cpu", model="emoji")
+    engine = Engine(registry, settings, lambda found, device: emoji)
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def pairs(real):
+    """Two pictures, drawn together, by sampler."""
+    return {name: make(real, prompt="red apple", sampler=name, steps=STEPS, seed=5, count=2) for name in SAMPLERS}
+
+
+@pytest.fixture(scope="module")
+def from_picture(real, pairs):
+    return make(real, mode="img2img", image=pairs["DDIM"][0], prompt="rocket", steps=6, strength=0.5, seed=3)[0]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_makes_its_picture_again(real, pairs, name):
+    verdict = replay_file(real, pairs[name][1])
+    assert verdict.equal and str(verdict) == "bit-equal"
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DPM++ 2M SDE", "k-diffusion Euler ancestral", "Flow"])
+def test_another_batch_size_is_within_one_step_of_colour(real, pairs, name):
+    verdict = replay_file(real, pairs[name][1], one_at_a_time=True)
+    assert verdict.largest <= 1
+    own_grid = name == "Flow"  # which draws each picture alone anyway
+    assert (verdict.changed == ()) == own_grid
+    assert own_grid or verdict.changed[0] == "the number of pictures drawn together is 1 and was 2"
+
+
+def test_a_fresh_process_makes_all_of_them_again(real, pairs, from_picture, tmp_path):
+    name, data = convert(pairs["Euler"][0], "JPEG")
+    (tmp_path / name).write_bytes(data)
+    files = [paths[0] for paths in pairs.values()] + [from_picture, tmp_path / name]
+    command = [sys.executable, ROOT / "launch.py", "replay", "--no-setup", "--no-plugins"]
+    # The thread count is the picture's, whatever that of the new process would be.
+    run = subprocess.run([*command, "--outputs", real.settings.outputs, *files], cwd=tmp_path, capture_output=True,
+                         text=True, env=os.environ | {"OMP_NUM_THREADS": "2"})  # fmt: skip
+    lines = run.stdout.splitlines()
+    expected = [f"{file}: bit-equal" for file in files]
+    expected[-1] += " to the picture before it was saved as JPEG"
+    assert lines == expected and run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_command_goes_on_after_errors_and_says_which(real, pairs, tmp_path):
+    touched, plain = tmp_path / "touched.png", tmp_path / "plain.png"
+    record = read_picture(pairs["DDIM"][0]).record
+    pixels = Image.open(pairs["DDIM"][0])
+    write_png(pixels.point(lambda value: min(255, value + 3)), touched, record)
+    pixels.save(plain)
+    command = [sys.executable, ROOT / "launch.py", "replay", "--no-setup", "--no-plugins", "none.png", plain, touched]
+    run = subprocess.run([*command, pairs["DDIM"][1]], cwd=tmp_path, capture_output=True, text=True)
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and len(lines) == 4 and "Traceback" not in run.stderr
+    assert lines[0].startswith("none.png: The picture cannot be read")
+    assert (
+        lines[1]
+        == f"{plain}: The picture carries no settings; pictures lose them when they are edited or sent by messengers."
+    )
+    assert lines[2] == f"{touched}: differs by at most 3/255; nothing that is recorded has changed"
+    assert lines[3] == f"{pairs['DDIM'][1]}: bit-equal"
+
+
+def test_one_at_a_time_a_batch_equals_singles(real, emoji, registry, tmp_path):
+    settings = replace(real.settings, outputs=tmp_path / "outputs", one_at_a_time=True)
+    engine = Engine(registry, settings, lambda found, device: emoji)
+    engine.start()
+    try:
+        fields = dict(prompt="blue whale", sampler="DPM++ SDE", steps=STEPS)
+        together = make(engine, **fields, seed=8, count=3)
+        singles = [make(engine, **fields, seed=seed)[0] for seed in (8, 9, 10)]
+        for one, other in zip(together, singles, strict=True):
+            assert Image.open(one).tobytes() == Image.open(other).tobytes()
+            assert len(read_picture(one).record["batch"]) == 1
+        assert str(replay_file(engine, together[2], one_at_a_time=True)) == "bit-equal"
+    finally:
+        engine.close()
+
+
+def test_img2img_is_made_again_from_its_kept_input(real, pairs, from_picture, tmp_path):
+    assert str(replay_file(real, from_picture)) == "bit-equal"
+    digest = read_picture(from_picture).record["input_digest"]
+    kept = real.settings.outputs / "inputs" / f"{digest}.png"
+    assert digest_of(Image.open(kept)) == digest
+    hidden = kept.rename(tmp_path / "elsewhere.png")
+    try:
+        with pytest.raises(
+            RequestError, match=f"inputs/{digest}.png is not in the outputs folder; give it with --input"
+        ):
+            replay_file(real, from_picture)
+        assert replay_file(real, from_picture, image=hidden).equal
+        with pytest.raises(RequestError, match="another one than"):
+            replay_file(real, from_picture, image=pairs["DDIM"][1])
+    finally:
+        hidden.rename(kept)
+
+
+def test_a_replay_leaves_nothing_in_the_outputs(real, pairs):
+    before = sorted(real.settings.outputs.rglob("*"))
+    replay_file(real, pairs["DDIM"][0])
+    assert sorted(real.settings.outputs.rglob("*")) == before
+
+
+# The rest needs no real model.
+
+
+@pytest.fixture
+def bench(registry, tmp_path):
+    engines = []
+
+    def start(known=registry, model=ToyModel, **more):
+        settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", model="toy", device="cpu", **more)
+        engines.append(Engine(known, settings, lambda found, device: model(found), lambda folder: {"toy": toy()}))
+        engines[-1].start()
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close()
+
+
+def edited(path, change):
+    """The picture with its record changed."""
+    record = json.loads(json.dumps(read_picture(path).record))
+    change(record)
+    return png(
+        path.with_name(f"edited-{len(list(path.parent.iterdir()))}.png"), ("sigmalab", json.dumps(record)), source=path
+    )
+
+
+def test_the_record_has_what_a_replay_needs(bench):
+    (path,) = make(bench(), prompt="a", steps=3, seed=1)
+    record = read_picture(path).record
+    assert record["pixels"] == digest_of(Image.open(path)) and record["threads"] == torch.get_num_threads()
+    assert set(record["model"]) == {"name", "digest", "device", "dtype", "hardware"} and record["batch"] == [1]
+
+
+def test_what_changed_is_named(bench):
+    engine = bench()
+    (path,) = make(engine, prompt="a", steps=3, seed=1)
+
+    def change(record):
+        record["packages"]["torch"] = "1.0"
+        record["model"]["hardware"] = "abacus"
+        record["sampler"]["digest"] = "0" * 16
+        record["threads"] = 10**9
+
+    said = str(replay_file(engine, edited(path, change)))
+    version = torch.__version__
+    assert said.startswith(f"bit-equal, although torch is {version} and was 1.0; the processor is ")
+    assert "was abacus" in said and "the digest of built-in/ddim/DDIM is" in said and "the thread count is" in said
+
+
+def test_the_recorded_sigmas_are_walked(bench):
+    engine = bench()
+    (path,) = make(engine, prompt="a", steps=3, seed=1)
+    other = edited(path, lambda record: record["sigmas"].__setitem__(0, 3.5))
+    assert recipe(other, engine).conditions.sigmas[0] == 3.5
+    assert replay_file(engine, other).largest > 0
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda r: r.update(noise_version=2), "noise streams of version '2'; this Sigmalab has 1"),
+        (lambda r: r["sampler"].update(id="elsewhere/x/DDIM"), "Unknown sampler 'elsewhere/x/DDIM'"),
+        (lambda r: r["schedule"].update(id="elsewhere/x/Karras"), "Unknown schedule 'elsewhere/x/Karras'"),
+        (lambda r: r.pop("sampler"), "name no sampler"),
+        (lambda r: r["request"].update(model="v1-5"), "Unknown model 'v1-5'"),
+        (
+            lambda r: r["model"].update(digest="ffff"),
+            "has hash 0123456789, and the picture was made with another .hash ffff",
+        ),
+        (lambda r: r.update(batch=[7]), "batch is not"),
+        (lambda r: r.update(batch=[1, 5]), "batch is not"),
+        (lambda r: r.update(batch=[True]), "batch is not"),
+        (lambda r: r.update(batch="1"), "batch is not"),
+        (lambda r: r.update(batch=list(range(1, 200))), "Count is 199; allowed"),
+        (lambda r: r.update(sigmas=[]), "sigmas are not"),
+        (lambda r: r.update(sigmas=[1, "a", 0]), "sigmas are not"),
+        (lambda r: r.update(sigmas=[1, 2, 0]), "sigmas do not fall"),
+        (lambda r: r.update(sigmas=[1e999, 1, 0]), "damaged"),
+        (lambda r: r["request"].update(width=1 << 15), "makes"),
+        (lambda r: r.pop("request"), "incomplete"),
+        (lambda r: r["request"].update(mode="img2img"), "do not name its input"),
+        (
+            lambda r: (r["request"].update(mode="img2img"), r.update(input_digest="../../secret")),
+            "do not name its input",
+        ),
+    ],
+)
+def test_what_cannot_be_made_again_is_refused_and_never_replaced(bench, change, said):
+    engine = bench()
+    (path,) = make(engine, prompt="a", steps=3, seed=1)
+    other = edited(path, change)
+    with pytest.raises(RequestError, match=said):
+        replay_file(engine, other)
+
+
+def test_a_missing_plugin_is_named(bench, registry):
+    (path,) = make(bench(), prompt="a", steps=3, seed=1, sampler="Euler")
+    fewer = Registry({k: v for k, v in registry.samplers.items() if k != "Euler"}, registry.schedules)
+    with pytest.raises(RequestError, match="Unknown sampler 'built-in/euler/Euler'; known are DDIM"):
+        replay_file(bench(fewer), path)
+
+
+def test_a_shared_page_neither_keeps_nor_gives_inputs(bench, tmp_path):
+    Image.new("RGB", (64, 64), "teal").filter(ImageFilter.BLUR).save(tmp_path / "in.png")
+    fields = dict(mode="img2img", image=tmp_path / "in.png", prompt="a", steps=3, seed=1)
+    (private,) = make(bench(), **fields)
+    shared = bench(host="0.0.0.0", auth=("a", "b"))
+    with pytest.raises(RequestError, match="shared page"):
+        recipe(private, shared)
+    kept = list((tmp_path / "outputs" / "inputs").iterdir())
+    kept[0].unlink()
+    make(shared, **fields)
+    assert not list((tmp_path / "outputs" / "inputs").iterdir())
+
+
+def test_threads_are_given_back(bench):
+    before = torch.get_num_threads()
+    engine = bench()
+    (path,) = make(engine, prompt="a", steps=3, seed=1)
+    verdict = replay_file(engine, edited(path, lambda record: record.update(threads=2)))
+    assert verdict.changed == () and torch.get_num_threads() == before
+    assert read_picture(make(engine, prompt="a", steps=3, seed=1)[0]).record["threads"] == before
+
+
+def test_other_pictures_are_not_ours_to_make_again(bench, tmp_path):
+    with pytest.raises(MetadataError, match="own settings"):
+        recipe(png(tmp_path / "a.png", ("parameters", "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7")), bench())
+
+
+def test_changes_of_old_records_say_nothing_of_what_they_do_not_have(bench):
+    (path,) = make(bench(), prompt="a", steps=3, seed=1)
+    new = read_picture(path).record
+    assert changes({"packages": {"torch": new["packages"]["torch"]}, "batch": [1]}, new) == []
+    assert Path(path).name.endswith("-1.png")
