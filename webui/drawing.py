@@ -39,6 +39,8 @@ def info_of(
 ):
     """The info of a job from what its finished pictures used: JSON data, see `Drawing.draw`."""
     request = job.request
+    if request is None:
+        return {"stopped": stopped}
     settings = request.model_dump(mode="json", exclude={"image", "count", "seed"})
     if request.mode == "txt2img":
         settings = {name: value for name, value in settings.items() if name not in ("strength", "strength_as", "fit")}
@@ -63,6 +65,7 @@ class Drawing:
     should_stop  asked around every network call
     clock        seconds
     public       leave paths of this machine out of messages
+    on_step      called with each finished step
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Drawing:
         should_stop: Callable[[], bool],
         clock: Callable[[], float],
         public: bool = False,
+        on_step: Callable[[Step], None] = lambda step: None,
     ):
+        self._watch_step = on_step
         self._job, self._model, self._registry, self._outputs, self._public = job, model, registry, outputs, public
         self._should_stop, self._clock = should_stop, clock
         size = 1 if job.plan.own_grid else model.defaults.max_batch
@@ -164,6 +169,7 @@ class Drawing:
     def _on_step(self, step: Step) -> None:
         # A sampler that works on after Stop without asking the network ends here.
         self._raise_if_stopped()
+        self._watch_step(step)
         if self._progress.steps is not None:
             self._progress = replace(self._progress, step=min(self._progress.step + 1, self._progress.steps))
             self._tell(self._doing())

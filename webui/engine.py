@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samplers.registry import Registry
+from samplers.sampler import Stopped
 from weights.catalog import Found, find_models
 from weights.opening import open_model
 
@@ -19,6 +20,7 @@ from .jobs import Failed, Finished, Job, Outcome, Progress, StoppedEarly, Waitin
 from .limits import LOCAL, PUBLIC, Limits
 from .pictures import fit_picture, open_picture
 from .request import Request, RequestError, plan_of, settle
+from .tasks import Desk, Task
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -123,13 +125,23 @@ class Engine:
         if settled.mode == "img2img":
             # Opened here, not in the thread: the caller hears of a bad picture at once, and the upload may go.
             source = fit_picture(open_picture(settled.image), settled.width, settled.height, settled.fit)
-        job = Job(settled, plan_of(settled, self.registry, found), owner, source, previews, self._clock)
-        with self._lock:
-            self._check_room()
-            self._waiting.append(job)
-            self._renumber()
-            self._lock.notify_all()
-        return job
+        return self._queue(Job(settled, plan_of(settled, self.registry, found), owner, source, previews, self._clock))
+
+    def submit_task(self, task: Task, owner: str = "") -> Job:
+        """Queue work that is not a request; it waits, runs alone, is watched and stopped like one.
+
+        Raises RequestError for a model that is not there, and a full queue.
+        """
+        if task.model and task.model not in (models := self.models()):
+            raise RequestError(f"Unknown model {task.model!r}; known are {', '.join(models)}.")
+        return self._queue(Job(None, None, owner, clock=self._clock, task=task))
+
+    def origin_of(self, model: str) -> tuple[str, str] | None:
+        """Digest and device of a model, as its pictures carry them, if it is the one that is open now."""
+        opened, found = self._model, self._model_found
+        if opened is None or found is None or found.name != model:
+            return None
+        return opened.digest, str(opened.device)
 
     def find(self, owner: str) -> Job | None:
         """The newest job of this token that runs, waits, or ended less than a minute ago."""
@@ -151,6 +163,14 @@ class Engine:
     def adopt(self, job: Job) -> None:
         """One watcher more; undone by `abandon`."""
         job.watch()
+
+    def _queue(self, job: Job) -> Job:
+        with self._lock:
+            self._check_room()
+            self._waiting.append(job)
+            self._renumber()
+            self._lock.notify_all()
+        return job
 
     def _check_room(self) -> None:
         if self._closing:
@@ -228,27 +248,10 @@ class Engine:
         try:
             if self._should_stop(job):
                 return StoppedEarly(info_of(job))
-            found = self._find_models(self.settings.weights).get(job.request.model)
-            if found is None:
-                return Failed(f"Model {job.request.model!r} is no longer there.")
-            if self._model is None or self._model_found != found:
-                job.tell(Progress(text=f"loading {found.name}"))
-            model = self._opened(found)
-            self._status = f"{found.name} on {model.device}, drawing"
-            try:
-                drawing = Drawing(
-                    job,
-                    model,
-                    self.registry,
-                    self.settings.outputs,
-                    lambda: self._should_stop(job),
-                    self._clock,
-                    self.settings.public,
-                )
-                info = drawing.draw()
-            finally:
-                self._status = f"{found.name} on {model.device}, ready"
+            info = self._do(job, self._ready(job))
             return StoppedEarly(info) if info["stopped"] else Finished(info)
+        except Stopped:
+            return StoppedEarly(info_of(job))
         except BaseException as error:
             log.warning("job %s failed", job.id, exc_info=True)
             message, full = explain(error, job.request, self.settings.public), out_of_memory(error)
@@ -256,6 +259,30 @@ class Engine:
             # Only here is the exception gone, and with it the tensors that its traceback held.
             free_memory()
         return Failed(message)
+
+    def _ready(self, job: Job) -> Any:
+        """The opened model of a job; None for a task without one."""
+        if not job.model:
+            return None
+        found = self._find_models(self.settings.weights).get(job.model)
+        if found is None:
+            raise RequestError(f"Model {job.model!r} is no longer there.")
+        if self._model is None or self._model_found != found:
+            job.tell(Progress(text=f"loading {found.name}"))
+        return self._opened(found)
+
+    def _do(self, job: Job, model: Any) -> dict[str, Any]:
+        """Do a job on its model and return its info."""
+        before, stopped = self._status, lambda: self._should_stop(job)
+        outputs, public = self.settings.outputs, self.settings.public
+        if model is not None:
+            self._status = f"{model.name} on {model.device}, drawing"
+        try:
+            if job.task:
+                return job.task.run(Desk(model, self.registry, outputs, stopped, self._clock, public, job.tell))
+            return Drawing(job, model, self.registry, outputs, stopped, self._clock, public).draw()
+        finally:
+            self._status = before
 
     def _should_stop(self, job: Job) -> bool:
         """Asked around every network call, which is also when others who gave up waiting are let go."""
