@@ -55,6 +55,7 @@ class Denoiser:
     negative    (1, tokens, width), the negative or empty prompt
     guidance    w in uncond + w * (cond - uncond): 1 is no guidance and costs half, above 1 extrapolates
     rounded     round the timestep to a whole one, as most other programs do; off, it is continuous
+    on_gap      called with (sigma, conditional minus unconditional estimate of x0) where guidance computes both
     """
 
     network: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor]
@@ -64,15 +65,16 @@ class Denoiser:
     negative: torch.Tensor
     guidance: float = 1.0
     rounded: bool = False
+    on_gap: Callable[[float, torch.Tensor], None] | None = None
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         timestep = self.schedule.timestep(sigma)
         if self.rounded:
             timestep = float(round(timestep))
         scaled = to_network(x, sigma, self.schedule.flow)
-        return to_denoised(self._guided(scaled, timestep), x, sigma, self.prediction)
+        return to_denoised(self._guided(scaled, timestep, sigma), x, sigma, self.prediction)
 
-    def _guided(self, scaled: torch.Tensor, timestep: float) -> torch.Tensor:
+    def _guided(self, scaled: torch.Tensor, timestep: float, sigma: float) -> torch.Tensor:
         count = scaled.shape[0]
         if self.guidance in (0.0, 1.0):
             condition = self.positive if self.guidance == 1.0 else self.negative
@@ -80,6 +82,10 @@ class Denoiser:
         condition = torch.cat([self.negative.expand(count, -1, -1), self.positive.expand(count, -1, -1)])
         # In the state's own precision: guidance multiplies what half precision has lost.
         uncond, cond = self.network(torch.cat([scaled, scaled]), timestep, condition).to(scaled).chunk(2)
+        if self.on_gap is not None:
+            # The estimate is linear in the output: without the state's own share, this is the estimates' difference.
+            gap = cond - uncond
+            self.on_gap(sigma, to_denoised(gap, torch.zeros_like(gap), sigma, self.prediction))
         return uncond + self.guidance * (cond - uncond)
 
 
