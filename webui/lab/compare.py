@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +12,10 @@ from ..drawing import Drawing
 from ..engine import Engine
 from ..events import Event, Part, Progress
 from ..failures import explain
-from ..jobs import Job
 from ..tasks import Desk
 from .cells import Cells, Made, key_of_request
 from .grid import Cell, Grid
+from .inner import Inner
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,6 @@ class Cost:
     calls: int
     uncounted: int
     seconds: float | None
-
-
-class Inner(Job):
-    """A run inside a task: drawn as any job is, and heard by the task alone."""
-
-    def __init__(self, hear: Callable[[Event], None], *job: Any, **more: Any):
-        super().__init__(*job, **more)
-        self._hear = hear
-
-    def tell(self, event: Event) -> None:
-        """Make it known to the task, too."""
-        super().tell(event)
-        self._hear(event)
 
 
 def cost_of(grid: Grid, engine: Engine) -> Cost:
