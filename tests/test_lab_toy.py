@@ -114,7 +114,7 @@ def test_no_model_is_opened_and_progress_is_told(engine):
     job = engine.submit_task(make_toy(engine, "Ring", ["Euler"], "Karras", 5, 3))
     assert job.wait(WAIT) and not engine.opened
     progress = job.snapshot().progress
-    assert (progress.calls, progress.total_calls) == (6, 6)
+    assert (progress.step, progress.steps) == (6, 6)
 
 
 def test_stop(registry, tmp_path):
@@ -126,7 +126,7 @@ def test_stop(registry, tmp_path):
             def run(self, desk):
                 return super().run(replace(desk, should_stop=lambda: len(told) >= 4, tell=lambda event: told.append(event)))
 
-        job = engine.submit_task(Impatient(task.density, task.plans, task.seeds))
+        job = engine.submit_task(Impatient(task.name, task.plans, task.seeds))
         assert isinstance(job.wait(WAIT), StoppedEarly) and len(told) == 4
 
 

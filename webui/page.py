@@ -14,9 +14,11 @@ from .endpoints import build_endpoints
 from .engine import Engine
 from .form_events import refill, refilled
 from .jobs import Job
+from .lab.tool_view import Tool
 from .result import chosen_of
 from .shared import LONG, QUIET, Page
 from .tab_img2img import build_img2img
+from .tab_lab import Lab, build_lab
 from .tab_plugins import build_plugins
 from .tab_txt2img import build_txt2img
 from .theme import ASSETS
@@ -37,12 +39,14 @@ def build_page(engine: Engine) -> gr.Blocks:
                 words = build_txt2img(page)
             with gr.Tab("img2img", id="img2img"):
                 picture = build_img2img(page)
+            with gr.Tab("Lab", id="lab"):
+                lab = build_lab(page)
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
         benches = (words, picture)
         for bench in benches:
             _connect_sending(bench, picture, tabs)
-        _connect_opening(page, blocks, benches)
+        _connect_opening(page, blocks, (*benches, lab), (*benches, *lab.tools))
         build_endpoints(engine)
     # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
     return blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
@@ -86,19 +90,22 @@ def _connect_sending(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None
     result.reuse.click(reuse, [result.made, result.chosen], [fields["seed"], fields["random_seed"]], **QUIET)
 
 
-def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...]) -> None:
+def _connect_opening(
+    page: Page, blocks: gr.Blocks, filled: tuple[Workbench | Lab, ...], followed: tuple[Workbench | Tool, ...]
+) -> None:
     """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs."""
     known = gr.Textbox(visible=False)
 
     def recognize(claims: str) -> tuple[str, str]:
-        token = choose_token(page, claims, [bench.mode for bench in benches])
+        token = choose_token(page, claims, [each.mode for each in followed])
         return token, token
 
     opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
     remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
-    for bench in benches:
-        blocks.load(lambda saved, form=bench.form: refill(page, form, saved), bench.kept, refilled(bench.form), **QUIET)
-        remembered.then(bench.resume, page.token, bench.outputs, concurrency_limit=None, **LONG)
+    for each in filled:
+        blocks.load(lambda saved, form=each.form: refill(page, form, saved), each.kept, refilled(each.form), **QUIET)
+    for each in followed:
+        remembered.then(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
 
 
 def choose_token(page: Page, claims: str, modes: list[str]) -> str:

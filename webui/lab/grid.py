@@ -44,11 +44,16 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """All cells, the last axis varying slowest; `sources` are the fitted input pictures of img2img by size and fit."""
+    """All cells, the last axis varying slowest.
+
+    seed     the base's, drawn if it was to be random
+    sources  the fitted input pictures of img2img by size and fit
+    """
 
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     model: str
+    seed: int
     sources: Mapping[tuple[int, int, str], Any]
 
     @property
@@ -110,7 +115,7 @@ def make_grid(
         for change in rest:
             wanted = change(wanted)
         cells.append(_settled(engine, models, Cell(at, tuple(value.label for value in values)), wanted))
-    return _finished(axes, cells, base, models)
+    return _finished(axes, cells, base, seed)
 
 
 def _check(engine: Engine, axes: Sequence[Axis], policy: str) -> None:
@@ -137,7 +142,7 @@ def _settled(engine: Engine, models: Mapping[str, Any], cell: Cell, wanted: Mapp
         return replace(cell, reason=str(error))
 
 
-def _finished(axes: Sequence[Axis], cells: Sequence[Cell], base: Request, models: Mapping[str, Any]) -> Grid:
+def _finished(axes: Sequence[Axis], cells: Sequence[Cell], base: Request, seed: int) -> Grid:
     possible = [cell.request for cell in cells if cell.request]
     if not possible:
         reasons = list(dict.fromkeys(cell.reason for cell in cells))
@@ -148,4 +153,4 @@ def _finished(axes: Sequence[Axis], cells: Sequence[Cell], base: Request, models
         picture = open_picture(base.image)
         sizes = {(request.width, request.height, request.fit) for request in possible}
         sources = {size: fit_picture(picture, *size) for size in sizes}
-    return Grid(tuple(axes), tuple(cells), possible[0].model, sources)
+    return Grid(tuple(axes), tuple(cells), possible[0].model, seed, sources)

@@ -81,18 +81,20 @@ class PathFailed:
 class Toy:
     """The task (`webui.tasks.Task`): tells the exact Paths, then each sampler's.
 
+    name   of the density in DENSITIES
     plans  by the name of each sampler
     seeds  one for each starting point
     """
 
-    density: MixtureDenoiser
+    name: str
     plans: Mapping[str, Plan]
     seeds: tuple[int, ...]
     model: str = ""
 
     def run(self, desk: Desk) -> dict[str, Any]:
         """Let every sampler go from every point, each point alone, as an adaptive solver would do anyway."""
-        began, calls, ways = desk.clock(), 0.0, len(self.seeds) * (len(self.plans) + 1)
+        density, calls = DENSITIES[self.name](), 0.0
+        began, ways = desk.clock(), len(self.seeds) * (len(self.plans) + 1)
         done = 0
         stopped = False
         try:
@@ -100,23 +102,23 @@ class Toy:
                 for point, seed in enumerate(self.seeds):
                     if desk.should_stop():
                         raise Stopped("the paths were stopped")
-                    made = self._sampled(desk, label, point, seed) if label else exact_path(self.density, point, seed)
+                    made = self._sampled(desk, density, label, point, seed) if label else exact_path(density, point, seed)
                     done += 1
                     calls += getattr(made, "calls", 0)
                     spent = desk.clock() - began
                     left = spent / done * (ways - done)
                     text = f"{label or 'exact flow'}, point {point + 1} of {len(self.seeds)}"
-                    desk.tell(Progress(calls=done, total_calls=ways, seconds=spent, remaining=left, text=text))
+                    desk.tell(Progress(step=done, steps=ways, seconds=spent, remaining=left, text=text))
                     desk.tell(Part(made))
         except Stopped:
             stopped = True
         return dict(stopped=stopped, calls=round(calls), seconds=round(desk.clock() - began, 3))
 
-    def _sampled(self, desk: Desk, label: str, point: int, seed: int) -> Path | PathFailed:
+    def _sampled(self, desk: Desk, density: MixtureDenoiser, label: str, point: int, seed: int) -> Path | PathFailed:
         made = self.plans[label]
         start = start_of(seed, made.sigmas[0])
         states: list[tuple[float, torch.Tensor]] = [(made.sigmas[0], start)]
-        watched = Watched(self.density, 1, stopped=desk.should_stop)
+        watched = Watched(density, 1, stopped=desk.should_stop)
 
         def keep(step: Step) -> None:
             states.append((step.sigma, step.x))
@@ -160,7 +162,7 @@ def make_toy(
             plans[entry.name] = plan(stable_diffusion(), entry.item, chosen, steps, given, schedule_options or {})
     except ValueError as error:
         raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
-    return Toy(DENSITIES[density](), plans, tuple(range(seed, seed + points)))
+    return Toy(density, plans, tuple(range(seed, seed + points)))
 
 
 def start_of(seed: int, sigma: float) -> torch.Tensor:
