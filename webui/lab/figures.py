@@ -84,7 +84,7 @@ def plane_figure(density: MixtureDenoiser, sigma: float, paths: Sequence[Path] =
     """
     drawing = figure("", "", height=600)
     axis = dict(range=[-REACH, REACH], constrain="domain", showgrid=False, zeroline=False)
-    drawing.update_layout(xaxis=dict(axis, scaleanchor="y", title=""), yaxis=dict(axis, title=""), dragmode="pan")
+    drawing.update_layout(xaxis=dict(axis, scaleanchor="y", title=""), yaxis=dict(axis, title="", constraintoward="top"), dragmode="pan")
     _add_density(drawing, density, sigma)
     _add_arrows(drawing, density, sigma)
     labels = list(dict.fromkeys(path.label for path in paths if path.label != EXACT))
@@ -158,11 +158,11 @@ def _add_path(drawing: go.Figure, path: Path, labels: Sequence[str], sigma: floa
         hover=[_plain(text, breaks=True) for text in hover],
     )  # fmt: skip
     # A click in the legend takes all ways of a sampler away.
-    drawing.data[-1].update(legendgroup=path.label, showlegend=path.point == 0, marker_size=4)
+    drawing.data[-1].update(legendgroup=_plain(path.label), showlegend=path.point == 0, marker_size=4)
     here = max((i for i, level in enumerate(path.sigmas) if level >= sigma), default=0)
     paint = drawing.data[-1].line.color
     mark = dict(color=paint, size=11, line=dict(color="white", width=1.5))
-    shared = dict(mode="markers", marker=mark, legendgroup=path.label, showlegend=False)
+    shared = dict(mode="markers", marker=mark, legendgroup=_plain(path.label), showlegend=False)
     drawing.add_trace(go.Scatter(x=xs[here : here + 1], y=ys[here : here + 1], hoverinfo="skip", **shared))
 
 
