@@ -50,7 +50,10 @@ def test_a_grid_tells_its_cost_fills_and_is_kept(visit, server):
     expect(message(page, "compare")).to_contain_text("8 pictures made in")
     pictures = page.locator("#compare-grid td img")
     expect(pictures).to_have_count(8)
-    assert pictures.evaluate_all("all => Promise.all(all.map(one => one.decode().then(() => one.naturalWidth)))") == [64] * 8
+    assert (
+        pictures.evaluate_all("all => Promise.all(all.map(one => one.decode().then(() => one.naturalWidth)))")
+        == [64] * 8
+    )
     expect(page.locator("#compare-grid figcaption").last).to_contain_text("5 calls")
     expect(page.locator("#compare-grid thead")).to_contain_text("DDPM")
     # Two cells side by side, and what can be kept.

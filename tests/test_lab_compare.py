@@ -165,7 +165,10 @@ def test_one_seed_policy_rules_the_grid(engine):
         ([], "one to three axes"),
         ([("steps", "1, 2"), ("steps", "3")], "Steps is on two axes"),
         ([("steps", "1..100"), ("seed", "1..100")], "10000 cells; allowed here are 400"),
-        ([("strength", "0.5"), ("option:churn", "0.1")], "No cell of this grid can be made. Sampler DDIM has no option 'churn'"),
+        (
+            [("strength", "0.5"), ("option:churn", "0.1")],
+            "No cell of this grid can be made. Sampler DDIM has no option 'churn'",
+        ),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(engine, axes, problem):

@@ -11,20 +11,8 @@ from samplers.closed_form import BimodalDenoiser
 from samplers.reference import observed_order, solve_flow
 from samplers.registry import Entry, Registry
 from webui.events import StoppedEarly
-from webui.lab.convergence import (
-    MIXTURE,
-    REFERENCE_STEPS,
-    Excluded,
-    Point,
-    Reference,
-    exact_end,
-    group,
-    make_convergence,
-    mixture_problem,
-    orders,
-    relative_error,
-    solved_end,
-)
+from webui.lab.contest import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
+from webui.lab.convergence import REFERENCE_STEPS, Excluded, Point, Reference, group, make_convergence, orders
 from webui.request import Request, RequestError
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")

@@ -33,7 +33,9 @@ def engine(registry, tmp_path):
 
 
 def grid(engine, *axes):
-    return make_grid(engine, Request(prompt="red apple", seed=1, steps=3), [read_axis(*axis, engine.registry) for axis in axes])
+    return make_grid(
+        engine, Request(prompt="red apple", seed=1, steps=3), [read_axis(*axis, engine.registry) for axis in axes]
+    )
 
 
 def test_a_table_shows_each_cell_in_its_state(engine):
@@ -61,21 +63,34 @@ def test_what_a_grid_will_cost():
     )
     assert "4 network calls and as many as they need for 2 adaptive cells" in cost_text(Cost(3, 0, 4, 2, None), 0)
     assert cost_text(Cost(0, 5, 0, 0, 0), 0).startswith("All 5 cells are there already")
-    assert compared(dict(made=1, reused=2, seconds=3.0, calls=20)) == "1 picture made in 3.0 s · 2 made before · 20 network calls"
+    assert (
+        compared(dict(made=1, reused=2, seconds=3.0, calls=20))
+        == "1 picture made in 3.0 s · 2 made before · 20 network calls"
+    )
 
 
 def test_where_a_tool_is_and_how_it_ended():
     def said(**more):
-        return status(Snapshot(**dict(state="", position=None, progress=None, pictures=(), outcome=None) | more), "idle", lambda info: "done")
+        return status(
+            Snapshot(**dict(state="", position=None, progress=None, pictures=(), outcome=None) | more),
+            "idle",
+            lambda info: "done",
+        )
 
     assert "idle" in status(None, "idle", str)
     assert "Waiting: 2 jobs ahead" in said(position=2)
     running = said(progress=Progress(calls=5, total_calls=20, seconds=2.0, remaining=6.0, preview=b"x", text=EVIL))
-    assert "network call 5 of 20 · about 6.0 s left" in running and 'aria-valuenow="25"' in running and EVIL not in running
+    assert (
+        "network call 5 of 20 · about 6.0 s left" in running and 'aria-valuenow="25"' in running and EVIL not in running
+    )
     assert "data:image/jpeg;base64,eA==" in running
-    assert said(outcome=Failed(EVIL), parts=(1,)).count("&lt;img") == 1 and "is kept" in said(outcome=Failed("x"), parts=(1,))
+    assert said(outcome=Failed(EVIL), parts=(1,)).count("&lt;img") == 1 and "is kept" in said(
+        outcome=Failed("x"), parts=(1,)
+    )
     assert "nothing was finished before it" in said(outcome=StoppedEarly({"stopped": True}))
-    assert "Stopped; what was finished is kept. done" in said(outcome=StoppedEarly({"stopped": True, "made": 1}), parts=(1,))
+    assert "Stopped; what was finished is kept. done" in said(
+        outcome=StoppedEarly({"stopped": True, "made": 1}), parts=(1,)
+    )
     assert "done" in said(outcome=Finished({"stopped": False}))
 
 
@@ -87,7 +102,10 @@ def test_the_bar_goes_by_calls_or_time_or_steps():
 
 
 def test_convergence_is_drawn_on_logarithmic_axes_with_slopes(engine):
-    points = [Point("Euler", n, 1 / n, f"{n} steps") for n in (5, 10, 20)] + [Point(EVIL, 5, 0.5, "x"), Point("Zero", 5, 0.0, "y")]
+    points = [Point("Euler", n, 1 / n, f"{n} steps") for n in (5, 10, 20)] + [
+        Point(EVIL, 5, 0.5, "x"),
+        Point("Zero", 5, 0.0, "y"),
+    ]
     drawing = convergence_figure(points, {"Euler": 1.0}, 1e-2)
     assert drawing.layout.xaxis.type == drawing.layout.yaxis.type == "log"
     names = [trace.name for trace in drawing.data]
@@ -112,7 +130,11 @@ def test_a_plugin_that_cannot_tell_its_order_is_still_in_the_table(registry, tmp
 
 
 def test_trajectories_are_drawn_with_what_there_is():
-    frames = [Frame(0, 10.0, b""), Frame(1, 1.0, b"", 10.0, b"", 0.9, None, 0.3), Frame(2, 0.0, b"", 1.0, b"", 0.0, 0.2, 0.1)]
+    frames = [
+        Frame(0, 10.0, b""),
+        Frame(1, 1.0, b"", 10.0, b"", 0.9, None, 0.3),
+        Frame(2, 0.0, b"", 1.0, b"", 0.0, 0.2, 0.1),
+    ]
     assert noise_figure(frames).data[0].y == (10.0, 1.0, None)
     assert change_figure(frames).data[0].y == (None, 0.9, None) and change_figure(frames).data[1].y == (None, None, 0.2)
     assert gap_figure(frames).data[0].y == (None, 0.3, 0.1) and not gap_figure(frames).layout.annotations

@@ -72,7 +72,9 @@ def test_all_start_at_the_same_places_and_end_in_the_data(engine):
         for path in own:
             end = torch.tensor([path.xs[-1], path.ys[-1]])
             assert (means - end).norm(dim=1).min() < 1.0
-            assert path.sigmas[0] == pytest.approx(stable_diffusion().sigma_max) and len(path.xs) == len(path.ys) == len(path.sigmas)
+            assert path.sigmas[0] == pytest.approx(stable_diffusion().sigma_max) and len(path.xs) == len(
+                path.ys
+            ) == len(path.sigmas)
 
 
 def test_deterministic_paths_end_where_the_flow_does_and_noise_leads_elsewhere(engine):
@@ -84,13 +86,20 @@ def test_deterministic_paths_end_where_the_flow_does_and_noise_leads_elsewhere(e
         assert math.dist(euler, exact) < 0.2 and math.dist(ddpm, exact) > 0.02
     # A second-order method is nearer to the flow than one of first order.
     few = paths(engine, "Euler", "Heun", steps=20)
-    off = {name: math.dist((few[name][0].xs[-1], few[name][0].ys[-1]), (few["Exact flow"][0].xs[-1], few["Exact flow"][0].ys[-1])) for name in few}
+    off = {
+        name: math.dist(
+            (few[name][0].xs[-1], few[name][0].ys[-1]), (few["Exact flow"][0].xs[-1], few["Exact flow"][0].ys[-1])
+        )
+        for name in few
+    }
     assert off["Heun"] < off["Euler"]
 
 
 def test_an_adaptive_path_shows_the_steps_that_were_taken(engine):
     own = paths(engine, "Flow", points=3)["Flow"]
-    assert all(len(path.xs) > 3 for path in own) and len({len(path.xs) for path in own} | {path.calls for path in own}) > 1
+    assert (
+        all(len(path.xs) > 3 for path in own) and len({len(path.xs) for path in own} | {path.calls for path in own}) > 1
+    )
 
 
 def test_the_exact_path_is_converged():
@@ -124,7 +133,9 @@ def test_stop(registry, tmp_path):
 
         class Impatient(type(task)):
             def run(self, desk):
-                return super().run(replace(desk, should_stop=lambda: len(told) >= 4, tell=lambda event: told.append(event)))
+                return super().run(
+                    replace(desk, should_stop=lambda: len(told) >= 4, tell=lambda event: told.append(event))
+                )
 
         job = engine.submit_task(Impatient(task.name, task.plans, task.seeds))
         assert isinstance(job.wait(WAIT), StoppedEarly) and len(told) == 4

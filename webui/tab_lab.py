@@ -39,6 +39,12 @@ def build_lab(page: Page) -> Lab:
             with gr.Tab("Paths in 2-D", id="plane") as plane:
                 tools.append(build_toy(page, settings, plane))
         # The plane needs neither words nor a model: what has no effect is not shown.
-        gr.on([tab.select for tab in (compare, trajectory, convergence)], lambda: gr.update(visible=True), None, settings.box, **QUIET)
+        gr.on(
+            [tab.select for tab in (compare, trajectory, convergence)],
+            lambda: gr.update(visible=True),
+            None,
+            settings.box,
+            **QUIET,
+        )
         plane.select(lambda: gr.update(visible=False), None, settings.box, **QUIET)
     return Lab(settings.form, settings.kept, tuple(tools))

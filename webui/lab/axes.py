@@ -17,7 +17,9 @@ from ..request import RequestError, read
 MAX_VALUES = 256
 NAMED = ("sampler", "schedule")  # their values are names from a menu
 NUMBERS = ("steps", "guidance", "seed", "strength")
-RANGE = re.compile(r"^\s*(-?[\d.]+(?:e-?\d+)?)\s*\.\.\s*(-?[\d.]+(?:e-?\d+)?)\s*(?:\+\s*([\d.]+(?:e-?\d+)?))?\s*$", re.I)
+RANGE = re.compile(
+    r"^\s*(-?[\d.]+(?:e-?\d+)?)\s*\.\.\s*(-?[\d.]+(?:e-?\d+)?)\s*(?:\+\s*([\d.]+(?:e-?\d+)?))?\s*$", re.I
+)
 TITLES = {
     "sampler": "Sampler",
     "schedule": "Schedule",
@@ -60,7 +62,11 @@ def kinds(registry: Registry, strength: bool = True) -> dict[str, str]:
     """
     named = {kind: title for kind, title in TITLES.items() if strength or kind != "strength"}
     options = {f"option:{name}": f"Option {name}" for name in declared(registry.samplers)}
-    return named | options | {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
+    return (
+        named
+        | options
+        | {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
+    )
 
 
 def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:
@@ -144,8 +150,12 @@ def _range(match: re.Match[str], title: str) -> list[str]:
     if count < 1:
         raise RequestError(f"The axis {title}: the range {match[0].strip()!r} is empty; write the lower end first.")
     if count > MAX_VALUES:
-        raise RequestError(f"The axis {title}: the range {match[0].strip()!r} has {count} values; allowed are {MAX_VALUES}.")
-    return [f"{round(low + i * step, 9):g}" if abs(low + i * step) < 1e5 else f"{low + i * step:.0f}" for i in range(count)]
+        raise RequestError(
+            f"The axis {title}: the range {match[0].strip()!r} has {count} values; allowed are {MAX_VALUES}."
+        )
+    return [
+        f"{round(low + i * step, 9):g}" if abs(low + i * step) < 1e5 else f"{low + i * step:.0f}" for i in range(count)
+    ]
 
 
 def _value(kind: str, text: str, title: str, registry: Registry) -> Value:
@@ -169,7 +179,9 @@ def _value(kind: str, text: str, title: str, registry: Registry) -> Value:
 
 
 def _option_value(group: str, name: str, text: str, options: Sequence[Option]) -> Value:
-    guesses = [text.lower() == "true", _number(text), text] if text.lower() in ("true", "false") else [_number(text), text]
+    guesses = (
+        [text.lower() == "true", _number(text), text] if text.lower() in ("true", "false") else [_number(text), text]
+    )
     for guess in guesses:
         for option in options:
             try:

@@ -116,7 +116,11 @@ class Cells:
     def seconds_a_call(self, request: Request) -> float | None:
         """The median of what a network call of such a request took lately; None where nothing is known."""
         wanted = cost_class(request)
-        known = [entry["seconds"] / entry["nfe"] for entry in self._entries.values() if entry["cost"] == wanted and entry["nfe"]]
+        known = [
+            entry["seconds"] / entry["nfe"]
+            for entry in self._entries.values()
+            if entry["cost"] == wanted and entry["nfe"]
+        ]
         return median(known[-LATEST:]) if known else None
 
 
@@ -133,5 +137,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
         texts = (entry["key"], entry["file"], entry["cost"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    good = all(isinstance(text, str) for text in texts) and all(math.isfinite(number) and number >= 0 for number in numbers)
+    good = all(isinstance(text, str) for text in texts) and all(
+        math.isfinite(number) and number >= 0 for number in numbers
+    )
     return entry if good and "\0" not in entry["file"] else None

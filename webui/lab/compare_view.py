@@ -39,7 +39,11 @@ def build_compare(page: Page, settings: Settings) -> Tool:
     with gr.Row(elem_classes="axes"):
         axes = [_build_axis(page, place, *first) for place, first in zip(PLACES, FIRST, strict=True)]
     policy = gr.Radio(
-        [(text, name) for name, text in POLICIES.items()], value="same", label="Seed", elem_id=f"{MODE}-policy", interactive=True
+        [(text, name) for name, text in POLICIES.items()],
+        value="same",
+        label="Seed",
+        elem_id=f"{MODE}-policy",
+        interactive=True,
     )
     cost = gr.HTML(elem_id=f"{MODE}-cost")
     buttons = build_buttons(MODE, "Make the grid", IDLE)
@@ -71,7 +75,14 @@ def build_compare(page: Page, settings: Settings) -> Tool:
             return problem(str(error))
 
     form = settings.form
-    watched = (*controls, policy, *form.fields.values(), form.edits, form.revision, made)  # the last: less is left to make
+    watched = (
+        *controls,
+        policy,
+        *form.fields.values(),
+        form.edits,
+        form.revision,
+        made,
+    )  # the last: less is left to make
     triggers = [each.change for each in watched]
     gr.on(triggers, tell_cost, inputs, cost, trigger_mode="always_last", **QUIET, **RAW)
     gr.on([first.change, second.change], _pair, [made, first, second], slider, trigger_mode="always_last", **QUIET)

@@ -12,7 +12,8 @@ from ..describe import seconds_text
 from ..events import Snapshot
 from ..jobs import Job
 from ..shared import Page
-from .convergence import BUDGETS, Contestant, Convergence, Excluded, Point, Reference, group, make_convergence, orders
+from .contest import Contestant
+from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, make_convergence, orders
 from .figures import convergence_figure
 from .form_view import Settings, request_of
 from .tool_view import Tool, View, build_buttons, connect_tool
@@ -66,7 +67,9 @@ def build_convergence(page: Page, settings: Settings) -> Tool:
     return connect_tool(page, buttons, inputs, [plot, table], make, _view, _finished)
 
 
-def results_table(task: Convergence, points: Sequence[Point], found: Mapping[str, float | None], excluded: Sequence[Excluded]) -> str:
+def results_table(
+    task: Convergence, points: Sequence[Point], found: Mapping[str, float | None], excluded: Sequence[Excluded]
+) -> str:
     """Declared and measured order, and the errors; then who is left out, and why."""
     heads = ("sampler", "declared order", "measured", "errors, by network calls")
     declared = {one.label: _declared(one) for one in task.contestants}
@@ -75,7 +78,9 @@ def results_table(task: Convergence, points: Sequence[Point], found: Mapping[str
         order = found.get(label)
         errors = " · ".join(f"{point.calls:.3g}: {point.error:.2g}" for point in own)
         cells = (label, declared.get(label, ""), "" if order is None else f"{order:.2f}", errors)
-        rows.append("".join(f"<td data-label='{head}'>{escape(cell)}</td>" for head, cell in zip(heads, cells, strict=True)))
+        rows.append(
+            "".join(f"<td data-label='{head}'>{escape(cell)}</td>" for head, cell in zip(heads, cells, strict=True))
+        )
     head = "".join(f"<th>{name}</th>" for name in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     left_out = "".join(f"<li><strong>{escape(one.label)}</strong>: {escape(one.reason)}</li>" for one in excluded)
@@ -108,7 +113,12 @@ def _view(job: Job) -> View:
         if len(points) == drawn:
             return [gr.skip(), text]
         drawn = len(points)
-        return [gr.update(value=convergence_figure(points, found, doubt), visible=True) if points else gr.update(visible=False), text]
+        return [
+            gr.update(value=convergence_figure(points, found, doubt), visible=True)
+            if points
+            else gr.update(visible=False),
+            text,
+        ]
 
     return show
 

@@ -84,7 +84,9 @@ def plane_figure(density: MixtureDenoiser, sigma: float, paths: Sequence[Path] =
     """
     drawing = figure("", "", height=600)
     axis = dict(range=[-REACH, REACH], constrain="domain", showgrid=False, zeroline=False)
-    drawing.update_layout(xaxis=dict(axis, scaleanchor="y", title=""), yaxis=dict(axis, title="", constraintoward="top"), dragmode="pan")
+    drawing.update_layout(
+        xaxis=dict(axis, scaleanchor="y", title=""), yaxis=dict(axis, title="", constraintoward="top"), dragmode="pan"
+    )
     _add_density(drawing, density, sigma)
     _add_arrows(drawing, density, sigma)
     labels = list(dict.fromkeys(path.label for path in paths if path.label != EXACT))
@@ -137,14 +139,35 @@ def _add_arrows(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> N
     # The longest is one step of the lattice; the root keeps the short ones visible.
     shown = velocity / length.clamp(min=1e-9) * (length / length.max()).sqrt() * (1.8 * REACH / ARROWS)
     ends = places + shown
-    x, y = ([v for a, b in zip(places[:, i].tolist(), ends[:, i].tolist()) for v in (round(a, 3), round(b, 3), None)] for i in (0, 1))
+    x, y = (
+        [v for a, b in zip(places[:, i].tolist(), ends[:, i].tolist()) for v in (round(a, 3), round(b, 3), None)]
+        for i in (0, 1)
+    )
     paint = dict(color="rgba(128,140,142,0.75)")
-    drawing.add_trace(go.Scatter(x=x, y=y, mode="lines", line=dict(paint, width=1), hoverinfo="skip", name="arrows of the flow", legendgroup="flow"))
+    drawing.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line=dict(paint, width=1),
+            hoverinfo="skip",
+            name="arrows of the flow",
+            legendgroup="flow",
+        )
+    )
     angles = [round(math.degrees(math.atan2(dx, dy)), 1) for dx, dy in shown.tolist()]
     marker = dict(paint, symbol="arrow", size=6, angle=angles)
     heads = [[round(v, 3) for v in ends[:, i].tolist()] for i in (0, 1)]
     drawing.add_trace(
-        go.Scatter(x=heads[0], y=heads[1], mode="markers", marker=marker, hoverinfo="skip", showlegend=False, legendgroup="flow")
+        go.Scatter(
+            x=heads[0],
+            y=heads[1],
+            mode="markers",
+            marker=marker,
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup="flow",
+        )
     )
 
 

@@ -49,7 +49,9 @@ def _picture() -> dict[str, gr.components.Component]:
             elem_id="lab-strength", interactive=True,
         )  # fmt: skip
         with gr.Row():
-            meaning = gr.Radio(MEANINGS, value="steps", label="Strength is a", elem_id="lab-strength-as", interactive=True)
+            meaning = gr.Radio(
+                MEANINGS, value="steps", label="Strength is a", elem_id="lab-strength-as", interactive=True
+            )
             fit = gr.Radio(FITS, value="crop", label="Fit to the size", elem_id="lab-fit", interactive=True)
     return {"image": image, "strength": strength, "strength_as": meaning, "fit": fit}
 

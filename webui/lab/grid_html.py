@@ -20,7 +20,9 @@ def tables(grid: Grid, done: Mapping[int, CellDone], files: Mapping[int, str], a
     files    the served copies of the pictures
     at_work  whether the first cell without an outcome is being made now
     """
-    next_one = next((i for i, cell in enumerate(grid.cells) if cell.request and i not in done), None) if at_work else None
+    next_one = (
+        next((i for i, cell in enumerate(grid.cells) if cell.request and i not in done), None) if at_work else None
+    )
     lengths = [len(axis.values) for axis in grid.axes] + [1, 1]
     columns, rows, blocks = lengths[:3]
     small = " pixels" if max(cell.request.width for cell in grid.possible) <= 128 else ""

@@ -27,7 +27,9 @@ GAP, MARGIN, TEXT = 8, 20, 15
 def describe(grid: Grid, made: Mapping[int, Made]) -> dict[str, Any]:
     """The grid as plain JSON data: its axes, and each cell's labels, settings, time and calls, or the reason for none."""
     return dict(
-        axes=[dict(kind=axis.kind, title=axis.title, values=[value.label for value in axis.values]) for axis in grid.axes],
+        axes=[
+            dict(kind=axis.kind, title=axis.title, values=[value.label for value in axis.values]) for axis in grid.axes
+        ],
         cells=[_cell(cell, made.get(index)) for index, cell in enumerate(grid.cells)],
     )
 
@@ -38,7 +40,9 @@ def draw_sheet(grid: Grid, made: Mapping[int, Made]) -> Image.Image:
     columns, rows, blocks = lengths[:3]
     side = _side(grid, made, columns * rows * blocks)
     font, strong = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 1)
-    left = MARGIN + (max(_width(strong, value.label, 260) for value in grid.axes[1].values) + 2 * GAP if len(grid.axes) > 1 else 0)
+    left = MARGIN + (
+        max(_width(strong, value.label, 260) for value in grid.axes[1].values) + 2 * GAP if len(grid.axes) > 1 else 0
+    )
     head = MARGIN + 2 * (TEXT + GAP)
     block = head + rows * (side[1] + TEXT + 2 * GAP)
     sheet = Image.new("RGB", (left + columns * (side[0] + GAP) + MARGIN, blocks * block + MARGIN), PAPER)
@@ -109,7 +113,9 @@ def _draw_cell(sheet, pen, font, corner, side, cell: Cell, made: Made | None) ->
     if made:
         with Image.open(made.path) as picture:
             grows = side[0] >= picture.width
-            fitted = picture.convert("RGB").resize(side, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
+            fitted = picture.convert("RGB").resize(
+                side, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+            )
         sheet.paste(fitted, corner)
         pen.text((x, y + side[1] + 2), _short(font, caption(made), side[0]), SOFT, font)
         return

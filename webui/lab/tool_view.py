@@ -45,7 +45,9 @@ class Buttons:
 def build_buttons(mode: str, label: str, idle: str) -> Buttons:
     """The row that every tool has."""
     with gr.Row(elem_classes="run"):
-        start = gr.Button(label, variant="primary", elem_id=f"{mode}-start", elem_classes="generate", min_width=120, scale=3)
+        start = gr.Button(
+            label, variant="primary", elem_id=f"{mode}-start", elem_classes="generate", min_width=120, scale=3
+        )
         stop = gr.Button("Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1)
     message = gr.HTML(status(None, idle, str), elem_id=f"{mode}-message")
     return Buttons(mode, label, idle, start, stop, message)

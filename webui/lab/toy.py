@@ -102,7 +102,9 @@ class Toy:
                 for point, seed in enumerate(self.seeds):
                     if desk.should_stop():
                         raise Stopped("the paths were stopped")
-                    made = self._sampled(desk, density, label, point, seed) if label else exact_path(density, point, seed)
+                    made = (
+                        self._sampled(desk, density, label, point, seed) if label else exact_path(density, point, seed)
+                    )
                     done += 1
                     calls += getattr(made, "calls", 0)
                     spent = desk.clock() - began

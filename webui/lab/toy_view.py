@@ -40,7 +40,13 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     with gr.Row(elem_classes="plane"):
         with gr.Column(elem_classes="compose", min_width=300, scale=2):
             with gr.Column(elem_classes="card"):
-                density = gr.Dropdown(list(DENSITIES), value=next(iter(DENSITIES)), label="Data", elem_id=f"{MODE}-density", interactive=True)
+                density = gr.Dropdown(
+                    list(DENSITIES),
+                    value=next(iter(DENSITIES)),
+                    label="Data",
+                    elem_id=f"{MODE}-density",
+                    interactive=True,
+                )
                 chosen = gr.Dropdown(
                     names, value=[name for name in FIRST if name in names], multiselect=True, label="Samplers",
                     elem_id=f"{MODE}-samplers", interactive=True,
@@ -49,10 +55,30 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                     schedules, value="Karras" if "Karras" in schedules else schedules[0] if schedules else None,
                     label="Schedule", elem_id=f"{MODE}-schedule", interactive=True,
                 )  # fmt: skip
-                steps = gr.Slider(1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{MODE}-steps", interactive=True)
+                steps = gr.Slider(
+                    1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{MODE}-steps", interactive=True
+                )
                 with gr.Row():
-                    points = gr.Slider(1, MOST_POINTS, value=3, step=1, label="Points", elem_id=f"{MODE}-points", interactive=True, min_width=140)
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=SEEDS - 1, elem_id=f"{MODE}-seed", interactive=True, min_width=90)
+                    points = gr.Slider(
+                        1,
+                        MOST_POINTS,
+                        value=3,
+                        step=1,
+                        label="Points",
+                        elem_id=f"{MODE}-points",
+                        interactive=True,
+                        min_width=140,
+                    )
+                    seed = gr.Number(
+                        0,
+                        label="Seed",
+                        precision=0,
+                        minimum=0,
+                        maximum=SEEDS - 1,
+                        elem_id=f"{MODE}-seed",
+                        interactive=True,
+                        min_width=90,
+                    )
             buttons = build_buttons(MODE, "Walk", IDLE)
             gr.HTML(LESSON)
             failed = gr.HTML(elem_id=f"{MODE}-failed")
@@ -74,12 +100,16 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     triggers = [level.change, arrived.change, tab.select]
     gr.on(triggers, draw, [density, level, paths], [note, plot], trigger_mode="always_last", **QUIET)
     # Other data: the paths drawn belong to the old ones.
-    density.input(lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET)
+    density.input(
+        lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
+    )
 
     def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:
         picked = [str(name) for name in names] if isinstance(names, list) else []
         kept = options["schedules"].get(schedule, {}) if isinstance(schedule, str) else {}
-        return make_toy(page.engine, str(density), picked, str(schedule or ""), steps, points, seed, options["samplers"], kept)
+        return make_toy(
+            page.engine, str(density), picked, str(schedule or ""), steps, points, seed, options["samplers"], kept
+        )
 
     inputs = [density, chosen, schedule, steps, points, seed, settings.form.options]
     return connect_tool(page, buttons, inputs, [density, paths, arrived, failed], make, _view, _finished)
@@ -107,7 +137,9 @@ def _view(job: Job) -> View:
     async def show(now: Snapshot) -> list[Any]:
         paths = tuple(part for part in now.parts if isinstance(part, Path))
         failed = {part.label: part.reason for part in now.parts if isinstance(part, PathFailed)}
-        words = "".join(f"<p class='note problem'>{escape(label)}: {escape(reason)}</p>" for label, reason in failed.items())
+        words = "".join(
+            f"<p class='note problem'>{escape(label)}: {escape(reason)}</p>" for label, reason in failed.items()
+        )
         if now.outcome is None:
             return [*[gr.skip()] * 3, words]
         return [task.name, paths, time.time(), words]

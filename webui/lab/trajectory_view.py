@@ -29,7 +29,14 @@ LESSON = (
     "means a straight way, where large steps do no harm), and how much the estimate changes. Right: how far the estimate "
     "with the prompt is from the one without; guidance multiplies it.</p>"
 )
-HEADS = ("step", "estimate at sigma", "state at sigma", "change of the state", "change of the estimate", "gap of guidance")
+HEADS = (
+    "step",
+    "estimate at sigma",
+    "state at sigma",
+    "change of the state",
+    "change of the estimate",
+    "gap of guidance",
+)
 
 
 def build_trajectory(page: Page, settings: Settings) -> Tool:
@@ -73,7 +80,9 @@ def figures_of(frame: Frame | None) -> str:
     state = _picture(frame.state, f"State after {where}")
     left = f"<strong>State</strong>, {where}: sigma {frame.sigma:.3g}"
     if frame.denoised is None:
-        return _pair(state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet", True)
+        return _pair(
+            state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet", True
+        )
     right = f"<strong>Estimate</strong> that led there, made at sigma {frame.seen:.3g}"
     return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right, True)
 

@@ -30,7 +30,9 @@ def status(snapshot: Snapshot | None, idle: str, finished: Callable[[Mapping[str
         return line(finished(outcome.info))
     if snapshot.progress is None:
         ahead = snapshot.position or 0
-        return line(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one" if ahead else "Starting") + bar(None)
+        return line(
+            f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one" if ahead else "Starting"
+        ) + bar(None)
     return f"<div class='lab-now'>{_preview(snapshot.progress)}<div>{line(running(snapshot.progress))}{bar(snapshot.progress)}</div></div>"
 
 
