@@ -90,7 +90,6 @@ def test_a_slip_is_told_before_anything_is_made(engine, kind, text, problem):
 def test_every_kind_of_axis_says_what_it_takes(engine):
     for kind in kinds(engine.registry):
         assert menu(kind, engine.registry) or hint(kind, engine.registry), kind
-    assert "strength" not in kinds(engine.registry, strength=False)
     assert menu("option:refine_start", engine.registry) == ["true", "false"]
     assert split('a, "b, c"\nd') == ["a", "b, c", "d"]
 
@@ -164,9 +163,10 @@ def test_one_seed_policy_rules_the_grid(engine):
     [
         ([], "one to three axes"),
         ([("steps", "1, 2"), ("steps", "3")], "Steps is on two axes"),
+        ([("strength", "0.5, 1")], "Strength needs an input picture"),
         ([("steps", "1..100"), ("seed", "1..100")], "10000 cells; allowed here are 400"),
         (
-            [("strength", "0.5"), ("option:churn", "0.1")],
+            [("steps", "5"), ("option:churn", "0.1")],
             "No cell of this grid can be made. Sampler DDIM has no option 'churn'",
         ),
     ],

@@ -55,18 +55,11 @@ class Axis:
     values: tuple[Value, ...]
 
 
-def kinds(registry: Registry, strength: bool = True) -> dict[str, str]:
-    """Every kind of axis with its title: the request's own settings, then each declared option.
-
-    strength  whether there is a picture whose strength can vary
-    """
-    named = {kind: title for kind, title in TITLES.items() if strength or kind != "strength"}
+def kinds(registry: Registry) -> dict[str, str]:
+    """Every kind of axis with its title: the request's own settings, then each declared option."""
     options = {f"option:{name}": f"Option {name}" for name in declared(registry.samplers)}
-    return (
-        named
-        | options
-        | {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
-    )
+    schedules = {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
+    return TITLES | options | schedules
 
 
 def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:

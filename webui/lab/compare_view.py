@@ -75,14 +75,8 @@ def build_compare(page: Page, settings: Settings) -> Tool:
             return problem(str(error))
 
     form = settings.form
-    watched = (
-        *controls,
-        policy,
-        *form.fields.values(),
-        form.edits,
-        form.revision,
-        made,
-    )  # the last: less is left to make
+    # The last one changes when a grid has ended: there is less left to make.
+    watched = (*controls, policy, *form.fields.values(), form.edits, form.revision, made)
     triggers = [each.change for each in watched]
     gr.on(triggers, tell_cost, inputs, cost, trigger_mode="always_last", **QUIET, **RAW)
     gr.on([first.change, second.change], _pair, [made, first, second], slider, trigger_mode="always_last", **QUIET)

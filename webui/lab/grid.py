@@ -87,7 +87,7 @@ def make_grid(
              without it, the base's options go with the base's names only
     Raises RequestError for axes that cannot be, too many cells, and if no cell at all can be made.
     """
-    _check(engine, axes, policy)
+    _check(engine, base, axes, policy)
     seed = random.SystemRandom().randrange(SEEDS) if base.seed == -1 else base.seed
     fields = {name: getattr(base, name) for name in type(base).model_fields} | dict(count=1, seed=seed)
     for axis in axes:
@@ -118,7 +118,7 @@ def make_grid(
     return _finished(axes, cells, base, seed)
 
 
-def _check(engine: Engine, axes: Sequence[Axis], policy: str) -> None:
+def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> None:
     if not 1 <= len(axes) <= MOST_AXES:
         raise RequestError("Choose what varies: a grid has one to three axes.")
     if policy not in POLICIES:
@@ -127,6 +127,10 @@ def _check(engine: Engine, axes: Sequence[Axis], policy: str) -> None:
     twice = next((axis.title for axis in axes if axis.kind != "prompt" and kinds.count(axis.kind) > 1), None)
     if twice:
         raise RequestError(f"{twice} is on two axes; put all its values on one.")
+    if base.mode != "img2img" and "strength" in kinds:
+        raise RequestError(
+            "Strength needs an input picture to start from: add one to the settings, or vary something else."
+        )
     count = 1
     for axis in axes:
         count *= len(axis.values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def build_trajectory(page: Page, settings: Settings) -> Tool:
         return make_trajectory(page.engine, request)
 
     outputs = [pair, frames, after, scrubber, movie, *plots, numbers]
-    return connect_tool(page, buttons, settings.form.inputs, outputs, make, _view, summary)
+    return connect_tool(page, buttons, settings.form.inputs, outputs, make, _view, _finished)
 
 
 def figures_of(frame: Frame | None) -> str:
@@ -133,6 +133,11 @@ def _view(job: Job) -> View:
         ]
 
     return show
+
+
+def _finished(info: Mapping[str, Any]) -> str:
+    """The run in a line; a stopped one finished no picture to speak of."""
+    return "" if info["stopped"] else summary(info)
 
 
 def _film(name: str, frames: Sequence[Frame]) -> str | None:
