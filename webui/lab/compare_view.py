@@ -16,6 +16,7 @@ from ..events import Snapshot
 from ..files import served
 from ..jobs import Job
 from ..request import RequestError
+from ..result import SMALL
 from ..shared import QUIET, RAW, Page
 from ..storage import write_new
 from .axes import HINTS, Axis, hint, kinds, menu, read_axis
@@ -163,11 +164,12 @@ def _after(name: str, grid: Grid, pictures: Mapping[int, Made], files: Mapping[i
     except OSError:
         sheet = bundle = gr.update(visible=False)
     choices = list(labels)
+    widest = max(cell.request.width for cell in grid.possible)
     return [
         gr.update(visible=True),
         gr.update(choices=choices, value=left),
         gr.update(choices=choices, value=right),
-        (labels[left], labels[right]),
+        gr.update(value=(labels[left], labels[right]), elem_classes=["pixels"] if widest <= SMALL else []),
         sheet,
         bundle,
         labels,

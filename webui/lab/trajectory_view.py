@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder
 from ..describe import summary
 from ..events import Snapshot
 from ..jobs import Job
+from ..result import SMALL
 from ..shared import QUIET, Page
 from ..storage import write_new
 from .figures import change_figure, gap_figure, noise_figure
@@ -75,16 +76,14 @@ def figures_of(frame: Frame | None) -> str:
     """State and estimate of a step side by side, with what one sees."""
     if frame is None:
         state = estimate = '<div class="grain" aria-hidden="true"></div>'
-        return _pair(state, "The state, as the network sees it", estimate, "What the network makes of it", True)
+        return _pair(state, "The state, as the network sees it", estimate, "What the network makes of it")
     where = f"step {frame.number}" if frame.number else "start"
     state = _picture(frame.state, f"State after {where}")
     left = f"<strong>State</strong>, {where}: sigma {frame.sigma:.3g}"
     if frame.denoised is None:
-        return _pair(
-            state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet", True
-        )
+        return _pair(state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet")
     right = f"<strong>Estimate</strong> that led there, made at sigma {frame.seen:.3g}"
-    return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right, True)
+    return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right)
 
 
 def numbers_table(frames: Sequence[Frame]) -> str:
@@ -101,16 +100,17 @@ def _numbers(frame: Frame) -> list[str]:
     return [str(frame.number), *("" if value is None else f"{value:.4g}" for value in values)]
 
 
-def _pair(left: str, left_text: str, right: str, right_text: str, small: bool) -> str:
-    looks = "stage pixels" if small else "stage"
+def _pair(left: str, left_text: str, right: str, right_text: str) -> str:
     return (
-        f"<div class='pair'><figure><div class='{looks}'>{left}</div><figcaption class='note'>{left_text}</figcaption></figure>"
-        f"<figure><div class='{looks}'>{right}</div><figcaption class='note'>{right_text}</figcaption></figure></div>"
+        f"<div class='pair'><figure><div class='stage'>{left}</div><figcaption class='note'>{left_text}</figcaption></figure>"
+        f"<figure><div class='stage'>{right}</div><figcaption class='note'>{right_text}</figcaption></figure></div>"
     )
 
 
 def _picture(data: bytes, alt: str) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}" alt="{escape(alt)}">'
+    # The width as a PNG's header has it: small pictures show their pixels.
+    small = " class='pixels'" if int.from_bytes(data[16:20], "big") <= SMALL else ""
+    return f'<img{small} src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}" alt="{escape(alt)}">'
 
 
 def _view(job: Job) -> View:
