@@ -9,6 +9,8 @@ from pages import idle
 from PIL import Image
 from test_browser import DESKTOP, PHONE, browser, choose, expect, server, visit
 
+from webui.metadata import read_png
+
 __all__ = ["browser", "server", "visit"]  # fixtures
 pytestmark = pytest.mark.browser
 
@@ -187,3 +189,20 @@ def test_every_tool_fits_the_screen(visit, viewport, query):
         page.get_by_role("tab", name=tool, exact=True).click()
         expect(page.get_by_role("tab", name=tool, exact=True)).to_have_attribute("aria-selected", "true")
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth"), tool
+
+
+def test_the_settings_unfold_with_the_samplers_options(visit, server):
+    page = lab(visit())
+    expect(page.locator("#lab-more [id^=option-samplers-DDIM-eta]")).to_have_count(0)
+    page.locator("#lab-more button").first.click()
+    eta = page.locator("#lab-more [id^=option-samplers-DDIM-eta] input[type=number]")
+    eta.fill("0.5")
+    eta.press("Tab")
+    page.locator("#compare-values2 input, #compare-values2 textarea").fill("2")
+    expect(page.locator("#compare-cost")).to_contain_text("4 pictures")
+    start(page, "compare")
+    expect(message(page, "compare")).to_contain_text("4 pictures made in")
+    records = [read_png(path).record for path in server.outputs.rglob("*.png")]
+    assert any(
+        record["request"]["sampler"] == "DDIM" and record["request"]["options"] == {"eta": 0.5} for record in records
+    )

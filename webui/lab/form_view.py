@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from ..controls import build_form, build_prompt
 from ..form import Form, to_request
 from ..form_events import connect_form
 from ..request import Request
-from ..shared import Page
+from ..shared import QUIET, Page
 from ..tab_img2img import FITS, MEANINGS
 
 MODE = "lab"
@@ -31,10 +32,13 @@ def build_settings(page: Page) -> Settings:
     """The prompt, and all else folded away."""
     with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
         prompt = build_prompt(MODE)
-        with gr.Accordion("Settings of the run", open=False, elem_id="lab-more"):
+        # Drawn when they are looked at: Gradio stumbles when too many are being drawn while a page is opened.
+        opened = gr.Number(0, visible="hidden")
+        with gr.Accordion("Settings of the run", open=False, elem_id="lab-more") as folded:
             with gr.Column(elem_classes="lab-form"):
                 more = _picture()
-                form = build_form(page, MODE, prompt, more)
+                form = build_form(page, MODE, prompt, more, opened)
+        folded.expand(time.time, None, opened, **QUIET)
     return Settings(form, connect_form(page, form), box)
 
 
