@@ -59,6 +59,7 @@ class Denoiser:
                 against over-exposure (Lin et al. 2023, arXiv:2305.08891, section 3.4)
     interval    (low, high): guidance is used where low < sigma <= high and costs nothing elsewhere
                 (Kynkaanniemi et al. 2024, arXiv:2404.07724)
+    on_gap      called with (sigma, conditional minus unconditional estimate of x0) where guidance computes both
     """
 
     network: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor]
@@ -70,6 +71,7 @@ class Denoiser:
     rounded: bool = False
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, math.inf)
+    on_gap: Callable[[float, torch.Tensor], None] | None = None
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         timestep = self.schedule.timestep(sigma)
@@ -78,12 +80,16 @@ class Denoiser:
         scaled = to_network(x, sigma, self.schedule.flow)
         low, high = self.interval
         guidance = self.guidance if low < sigma <= high else 1.0
-        return to_denoised(self._guided(scaled, timestep, guidance), x, sigma, self.prediction)
+        return to_denoised(self._guided(scaled, timestep, sigma, guidance), x, sigma, self.prediction)
 
-    def _guided(self, scaled: torch.Tensor, timestep: float, guidance: float) -> torch.Tensor:
+    def _guided(self, scaled: torch.Tensor, timestep: float, sigma: float, guidance: float) -> torch.Tensor:
         if guidance in (0.0, 1.0):
             return self._ask(scaled, timestep, self.positive if guidance == 1.0 else self.negative)
         uncond, cond = self._both(scaled, timestep)
+        if self.on_gap is not None:
+            # The estimate is linear in the output: without the state's own share, this is the estimates' difference.
+            gap = cond - uncond
+            self.on_gap(sigma, to_denoised(gap, torch.zeros_like(gap), sigma, self.prediction))
         guided = uncond + guidance * (cond - uncond)
         return rescale_guided(guided, cond, self.rescale) if self.rescale else guided
 

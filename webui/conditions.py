@@ -56,4 +56,7 @@ def origin_of(model: Any) -> dict[str, str]:
     if device.type == "cuda":
         kind = torch.cuda.get_device_name(device)
     dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
-    return dict(name=model.name, digest=model.digest, device=str(device), dtype=dtype, hardware=kind)
+    origin = dict(name=model.name, digest=model.digest, device=str(device), dtype=dtype, hardware=kind)
+    if vae := getattr(model, "vae_digest", ""):
+        origin["vae"] = vae
+    return origin

@@ -46,8 +46,17 @@ def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:
     return prompt, tokens
 
 
-def build_form(page: Page, mode: str, prompt: gr.Textbox, more: Mapping[str, gr.components.Component]) -> Form:
-    """The remaining controls of a tab, below one another; `more` are those that were built elsewhere."""
+def build_form(
+    page: Page,
+    mode: str,
+    prompt: gr.Textbox,
+    more: Mapping[str, gr.components.Component],
+    draw_options: gr.Number | None = None,
+) -> Form:
+    """The remaining controls of a tab, below one another; `more` are those that were built elsewhere.
+
+    draw_options  its change draws the options, for a form that is folded away; by default the form's filling does
+    """
     engine, registry = page.engine, page.registry
     models = engine.models()
     found = next(iter(models.values()), None)
@@ -81,8 +90,8 @@ def build_form(page: Page, mode: str, prompt: gr.Textbox, more: Mapping[str, gr.
                 min_width=120,
             )
         note = gr.HTML(elem_id=f"{mode}-note")
-        build_options(page, "samplers", sampler, store, revision, edits)
-        build_options(page, "schedules", schedule, store, revision, edits)
+        build_options(page, "samplers", sampler, store, draw_options or revision, edits)
+        build_options(page, "schedules", schedule, store, draw_options or revision, edits)
         with gr.Row():
             steps = gr.Number(
                 start["steps"],

@@ -136,7 +136,7 @@ def message(snapshot: Snapshot | None) -> str:
     if snapshot.progress is None:
         ahead = snapshot.position or 0
         return line(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one" if ahead else "Starting")
-    return line(_running(snapshot.progress))
+    return line(running(snapshot.progress))
 
 
 def summary(info: Mapping[str, Any]) -> str:
@@ -153,7 +153,8 @@ def summary(info: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _running(progress: Progress) -> str:
+def running(progress: Progress) -> str:
+    """How far a run is, in a line."""
     text = progress.text or f"step {progress.step}"
     calls = f"{progress.calls} of {progress.total_calls}" if progress.total_calls else f"{progress.calls}"
     parts = [text[:1].upper() + text[1:], f"network call {calls}" if progress.calls else ""]

@@ -39,6 +39,8 @@ def info_of(
 ):
     """The info of a job from what its finished pictures used: JSON data, see `Drawing.draw`."""
     request = job.request
+    if request is None:
+        return {"stopped": stopped}
     settings = request.model_dump(mode="json", exclude={"image", "count", "seed"})
     if request.mode == "txt2img":
         settings = {name: value for name, value in settings.items() if name not in ("strength", "strength_as", "fit")}
@@ -64,6 +66,7 @@ class Drawing:
     clock        seconds
     public       leave paths of this machine out of messages, and keep no visitor's input picture
     one_at_a_time   draw each picture by itself: slower, and equal to the last bit to drawing it alone
+    on_step      called with each finished step
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class Drawing:
         clock: Callable[[], float],
         public: bool = False,
         one_at_a_time: bool = False,
+        on_step: Callable[[Step], None] = lambda step: None,
     ):
+        self._watch_step = on_step
         self._job, self._model, self._registry, self._outputs, self._public = job, model, registry, outputs, public
         self._should_stop, self._clock = should_stop, clock
         size = 1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else model.defaults.max_batch)
@@ -167,6 +172,7 @@ class Drawing:
     def _on_step(self, step: Step) -> None:
         # A sampler that works on after Stop without asking the network ends here.
         self._raise_if_stopped()
+        self._watch_step(step)
         if self._progress.steps is not None:
             self._progress = replace(self._progress, step=min(self._progress.step + 1, self._progress.steps))
             self._tell(self._doing())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samplers.registry import Registry
+from samplers.sampler import Stopped
 from weights.catalog import Catalog, Found
 from weights.opening import open_model
 
@@ -25,6 +26,7 @@ from .jobs import Failed, Finished, Job, Outcome, Progress, StoppedEarly, Waitin
 from .limits import LOCAL, PUBLIC, Limits
 from .pictures import fit_picture, open_picture
 from .request import Request, RequestError, plan_of, settle
+from .tasks import Desk, Task
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -153,13 +155,23 @@ class Engine:
         plan = plan_of(settled, self.registry, found)
         if conditions.sigmas:
             plan = replace(plan, sigmas=conditions.sigmas)
-        job = Job(settled, plan, owner, source, previews, self._clock, conditions)
-        with self._lock:
-            self._check_room()
-            self._waiting.append(job)
-            self._renumber()
-            self._lock.notify_all()
-        return job
+        return self._queue(Job(settled, plan, owner, source, previews, self._clock, conditions))
+
+    def submit_task(self, task: Task, owner: str = "") -> Job:
+        """Queue work that is not a request; it waits, runs alone, is watched and stopped like one.
+
+        Raises RequestError for a model that is not there, and a full queue.
+        """
+        if task.model:
+            self._check_known(task.model)
+        return self._queue(Job(None, None, owner, clock=self._clock, task=task))
+
+    def origin_of(self, model: str) -> tuple[str, str] | None:
+        """Digest and device of a model, as its pictures carry them, if it is the one that is open now."""
+        opened, found = self._model, self._model_found
+        if opened is None or found is None or found[0].name != model:
+            return None
+        return opened.digest, str(opened.device)
 
     def ask(self, model: str, work: Callable[[Any], Any]) -> Future:
         """Have a small piece of work done on a model in the engine's thread, between two jobs: the answer to come.
@@ -169,8 +181,7 @@ class Engine:
         The answer raises RequestError with words for the user where the model or the work fails; cancel it when nobody
         waits for it any more. Raises RequestError for an unknown model and when too much is being asked.
         """
-        if model not in self.models():
-            raise RequestError(f"Unknown model {model!r}; known are {', '.join(self.models())}.")
+        self._check_known(model)
         answer: Future = Future()
         with self._lock:
             if self._closing:
@@ -208,6 +219,18 @@ class Engine:
         if reason:
             raise RequestError(f"Model {request.model!r} cannot be used: {reason}.")
         return models
+
+    def _check_known(self, model: str) -> None:
+        if model not in (models := self.models()):
+            raise RequestError(f"Unknown model {model!r}; known are {', '.join(models)}.")
+
+    def _queue(self, job: Job) -> Job:
+        with self._lock:
+            self._check_room()
+            self._waiting.append(job)
+            self._renumber()
+            self._lock.notify_all()
+        return job
 
     def _check_room(self) -> None:
         if self._closing:
@@ -281,7 +304,7 @@ class Engine:
             if found is None:
                 raise RequestError(f"Model {name!r} is no longer there.")
             with torch.no_grad():
-                result = work(self._opened(found))
+                result = work(self._opened(found, self.settings.device))
         except BaseException as error:
             message, full = explain(error, public=self.settings.public), out_of_memory(error)
             log.warning("an errand failed", exc_info=not isinstance(error, RequestError))
@@ -310,33 +333,12 @@ class Engine:
         try:
             if self._should_stop(job):
                 return StoppedEarly(info_of(job))
-            found = self._find_models(self.settings.weights).get(job.request.model)
-            if found is None:
-                return Failed(f"Model {job.request.model!r} is no longer there.")
-            device = job.conditions.device or self.settings.device
-            if self._model is None or self._model_found != (found, device):
-                job.tell(Progress(text=f"loading {found.name}"))
-            model = self._opened(found, device)
-            if job.conditions.digest not in (None, model.digest):
-                wanted = f"the picture was made with another (hash {job.conditions.digest})"
-                return Failed(f"Model {found.name} here has hash {model.digest}, and {wanted}.")
-            self._status = f"{found.name} on {model.device}, drawing"
-            try:
-                drawing = Drawing(
-                    job,
-                    model,
-                    self.registry,
-                    job.conditions.outputs or self.settings.outputs,
-                    lambda: self._should_stop(job),
-                    self._clock,
-                    self.settings.public,
-                    self.settings.one_at_a_time,
-                )
-                with threads(job.conditions.threads):
-                    info = drawing.draw()
-            finally:
-                self._status = f"{found.name} on {model.device}, ready"
+            model = self._ready(job)
+            with threads(job.conditions.threads):
+                info = self._do(job, model)
             return StoppedEarly(info) if info["stopped"] else Finished(info)
+        except Stopped:
+            return StoppedEarly(info_of(job))
         except BaseException as error:
             log.warning("job %s failed", job.id, exc_info=True)
             message, full = explain(error, job.request, self.settings.public), out_of_memory(error)
@@ -344,6 +346,36 @@ class Engine:
             # Only here is the exception gone, and with it the tensors that its traceback held.
             free_memory()
         return Failed(message)
+
+    def _ready(self, job: Job) -> Any:
+        """The opened model of a job; None for a task without one."""
+        if not job.model:
+            return None
+        found = self._find_models(self.settings.weights).get(job.model)
+        if found is None:
+            raise RequestError(f"Model {job.model!r} is no longer there.")
+        device = job.conditions.device or self.settings.device
+        if self._model is None or self._model_found != (found, device):
+            job.tell(Progress(text=f"loading {found.name}"))
+        model = self._opened(found, device)
+        if job.conditions.digest not in (None, model.digest):
+            wanted = f"the picture was made with another (hash {job.conditions.digest})"
+            raise RequestError(f"Model {found.name} here has hash {model.digest}, and {wanted}.")
+        return model
+
+    def _do(self, job: Job, model: Any) -> dict[str, Any]:
+        """Do a job on its model and return its info."""
+        before, stopped = self._status, lambda: self._should_stop(job)
+        outputs, public = job.conditions.outputs or self.settings.outputs, self.settings.public
+        if model is not None:
+            self._status = f"{model.name} on {model.device}, drawing"
+        try:
+            if job.task:
+                return job.task.run(Desk(model, self.registry, outputs, stopped, self._clock, public, job.tell))
+            one = self.settings.one_at_a_time
+            return Drawing(job, model, self.registry, outputs, stopped, self._clock, public, one).draw()
+        finally:
+            self._status = before
 
     def _should_stop(self, job: Job) -> bool:
         """Asked around every network call, which is also when others who gave up waiting are let go."""

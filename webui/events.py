@@ -49,6 +49,13 @@ class Picture:
     index: int
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Something that a task of the Lab has finished: a cell of a grid, a step of a run, a point of a curve."""
+
+    value: Any
+
+
 @dataclass(frozen=True)
 class Finished:
     """The job is done; `info` is what the API returns."""
@@ -71,18 +78,22 @@ class StoppedEarly:
 
 
 Outcome = Finished | Failed | StoppedEarly
-Event = Waiting | Progress | Picture | Outcome
+Event = Waiting | Progress | Picture | Part | Outcome
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job as it is now: what a reloaded page needs to catch up. `position` is None once the job has begun."""
+    """A job as it is now: what a reloaded page needs to catch up. `position` is None once the job has begun.
+
+    parts  the values of every `Part` that was told, in order
+    """
 
     state: str
     position: int | None
     progress: Progress | None
     pictures: tuple[Picture, ...]
     outcome: Outcome | None
+    parts: tuple[Any, ...] = ()
 
     @property
     def info(self) -> dict[str, Any] | None:
@@ -98,5 +109,6 @@ def news(seen: Snapshot, now: Snapshot) -> Iterator[Event]:
     if now.progress is not None and now.progress is not seen.progress:
         yield now.progress
     yield from now.pictures[len(seen.pictures) :]
+    yield from map(Part, now.parts[len(seen.parts) :])
     if now.outcome:
         yield now.outcome

@@ -39,7 +39,7 @@ def explain(error: BaseException, request: Request | None = None, public: bool =
     if out_of_memory(error):
         if request is None:
             return (
-                "Out of memory while loading the model; close other programs, or use a smaller model or --device cpu."
+                "Out of memory; close other programs, or use a smaller model, smaller pictures or --device cpu."
             )
         size = f"{request.width}x{request.height}"
         less = f"a smaller size than {size}" + (f" or fewer pictures than {request.count}" if request.count > 1 else "")

@@ -35,7 +35,7 @@ class Form:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the controls whose values make a request."""
-        return FIELDS + (PICTURE_FIELDS + ("image",) if self.mode == "img2img" else ())
+        return FIELDS + (PICTURE_FIELDS + ("image",) if "image" in self.fields else ())
 
     @property
     def inputs(self) -> list[gr.components.Component]:

@@ -1,4 +1,4 @@
-"""A job: one request on its way through the engine, and what it tells whoever watches it.
+"""A job: one request, or one task, on its way through the engine, and what it tells whoever watches it.
 
 A job keeps the latest state and all pictures, never a queue: a watcher that reads slowly, or nobody at all, costs
 no memory, and a second watcher (a reloaded page) sees the same as the first.
@@ -16,33 +16,38 @@ from typing import Any
 from samplers.generate import Plan
 
 from .conditions import USUAL, Conditions
-from .events import Event, Failed, Finished, Outcome, Picture, Progress, Snapshot, StoppedEarly, Waiting, news
+from .events import Event, Failed, Finished, Outcome, Part, Picture, Progress, Snapshot, StoppedEarly, Waiting, news
 from .request import Request
+from .tasks import Task
 
 STATES = {Finished: "done", Failed: "failed", StoppedEarly: "stopped"}
 
 
 class Job:
-    """One settled request. Only the engine changes it; anyone may read it, from any thread.
+    """One settled request, or one task. Only the engine changes it; anyone may read it, from any thread.
 
-    plan      the sampler, its options and the sigmas that will run
+    request   None for a task
+    plan      the sampler, its options and the sigmas that will run; None for a task
     source    the fitted input picture of img2img (PIL image), else None
     previews  whether Progress carries pictures
     conditions  what a replay restores
+    task      work that is not a request
     """
 
     def __init__(
         self,
-        request: Request,
-        plan: Plan,
+        request: Request | None,
+        plan: Plan | None,
         owner: str = "",
         source: Any = None,
         previews: bool = True,
         clock: Callable[[], float] = time.monotonic,
         conditions: Conditions = USUAL,
+        task: Task | None = None,
     ):
         self.id, self.conditions = uuid.uuid4().hex, conditions
         self.request, self.plan, self.owner, self.source, self.previews = request, plan, owner, source, previews
+        self.task = task
         self._clock = clock
         self._changed = threading.Condition()
         self._now = Snapshot("waiting", None, None, (), None)
@@ -50,6 +55,11 @@ class Job:
         self._watchers = 1
         self._left: float | None = None
         self.ended: float | None = None
+
+    @property
+    def model(self) -> str:
+        """Name of the model that it needs; empty if none."""
+        return self.task.model if self.task else self.request.model
 
     @property
     def state(self) -> str:
@@ -113,6 +123,8 @@ class Job:
                 self._now = replace(now, state="running", position=None, progress=event)
             elif isinstance(event, Picture):
                 self._now = replace(now, pictures=(*now.pictures, event))
+            elif isinstance(event, Part):
+                self._now = replace(now, parts=(*now.parts, event.value))
             else:
                 self._now = replace(now, state=STATES[type(event)], position=None, outcome=event)
                 self.ended, self.source = self._clock(), None

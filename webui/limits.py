@@ -21,17 +21,22 @@ MAX_NAME, MAX_TEXT_OPTION = 200, 1000  # characters
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost: steps, pictures, pixels of a picture and of all together, characters of a prompt."""
+    """What one request may cost: steps, pictures, pixels of a picture and of all together, characters of a prompt.
+
+    cells  pictures of a grid of the Lab; calls: network calls of one of its measurements
+    """
 
     steps: int = MAX_STEPS
     count: int = MAX_COUNT
     picture: int = 16 * MEGA
     total: int = 64 * MEGA
     prompt: int = 10_000
+    cells: int = 400
+    calls: int = 200_000
 
 
 LOCAL = Limits()
-PUBLIC = Limits(steps=150, count=8, picture=1024 * 1024, total=8 * 1024 * 1024, prompt=2_000)
+PUBLIC = Limits(steps=150, count=8, picture=1024 * 1024, total=8 * 1024 * 1024, prompt=2_000, cells=36, calls=4_000)
 
 ALLOWED = {
     "mode": "'txt2img' or 'img2img'",

@@ -13,6 +13,7 @@ import gradio as gr
 
 from .endpoints import build_endpoints
 from .engine import Engine
+from .form_events import refill, refilled
 from .jobs import Job
 from .link_events import connect_link, mode_of, open_form, open_outputs
 from .result import chosen_of
@@ -20,6 +21,7 @@ from .shared import LONG, QUIET, Page
 from .tab_history import build_history
 from .tab_img2img import build_img2img
 from .tab_info import build_info, connect_info
+from .tab_lab import Lab, build_lab
 from .tab_plugins import build_plugins
 from .tab_schedule import build_schedule, connect_schedule
 from .tab_txt2img import build_txt2img
@@ -42,6 +44,8 @@ def build_page(engine: Engine) -> gr.Blocks:
                 picture = build_img2img(page)
             with gr.Tab("Schedule", id="schedule"):
                 schedule = build_schedule(page)
+            with gr.Tab("Lab", id="lab"):
+                lab = build_lab(page)
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page)
             benches = (words, picture)
@@ -55,7 +59,7 @@ def build_page(engine: Engine) -> gr.Blocks:
             _connect_sending(bench, picture, tabs)
             connect_link(page, bench)
         connect_info(page, info, benches, tabs)
-        _connect_opening(page, blocks, benches, tabs)
+        _connect_opening(page, blocks, benches, lab, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)
         build_endpoints(engine)
     # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
@@ -102,16 +106,16 @@ def _connect_sending(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None
     result.reuse.click(reuse, [result.made, result.chosen], [fields["seed"], fields["random_seed"]], **QUIET)
 
 
-def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], tabs: gr.Tabs) -> None:
+def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], lab: Lab, tabs: gr.Tabs) -> None:
     """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs.
 
     A link fills the form that it is for, and its tab comes to the front.
     """
     known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    modes = [bench.mode for bench in benches]
+    modes, followed = [bench.mode for bench in benches], (*benches, *lab.tools)
 
     def recognize(claims: str) -> tuple[str, str]:
-        token = choose_token(page, claims, modes)
+        token = choose_token(page, claims, [each.mode for each in followed])
         return token, token
 
     opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
@@ -119,7 +123,9 @@ def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ..
     for bench in benches:
         fill = partial(open_form, page, bench.form)
         blocks.load(fill, [bench.kept, link], open_outputs(bench), js="(kept) => [kept, window.sigmalab.link()]", **QUIET)
-        remembered.then(bench.resume, page.token, bench.outputs, concurrency_limit=None, **LONG)
+    blocks.load(partial(refill, page, lab.form), lab.kept, refilled(lab.form), **QUIET)
+    for each in followed:
+        remembered.then(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
 
     def front(query: str) -> Any:
         mode = mode_of(query, modes)

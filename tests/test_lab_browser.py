@@ -1,0 +1,208 @@
+"""The Lab as a visitor has it: a real browser on a real server, with a toy model as slow as a test wants."""
+
+import io
+import re
+import zipfile
+
+import pytest
+from pages import idle
+from PIL import Image
+from test_browser import DESKTOP, PHONE, browser, choose, expect, server, visit
+
+from webui.metadata import read_png
+
+__all__ = ["browser", "server", "visit"]  # fixtures
+pytestmark = pytest.mark.browser
+
+
+def lab(page, tool=None):
+    page.get_by_role("tab", name="Lab", exact=True).click()
+    expect(page.locator("#compare-cost")).to_contain_text(re.compile("To make|nothing has to be made"))
+    if tool:
+        page.get_by_role("tab", name=tool, exact=True).click()
+    return page
+
+
+def start(page, mode):
+    page.locator(f"#{mode}-start").click()
+
+
+def message(page, mode):
+    return page.locator(f"#{mode}-message")
+
+
+def ended(page, mode):
+    expect(page.locator(f"#{mode}-stop")).to_be_disabled()
+    expect(page.locator(f"#{mode}-start")).to_be_enabled()
+
+
+def saved(page, button):
+    with page.expect_download() as download:
+        page.locator(button).click()
+    return download.value.path().read_bytes()
+
+
+def test_a_grid_tells_its_cost_fills_and_is_kept(visit, server):
+    page = lab(visit())
+    page.locator("#lab-prompt textarea").fill("red apple")
+    expect(page.locator("#compare-cost")).to_contain_text("12 pictures, 172 network calls")
+    page.locator("#compare-values2 input, #compare-values2 textarea").fill("2, 3")
+    expect(page.locator("#compare-cost")).to_contain_text("8 pictures, 23 network calls")
+    start(page, "compare")
+    expect(message(page, "compare")).to_contain_text("8 pictures made in")
+    pictures = page.locator("#compare-grid td img")
+    expect(pictures).to_have_count(8)
+    assert (
+        pictures.evaluate_all("all => Promise.all(all.map(one => one.decode().then(() => one.naturalWidth)))")
+        == [64] * 8
+    )
+    expect(page.locator("#compare-grid figcaption").last).to_contain_text("5 calls")
+    expect(page.locator("#compare-grid thead")).to_contain_text("DDPM")
+    # Two cells side by side, and what can be kept.
+    choose(page, "#compare-a", "3: Euler · 2")
+    expect(page.locator("#compare-slider img")).to_have_count(2)
+    with Image.open(io.BytesIO(saved(page, "#compare-png"))) as sheet:
+        assert "sigmalab-grid" in sheet.info
+    with zipfile.ZipFile(io.BytesIO(saved(page, "#compare-zip"))) as bundle:
+        assert len([name for name in bundle.namelist() if name.endswith(".png")]) == 9
+    # The same again costs nothing.
+    expect(page.locator("#compare-cost")).to_contain_text("All 8 cells are there already")
+    calls = server.pace.calls
+    start(page, "compare")
+    expect(message(page, "compare")).to_contain_text("8 made before")
+    expect(page.locator("#compare-grid figcaption").first).to_contain_text("made before")
+    assert server.pace.calls == calls
+
+
+def test_stop_keeps_what_is_there_and_a_reload_finds_it(visit, server):
+    page = lab(visit())
+    page.locator("#lab-prompt textarea").fill("stopped in the middle")
+    page.locator("#compare-values2 input, #compare-values2 textarea").fill("2")
+    expect(page.locator("#compare-cost")).to_contain_text("4 pictures")
+    server.pace.slow_after(3)
+    start(page, "compare")
+    expect(message(page, "compare")).to_contain_text("Cell 2 of 4 (DDIM · 2)")
+    expect(page.locator("#compare-grid td img")).to_have_count(1)
+    page.reload()
+    lab(page)
+    expect(message(page, "compare")).to_contain_text("Cell 2 of 4")
+    page.locator("#compare-stop").click()
+    server.pace.fast()
+    expect(message(page, "compare")).to_contain_text("Stopped; what was finished is kept")
+    expect(page.locator("#compare-grid td img")).to_have_count(1)
+    idle(server.engine)
+
+
+def test_what_cannot_be_made_says_why(visit):
+    page = lab(visit())
+    choose(page, "#compare-axis2", "Option eta")
+    page.locator("#compare-values2 input, #compare-values2 textarea").fill("0, 1")
+    expect(page.locator("#compare-cost")).to_contain_text("cannot be made and will say why")
+    start(page, "compare")
+    ended(page, "compare")
+    expect(page.locator("#compare-grid td.none").first).to_contain_text("has no option 'eta'")
+    page.locator("#compare-values2 input, #compare-values2 textarea").fill("0, 3")
+    expect(page.locator("#compare-cost")).to_contain_text("allowed is a number from 0 to 1")
+    start(page, "compare")
+    expect(message(page, "compare")).to_contain_text("allowed is a number from 0 to 1")
+
+
+def test_an_axis_text_is_never_html(visit):
+    page = lab(visit())
+    page.locator("#lab-prompt textarea").fill("red apple")
+    choose(page, "#compare-axis2", "Prompt replacement")
+    box = page.locator("#compare-values2 input, #compare-values2 textarea")
+    expect(box).to_have_attribute("placeholder", "red apple -> rocket, cat face")
+    box.fill("red apple -> <img src=x onerror=alert(1)>, rocket")
+    expect(page.locator("#compare-cost")).to_contain_text("8 pictures")
+    start(page, "compare")
+    expect(page.locator("#compare-grid td img")).to_have_count(8)
+    expect(page.locator("#compare-grid th[scope=row]").first).to_have_text("<img src=x onerror=alert(1)>")
+
+
+def test_a_trajectory_can_be_scrubbed_and_filmed(visit):
+    page = lab(visit(), "Trajectory")
+    start(page, "trajectory")
+    expect(message(page, "trajectory")).to_contain_text("20 network calls · DDIM")
+    pair = page.locator("#trajectory-pair")
+    expect(pair).to_contain_text("step 20: sigma 0")
+    expect(pair.locator("img")).to_have_count(2)
+    number = page.locator("#trajectory-step input[type=number]")
+    number.fill("0")
+    number.press("Enter")
+    expect(pair).to_contain_text("start: sigma")
+    expect(pair).to_contain_text("Nothing asked of the network yet")
+    for plot in range(3):
+        expect(page.locator(f"#trajectory-plot{plot} .js-plotly-plot")).to_be_visible()
+    with Image.open(io.BytesIO(saved(page, "#trajectory-film"))) as film:
+        assert film.format == "WEBP" and film.n_frames == 21
+
+
+def test_convergence_is_measured_without_a_model(visit, server):
+    page = lab(visit(), "Convergence")
+    calls = server.pace.calls
+    start(page, "convergence")
+    expect(message(page, "convergence")).to_contain_text("Measured with")
+    assert server.pace.calls == calls
+    table = page.locator("#convergence-table")
+    expect(table).to_contain_text("exact answer")
+    expect(table.locator("tr", has_text="UniPC")).to_contain_text("3.0")
+    expect(table).to_contain_text("DDPM: draws fresh noise")
+    expect(page.locator("#convergence-plot .js-plotly-plot")).to_be_visible()
+
+
+def test_convergence_on_the_model_shows_progress_and_stops(visit, server):
+    page = lab(visit(), "Convergence")
+    page.get_by_label("The model, with the prompt above").check()
+    server.pace.slow_after(10)
+    start(page, "convergence")
+    expect(message(page, "convergence")).to_contain_text("The reference · network call 10 of")
+    expect(message(page, "convergence")).to_contain_text("left")
+    page.locator("#convergence-stop").click()
+    server.pace.fast()
+    expect(message(page, "convergence")).to_contain_text("Measured with 11 network calls")
+    expect(message(page, "convergence")).to_contain_text("Stopped;")
+
+
+def test_samplers_walk_through_the_plane(visit):
+    page = lab(visit(), "Paths in 2-D")
+    expect(page.locator("#lab-settings")).to_be_hidden()
+    plot = page.locator("#plane-plot .js-plotly-plot")
+    expect(plot).to_be_visible()
+    start(page, "plane")
+    expect(message(page, "plane")).to_contain_text("Walked with")
+    for name in ("DDPM", "DDIM", "Euler", "Heun", "Flow", "Exact flow"):
+        expect(plot.locator(".legendtext", has_text=re.compile(f"^{name}$"))).to_be_visible()
+    level = page.locator("#plane-level input[type=number]")
+    level.fill("100")
+    level.press("Enter")
+    expect(page.locator("#plane-note")).to_contain_text("sigma 14.6")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.locator("#lab-settings")).to_be_visible()
+
+
+@pytest.mark.parametrize("viewport, query", [(DESKTOP, "?__theme=dark"), (PHONE, "")])
+def test_every_tool_fits_the_screen(visit, viewport, query):
+    page = visit(viewport, query)
+    page.get_by_role("tab", name="Lab", exact=True).click()
+    for tool in ("Compare", "Trajectory", "Convergence", "Paths in 2-D"):
+        page.get_by_role("tab", name=tool, exact=True).click()
+        expect(page.get_by_role("tab", name=tool, exact=True)).to_have_attribute("aria-selected", "true")
+        assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth"), tool
+
+
+def test_the_settings_unfold_with_the_samplers_options(visit, server):
+    page = lab(visit())
+    expect(page.locator("#lab-more [id^=option-samplers-DDIM-eta]")).to_have_count(0)
+    page.locator("#lab-more button").first.click()
+    eta = page.locator("#lab-more [id^=option-samplers-DDIM-eta] input[type=number]")
+    eta.fill("0.5")
+    eta.press("Tab")
+    page.locator("#compare-values2 input, #compare-values2 textarea").fill("2")
+    expect(page.locator("#compare-cost")).to_contain_text("4 pictures")
+    start(page, "compare")
+    expect(message(page, "compare")).to_contain_text("4 pictures made in")
+    records = [read_png(path).record for path in server.outputs.rglob("*.png")]
+    assert any(
+        record["request"]["sampler"] == "DDIM" and record["request"]["options"] == {"eta": 0.5} for record in records
+    )

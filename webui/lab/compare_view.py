@@ -1,0 +1,197 @@
+"""Compare on the page: axes, the cost before it starts, the grid as it fills, two cells side by side, and what to keep."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from ..describe import problem
+from ..events import Snapshot
+from ..files import served
+from ..jobs import Job
+from ..request import RequestError
+from ..result import SMALL
+from ..shared import QUIET, RAW, Page
+from ..storage import write_new
+from .axes import HINTS, Axis, hint, kinds, menu, read_axis
+from .cells import Made
+from .compare import CellDone, Compare, cost_of
+from .form_view import Settings, request_of
+from .grid import POLICIES, Grid, make_grid
+from .grid_html import EMPTY, tables
+from .sheet import encode_sheet, write_zip
+from .tool_view import Tool, View, build_buttons, connect_tool
+from .words import compared, cost_text
+
+MODE = "compare"
+PLACES = ("Along a row", "Down a column", "One block each")
+FIRST = (("sampler", ("DDPM", "DDIM", "Euler", "Heun")), ("steps", "5, 10, 20"), ("", ""))
+IDLE = "Choose what varies, look at the cost, and start. Every other setting is the one above."
+
+
+def build_compare(page: Page, settings: Settings) -> Tool:
+    """Build the tab's content and wire it."""
+    with gr.Row(elem_classes="axes"):
+        axes = [_build_axis(page, place, *first) for place, first in zip(PLACES, FIRST, strict=True)]
+    policy = gr.Radio(
+        [(text, name) for name, text in POLICIES.items()],
+        value="same",
+        label="Seed",
+        elem_id=f"{MODE}-policy",
+        interactive=True,
+    )
+    cost = gr.HTML(elem_id=f"{MODE}-cost")
+    buttons = build_buttons(MODE, "Make the grid", IDLE)
+    table = gr.HTML(EMPTY, elem_id=f"{MODE}-grid")
+    with gr.Column(visible=False, elem_classes="card", elem_id=f"{MODE}-after") as after:
+        with gr.Row():
+            first = gr.Dropdown([], label="Left", elem_id=f"{MODE}-a", interactive=True, min_width=140)
+            second = gr.Dropdown([], label="Right", elem_id=f"{MODE}-b", interactive=True, min_width=140)
+        slider = gr.ImageSlider(
+            type="filepath", format="png", label="Left and right, at the same place", show_label=False, elem_id=f"{MODE}-slider",
+            interactive=False, buttons=["fullscreen"], max_height=420, elem_classes="pixels",
+        )  # fmt: skip
+        with gr.Row(elem_classes="keep"):
+            sheet = gr.DownloadButton("Save as one PNG", size="sm", elem_id=f"{MODE}-png")
+            bundle = gr.DownloadButton("Save as zip", size="sm", elem_id=f"{MODE}-zip")
+    made = gr.State({})
+
+    controls = [control for axis in axes for control in axis]
+    inputs = [*controls, policy, *settings.form.inputs]
+
+    def plan(*given: Any) -> Grid:
+        return _plan(page, settings, given)
+
+    def tell_cost(*given: Any) -> str:
+        try:
+            grid = plan(*given)
+            return f"<p class='note'>{cost_text(cost_of(grid, page.engine), len(grid.cells) - len(grid.possible))}</p>"
+        except RequestError as error:
+            return problem(str(error))
+
+    form = settings.form
+    # The last one changes when a grid has ended: there is less left to make.
+    watched = (*controls, policy, *form.fields.values(), form.edits, form.revision, made)
+    triggers = [each.change for each in watched]
+    gr.on(triggers, tell_cost, inputs, cost, trigger_mode="always_last", **QUIET, **RAW)
+    gr.on([first.change, second.change], _pair, [made, first, second], slider, trigger_mode="always_last", **QUIET)
+    # The seed that was drawn stays: who stops a grid and starts it again goes on with the same one.
+    seeds = [form.fields["seed"], form.fields["random_seed"]]
+    outputs = [*seeds, table, after, first, second, slider, sheet, bundle, made]
+    return connect_tool(page, buttons, inputs, outputs, lambda *given: Compare(plan(*given)), _view, compared)
+
+
+def _build_axis(page: Page, place: str, kind: str, values: Any) -> tuple[gr.Dropdown, gr.Dropdown, gr.Textbox]:
+    """What varies along one axis, and its values: from a menu, or typed."""
+    number = PLACES.index(place) + 1
+    registry = page.registry
+    choices = [("Nothing", ""), *((title, name) for name, title in kinds(registry).items())]
+    names = menu(kind, registry) if kind else None
+    with gr.Column(elem_classes="card", min_width=240):
+        chosen = gr.Dropdown(choices, value=kind, label=place, elem_id=f"{MODE}-axis{number}", interactive=True)
+        known = [name for name in values if name in (names or ())] if names else []
+        picked = gr.Dropdown(
+            names or [], value=known, multiselect=True, label="Values", visible=bool(names), interactive=True,
+            elem_id=f"{MODE}-names{number}",
+        )  # fmt: skip
+        typed = gr.Textbox(
+            values if isinstance(values, str) else "", label="Values", placeholder=HINTS.get(kind, ""), max_lines=3,
+            visible=bool(kind) and not names, interactive=True, elem_id=f"{MODE}-values{number}",
+        )  # fmt: skip
+
+    def follow(kind: str | None) -> list[Any]:
+        kind = kind if kind in kinds(registry) else ""
+        names = menu(kind, registry) if kind else None
+        return [
+            gr.update(choices=names or [], value=(names or [])[:6], visible=bool(names)),
+            gr.update(value="", placeholder=hint(kind, registry) if kind else "", visible=bool(kind) and not names),
+        ]
+
+    # .input: a kind that is set from elsewhere brings its values with it.
+    chosen.input(follow, chosen, [picked, typed], **QUIET, **RAW)
+    return chosen, picked, typed
+
+
+def _plan(page: Page, settings: Settings, given: tuple[Any, ...]) -> Grid:
+    axes: list[Axis] = []
+    for place in range(len(PLACES)):
+        kind, picked, typed = given[3 * place : 3 * place + 3]
+        if not isinstance(kind, str) or not kind:
+            continue
+        names = [str(name) for name in picked] if isinstance(picked, list) else []
+        axes.append(read_axis(kind, names if menu(kind, page.registry) else str(typed or ""), page.registry))
+    base, options = request_of(settings.form, given[3 * len(PLACES) + 1 :])
+    return make_grid(page.engine, base, axes, str(given[3 * len(PLACES)]), options)
+
+
+def _view(job: Job) -> View:
+    """The updates of the tab for one job; files are copied to where Gradio serves them once."""
+    grid: Grid = job.task.grid
+    done: dict[int, CellDone] = {}
+    files: dict[int, str] = {}
+    first = True
+
+    async def show(now: Snapshot) -> list[Any]:
+        nonlocal first
+        seeds, first = [grid.seed, False] if first else [gr.skip()] * 2, False
+        for one in now.parts[len(done) :]:
+            done[one.index] = one
+            if one.made:
+                files[one.index] = await asyncio.to_thread(served, one.made.path)
+        table = tables(grid, done, files, now.state == "running")
+        if now.outcome is None:
+            return [*seeds, table, gr.update(visible=False), *[gr.skip()] * 6]
+        pictures = {index: one.made for index, one in done.items() if one.made}
+        return [*seeds, table, *await asyncio.to_thread(_after, job.id, grid, pictures, files)]
+
+    return show
+
+
+def _after(name: str, grid: Grid, pictures: Mapping[int, Made], files: Mapping[int, str]) -> list[Any]:
+    """Updates for what stands below a finished or stopped grid."""
+    if not pictures:
+        return [gr.update(visible=False), *[gr.skip()] * 6]
+    labels = {f"{index + 1}: {grid.cells[index].name}": files[index] for index in sorted(pictures)}
+    left, right = next(iter(labels)), list(labels)[-1]
+    try:
+        sheet, bundle = (gr.update(value=str(path), visible=True) for path in _kept(name, grid, pictures))
+    except OSError:
+        sheet = bundle = gr.update(visible=False)
+    choices = list(labels)
+    widest = max(cell.request.width for cell in grid.possible)
+    return [
+        gr.update(visible=True),
+        gr.update(choices=choices, value=left),
+        gr.update(choices=choices, value=right),
+        gr.update(value=(labels[left], labels[right]), elem_classes=["pixels"] if widest <= SMALL else []),
+        sheet,
+        bundle,
+        labels,
+    ]
+
+
+def _kept(name: str, grid: Grid, pictures: Mapping[int, Made]) -> tuple[Path, Path]:
+    """The labelled PNG and the zip, where Gradio serves files from. Raises OSError."""
+    folder = Path(get_upload_folder()) / f"grid-{name}"
+    sheet, bundle = folder / "sigmalab-grid.png", folder / "sigmalab-grid.zip"
+    if not bundle.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        data = encode_sheet(grid, pictures)
+        if not sheet.exists():
+            write_new(sheet, data)
+        part = bundle.with_suffix(".part")
+        write_zip(part, grid, pictures, data)
+        os.replace(part, bundle)
+    return sheet, bundle
+
+
+def _pair(made: Mapping[str, str], first: str | None, second: str | None) -> Any:
+    """The two chosen pictures for the slider."""
+    files = made.get(first or ""), made.get(second or "")
+    return files if all(files) else gr.skip()

@@ -1,0 +1,72 @@
+"""The settings that the Lab's tools share: what to make, as in the other tabs, from words or from a picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..controls import build_form, build_prompt
+from ..form import Form, to_request
+from ..form_events import connect_form
+from ..model_events import connect_model
+from ..request import Request
+from ..shared import QUIET, Page
+from ..tab_img2img import FITS, MEANINGS
+
+MODE = "lab"
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The form, where the browser keeps it, and the box around it, which hides for tools that need none of it."""
+
+    form: Form
+    kept: gr.BrowserState
+    box: gr.Column
+
+
+def build_settings(page: Page) -> Settings:
+    """The prompt, and all else folded away."""
+    with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
+        prompt, tokens = build_prompt(MODE)
+        # Drawn when they are looked at: Gradio stumbles when too many are being drawn while a page is opened.
+        opened = gr.Number(0, visible="hidden")
+        with gr.Accordion("Settings of the run", open=False, elem_id="lab-more") as folded:
+            with gr.Column(elem_classes="lab-form"):
+                more = _picture()
+                form = build_form(page, MODE, prompt, more, opened)
+        folded.expand(time.time, None, opened, **QUIET)
+    kept = connect_form(page, form)
+    connect_model(page, form, tokens)
+    return Settings(form, kept, box)
+
+
+def _picture() -> dict[str, gr.components.Component]:
+    with gr.Column(elem_classes="card"):
+        image = gr.Image(
+            type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Input picture, for img2img",
+            height=150, elem_id="lab-image", interactive=True, buttons=[],
+        )  # fmt: skip
+        strength = gr.Slider(
+            0.01, 1, value=0.6, step=0.01, label="Strength", info="Counts only with an input picture.",
+            elem_id="lab-strength", interactive=True,
+        )  # fmt: skip
+        with gr.Row():
+            meaning = gr.Radio(
+                MEANINGS, value="steps", label="Strength is a", elem_id="lab-strength-as", interactive=True
+            )
+            fit = gr.Radio(FITS, value="crop", label="Fit to the size", elem_id="lab-fit", interactive=True)
+    return {"image": image, "strength": strength, "strength_as": meaning, "fit": fit}
+
+
+def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:
+    """The request for one picture that the form's values stand for, and every sampler's and schedule's options.
+
+    Raises RequestError.
+    """
+    values = form.values(given) | {"count": 1}
+    return to_request("img2img" if values.get("image") else "txt2img", values), values["options"]

@@ -1,0 +1,135 @@
+"""A tool of the Lab on the page: start, stop, follow its job, and find it again after a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..describe import problem
+from ..events import Snapshot
+from ..jobs import Job
+from ..request import RequestError
+from ..runs import snapshots
+from ..shared import LONG, QUIET, RAW, Page
+from ..tasks import Task
+from .words import status
+
+View = Callable[[Snapshot], Awaitable[list[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Tool:
+    """A wired tool; `resume` follows its job into `outputs` when a page has been opened."""
+
+    mode: str
+    resume: Callable[..., Any]
+    outputs: list[gr.components.Component]
+
+
+@dataclass(frozen=True, eq=False)
+class Buttons:
+    """Start, stop and the line about the work."""
+
+    mode: str
+    label: str
+    idle: str
+    start: gr.Button
+    stop: gr.Button
+    message: gr.HTML
+
+
+def build_buttons(mode: str, label: str, idle: str) -> Buttons:
+    """The row that every tool has."""
+    with gr.Row(elem_classes="run"):
+        start = gr.Button(
+            label, variant="primary", elem_id=f"{mode}-start", elem_classes="generate", min_width=120, scale=3
+        )
+        stop = gr.Button("Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1)
+    message = gr.HTML(status(None, idle, str), elem_id=f"{mode}-message")
+    return Buttons(mode, label, idle, start, stop, message)
+
+
+def connect_tool(
+    page: Page,
+    buttons: Buttons,
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+    make: Callable[..., Task],
+    view: Callable[[Job], View],
+    finished: Callable[[Mapping[str, Any]], str],
+) -> Tool:
+    """Wire a tool.
+
+    make      make(*values of inputs) -> task, in a thread; its RequestError is shown and changes nothing else
+    view      view(job) -> the function that turns each snapshot of it into updates of `outputs`
+    finished  the sentence about a run from its info
+    """
+    mode, every = buttons.mode, [buttons.message, buttons.start, buttons.stop, *outputs]
+    nothing = [gr.skip()] * len(every)
+
+    async def run(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
+        token = token or request.session_hash or ""
+        before = page.job(token, mode)
+        if before is not None and before.outcome is None:
+            gr.Info("This tool is still at work. Stop it first, or wait for it.")
+            yield nothing
+            return
+        try:
+            job = await _submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
+        except RequestError as error:
+            yield [problem(str(error)), *_buttons(buttons, False), *nothing[3:]]
+            return
+        async for updates in follow(job):
+            yield updates
+
+    async def resume(token: str) -> AsyncIterator[list[Any]]:
+        job = page.job(token, mode)
+        if job is None:
+            yield nothing
+            return
+        page.engine.adopt(job)
+        async for updates in follow(job):
+            yield updates
+
+    async def follow(job: Job) -> AsyncIterator[list[Any]]:
+        news, show = snapshots(page, job), view(job)
+        try:
+            async for now in news:
+                if now is None:
+                    yield nothing
+                    continue
+                words = status(now, buttons.idle, finished)
+                yield [words, *_buttons(buttons, now.outcome is None), *await show(now)]
+        finally:
+            # Not left to the garbage collector: the job has to know at once that nobody looks any more.
+            await news.aclose()
+
+    buttons.start.click(run, [page.token, *inputs], every, concurrency_limit=None, **LONG, **RAW)
+    buttons.stop.click(lambda token: _stop(page, token, mode), page.token, buttons.stop, **QUIET)
+    return Tool(mode, resume, every)
+
+
+async def _submit(page: Page, start: Callable[[], Job]) -> Job:
+    """Submit without holding up the server; a page that leaves in the middle of it leaves no watched job behind."""
+    submitting = asyncio.ensure_future(asyncio.to_thread(start))
+    try:
+        return await asyncio.shield(submitting)
+    except asyncio.CancelledError:
+        submitting.add_done_callback(lambda done: done.exception() or page.engine.abandon(done.result()))
+        raise
+
+
+def _stop(page: Page, token: str, mode: str) -> Any:
+    # Only ever the job of this token; there is no way to name another one.
+    job = page.job(token, mode)
+    if job is not None and job.outcome is None:
+        page.engine.stop(job)
+    return gr.update(interactive=False)
+
+
+def _buttons(buttons: Buttons, busy: bool) -> list[Any]:
+    return [gr.update(interactive=not busy, value="At work" if busy else buttons.label), gr.update(interactive=busy)]

@@ -1,0 +1,204 @@
+"""Every step of a run: what the network saw, what it made of it, and how much changed. Without gradio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from samplers.denoiser import Denoiser
+from samplers.generate import Plan
+from samplers.noise import Noise
+from samplers.sampler import Step
+
+from ..drawing import Drawing
+from ..engine import Engine
+from ..events import Event, Part, Picture, Progress
+from ..pictures import fit_picture, open_picture
+from ..request import Request, RequestError, plan_of
+from ..tasks import Desk
+from .inner import Inner
+
+MOST_STEPS = 300  # each is two pictures to look at
+FILM_SIDE = 256  # pixels of one half of the animation at least
+PAPER, INK = (255, 255, 255), (40, 50, 54)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One step of a run.
+
+    number           0 is the start, before any network call; then the steps
+    sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start
+    state            PNG of the state in the network's scaling, x / sqrt(1 + sigma^2)
+    denoised         PNG of the estimate of the finished picture; None at the start
+    change           root mean square of the state's change in this step, divided by the step's fall of sigma
+    estimate_change  root mean square of the estimate's change since the step before; None for the first
+    gap              root mean square of conditional minus unconditional estimate, at the step's first call; None
+                     where guidance computes no second estimate
+    """
+
+    number: int
+    sigma: float
+    state: bytes
+    seen: float | None = None
+    denoised: bytes | None = None
+    change: float | None = None
+    estimate_change: float | None = None
+    gap: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The task (`webui.tasks.Task`) that draws a settled request of one picture and tells a `Frame` for each step.
+
+    The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
+    """
+
+    request: Request
+    plan: Plan
+    source: Any = None
+
+    @property
+    def model(self) -> str:
+        """The request's model."""
+        return self.request.model
+
+    def run(self, desk: Desk) -> dict[str, Any]:
+        """Draw it; the info is that of the ordinary run, and the picture is told as one."""
+        camera = _Camera(desk, self)
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Progress | Picture):
+                desk.tell(event)
+
+        job = Inner(hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock)
+        drawing = Drawing(
+            job, _Watched(desk.model, camera.gap), desk.registry, desk.outputs, desk.should_stop, desk.clock, desk.public, camera.step
+        )  # fmt: skip
+        camera.start()
+        return drawing.draw()
+
+
+def make_trajectory(engine: Engine, request: Request) -> Trajectory:
+    """The task for a request; count is taken as 1. Raises RequestError."""
+    settled = engine.settle(request.model_copy(update={"count": 1}))
+    found = engine.models()[settled.model]
+    plan = plan_of(settled, engine.registry, found)
+    if len(plan.sigmas) - 1 > MOST_STEPS:
+        raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {len(plan.sigmas) - 1}.")
+    source = None
+    if settled.mode == "img2img":
+        source = fit_picture(open_picture(settled.image), settled.width, settled.height, settled.fit)
+    return Trajectory(settled, plan, source)
+
+
+def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
+    """An animated WebP: state and estimate side by side with step and sigma below; the end stays for a while."""
+    pictures = [_side_by_side(frame) for frame in frames]
+    if not pictures:
+        raise RequestError("There is no step to film yet.")
+    durations = [milliseconds] * (len(pictures) - 1) + [2000]
+    buffer = BytesIO()
+    pictures[0].save(
+        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=85, method=2
+    )
+    return buffer.getvalue()
+
+
+class _Watched:
+    """A model whose guidance is listened to; in all else it is the model itself."""
+
+    def __init__(self, model: Any, on_gap):
+        self._model, self._on_gap = model, on_gap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def denoiser(self, *prompt: Any) -> Any:
+        denoise = self._model.denoiser(*prompt)
+        return replace(denoise, on_gap=self._on_gap) if isinstance(denoise, Denoiser) else denoise
+
+
+class _Camera:
+    """Takes a frame of each step."""
+
+    def __init__(self, desk: Desk, task: Trajectory):
+        self._desk, self._task = desk, task
+        self._number, self._gap = 0, None
+        self._sigma = task.plan.sigmas[0]
+        self._x: torch.Tensor | None = None
+        self._estimate: torch.Tensor | None = None
+
+    def start(self) -> None:
+        """The frame before the first network call: the input with its noise."""
+        model, request = self._desk.model, self._task.request
+        with torch.no_grad():
+            if self._task.source is not None:
+                clean = model.encode(self._task.source)
+            else:
+                clean = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
+            # The run's own starting noise: streams are keyed, so that drawing it here takes nothing from it.
+            self._x = clean + self._sigma * Noise(request.seeds, "initial")(clean)
+            self._tell(Frame(0, self._sigma, self._seen(self._x, self._sigma)))
+
+    def gap(self, sigma: float, gap: torch.Tensor) -> None:
+        """Called with the gap of guidance at each network call; the first of a step counts."""
+        if self._gap is None:
+            self._gap = _rms(gap)
+
+    def step(self, step: Step) -> None:
+        """Called with each finished step."""
+        self._number += 1
+        # Restart and the like go up, too: there the change counts by the way that sigma went.
+        way = abs(self._sigma - step.sigma)
+        frame = Frame(
+            self._number,
+            step.sigma,
+            self._seen(step.x, step.sigma),
+            self._sigma,
+            self._picture(step.denoised),
+            _rms(step.x - self._x) / way if way else None,
+            None if self._estimate is None else _rms(step.denoised - self._estimate),
+            self._gap,
+        )
+        self._x, self._estimate, self._sigma, self._gap = step.x, step.denoised, step.sigma, None
+        self._tell(frame)
+
+    def _tell(self, frame: Frame) -> None:
+        if frame.number <= MOST_STEPS:
+            self._desk.tell(Part(frame))
+
+    def _seen(self, x: torch.Tensor, sigma: float) -> bytes:
+        return self._picture(x / math.sqrt(1.0 + sigma * sigma))
+
+    def _picture(self, latents: torch.Tensor) -> bytes:
+        buffer = BytesIO()
+        self._desk.model.preview(latents.float())[0].save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+def _rms(x: torch.Tensor) -> float:
+    return x.double().square().mean().sqrt().item()
+
+
+def _side_by_side(frame: Frame) -> Image.Image:
+    halves = []
+    for data in (frame.state, frame.denoised):
+        if data is not None:
+            with Image.open(BytesIO(data)) as picture:
+                halves.append(picture.convert("RGB"))
+    size = halves[0].size
+    scale = max(1, -(-FILM_SIDE // max(size)))
+    size = size[0] * scale, size[1] * scale
+    page = Image.new("RGB", (2 * size[0] + 8, size[1] + 28), PAPER)
+    for place, half in enumerate(halves):
+        page.paste(half.resize(size, Image.Resampling.NEAREST), (place * (size[0] + 8), 0))
+    text = f"start, sigma {frame.sigma:.3g}" if not frame.number else f"step {frame.number}, sigma {frame.sigma:.3g}"
+    ImageDraw.Draw(page).text((4, size[1] + 6), text, INK, ImageFont.load_default(15))
+    return page

@@ -1,0 +1,152 @@
+"""Trajectory on the page: state and estimate of every step under a slider, the film, the numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from ..describe import summary
+from ..events import Snapshot
+from ..jobs import Job
+from ..result import SMALL
+from ..shared import QUIET, Page
+from ..storage import write_new
+from .figures import change_figure, gap_figure, noise_figure
+from .form_view import Settings, request_of
+from .tool_view import Tool, View, build_buttons, connect_tool
+from .trajectory import Frame, Trajectory, film, make_trajectory
+
+MODE = "trajectory"
+IDLE = "Runs the settings above once, as Generate would, and keeps every step. The picture goes to outputs/ as always."
+LESSON = (
+    "<p class='note'>Left: the noise level after each step. Middle: how far the state moves for each unit of sigma (level "
+    "means a straight way, where large steps do no harm), and how much the estimate changes. Right: how far the estimate "
+    "with the prompt is from the one without; guidance multiplies it.</p>"
+)
+HEADS = (
+    "step",
+    "estimate at sigma",
+    "state at sigma",
+    "change of the state",
+    "change of the estimate",
+    "gap of guidance",
+)
+
+
+def build_trajectory(page: Page, settings: Settings) -> Tool:
+    """Build the tab's content and wire it."""
+    buttons = build_buttons(MODE, "Run and watch", IDLE)
+    pair = gr.HTML(figures_of(None), elem_id=f"{MODE}-pair")
+    frames = gr.State(())
+    with gr.Column(visible=False, elem_id=f"{MODE}-after") as after:
+        with gr.Row(elem_classes="scrub"):
+            scrubber = gr.Slider(
+                0, 1, value=0, step=1, label="Step", elem_id=f"{MODE}-step", interactive=True, scale=4, buttons=[]
+            )
+            movie = gr.DownloadButton("Save as animated WebP", size="sm", elem_id=f"{MODE}-film", scale=1)
+        with gr.Row(elem_classes="plots"):
+            plots = [gr.Plot(show_label=False, elem_id=f"{MODE}-plot{i}", min_width=260) for i in range(3)]
+        gr.HTML(LESSON)
+        with gr.Accordion("All numbers", open=False, elem_classes="card"):
+            numbers = gr.HTML(elem_id=f"{MODE}-numbers", elem_classes="plugins")
+
+    def scrub(kept: Sequence[Frame], number: float) -> Any:
+        if not kept or not isinstance(number, int | float):
+            return gr.skip()
+        return figures_of(kept[min(len(kept) - 1, max(0, int(number)))])
+
+    scrubber.change(scrub, [frames, scrubber], pair, trigger_mode="always_last", **QUIET)
+
+    def make(*given: Any) -> Trajectory:
+        request, _ = request_of(settings.form, given)
+        return make_trajectory(page.engine, request)
+
+    outputs = [pair, frames, after, scrubber, movie, *plots, numbers]
+    return connect_tool(page, buttons, settings.form.inputs, outputs, make, _view, _finished)
+
+
+def figures_of(frame: Frame | None) -> str:
+    """State and estimate of a step side by side, with what one sees."""
+    if frame is None:
+        state = estimate = '<div class="grain" aria-hidden="true"></div>'
+        return _pair(state, "The state, as the network sees it", estimate, "What the network makes of it")
+    where = f"step {frame.number}" if frame.number else "start"
+    state = _picture(frame.state, f"State after {where}")
+    left = f"<strong>State</strong>, {where}: sigma {frame.sigma:.3g}"
+    if frame.denoised is None:
+        return _pair(state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet")
+    right = f"<strong>Estimate</strong> that led there, made at sigma {frame.seen:.3g}"
+    return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right)
+
+
+def numbers_table(frames: Sequence[Frame]) -> str:
+    """Every step's numbers."""
+    rows = "".join(
+        f"<tr>{''.join(f'<td data-label={head!r}>{value}</td>' for head, value in zip(HEADS, _numbers(frame), strict=True))}</tr>"
+        for frame in frames
+    )
+    return f"<table><thead><tr>{''.join(f'<th>{escape(head)}</th>' for head in HEADS)}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _numbers(frame: Frame) -> list[str]:
+    values = (frame.seen, frame.sigma, frame.change, frame.estimate_change, frame.gap)
+    return [str(frame.number), *("" if value is None else f"{value:.4g}" for value in values)]
+
+
+def _pair(left: str, left_text: str, right: str, right_text: str) -> str:
+    return (
+        f"<div class='moment'><figure><div class='stage'>{left}</div><figcaption class='note'>{left_text}</figcaption></figure>"
+        f"<figure><div class='stage'>{right}</div><figcaption class='note'>{right_text}</figcaption></figure></div>"
+    )
+
+
+def _picture(data: bytes, alt: str) -> str:
+    # The width as a PNG's header has it: small pictures show their pixels.
+    small = " class='pixels'" if int.from_bytes(data[16:20], "big") <= SMALL else ""
+    return f'<img{small} src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}" alt="{escape(alt)}">'
+
+
+def _view(job: Job) -> View:
+    async def show(now: Snapshot) -> list[Any]:
+        frames = now.parts
+        newest = figures_of(frames[-1] if frames else None)
+        if now.outcome is None or not frames:
+            return [newest, gr.skip(), gr.update(visible=False), *[gr.skip()] * 6]
+        path = await asyncio.to_thread(_film, job.id, frames)
+        last = len(frames) - 1
+        drawn = await asyncio.to_thread(lambda: [noise_figure(frames), change_figure(frames), gap_figure(frames)])
+        return [
+            newest,
+            frames,
+            gr.update(visible=True),
+            gr.update(maximum=max(1, last), value=last),
+            gr.update(value=path, visible=path is not None),
+            *drawn,
+            numbers_table(frames),
+        ]
+
+    return show
+
+
+def _finished(info: Mapping[str, Any]) -> str:
+    """The run in a line; a stopped one finished no picture to speak of."""
+    return "" if info["stopped"] else summary(info)
+
+
+def _film(name: str, frames: Sequence[Frame]) -> str | None:
+    """The film's file where Gradio serves files from; None if it cannot be written."""
+    path = Path(get_upload_folder()) / f"trajectory-{name}" / "sigmalab-trajectory.webp"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_new(path, film(frames))
+        return str(path)
+    except OSError:
+        return None
