@@ -176,7 +176,7 @@ class _Meter:
         if request is None:
             return mixture_problem()
         zeros = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
-        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance)
+        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
         return Problem(denoise, model.schedule, zeros, request.seeds)
 
     def _reference(self, problem: Problem) -> torch.Tensor:

@@ -79,7 +79,8 @@ class Trajectory:
 
         job = Inner(hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock)
         drawing = Drawing(
-            job, _Watched(desk.model, camera.gap), desk.registry, desk.outputs, desk.should_stop, desk.clock, desk.public, camera.step
+            job, _Watched(desk.model, camera.gap), desk.registry, desk.outputs, desk.should_stop, desk.clock, desk.public,
+            on_step=camera.step,
         )  # fmt: skip
         camera.start()
         return drawing.draw()
@@ -120,8 +121,8 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def denoiser(self, *prompt: Any) -> Any:
-        denoise = self._model.denoiser(*prompt)
+    def denoiser(self, *prompt: Any, **conditioning: Any) -> Any:
+        denoise = self._model.denoiser(*prompt, **conditioning)
         return replace(denoise, on_gap=self._on_gap) if isinstance(denoise, Denoiser) else denoise
 
 
