@@ -34,7 +34,7 @@ def build_settings(page: Page) -> Settings:
     with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
         prompt, tokens = build_prompt(MODE)
         # Drawn when they are looked at: Gradio stumbles when too many are being drawn while a page is opened.
-        opened = gr.Number(0, visible="hidden")
+        opened = gr.Number(0, visible="hidden", elem_id=f"{MODE}-opened")
         with gr.Accordion("Settings of the run", open=False, elem_id="lab-more") as folded:
             with gr.Column(elem_classes="lab-form"):
                 more = _picture()
