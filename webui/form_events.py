@@ -29,7 +29,7 @@ def connect_form(page: Page, form: Form) -> gr.BrowserState:
     _remember(form, kept)
     _describe(page, form)
     model = form.fields["model"]
-    follow = [form.fields[name] for name in ("schedule", "width", "height", "guidance")]
+    follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
     # .input, not .change: a model that was restored or reloaded must not reset what goes with it.
     model.input(lambda name: _follow_model(page, name), model, follow, **QUIET)
     return kept
@@ -115,6 +115,6 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
 def _follow_model(page: Page, name: str | None) -> list[Any]:
     found = page.engine.models().get(name or "")
     if found is None:
-        return [gr.skip()] * 4
+        return [gr.skip()] * 5
     sizes = gr.update(**side(found))
-    return ["", sizes, sizes, found.defaults.guidance]
+    return ["", sizes, sizes, found.defaults.guidance, time.time()]

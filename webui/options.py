@@ -27,8 +27,10 @@ def build_options(
     Only widgets live in here: an event drawn with them would be orphaned when another sampler is chosen in mid-run.
     """
 
-    # Without `triggers`, each change of a value would draw the widgets again and take the focus away.
-    @gr.render(inputs=[choice, store], triggers=[choice.change, revision.change], queue=False, show_progress="hidden")
+    # Without `triggers`, each change of a value would draw the widgets again and take the focus away. Of the choice only
+    # the visitor's own: what fills a form changes the revision too, and drawn twice at once, the first widgets' events
+    # would arrive when their listeners are gone.
+    @gr.render(inputs=[choice, store], triggers=[choice.input, revision.change], queue=False, show_progress="hidden")
     def draw(name: str | None, values: dict[str, Any]) -> None:
         options = options_of(page, kind, name, values)
         if not options:
