@@ -80,7 +80,7 @@ def open_page(flags):
 
 def replay(flags):
     """Make pictures again and exit with 0 if all are equal."""
-    from webui.replay_command import replay_files
+    from webui.records.replay_command import replay_files
     from webui.settings import replay_settings
 
     sys.exit(replay_files(replay_settings(flags, ROOT), flags.files, flags.one_at_a_time, flags.input))

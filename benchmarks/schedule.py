@@ -26,10 +26,10 @@ from samplers.levels import levels
 from samplers.registry import Registry, discover
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
-from webui.engine import Engine
-from webui.memory import recall_options
+from webui.engine.engine import Engine
+from webui.form.memory import recall_options
 from webui.planned import numbers, planned
-from webui.schedule_redraw import redraw
+from webui.schedule.redraw import redraw
 from webui.settings import Settings
 from weights.catalog import Defaults, Found
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from conftest import ToyModel, toy
 
-from webui.engine import Engine
-from webui.jobs import Finished
+from webui.engine.engine import Engine
+from webui.engine.jobs import Finished
 from webui.request import Request
 from webui.settings import Settings
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ToyModel, toy
 
 from webui.app import open_page
-from webui.engine import Engine
+from webui.engine.engine import Engine
 from webui.page import build_page
 from webui.settings import Settings
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, native
 from conftest import ROOT
+
+from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, native
 
 TABLES = (ROOT / "README.md").read_text("utf-8").split("<!-- samplers -->")[1].split("<!-- /samplers -->")[0]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLES.splitlines() if line.startswith("|")]

@@ -20,7 +20,7 @@ from test_browser import (  # noqa: F401  (fixtures)
 from test_foreign import A1111
 from test_metadata import png
 
-from webui.reading import read_picture
+from webui.records.reading import read_picture
 
 
 def made(page, prompt="red apple", **numbers):
@@ -67,7 +67,7 @@ def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, serve
     made(page, steps=40)
     (path,) = [one for one in server.outputs.rglob("*.png") if read_picture(one).record["request"]["steps"] == 40]
     record = read_picture(path).record
-    from webui.metadata import write_png
+    from webui.records.metadata import write_png
 
     write_png(Image.open(path).point(lambda value: min(255, value + 5)), tmp_path / "touched.png", record)
     drop(page, tmp_path / "touched.png")

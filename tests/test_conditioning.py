@@ -10,10 +10,10 @@ from PIL import Image
 from samplers.denoiser import Denoiser, rescale_guided
 from samplers.schedule import stable_diffusion
 from webui.api import Api, Result
-from webui.engine import Engine
+from webui.engine.engine import Engine
+from webui.form.memory import recall
 from webui.limits import LOCAL
-from webui.memory import recall
-from webui.metadata import read_png
+from webui.records.metadata import read_png
 from webui.request import Request, RequestError, read
 from webui.settings import Settings, parse
 

@@ -6,8 +6,8 @@ from oracles import sampler, schedule, sd
 from samplers.generate import plan
 from samplers.levels import rehearse
 from samplers.schedule import flow
-from webui.curves import MEASURES, View, curve, draw, ends_curve, places_of, run_curves
 from webui.request import RequestError
+from webui.schedule.curves import MEASURES, View, curve, draw, ends_curve, places_of, run_curves
 
 
 def made(name="DDIM", steps=10, strength=1.0, strength_as="steps", **options):

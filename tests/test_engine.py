@@ -16,9 +16,9 @@ from PIL import Image
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
 from webui.api import Api, Result, RunFailed
-from webui.engine import MAX_WAITING, Engine
-from webui.jobs import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
-from webui.metadata import read_png
+from webui.engine.engine import MAX_WAITING, Engine
+from webui.engine.jobs import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
+from webui.records.metadata import read_png
 from webui.request import Request, RequestError
 from webui.settings import Settings
 from weights.catalog import ModelError

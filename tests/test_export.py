@@ -12,11 +12,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_metadata import make, png
 
-from webui.exif import MAKER_NOTE, MARK, SEGMENT, UNICODE, USER_COMMENT, to_exif
-from webui.export import FORMATS, convert, encode
-from webui.metadata import MetadataError, digest_of, infotext, packages, replay, write_png
 from webui.pictures import PictureError
-from webui.reading import read_picture
+from webui.records.exif import MAKER_NOTE, MARK, SEGMENT, UNICODE, USER_COMMENT, to_exif
+from webui.records.export import FORMATS, convert, encode
+from webui.records.metadata import MetadataError, digest_of, infotext, packages, replay, write_png
+from webui.records.reading import read_picture
 
 MODELS = {"toy": toy()}
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300)

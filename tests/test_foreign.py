@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from test_metadata import make, png
 
 from samplers.registry import Registry
-from webui.comfy import read_comfy
-from webui.infotext import read_infotext
-from webui.metadata import MetadataError, infotext
-from webui.names import AUTOMATIC, COMFY_METHODS, LEVELS, METHODS
-from webui.offer import of_foreign, of_record, offer_of
 from webui.pictures import PictureError
+from webui.records.comfy import read_comfy
+from webui.records.infotext import read_infotext
+from webui.records.metadata import MetadataError, infotext
+from webui.records.names import AUTOMATIC, COMFY_METHODS, LEVELS, METHODS
+from webui.records.offer import of_foreign, of_record, offer_of
 from webui.request import read
 
 MODELS = {name: toy(name) for name in ("toy", "v1-5-pruned-emaonly")}

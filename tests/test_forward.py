@@ -10,8 +10,9 @@ from oracles import sd
 
 from samplers.noise import Noise
 from samplers.schedule import alpha_bar, flow
-from webui.engine import MAX_ERRANDS, Engine
-from webui.forward import (
+from webui.engine.engine import MAX_ERRANDS, Engine
+from webui.request import Request, RequestError
+from webui.schedule.forward import (
     EXPLODING,
     FLOW,
     PRESERVING,
@@ -25,7 +26,6 @@ from webui.forward import (
     to_picture,
     to_values,
 )
-from webui.request import Request, RequestError
 from webui.settings import Settings
 
 

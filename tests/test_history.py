@@ -9,11 +9,11 @@ from conftest import toy
 from PIL import Image
 from test_metadata import make, png
 
-from webui import history as index
-from webui.engine import Engine
-from webui.history import END, FILE, History, insert, statement
-from webui.metadata import write_png
+from webui.engine.engine import Engine
 from webui.page import build_page
+from webui.records import history as index
+from webui.records.history import END, FILE, History, insert, statement
+from webui.records.metadata import write_png
 from webui.settings import Settings
 
 MANY = 20_000

@@ -15,8 +15,8 @@ import torch
 from conftest import ToyModel
 
 from benchmarks.random_checkpoint import Width, checkpoint, save, shapes
-from webui.engine import Engine
-from webui.jobs import Failed, Finished
+from webui.engine.engine import Engine
+from webui.engine.jobs import Failed, Finished
 from webui.request import Request, RequestError
 from webui.settings import Settings
 from weights.catalog import Catalog

@@ -9,7 +9,7 @@ from pages import idle
 from PIL import Image
 from test_browser import DESKTOP, PHONE, browser, choose, expect, server, visit
 
-from webui.metadata import read_png
+from webui.records.metadata import read_png
 
 __all__ = ["browser", "server", "visit"]  # fixtures
 pytestmark = pytest.mark.browser

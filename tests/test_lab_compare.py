@@ -10,13 +10,13 @@ from PIL import Image
 
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
-from webui.events import StoppedEarly
+from webui.engine.events import StoppedEarly
 from webui.lab.axes import hint, kinds, menu, read_axis, split
 from webui.lab.cells import Cells, key_of_record, key_of_request
 from webui.lab.compare import Compare, cost_of
 from webui.lab.grid import make_grid
 from webui.lab.sheet import KEYWORD, encode_sheet, file_name, write_zip
-from webui.metadata import read_png
+from webui.records.metadata import read_png
 from webui.request import Request, RequestError
 
 

@@ -10,7 +10,7 @@ from samplers import Step, sampler
 from samplers.closed_form import BimodalDenoiser
 from samplers.reference import observed_order, solve_flow
 from samplers.registry import Entry, Registry
-from webui.events import StoppedEarly
+from webui.engine.events import StoppedEarly
 from webui.lab.contest import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
 from webui.lab.convergence import REFERENCE_STEPS, Excluded, Point, Reference, group, make_convergence, orders
 from webui.request import Request, RequestError

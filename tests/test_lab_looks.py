@@ -8,7 +8,7 @@ from labs import laboratory
 
 from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
-from webui.events import Failed, Finished, Progress, Snapshot, StoppedEarly
+from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEarly
 from webui.lab.axes import read_axis
 from webui.lab.cells import Made
 from webui.lab.compare import CellDone, Cost

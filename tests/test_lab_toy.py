@@ -9,7 +9,7 @@ from labs import WAIT, done, laboratory
 
 from samplers.reference import solve_flow
 from samplers.schedule import stable_diffusion
-from webui.events import StoppedEarly
+from webui.engine.events import StoppedEarly
 from webui.lab.toy import DENSITIES, Path, PathFailed, direction, exact_path, lattice, make_toy, probability
 from webui.request import RequestError
 

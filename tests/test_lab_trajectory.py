@@ -12,10 +12,10 @@ from samplers.denoiser import Denoiser
 from samplers.noise import Noise
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
-from webui.engine import Engine
-from webui.events import StoppedEarly
+from webui.engine.engine import Engine
+from webui.engine.events import StoppedEarly
 from webui.lab.trajectory import MOST_STEPS, film, make_trajectory
-from webui.metadata import read_png
+from webui.records.metadata import read_png
 from webui.request import Request, RequestError
 from webui.settings import Settings
 

@@ -13,7 +13,7 @@ from samplers.bounded import Limit, TookTooLong
 from samplers.denoiser import Watched
 from samplers.generate import SamplerFailed, plan, run
 from samplers.levels import levels, rehearse
-from samplers.schedule import alpha_bar, betas, flow, flow_time_of_sigma, shift_flow_time, sigma_of_flow_time
+from samplers.schedule import alpha_bar, betas, flow, shift_flow_time, sigma_of_flow_time
 from samplers.testing import GaussianDenoiser
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")

@@ -7,12 +7,12 @@ from conftest import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webui.engine import Engine
-from webui.filling import overlay
-from webui.form import to_request
-from webui.link_events import mode_of, open_form, shortened
-from webui.links import LONGEST, from_query, to_query
-from webui.memory import DEFAULTS
+from webui.engine.engine import Engine
+from webui.form.filling import overlay
+from webui.form.form import to_request
+from webui.form.link_events import mode_of, open_form, shortened
+from webui.form.links import LONGEST, from_query, to_query
+from webui.form.memory import DEFAULTS
 from webui.page import build_page
 from webui.request import Request, RequestError
 from webui.settings import Settings

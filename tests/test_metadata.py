@@ -15,8 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from webui import storage
-from webui.metadata import MetadataError, encode_png, infotext, read_png, record, replay, write_png
 from webui.pictures import PictureError
+from webui.records.metadata import MetadataError, encode_png, infotext, read_png, record, replay, write_png
 from webui.request import Request, RequestError, plan_of, settle
 
 MODELS = {"toy": toy()}

@@ -22,16 +22,16 @@ from samplers import sampler
 from samplers.options import Option
 from samplers.registry import Broken, Entry, Registry
 from webui.describe import fitted, paper_link, sampler_note, seconds_text
-from webui.engine import Engine
+from webui.engine.engine import Engine
+from webui.form.memory import fresh, recall, recall_options
+from webui.form.options import on_slider, widget
 from webui.guard import Guard
 from webui.limits import LOCAL
-from webui.memory import fresh, recall, recall_options
-from webui.metadata import read_png
-from webui.options import on_slider, widget
 from webui.page import build_page, choose_token
+from webui.records.metadata import read_png
 from webui.settings import Settings
 from webui.shared import Page
-from webui.tab_plugins import measured_text, plugins_html
+from webui.tabs.plugins import measured_text, plugins_html
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from PIL import Image, ImageFilter
 from test_metadata import png
 
 from samplers.registry import Registry, discover
-from webui.engine import Engine
-from webui.export import convert
-from webui.jobs import Finished
-from webui.metadata import MetadataError, digest_of, write_png
-from webui.reading import read_picture
-from webui.replay import changes, recipe
-from webui.replay_command import replay_file
+from webui.engine.engine import Engine
+from webui.engine.jobs import Finished
+from webui.records.export import convert
+from webui.records.metadata import MetadataError, digest_of, write_png
+from webui.records.reading import read_picture
+from webui.records.replay import changes, recipe
+from webui.records.replay_command import replay_file
 from webui.request import Request, RequestError
 from webui.settings import Settings
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from samplers.schedule import alpha_bar, log_snr, noise_share
 from webui.api import Api, Result
-from webui.engine import Engine
+from webui.engine.engine import Engine
 from webui.request import RequestError
 from webui.settings import Settings
 

@@ -10,14 +10,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from webui.api import Api
-from webui.engine import Engine
+from webui.engine.engine import Engine
 from webui.limits import MAX_TEXT_OPTION
-from webui.metadata import KEYWORD, MetadataError, read_png
 from webui.planned import planned, rehearsal
+from webui.records.metadata import KEYWORD, MetadataError, read_png
 from webui.request import RequestError
-from webui.schedule_loaded import load, loaded_note, read_run
-from webui.schedule_notes import asks, custom_settings, facts, list_text
-from webui.schedule_redraw import label, plan_with
+from webui.schedule.loaded import load, loaded_note, read_run
+from webui.schedule.notes import asks, custom_settings, facts, list_text
+from webui.schedule.redraw import label, plan_with
 from webui.settings import Settings
 
 

@@ -8,8 +8,8 @@ from conftest import until
 from labs import WAIT, laboratory
 
 from samplers.sampler import Stopped
-from webui.engine import MAX_WAITING
-from webui.events import Failed, Finished, Part, StoppedEarly, news
+from webui.engine.engine import MAX_WAITING
+from webui.engine.events import Failed, Finished, Part, StoppedEarly, news
 from webui.request import Request, RequestError
 
 

@@ -13,7 +13,21 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from training import autoencoder, captions, classifier, data, decoder, denoiser, evaluate, export, latents, loop, model, packages, text
+from training import (
+    autoencoder,
+    captions,
+    classifier,
+    data,
+    decoder,
+    denoiser,
+    evaluate,
+    export,
+    latents,
+    loop,
+    model,
+    packages,
+    text,
+)
 from training.config import Autoencoder, Config, Denoiser, Text
 
 ENTRIES = [

@@ -4,7 +4,7 @@ import pytest
 from pages import idle, served
 from test_browser import DESKTOP, PHONE, browser, expect, ready, visit  # noqa: F401 - fixtures, used by name
 
-from webui.model_events import SHOWN, model_note, tokens_note
+from webui.form.model_events import SHOWN, model_note, tokens_note
 from weights.catalog import Found
 
 pytestmark = pytest.mark.browser

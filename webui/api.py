@@ -12,8 +12,8 @@ from samplers.registry import Entry
 from samplers.sampler import Sampler, Schedule
 from samplers.testing import geometric
 
-from .engine import Engine
-from .jobs import Event, Failed
+from .engine.engine import Engine
+from .engine.jobs import Event, Failed
 from .planned import numbers, planned
 from .request import read
 
@@ -37,7 +37,7 @@ class Result:
 class Api:
     """The promise to scripts, on an engine.
 
-    txt2img and img2img are generators: they yield what happens (events of `webui.jobs`, None while nothing does) and
+    txt2img and img2img are generators: they yield what happens (events of `webui.engine.jobs`, None while nothing does) and
     last of all one Result. Closing them stops the job at once. They raise RequestError and RunFailed.
     """
 

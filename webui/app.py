@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from samplers.registry import Registry, discover
 from weights.opening import check_model, open_model
 
-from .engine import Engine
+from .engine.engine import Engine
 from .guard import Guard
 from .page import build_page
 from .pictures import MAX_BYTES

@@ -16,7 +16,7 @@ from samplers.registry import Entry
 from samplers.sampler import Sampler
 from samplers.schedule import noise_share
 
-from .events import Failed, Progress, Snapshot, StoppedEarly
+from .engine.events import Failed, Progress, Snapshot, StoppedEarly
 
 GRID = (*(float(sigma) for sigma in range(20, 0, -1)), 0.0)  # 20 steps, to count calls on
 

@@ -11,8 +11,8 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from .api import NONE, Api, Result, RunFailed
-from .engine import Engine
-from .events import Event, Picture, Progress, Waiting
+from .engine.engine import Engine
+from .engine.events import Event, Picture, Progress, Waiting
 from .files import served, uploaded
 from .request import RequestError
 

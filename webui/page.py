@@ -12,21 +12,21 @@ from typing import Any
 import gradio as gr
 
 from .endpoints import build_endpoints
-from .engine import Engine
-from .form_events import refill, refilled
-from .jobs import Job
-from .link_events import connect_link, mode_of, open_form, open_outputs
-from .result import chosen_of
+from .engine.engine import Engine
+from .engine.jobs import Job
+from .form.form_events import refill, refilled
+from .form.link_events import connect_link, mode_of, open_form, open_outputs
+from .form.result import chosen_of
+from .form.workbench import Workbench
 from .shared import LONG, QUIET, Page
-from .tab_history import build_history
-from .tab_img2img import build_img2img
-from .tab_info import build_info, connect_info
-from .tab_lab import Lab, build_lab
-from .tab_plugins import build_plugins
-from .tab_schedule import build_schedule, connect_schedule
-from .tab_txt2img import build_txt2img
+from .tabs.history import build_history
+from .tabs.img2img import build_img2img
+from .tabs.info import build_info, connect_info
+from .tabs.lab import Lab, build_lab
+from .tabs.plugins import build_plugins
+from .tabs.schedule import build_schedule, connect_schedule
+from .tabs.txt2img import build_txt2img
 from .theme import ASSETS
-from .workbench import Workbench
 
 TOKEN = re.compile(r"[\w-]{16,64}")
 SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until it is ready, and after

@@ -10,7 +10,7 @@ from samplers.generate import Plan
 from samplers.levels import Levels, Rehearsal, levels, rehearse
 from weights.catalog import Found
 
-from .engine import Engine
+from .engine.engine import Engine
 from .request import Request, RequestError, plan_of, read
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from .engine import Engine
-from .jobs import Job
+from .engine.engine import Engine
+from .engine.jobs import Job
 
 # For events that only tidy the page: no queue, no spinner, and no endpoint for scripts.
 QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")

@@ -14,8 +14,8 @@ from typing import Any
 from samplers.noise import NOISE_VERSION
 from samplers.registry import Registry
 
-from ..metadata import MetadataError, read_png
 from ..pictures import PictureError
+from ..records.metadata import MetadataError, read_png
 from ..request import Request
 
 FOLDER, FILE = "lab", "cells.jsonl"

@@ -8,11 +8,11 @@ from typing import Any
 from samplers.generate import SamplerFailed
 from samplers.sampler import Stopped
 
-from ..drawing import Drawing
-from ..engine import Engine
-from ..events import Event, Part, Progress
-from ..failures import explain
-from ..tasks import Desk
+from ..engine.drawing import Drawing
+from ..engine.engine import Engine
+from ..engine.events import Event, Part, Progress
+from ..engine.failures import explain
+from ..engine.tasks import Desk
 from .cells import Cells, Made, key_of_request
 from .grid import Cell, Grid
 from .inner import Inner
@@ -62,7 +62,7 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
 
 @dataclass(frozen=True, eq=False)
 class Compare:
-    """The task of a grid (`webui.tasks.Task`). It tells a `CellDone` for each cell that can be made."""
+    """The task of a grid (`webui.engine.tasks.Task`). It tells a `CellDone` for each cell that can be made."""
 
     grid: Grid
 

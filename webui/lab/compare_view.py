@@ -12,11 +12,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ..describe import problem
-from ..events import Snapshot
+from ..engine.events import Snapshot
+from ..engine.jobs import Job
 from ..files import served
-from ..jobs import Job
+from ..form.result import SMALL
 from ..request import RequestError
-from ..result import SMALL
 from ..shared import QUIET, RAW, Page
 from ..storage import write_new
 from .axes import HINTS, Axis, hint, kinds, menu, read_axis

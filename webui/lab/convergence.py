@@ -14,10 +14,10 @@ from samplers.reference import observed_order
 from samplers.sampler import Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
 
-from ..engine import Engine
-from ..events import Part, Progress
+from ..engine.engine import Engine
+from ..engine.events import Part, Progress
+from ..engine.tasks import Desk
 from ..request import Request, RequestError
-from ..tasks import Desk
 from .contest import Contestant, Problem, asked, contestant, exact_end, mixture_problem, relative_error, solved_end
 
 BUDGETS = (5, 10, 20, 40, 80, 160)  # network calls an image
@@ -55,7 +55,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Convergence:
-    """The task (`webui.tasks.Task`): tells the Reference, then Points and Excluded.
+    """The task (`webui.engine.tasks.Task`): tells the Reference, then Points and Excluded.
 
     request  prompt, guidance, size, seed and model of the run; None for the closed-form mixture, without a model
     """

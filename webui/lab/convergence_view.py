@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from ..describe import seconds_text
-from ..events import Snapshot
-from ..jobs import Job
+from ..engine.events import Snapshot
+from ..engine.jobs import Job
 from ..shared import Page
 from .contest import Contestant
 from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, make_convergence, orders

@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from ..controls import build_form, build_prompt
-from ..form import Form, to_request
-from ..form_events import connect_form
-from ..model_events import connect_model
+from ..form.controls import build_form, build_prompt
+from ..form.form import Form, to_request
+from ..form.form_events import connect_form
+from ..form.model_events import connect_model
 from ..request import Request
 from ..shared import QUIET, Page
-from ..tab_img2img import FITS, MEANINGS
+from ..tabs.img2img import FITS, MEANINGS
 
 MODE = "lab"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from samplers.generate import Plan
 
-from ..engine import Engine
+from ..engine.engine import Engine
 from ..limits import SEEDS
 from ..pictures import fit_picture, open_picture
 from ..request import Request, RequestError, plan_of, read, settle

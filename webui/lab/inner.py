@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..events import Event
-from ..jobs import Job
+from ..engine.events import Event
+from ..engine.jobs import Job
 
 
 class Inner(Job):

@@ -10,12 +10,12 @@ from typing import Any
 import gradio as gr
 
 from ..describe import problem
-from ..events import Snapshot
-from ..jobs import Job
+from ..engine.events import Snapshot
+from ..engine.jobs import Job
+from ..engine.tasks import Task
+from ..form.runs import snapshots
 from ..request import RequestError
-from ..runs import snapshots
 from ..shared import LONG, QUIET, RAW, Page
-from ..tasks import Task
 from .words import status
 
 View = Callable[[Snapshot], Awaitable[list[Any]]]

@@ -21,10 +21,10 @@ from samplers.reference import solve_flow
 from samplers.sampler import Step, Stopped
 from samplers.schedule import stable_diffusion
 
-from ..engine import Engine
-from ..events import Part, Progress
+from ..engine.engine import Engine
+from ..engine.events import Part, Progress
+from ..engine.tasks import Desk
 from ..request import RequestError
-from ..tasks import Desk
 
 MOST_POINTS, MOST_STEPS, MOST_SAMPLERS = 24, 100, 10
 EXACT_STEPS = 120  # of the line that is drawn as the exact flow
@@ -79,7 +79,7 @@ class PathFailed:
 
 @dataclass(frozen=True, eq=False)
 class Toy:
-    """The task (`webui.tasks.Task`): tells the exact Paths, then each sampler's.
+    """The task (`webui.engine.tasks.Task`): tells the exact Paths, then each sampler's.
 
     name   of the density in DENSITIES
     plans  by the name of each sampler

@@ -12,8 +12,8 @@ import gradio as gr
 from samplers.schedule import noise_share, stable_diffusion
 
 from ..describe import percent, seconds_text
-from ..events import Snapshot
-from ..jobs import Job
+from ..engine.events import Snapshot
+from ..engine.jobs import Job
 from ..limits import SEEDS
 from ..shared import QUIET, Page
 from .figures import plane_figure

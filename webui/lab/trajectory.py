@@ -16,12 +16,12 @@ from samplers.generate import Plan
 from samplers.noise import Noise
 from samplers.sampler import Step
 
-from ..drawing import Drawing
-from ..engine import Engine
-from ..events import Event, Part, Picture, Progress
+from ..engine.drawing import Drawing
+from ..engine.engine import Engine
+from ..engine.events import Event, Part, Picture, Progress
+from ..engine.tasks import Desk
 from ..pictures import fit_picture, open_picture
 from ..request import Request, RequestError, plan_of
-from ..tasks import Desk
 from .inner import Inner
 
 MOST_STEPS = 300  # each is two pictures to look at
@@ -55,7 +55,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The task (`webui.tasks.Task`) that draws a settled request of one picture and tells a `Frame` for each step.
+    """The task (`webui.engine.tasks.Task`) that draws a settled request of one picture and tells a `Frame` for each step.
 
     The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
     """

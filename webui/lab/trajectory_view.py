@@ -13,9 +13,9 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ..describe import summary
-from ..events import Snapshot
-from ..jobs import Job
-from ..result import SMALL
+from ..engine.events import Snapshot
+from ..engine.jobs import Job
+from ..form.result import SMALL
 from ..shared import QUIET, Page
 from ..storage import write_new
 from .figures import change_figure, gap_figure, noise_figure

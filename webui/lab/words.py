@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..describe import line, problem, running, seconds_text
-from ..events import Failed, Progress, Snapshot, StoppedEarly
+from ..engine.events import Failed, Progress, Snapshot, StoppedEarly
 from .compare import Cost
 
 

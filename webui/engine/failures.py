@@ -1,0 +1,74 @@
+"""What can go wrong with a job, in words for its user, and the memory that has to be given back after."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import torch
+
+from samplers.generate import SamplerFailed
+from weights.catalog import ModelError
+
+from ..request import Request, RequestError
+from ..storage import Saved
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class NotSaved(RuntimeError):
+    """Pictures could not be written where they belong; the message says where they are."""
+
+
+def not_saved(problems: Sequence[Saved], public: bool = False) -> NotSaved:
+    """The error for pictures that are kept elsewhere or lost; on a public page it names no path."""
+    kept = [str(one.path) for one in problems if one.path]
+    lost = len(problems) - len(kept)
+    why = "pictures cannot be saved on the server" if public else problems[0].problem
+    parts = [f"{why}."]
+    if kept:
+        parts.append(f"What was finished is kept {'in its temporary folder' if public else 'as ' + ', '.join(kept)}.")
+    if lost:
+        parts.append(f"{lost} finished could not be written anywhere and {'is' if lost == 1 else 'are'} lost.")
+    parts.append("Free some space, or choose another folder with --outputs, and start again.")
+    return NotSaved(" ".join(parts))
+
+
+def explain(error: BaseException, request: Request | None = None, public: bool = False) -> str:
+    """An error of a job in words for its user: what happened and what to do."""
+    if out_of_memory(error):
+        if request is None:
+            return (
+                "Out of memory; close other programs, or use a smaller model, smaller pictures or --device cpu."
+            )
+        size = f"{request.width}x{request.height}"
+        less = f"a smaller size than {size}" + (f" or fewer pictures than {request.count}" if request.count > 1 else "")
+        return f"Out of memory while drawing {request.count} of {size}. Try {less}."
+    # What the file system says has paths of this machine in it.
+    private = public and isinstance(error.__cause__, OSError)
+    if isinstance(error, (SamplerFailed, ModelError, RequestError, NotSaved)) and not private:
+        text = str(error)
+        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!")) else ".")
+    if public:
+        return "The run failed; the server's log says why."
+    return f"The run failed: {type(error).__name__}: {error}".rstrip(": ")
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out: PyTorch says so in several ways, and samplers' errors come wrapped."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, the device's memory too."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -1,0 +1,117 @@
+"""Following a job from a page. The engine's thread does the work; here it is only looked at, a few times a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from ..engine.events import Snapshot
+from ..engine.jobs import Job
+from ..request import Request, RequestError
+from ..shared import LONG, QUIET, RAW, Page
+from .form import Form, to_request
+from .result import SMALL, Result, show, show_problem
+
+TICK = 0.2  # seconds between looks: what an eye can use and a slow line can take
+
+
+async def snapshots(page: Page, job: Job) -> AsyncIterator[Snapshot | None]:
+    """What is new about a job, None where nothing is, until it has ended.
+
+    Counts as one watcher of the job, from before the first look on; closing it, which Gradio does when the browser
+    goes away, leaves the job alone with the engine's patience.
+    """
+    seen = None
+    page.watching[job.owner] += 1
+    try:
+        while True:
+            now = job.snapshot()
+            yield None if now is seen else now
+            seen = now
+            if now.outcome:
+                return
+            await asyncio.sleep(TICK)
+    finally:
+        page.watching[job.owner] -= 1
+        page.engine.abandon(job)
+
+
+async def submit(page: Page, request: Request, owner: str) -> Job:
+    """Submit without holding up the server; a page that leaves in the middle of it leaves no watched job behind."""
+    submitting = asyncio.ensure_future(asyncio.to_thread(page.engine.submit, request, owner))
+    try:
+        return await asyncio.shield(submitting)
+    except asyncio.CancelledError:
+        submitting.add_done_callback(lambda done: done.exception() or page.engine.abandon(done.result()))
+        raise
+
+
+def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, stop: gr.Button) -> tuple[Any, list]:
+    """Wire Generate and Stop; returns (resume, outputs), the event to run when a page has been opened."""
+    mode = form.mode
+    seed = form.fields["seed"]
+    outputs = [*result.outputs, generate, stop, seed]
+
+    async def run(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
+        token = token or request.session_hash or ""
+        running = page.job(token, mode)
+        if running is not None and running.outcome is None:
+            gr.Info("This tab is still at work. Stop it first, or wait for it.")
+            yield [gr.skip()] * len(outputs)
+            return
+        try:
+            wanted = to_request(mode, form.values(given))
+            job = await submit(page, wanted, page.owner(token, mode))
+        except RequestError as error:
+            yield [*show_problem(str(error)), *_idle(), gr.skip()]
+            return
+        async for updates in follow(job):
+            yield updates
+
+    async def resume(token: str) -> AsyncIterator[list[Any]]:
+        job = page.job(token, mode)
+        if job is None:
+            yield [gr.skip()] * len(outputs)
+            return
+        page.engine.adopt(job)
+        async for updates in follow(job):
+            yield updates
+
+    async def follow(job: Job) -> AsyncIterator[list[Any]]:
+        before, small = None, max(job.request.width, job.request.height) <= SMALL
+        news = snapshots(page, job)
+        try:
+            async for now in news:
+                if now is None:
+                    yield [gr.skip()] * len(outputs)
+                    continue
+                buttons = _idle() if now.outcome else _busy()
+                yield [*await show(now, before, small), *buttons, job.request.seed if before is None else gr.skip()]
+                before = now
+        finally:
+            # Not left to the garbage collector: the job has to know at once that nobody looks any more.
+            await news.aclose()
+
+    generate.click(run, [page.token, *form.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
+    stop.click(lambda token: _stop(page, token, mode), page.token, [result.message, stop], **QUIET)
+    return resume, outputs
+
+
+def _stop(page: Page, token: str, mode: str) -> list[Any]:
+    # Only ever the job of this token; there is no way to name another one.
+    job = page.job(token, mode)
+    if job is None or job.outcome is not None:
+        return [gr.skip(), gr.update(interactive=False)]
+    page.engine.stop(job)
+    return [gr.skip(), gr.update(interactive=False)]
+
+
+def _busy() -> list[Any]:
+    return [gr.update(interactive=False, value="Generating"), gr.update(interactive=True)]
+
+
+def _idle() -> list[Any]:
+    return [gr.update(interactive=True, value="Generate"), gr.update(interactive=False)]

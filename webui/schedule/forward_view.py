@@ -1,0 +1,134 @@
+"""The second part of the Schedule tab: a picture on its way into noise, in pixels and in the model's latents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..describe import problem
+from ..files import uploaded
+from ..form.workbench import Workbench
+from ..pictures import fit_picture, open_picture
+from ..request import RequestError
+from ..shared import LONG, QUIET, RAW, Page
+from .forward import PRESERVING, PROCESSES
+from .pictures import LARGEST, Encoded, show, show_latents
+from .redraw import FIELDS
+from .run_view import RunView
+from .sending import newest, results_of
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardView:
+    """The controls and what they show; `source` holds the picture (PIL) and its name, `moved` changes with it."""
+
+    upload: gr.Image
+    example: gr.Button
+    last: gr.Button
+    process: gr.Radio
+    at: gr.Slider
+    deep: gr.Checkbox
+    pictures: gr.HTML
+    plot: gr.Plot
+    sentence: gr.HTML
+    strip: gr.HTML
+    latents: gr.HTML
+    message: gr.HTML
+    source: gr.State
+    encoded: gr.State
+    moved: gr.Number
+
+
+def build_forward(page: Page) -> ForwardView:
+    """Build the part's content."""
+    with gr.Row(elem_classes="bench visual"):
+        with gr.Column(elem_classes="compose"):
+            with gr.Column(elem_classes="card"):
+                upload = gr.Image(
+                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=170,
+                    elem_id="forward-image", elem_classes="dropped", interactive=True, buttons=[],
+                )  # fmt: skip
+                with gr.Row(elem_classes="small-buttons"):
+                    example = gr.Button("The example", size="sm", scale=0, min_width=0, elem_id="forward-example")
+                    last = gr.Button("Last result", size="sm", scale=0, min_width=0, elem_id="forward-last")
+                message = gr.HTML(elem_id="forward-message")
+                at = gr.Slider(
+                    0, 1, value=0.35, step=0.01, label="Time", info="0 is the picture, 1 the highest noise that the model was trained on.",
+                    elem_id="forward-time", interactive=True,
+                )  # fmt: skip
+                process = gr.Radio(list(PROCESSES), value=PRESERVING, label="Process", elem_id="forward-process", interactive=True)
+                deep = gr.Checkbox(
+                    False, label="Also through the model's VAE", info="Noises the latents and decodes them; needs the model.",
+                    elem_id="forward-deep", interactive=True,
+                )  # fmt: skip
+        with gr.Column(elem_classes="result"):
+            with gr.Row(elem_classes="beside"):
+                with gr.Column(min_width=260):
+                    pictures = gr.HTML(elem_id="forward-pictures")
+                with gr.Column(min_width=260):
+                    plot = gr.Plot(show_label=False, elem_id="forward-plot", elem_classes="plot low")
+            sentence = gr.HTML(elem_id="forward-sentence")
+            strip = gr.HTML(elem_id="forward-strip")
+            latents = gr.HTML(elem_id="forward-latents")
+    moved = gr.Number(0, visible="hidden", elem_id="forward-moved")
+    return ForwardView(
+        upload, example, last, process, at, deep, pictures, plot, sentence, strip, latents, message,
+        source=gr.State(None), encoded=gr.State(None), moved=moved,
+    )  # fmt: skip
+
+
+def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequence[Workbench]) -> None:
+    """Take pictures from three places, and show them noised whenever something moves."""
+    engine = page.engine
+    taken = [view.source, view.message, view.moved]
+    view.upload.change(lambda file: _uploaded(file), view.upload, taken, **QUIET, **RAW)
+    view.example.click(lambda: (None, "", time.time()), None, taken, **QUIET)
+    view.last.click(_from_results, results_of(benches), taken, **QUIET)
+
+    run_inputs = [run.options, *(run.fields[name] for name in FIELDS)]
+    inputs = [view.source, view.process, view.at, *run_inputs]
+    # The list of sigmas changes with everything that changes the run; `revision` when the page has been opened.
+    triggers = [each.change for each in (view.process, view.at, view.moved, run.listed, run.revision)]
+
+    def again(*given: Any) -> list[Any]:
+        return show(engine, *given)
+
+    gr.on(triggers, again, inputs, [view.pictures, view.plot, view.sentence, view.strip], trigger_mode="always_last", **QUIET, **RAW)
+
+    async def deeper(deep: bool, encoded: Encoded | None, *given: Any) -> tuple[Any, Any]:
+        return await show_latents(engine, deep, encoded, *given)
+
+    gr.on(
+        [*triggers, view.deep.change], deeper, [view.deep, view.encoded, *inputs], [view.latents, view.encoded],
+        trigger_mode="always_last", concurrency_limit=None, **LONG, **RAW,
+    )  # fmt: skip
+
+
+def _uploaded(file: Any) -> list[Any]:
+    if not file:
+        return [None, "", time.time()]
+    try:
+        return _taken(uploaded(file))
+    except RequestError as error:
+        return [gr.skip(), problem(str(error)), gr.skip()]
+
+
+def _from_results(*given: Any) -> list[Any]:
+    path = newest(given)
+    if path is None:
+        return [gr.skip(), problem("There is no result yet: make a picture in txt2img or img2img."), gr.skip()]
+    try:
+        return _taken(path)
+    except RequestError as error:
+        return [gr.skip(), problem(str(error)), gr.skip()]
+
+
+def _taken(path: Path) -> list[Any]:
+    # Kept at a size that every model can be served from, not at the 50 megapixels of a phone.
+    picture = open_picture(path)
+    return [fit_picture(picture, LARGEST, LARGEST) if min(picture.size) > LARGEST else picture, "", time.time()]

@@ -1,0 +1,89 @@
+"""A finished run, loaded from its picture: the sigmas that really ran, drawn like any other list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..engine.engine import Engine
+from ..planned import planned
+from ..records.metadata import MetadataError, read_png, replay
+from ..request import Request, RequestError
+from .curves import Curve, curve
+
+LONGEST = 20_000  # sigmas of a run that are drawn
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a picture tells of its run: the request, the sigmas that ran, network calls a picture, and the model's name."""
+
+    request: Request
+    sigmas: tuple[float, ...]
+    nfe: float
+    model: str
+
+    @property
+    def name(self) -> str:
+        """The run in a few words."""
+        return f"Run: {self.request.sampler}, {self.request.schedule}, {len(self.sigmas) - 1} steps"
+
+    @property
+    def curve(self) -> Curve:
+        """Its curve."""
+        return curve(self.name, self.sigmas)
+
+
+def load(path: Path) -> Loaded:
+    """The run of a PNG of ours. Raises RequestError where it carries none that can be read."""
+    carried = read_png(path)
+    if carried.record is None:
+        raise MetadataError("The picture was made by another program, and does not say at which sigmas it ran.")
+    return read_run(carried.record)
+
+
+def read_run(record: Mapping[str, Any]) -> Loaded:
+    """A run from a picture's record, which comes from outside. Raises RequestError."""
+    sigmas, nfe, model = record.get("sigmas"), record.get("nfe"), record.get("model")
+    if not isinstance(sigmas, list) or not 2 <= len(sigmas) <= LONGEST or not all(map(_level, sigmas)):
+        raise MetadataError("The picture's settings are damaged: they have no list of sigmas.")
+    name = model.get("name") if isinstance(model, dict) else None
+    calls = nfe if isinstance(nfe, int | float) and math.isfinite(nfe) else 0
+    return Loaded(replay(record), tuple(map(float, sigmas)), calls, name if isinstance(name, str) else "")
+
+
+def loaded_note(engine: Engine, loaded: Loaded) -> str:
+    """What ran, and whether the same settings would run the same list here and now."""
+    calls = f"{loaded.nfe:g} network calls" if loaded.nfe else "network calls not recorded"
+    ran = f"{escape(loaded.name)} on {escape(loaded.model or 'an unnamed model')}: {calls}."
+    return f"<p class='note'>{ran} {escape(_now(engine, loaded))}</p>"
+
+
+def _now(engine: Engine, loaded: Loaded) -> str:
+    request = loaded.request
+    names = ("model", "schedule", "steps", "sampler", "options", "schedule_options")
+    fields = {name: getattr(request, name) for name in names}
+    if request.mode == "img2img":
+        fields |= dict(strength=request.strength, strength_as=request.strength_as)
+    try:
+        made = planned(engine, fields)
+    except RequestError as error:
+        return f"It cannot be run again here: {error}"
+    if made.run.own_grid:
+        return "Its sampler made these steps itself."
+    return "The same settings run the same list here." if made.run.sigmas == loaded.sigmas else _differs(made.run.sigmas, loaded.sigmas)
+
+
+def _differs(now: Sequence[float], then: Sequence[float]) -> str:
+    if len(now) != len(then):
+        return f"The same settings would now run {len(now) - 1} steps, not {len(then) - 1}: a plugin or the model has changed."
+    most = max(abs(a - b) / max(a, b) for a, b in zip(now, then, strict=True) if max(a, b) > 0)
+    return f"The same settings would now run sigmas that differ by up to {100 * most:.2g} %: a plugin or the model has changed."
+
+
+def _level(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value < 1e6

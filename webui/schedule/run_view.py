@@ -1,0 +1,144 @@
+"""The first part of the Schedule tab: the list of sigmas that a run would take, as curves, words and numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..form.controls import schedule_choices
+from ..form.memory import DEFAULTS, KINDS, fresh, recall_options
+from ..form.options import build_options
+from ..request import RequestError
+from ..shared import QUIET, RAW, Page
+from .curves import AGAINST, LOGS, MEASURES, Curve
+from .redraw import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
+
+SLIDER_STEPS = 150  # what a slider can choose well; a loaded run or a pasted list may have more
+MOST_KEPT = 8  # curves that stay
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """The controls by the names of FIELDS, what is drawn, and the states behind it.
+
+    options   as in `webui.form.form.Form`; `revision` and `edits` too
+    kept      the curves that were kept, a list of Curve
+    loaded    the finished run that is shown, a Loaded or None
+    compare   names of more schedules
+    """
+
+    fields: Mapping[str, gr.components.Component]
+    options: gr.State
+    revision: gr.Number
+    edits: gr.Number
+    kept: gr.State
+    loaded: gr.State
+    compare: gr.Dropdown
+    view: Sequence[gr.components.Component]
+    plot: gr.Plot
+    sentence: gr.HTML
+    facts: gr.HTML
+    listed: gr.Textbox
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """What `redraw` takes."""
+        return [self.options, self.kept, self.loaded, self.compare, *self.view, *(self.fields[name] for name in FIELDS)]
+
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        """What `redraw` returns."""
+        return [self.plot, self.sentence, self.facts, self.listed, self.fields["schedule"]]
+
+
+def build_fields(page: Page) -> dict[str, Any]:
+    """The controls of what is run, and the hidden ones behind them: arguments of RunView."""
+    registry, models = page.registry, page.engine.models()
+    start = fresh(registry, next(iter(models.values()), None))
+    store = gr.State({kind: {} for kind in KINDS})
+    revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
+    with gr.Column(elem_classes="card"):
+        model = gr.Dropdown(
+            list(models), value=start["model"] or None, label="Model", elem_id="schedule-model", interactive=True
+        )
+        with gr.Row():
+            sampler = gr.Dropdown(
+                list(registry.samplers), value=start["sampler"], label="Sampler", elem_id="schedule-sampler",
+                interactive=True, min_width=120,
+            )  # fmt: skip
+            menu = gr.Dropdown(
+                schedule_choices(registry.schedules), value="", label="Schedule", elem_id="schedule-schedule",
+                interactive=True, min_width=120,
+            )  # fmt: skip
+        build_options(page, "samplers", sampler, store, revision, edits)
+        build_options(page, "schedules", menu, store, revision, edits)
+        steps = gr.Slider(
+            1, min(SLIDER_STEPS, page.engine.limits.steps), value=DEFAULTS["steps"], step=1, label="Steps",
+            elem_id="schedule-steps", interactive=True,
+        )  # fmt: skip
+        strength = gr.Slider(
+            0.01, 1, value=1.0, step=0.01, label="Strength", info="1 is a picture from words; below it, img2img.",
+            elem_id="schedule-strength", interactive=True,
+        )  # fmt: skip
+        meaning = gr.Radio(
+            [("Share of the steps", "steps"), ("Noise level", "noise")], value="steps", label="Strength is a",
+            elem_id="schedule-strength-as", interactive=True,
+        )  # fmt: skip
+    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning), strict=True))
+    return dict(fields=fields, options=store, revision=revision, edits=edits)
+
+
+def build_plot(page: Page) -> dict[str, Any]:
+    """The plot with the controls of how it is drawn, and what is said below it: arguments of RunView."""
+    with gr.Row(elem_classes="looks"):
+        measure = gr.Radio(list(MEASURES), value="sigma", label="Show", elem_id="schedule-measure", interactive=True, min_width=280, scale=4)
+        against = gr.Radio(list(AGAINST), value="step", label="Against", elem_id="schedule-against", interactive=True, min_width=160, scale=1)
+        logs = gr.CheckboxGroup(list(LOGS), value=["vertical"], label="Log axes", elem_id="schedule-logs", interactive=True, min_width=190, scale=2)
+    plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
+    sentence = gr.HTML(elem_id="schedule-sentence")
+    about = gr.HTML(elem_id="schedule-facts")
+    compare = gr.Dropdown(
+        list(page.registry.schedules), value=[], multiselect=True, label="Compare with",
+        info="More schedules over this one, with the same steps and strength. A click on a name in the legend hides it.",
+        elem_id="schedule-compare", interactive=True,
+    )  # fmt: skip
+    listed = gr.Textbox(
+        label="The sigmas of this run", lines=3, max_lines=6, interactive=False, buttons=["copy"],
+        elem_id="schedule-list", elem_classes="numbers",
+    )  # fmt: skip
+    return dict(view=(measure, against, logs), plot=plot, sentence=sentence, facts=about, compare=compare, listed=listed)
+
+
+def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Button) -> None:
+    """Redraw on every change, and keep or forget curves."""
+
+    def again(*given: Any) -> list[Any]:
+        return redraw(page.engine, *given)
+
+    controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.view]
+    # What states bring with them changes `revision`, too, so that a page that restores nothing is drawn.
+    triggers = [each.change for each in controls] + [view.edits.change, view.revision.change]
+    gr.on(triggers, again, view.inputs, view.outputs, trigger_mode="always_last", **QUIET, **RAW)
+
+    def keep_curve(*given: Any) -> tuple[Any, float]:
+        kept = given[1]
+        try:
+            made = plan_from(page.engine, given[0], given[-len(FIELDS) :])
+            shown = own_curves(made, rehearsed_or_why(made)[0])[0]
+        except RequestError as error:
+            gr.Warning(str(error))
+            return gr.skip(), gr.skip()
+        return [*kept, Curve(shown.name, shown.places, shown.sigmas)][-MOST_KEPT:], time.time()
+
+    keep.click(keep_curve, view.inputs, [view.kept, view.edits], **QUIET, **RAW)
+    clear.click(lambda: ([], None, [], time.time()), None, [view.kept, view.loaded, view.compare, view.edits], **QUIET)
+
+
+def refill_run_view(page: Page) -> list[Any]:
+    """Updates for [options, model, revision] when a page is opened: menus are read anew."""
+    models = list(page.engine.models())
+    return [recall_options(None, page.registry), gr.update(choices=models), time.time()]

@@ -1,0 +1,139 @@
+"""Between the Schedule tab and the forms: settings there and back, the last result, a picture's run, a pasted list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..describe import problem
+from ..engine.engine import Engine
+from ..files import uploaded
+from ..form.controls import side
+from ..form.form import Form
+from ..form.result import chosen_of
+from ..form.workbench import Workbench
+from ..request import RequestError
+from ..shared import QUIET, RAW, Page
+from .loaded import load, loaded_note
+from .notes import custom_settings
+from .redraw import FIELDS
+from .run_view import SLIDER_STEPS, RunView
+
+CUSTOM = "Custom"
+
+
+def connect_paste(page: Page, view: RunView, pasted: gr.Textbox, use: gr.Button, message: gr.HTML) -> None:
+    """Make a pasted list the schedule Custom of the plot."""
+    fields = view.fields
+
+    def paste(options: dict[str, Any], text: Any) -> list[Any]:
+        if CUSTOM not in page.registry.schedules:
+            return [*[gr.skip()] * 5, problem("The schedule Custom is not loaded, so a list cannot be used.")]
+        try:
+            numbers, count = custom_settings(text)
+        except RequestError as error:
+            return [*[gr.skip()] * 5, problem(str(error))]
+        most = page.engine.limits.steps
+        if count > most:
+            return [*[gr.skip()] * 5, problem(f"The list has {count} numbers; allowed here are {most} steps.")]
+        chosen = {**options, "schedules": {**options["schedules"], CUSTOM: {"numbers": numbers}}}
+        said = f"<p class='note'>The list is the schedule Custom now, of {'one step' if count == 1 else f'{count} steps'}.</p>"
+        return [chosen, CUSTOM, steps_update(count), 1.0, time.time(), said]
+
+    outputs = [view.options, fields["schedule"], fields["steps"], fields["strength"], view.revision, message]
+    use.click(paste, [view.options, pasted], outputs, **QUIET, **RAW)
+
+
+def connect_loading(page: Page, view: RunView, benches: Sequence[Workbench], opened: gr.UploadButton, last: gr.Button, message: gr.HTML) -> None:
+    """Draw the run of an uploaded picture, or that of the newest result."""
+
+    def show(path: Path) -> list[Any]:
+        try:
+            run = load(path)
+        except RequestError as error:
+            return [gr.skip(), problem(str(error)), gr.skip()]
+        return [run, loaded_note(page.engine, run), time.time()]
+
+    def from_upload(file: Any) -> list[Any]:
+        try:
+            return show(uploaded(file))
+        except RequestError:
+            return [gr.skip(), problem("The file did not arrive; choose it again."), gr.skip()]
+
+    def from_results(*given: Any) -> list[Any]:
+        path = newest(given)
+        if path is None:
+            return [gr.skip(), problem("There is no result yet: make a picture in txt2img or img2img."), gr.skip()]
+        return show(path)
+
+    outputs = [view.loaded, message, view.edits]
+    opened.upload(from_upload, opened, outputs, **QUIET, **RAW)
+    last.click(from_results, results_of(benches), outputs, **QUIET)
+
+
+def results_of(benches: Sequence[Workbench]) -> list[gr.State]:
+    """The states that tell which pictures are shown, for `newest`."""
+    return [state for bench in benches for state in (bench.result.made, bench.result.chosen)]
+
+
+def newest(given: Sequence[Any]) -> Path | None:
+    """The file of the newest chosen picture among the results; None if there is none, or it is gone."""
+    chosen = [chosen_of(made, index) for made, index in zip(given[::2], given[1::2], strict=True)]
+    paths = [path for path in (Path(choice[0]) for choice in chosen if choice) if path.is_file()]
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> None:
+    """Take the settings of a form into the plot."""
+
+    def bring(*given: Any) -> list[Any]:
+        values = form.values(given)
+        strength = (values["strength"], values["strength_as"]) if form.mode == "img2img" else (1.0, "steps")
+        chosen = (values["model"], values["sampler"], values["schedule"], steps_update(values["steps"]), *strength)
+        return [values["options"], *chosen, time.time()]
+
+    outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
+    take.click(bring, form.inputs, outputs, **QUIET, **RAW)
+
+
+def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.Button) -> None:
+    """Put the settings of the plot into a form and show it."""
+    more = [form.fields[name] for name in ("strength", "strength_as") if name in form.fields]
+    sized = [form.fields[name] for name in ("width", "height", "guidance")]
+
+    def put(options: dict[str, Any], theirs: dict[str, Any], model_there: Any, *given: Any) -> list[Any]:
+        values = dict(zip(FIELDS, given, strict=True))
+        strength = [values["strength"], values["strength_as"]] if more else []
+        fitting = _follow(page.engine, values["model"], model_there)
+        return [merged(theirs, options, values), *(values[name] for name in FIELDS[:4]), *strength, *fitting, time.time(), gr.Tabs(selected=form.mode)]
+
+    outputs = [form.options, *(form.fields[name] for name in FIELDS[:4]), *more, *sized, form.revision, tabs]
+    inputs = [view.options, form.options, form.fields["model"], *(view.fields[name] for name in FIELDS)]
+    use.click(put, inputs, outputs, **QUIET, **RAW)
+
+
+def merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A form's options with those of the chosen sampler and schedule put in."""
+    result = {kind: dict(kept) for kind, kept in theirs.items()}
+    for kind, name in (("samplers", values["sampler"]), ("schedules", values["schedule"])):
+        if name in ours.get(kind, {}):
+            result[kind][name] = ours[kind][name]
+    return result
+
+
+def steps_update(steps: Any) -> Any:
+    """The steps slider at this value, longer if it has to be."""
+    reach = max(SLIDER_STEPS, steps) if isinstance(steps, int) else SLIDER_STEPS
+    return gr.update(value=steps, maximum=reach)
+
+
+def _follow(engine: Engine, model: Any, before: Any) -> list[Any]:
+    """Width, height and guidance as another model wants them; nothing where it stays."""
+    found = engine.models().get(model or "")
+    if found is None or model == before:
+        return [gr.skip()] * 3
+    return [gr.update(**side(found)), gr.update(**side(found)), found.defaults.guidance]

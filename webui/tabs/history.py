@@ -1,0 +1,249 @@
+"""The tab History: what was made, newest first, by the files under outputs/. Only a page for this machine alone has it:
+the folder holds everybody's pictures, and a shared page is no place to show them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..describe import line, problem
+from ..files import served, served_bytes
+from ..form.workbench import Workbench
+from ..pictures import open_picture, to_jpeg
+from ..records.history import END, History, Shown
+from ..records.offer import offer_of
+from ..request import RequestError
+from ..shared import QUIET, Page
+from .info import Info, send_offer, send_outputs
+
+PAGE = 24  # pictures at a time
+SIDE = 256  # pixels of a thumbnail; what is no larger is shown as it is
+WAIT = 0.7  # seconds that a look waits for the index
+AGAIN = 2.0  # seconds between looks while it is being filled
+ANY = [("Any", "")]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Tab:
+    """The tab's parts; `shown` holds the pictures on view, `cursors` the ends of the pages before this one."""
+
+    prompt: gr.Textbox
+    sampler: gr.Dropdown
+    model: gr.Dropdown
+    note: gr.HTML
+    gallery: gr.Gallery
+    newer: gr.Button
+    older: gr.Button
+    picked: gr.HTML
+    actions: gr.Row
+    info: gr.Button
+    send: dict[str, gr.Button]
+    shown: gr.State
+    cursors: gr.State
+    chosen: gr.State
+    timer: gr.Timer
+
+    @property
+    def filters(self) -> list[gr.components.Component]:
+        """What chooses the pictures."""
+        return [self.prompt, self.sampler, self.model]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What a page of pictures fills."""
+        return [
+            self.note,
+            self.gallery,
+            self.newer,
+            self.older,
+            self.actions,
+            self.shown,
+            self.cursors,
+            self.chosen,
+            self.timer,
+        ]
+
+
+def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
+    """Build and wire the tab's content."""
+    history = History(page.engine.settings.outputs)
+    view = _build()
+
+    def look(prompt: str, sampler: str, model: str, cursors: list[int], force: bool = True) -> list[Any]:
+        try:
+            done = history.look(WAIT) if force else True
+            pictures = history.find(prompt or "", sampler or "", model or "", cursors[-1], PAGE + 1)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("the history cannot be read", exc_info=error)
+            return [problem(f"The history cannot be read ({error})."), *[gr.skip()] * 7, gr.Timer(active=False)]
+        return _page_of(pictures, cursors, done, any((prompt, sampler, model)))
+
+    def first(*filters: str) -> list[Any]:
+        return look(*filters, [END])
+
+    def opened(*filters: str) -> list[Any]:
+        updates = first(*filters)
+        menus = [
+            gr.update(choices=ANY + [(name, name) for name in history.names(column)]) for column in ("sampler", "model")
+        ]
+        return [*menus, *updates]
+
+    def turn(prompt: str, sampler: str, model: str, shown: list[Shown], cursors: list[int], older: bool) -> list[Any]:
+        ends = [*cursors, shown[-1].id] if older and shown else cursors[:-1] or [END]
+        return look(prompt, sampler, model, ends, force=False)
+
+    def tick(prompt: str, sampler: str, model: str, cursors: list[int]) -> list[Any]:
+        # Only the first page grows while one looks at it; others would slip away under the eye.
+        return look(prompt, sampler, model, cursors) if cursors == [END] else [gr.skip()] * len(view.outputs)
+
+    tab.select(opened, view.filters, [view.sampler, view.model, *view.outputs], **QUIET)
+    gr.on(
+        [each.change for each in view.filters], first, view.filters, view.outputs, trigger_mode="always_last", **QUIET
+    )
+    view.timer.tick(tick, [*view.filters, view.cursors], view.outputs, **QUIET)
+    turning = [*view.filters, view.shown, view.cursors]
+    view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
+    view.newer.click(lambda *given: turn(*given, False), turning, view.outputs, **QUIET)
+    view.gallery.select(_pick, view.shown, [view.chosen, view.picked, view.actions], **QUIET)
+    view.info.click(_to_info, [view.shown, view.chosen], [info.image, tabs], **QUIET)
+    for bench in benches:
+        _connect_send(page, view, bench, tabs)
+
+
+def _build() -> Tab:
+    with gr.Row(elem_classes="filters"):
+        prompt = gr.Textbox(
+            label="Prompt has",
+            placeholder="words, or how they begin",
+            max_lines=1,
+            elem_id="history-prompt",
+            scale=3,
+            min_width=200,
+        )
+        sampler, model = (
+            gr.Dropdown(
+                ANY, value="", label=name.capitalize(), elem_id=f"history-{name}", interactive=True, min_width=130
+            )
+            for name in ("sampler", "model")
+        )
+    note = gr.HTML(elem_id="history-note")
+    gallery = gr.Gallery(
+        visible=False, show_label=False, type="filepath", columns=6, object_fit="contain", height="auto", interactive=False,
+        allow_preview=False, buttons=[], elem_id="history-gallery", elem_classes=["pictures", "pixels"],
+    )  # fmt: skip
+    with gr.Row(visible=False, elem_classes="actions", elem_id="history-actions") as actions:
+        picked = gr.HTML(elem_id="history-picked", elem_classes="picked")
+        info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id="history-info")
+        send = {
+            mode: gr.Button(f"Send to {mode}", size="sm", scale=0, min_width=0, elem_id=f"history-to-{mode}")
+            for mode in ("txt2img", "img2img")
+        }
+    with gr.Row(elem_classes="turn"):
+        newer = gr.Button("Newer", size="sm", visible=False, scale=0, min_width=90, elem_id="history-newer")
+        older = gr.Button("Older", size="sm", visible=False, scale=0, min_width=90, elem_id="history-older")
+    states = gr.State([]), gr.State([END]), gr.State(0)
+    return Tab(
+        prompt,
+        sampler,
+        model,
+        note,
+        gallery,
+        newer,
+        older,
+        picked,
+        actions,
+        info,
+        send,
+        *states,
+        gr.Timer(AGAIN, active=False),
+    )
+
+
+def _page_of(pictures: list[Shown], cursors: list[int], done: bool, filtered: bool) -> list[Any]:
+    """Updates for `Tab.outputs`: the pictures, one more of which than fit says that there are older ones."""
+    more, shown = len(pictures) > PAGE, [each for each in pictures[:PAGE] if each.path.is_file()]
+    # Turning goes on behind the last one of the index, also where its file is gone.
+    shown = shown or pictures[:PAGE]
+    thumbnails = [(picture, each) for each in shown if (picture := _thumbnail(each.path))]
+    if not thumbnails:
+        nothing = (
+            "No picture fits." if filtered else "Nothing made yet; pictures appear here as soon as there are some."
+        )
+    said = [] if done else ["Reading the pictures in the outputs folder; this list still grows."]
+    said += [f"Page {len(cursors)}, newest first."] if thumbnails else [nothing]
+    gallery = gr.update(
+        value=[(file, _caption(each)) for file, each in thumbnails], visible=bool(thumbnails), selected_index=None
+    )
+    turns = [gr.update(visible=len(cursors) > 1), gr.update(visible=more)]
+    kept = [each for _, each in thumbnails]
+    return [
+        line(" ".join(said)),
+        gallery,
+        *turns,
+        gr.update(visible=False),
+        kept,
+        cursors,
+        0,
+        gr.Timer(active=not done),
+    ]
+
+
+def _thumbnail(path: Path) -> str | None:
+    try:
+        picture = open_picture(path)
+        return served(path) if max(picture.size) <= SIDE else served_bytes(to_jpeg(picture, SIDE), f"{path.stem}.jpg")
+    except (RequestError, OSError):
+        return None
+
+
+def _caption(shown: Shown) -> str:
+    text = " ".join(shown.prompt.split())
+    return (text if len(text) <= 60 else f"{text[:57]}...") or shown.path.name
+
+
+def _pick(shown: list[Shown], event: gr.SelectData) -> list[Any]:
+    index = event.index if isinstance(event.index, int) and 0 <= event.index < len(shown) else 0
+    if not shown:
+        return [gr.skip()] * 3
+    one = shown[index]
+    facts = " · ".join(filter(None, (one.sampler, one.model, f"seed {one.seed}" if one.seed is not None else "")))
+    named = f"{one.path.parent.name}/{one.path.name}"
+    return [index, f"<span>{escape(facts)}</span> <span class='note'>{escape(named)}</span>", gr.update(visible=True)]
+
+
+def _chosen(shown: list[Shown], chosen: int) -> Path | None:
+    return shown[chosen].path if 0 <= chosen < len(shown) and shown[chosen].path.is_file() else None
+
+
+def _to_info(shown: list[Shown], chosen: int) -> list[Any]:
+    path = _chosen(shown, chosen)
+    if path is None:
+        gr.Warning("The picture is no longer there.")
+        return [gr.skip()] * 2
+    return [served(path), gr.Tabs(selected="info")]
+
+
+def _connect_send(page: Page, view: Tab, bench: Workbench, tabs: gr.Tabs) -> None:
+    outputs = send_outputs(bench, tabs)
+
+    def send(shown: list[Shown], chosen: int, saved: Any) -> list[Any]:
+        path = _chosen(shown, chosen)
+        try:
+            if path is None:
+                raise RequestError("The picture is no longer there.")
+            return send_offer(page, bench, saved, offer_of(path, page.registry, page.engine.models()), path)
+        except RequestError as error:
+            gr.Warning(str(error))
+            return [gr.skip()] * len(outputs)
+
+    view.send[bench.mode].click(send, [view.shown, view.chosen, bench.kept], outputs, **QUIET)

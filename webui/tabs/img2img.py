@@ -1,0 +1,77 @@
+"""The tab img2img: pictures from words and a picture, which is shown as it will really be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..describe import fitted
+from ..files import uploaded
+from ..form.workbench import Workbench, build_workbench
+from ..pictures import fit_picture, open_picture, to_jpeg
+from ..request import RequestError
+from ..shared import QUIET, RAW, Page
+
+FITS = [("Crop", "crop"), ("Pad", "pad"), ("Stretch", "stretch")]
+LARGEST = 4096  # pixels of a side; what is larger is refused when it is run
+MEANINGS = [("Share of the steps", "steps"), ("Noise level", "noise")]
+
+
+def build_img2img(page: Page) -> Workbench:
+    """Build the tab's content."""
+    used: list[gr.HTML] = []
+
+    def picture() -> dict[str, Any]:
+        with gr.Row(elem_classes="source"):
+            # image_mode None hands over the uploaded file itself, undecoded: it is opened with care, in the engine too.
+            image = gr.Image(
+                type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Input picture", height=210,
+                elem_id="img2img-image", interactive=True, min_width=150, scale=3, buttons=[],
+            )  # fmt: skip
+            with gr.Column(min_width=120, scale=2, elem_classes="used"):
+                used.append(gr.HTML(fitted(None), elem_id="img2img-used"))
+        return {"image": image}
+
+    def strength() -> dict[str, Any]:
+        with gr.Column(elem_classes="card"):
+            amount = gr.Slider(
+                0.01,
+                1,
+                value=0.6,
+                step=0.01,
+                label="Strength",
+                info="1 keeps nothing of the picture.",
+                elem_id="img2img-strength",
+                interactive=True,
+            )
+            with gr.Row():
+                meaning = gr.Radio(
+                    MEANINGS,
+                    value="steps",
+                    label="Strength is a",
+                    elem_id="img2img-strength-as",
+                    interactive=True,
+                    min_width=180,
+                )
+                fit = gr.Radio(
+                    FITS, value="crop", label="Fit to the size", elem_id="img2img-fit", interactive=True, min_width=180
+                )
+        return {"strength": amount, "strength_as": meaning, "fit": fit}
+
+    bench = build_workbench(page, "img2img", picture, strength)
+    inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]
+    gr.on([each.change for each in inputs], _show_fitted, inputs, used[0], trigger_mode="always_last", **QUIET, **RAW)
+    return bench
+
+
+def _show_fitted(image: Any, width: Any, height: Any, fit: str) -> str:
+    """The picture as the run will see it, or why it cannot be used."""
+    if not image or not all(isinstance(side, int) and 0 < side <= LARGEST for side in (width, height)):
+        return fitted(None)
+    try:
+        source = open_picture(uploaded(image))
+        used = to_jpeg(fit_picture(source, width, height, fit), quality=90)
+        return fitted(used, source.size, (width, height), fit)
+    except RequestError as error:
+        return fitted(None, problem=str(error))

@@ -1,0 +1,204 @@
+"""The tab PNG Info: what any picture says about how it was made, sent to a form or made again."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..describe import message, problem
+from ..engine.events import Failed
+from ..files import served, uploaded
+from ..form.filling import fill
+from ..form.form_events import refilled
+from ..form.result import chosen_of
+from ..form.runs import snapshots
+from ..form.workbench import Workbench
+from ..pictures import open_picture, to_jpeg
+from ..records.metadata import replay as request_of
+from ..records.offer import Offer, offer_of
+from ..records.replay import compare, into, recipe
+from ..request import RequestError
+from ..shared import LONG, QUIET, RAW, Page
+from ..storage import input_path
+from .info_view import NOTHING, offer_html, sent_html, verdict_html
+
+MODE = "replay"  # whom a replay belongs to, beside the jobs of the two forms
+
+
+@dataclass(frozen=True, eq=False)
+class Info:
+    """The tab's parts."""
+
+    image: gr.Image
+    facts: gr.HTML
+    verdict: gr.HTML
+    send: dict[str, gr.Button]
+    replay: gr.Button
+    stop: gr.Button
+
+    @property
+    def buttons(self) -> list[gr.Button]:
+        """Those that need a picture with settings: the two of `send`, and `replay`."""
+        return [*self.send.values(), self.replay]
+
+
+def build_info(page: Page) -> Info:
+    """Build the tab's content; `connect_info` wires it once the forms are there."""
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="compose"):
+            # The uploaded file itself, undecoded: its settings are in its bytes.
+            image = gr.Image(
+                type="filepath", image_mode=None, sources=["upload"], label="Picture", height=320, elem_id="info-image",
+                interactive=True, buttons=[],
+            )  # fmt: skip
+            with gr.Row(elem_classes="actions"):
+                send = {
+                    mode: gr.Button(
+                        f"Send to {mode}", size="sm", interactive=False, elem_id=f"info-to-{mode}", min_width=0
+                    )
+                    for mode in ("txt2img", "img2img")
+                }
+                replay = gr.Button("Replay", size="sm", interactive=False, elem_id="info-replay", min_width=0)
+                stop = gr.Button(
+                    "Stop", size="sm", interactive=False, elem_id="info-stop", elem_classes="stop", min_width=0
+                )
+            gr.HTML("<p class='note'>Replay makes the picture again from its settings and compares every pixel.</p>")
+        with gr.Column(elem_classes="result"):
+            verdict = gr.HTML(elem_id="info-verdict")
+            facts = gr.HTML(NOTHING, elem_id="info-facts")
+    return Info(image, facts, verdict, send, replay, stop)
+
+
+def connect_info(page: Page, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
+    """Wire the tab, and the buttons of the results that lead to it."""
+
+    def look(image: Any) -> list[Any]:
+        if not image:
+            return [NOTHING, "", *[gr.update(interactive=False)] * 3]
+        try:
+            offer = _offer(page, image)
+        except RequestError as error:
+            return [problem(str(error)), "", *[gr.update(interactive=False)] * 3]
+        mine = offer.record is not None
+        return [offer_html(offer), "", *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
+
+    # One event for every way in which a picture comes here: dropped, pasted or sent.
+    info.image.change(look, info.image, [info.facts, info.verdict, *info.buttons], **QUIET, **RAW)
+    for bench in benches:
+        _connect_send(page, info, bench, tabs)
+
+    run = _replay_of(page)
+    outputs = [info.verdict, info.replay, info.stop]
+    info.replay.click(run, [page.token, info.image], outputs, concurrency_limit=None, **LONG, **RAW)
+    info.stop.click(lambda token: _stop(page, token), page.token, info.stop, **QUIET)
+    for bench in benches:
+        parts = [bench.result.made, bench.result.chosen]
+        bench.result.info.click(_to_info, parts, [info.image, tabs], **QUIET)
+        sent = bench.result.again.click(_to_info, parts, [info.image, tabs], **QUIET)
+        sent.then(run, [page.token, info.image], outputs, concurrency_limit=None, **LONG, **RAW)
+
+
+def _offer(page: Page, image: Any) -> Offer:
+    return offer_of(uploaded(image), page.registry, page.engine.models())
+
+
+def _to_info(made: list, chosen: int) -> list[Any]:
+    choice = chosen_of(made, chosen)
+    return [choice[0], gr.Tabs(selected="info")] if choice else [gr.skip()] * 2
+
+
+def send_offer(page: Page, bench: Workbench, saved: Any, offer: Offer, path: Path) -> list[Any]:
+    """Updates for `send_outputs`: the offer in a form, and what could not be matched below it."""
+    updates, notes = fill(page, bench.form, saved, offer.fields, offer.open)
+    told = sent_html(offer.program, offer.missing, (*offer.notes, *notes))
+    picture = [_input_of(page, offer) or served(path)] if bench.mode == "img2img" else []
+    return [*updates, told, *picture, gr.Tabs(selected=bench.mode)]
+
+
+def send_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Any]:
+    """The outputs that `send_offer` is for."""
+    picture = [bench.form.fields["image"]] if bench.mode == "img2img" else []
+    return [*refilled(bench.form), bench.result.message, *picture, tabs]
+
+
+def _connect_send(page: Page, info: Info, bench: Workbench, tabs: gr.Tabs) -> None:
+    outputs = send_outputs(bench, tabs)
+
+    def send(image: Any, saved: Any) -> list[Any]:
+        try:
+            return send_offer(page, bench, saved, _offer(page, image), uploaded(image))
+        except RequestError as error:
+            gr.Warning(str(error))
+            return [gr.skip()] * len(outputs)
+
+    info.send[bench.mode].click(send, [info.image, bench.kept], outputs, **QUIET, **RAW)
+
+
+def _input_of(page: Page, offer: Offer) -> str | None:
+    """The kept picture that one from img2img was made from; never on a shared page, where it is somebody else's."""
+    digest = (offer.record or {}).get("input_digest")
+    if page.engine.settings.public or not isinstance(digest, str) or not digest.isalnum():
+        return None
+    if request_of(offer.record).mode != "img2img":
+        return None
+    path = input_path(page.engine.settings.outputs, digest)
+    return served(path) if path.is_file() else None
+
+
+def _replay_of(page: Page) -> Any:
+    """The event that makes the picture again and compares."""
+    busy = [gr.update(interactive=False), gr.update(interactive=True)]
+    idle = [gr.update(interactive=True), gr.update(interactive=False)]
+
+    async def run(request: gr.Request, token: str, image: Any) -> AsyncIterator[list[Any]]:
+        token = token or request.session_hash or ""
+        running = page.job(token, MODE)
+        if running is not None and running.outcome is None:
+            gr.Info("This tab is still at work on a replay. Stop it first, or wait for it.")
+            yield [gr.skip()] * 3
+            return
+        with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
+            try:
+                path = uploaded(image)
+                wanted = into(await asyncio.to_thread(recipe, path, page.engine), Path(folder))
+                owner = page.owner(token, MODE)
+                job = await asyncio.to_thread(page.engine.submit, wanted.request, owner, False, wanted.conditions)
+            except RequestError as error:
+                yield [problem(str(error)), *idle]
+                return
+            news = snapshots(page, job)
+            try:
+                async for now in news:
+                    yield [gr.skip()] * 3 if now is None else [message(now), *busy]
+            finally:
+                # Nobody wants a replay that is not looked at; its folder goes now.
+                page.engine.stop(job)
+                await news.aclose()
+            yield [await asyncio.to_thread(_verdict, path, job, wanted), *idle]
+
+    return run
+
+
+def _verdict(path: Path, job: Any, wanted: Any) -> str:
+    if isinstance(job.outcome, Failed):
+        return problem(job.outcome.message)
+    if len(job.pictures) <= wanted.index:
+        return problem("The replay was stopped.")
+    made = job.pictures[wanted.index].path
+    try:
+        return verdict_html(compare(path, made, wanted), to_jpeg(open_picture(made), quality=92))
+    except RequestError as error:
+        return problem(str(error))
+
+
+def _stop(page: Page, token: str) -> Any:
+    job = page.job(token, MODE)
+    if job is not None and job.outcome is None:
+        page.engine.stop(job)
+    return gr.update(interactive=False)

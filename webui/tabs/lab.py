@@ -1,0 +1,50 @@
+"""The tab Lab: compare, watch, measure and understand samplers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ..form.form import Form
+from ..lab.compare_view import build_compare
+from ..lab.convergence_view import build_convergence
+from ..lab.form_view import build_settings
+from ..lab.tool_view import Tool
+from ..lab.toy_view import build_toy
+from ..lab.trajectory_view import build_trajectory
+from ..shared import QUIET, Page
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """The shared form, where the browser keeps it, and the tools, each with a job of its own."""
+
+    form: Form
+    kept: gr.BrowserState
+    tools: tuple[Tool, ...]
+
+
+def build_lab(page: Page) -> Lab:
+    """Build the tab's content."""
+    with gr.Column(elem_classes="lab"):
+        settings = build_settings(page)
+        with gr.Tabs(elem_classes="tabs inner", overflow_behavior="wrap"):
+            with gr.Tab("Compare", id="compare") as compare:
+                tools = [build_compare(page, settings)]
+            with gr.Tab("Trajectory", id="trajectory") as trajectory:
+                tools.append(build_trajectory(page, settings))
+            with gr.Tab("Convergence", id="convergence") as convergence:
+                tools.append(build_convergence(page, settings))
+            with gr.Tab("Paths in 2-D", id="plane") as plane:
+                tools.append(build_toy(page, settings, plane))
+        # The plane needs neither words nor a model: what has no effect is not shown.
+        gr.on(
+            [tab.select for tab in (compare, trajectory, convergence)],
+            lambda: gr.update(visible=True),
+            None,
+            settings.box,
+            **QUIET,
+        )
+        plane.select(lambda: gr.update(visible=False), None, settings.box, **QUIET)
+    return Lab(settings.form, settings.kept, tuple(tools))
