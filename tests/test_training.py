@@ -27,6 +27,7 @@ from training import (
     model,
     packages,
     text,
+    styles,
 )
 from training.config import Autoencoder, Config, Denoiser, Text
 
@@ -332,3 +333,6 @@ def test_the_evaluation_asks_for_names_of_its_lists_and_pairs_of_its_rule():
     assert len(names) == len(set(names)) == 200 and all(len(name.split()) <= 2 for name in names)
     for seen in (True, False):
         assert all(captions.held_out(name, colour) != seen for name, colour in evaluate.pairs(names, seen))
+    with pytest.raises(SystemExit, match="First: python -m training classifier"):
+        styles.run(config, loop.Budget(steps=1))
+    styles.run(config, loop.Budget(steps=40))

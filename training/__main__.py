@@ -15,7 +15,8 @@ STEPS = {
     "text": "teach the text encoder what the words look like, as CLIP is taught",
     "denoiser": "train the UNet on the latents, the text encoder with it",
     "decoder": "train the autoencoder's decoder on, on fixed latents",
-    "classifier": "train the judge on real pictures",
+    "classifier": "train the judge of names on real pictures",
+    "styles": "train the judge of styles, from the judge of names",
     "export": "write the weights as a diffusers folder",
     "evaluate": "print one table: what the exported model draws, as the judge sees it",
 }
@@ -45,7 +46,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
     module = importlib.import_module(f".{step}", __package__)
     if step in ("export", "evaluate"):
         module.run(config, weights)
-    elif minutes and step in ("autoencoder", "text", "denoiser", "decoder", "classifier"):
+    elif minutes and step in ("autoencoder", "text", "denoiser", "decoder", "classifier", "styles"):
         module.run(config, loop.Budget(minutes=minutes))
     else:
         module.run(config)

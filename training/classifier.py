@@ -1,4 +1,4 @@
-"""Step ``classifier``: the judge, a small residual network (arXiv:1512.03385) over all names and styles.
+"""Step ``classifier``: the judge, a small residual network (arXiv:1512.03385) over all names.
 
 It sees real pictures only, moved, scaled, blurred and on all grounds, so that what it recognizes in a
 drawn picture is the thing and not its place. Pixel distance would measure the wrong thing: a copy
@@ -8,6 +8,7 @@ shifted by two pixels is already far from its original.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,32 +38,34 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """What is in a picture and who drew it: scores for pictures (n, 3, size, size) in [-1, 1]."""
+    """What is in a picture and who drew it, told of pictures (n, 3, size, size) in [-1, 1]."""
 
-    model: nn.Module
+    name_model: nn.Module
+    style_model: nn.Module
     names: list[str]
 
     @torch.no_grad()
     def rank(self, images: torch.Tensor, names: list[str]) -> torch.Tensor:
         """Where the asked names stand among all names, (n,): 0 is first, below 5 is among the top 5."""
         target = torch.tensor([self.names.index(name) for name in names])
-        return ranks(self._scores(images)[:, : len(self.names)], target)
+        return ranks(scores(self.name_model, images)[:, : len(self.names)], target)
 
     @torch.no_grad()
     def styles(self, images: torch.Tensor) -> list[str]:
         """The most likely style of each picture."""
-        return [STYLES[i] for i in self._scores(images)[:, len(self.names) :].argmax(1).tolist()]
-
-    def _scores(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.model(part) for part in images.split(64)])
+        return [STYLES[i] for i in scores(self.style_model, images).argmax(1).tolist()]
 
 
-def build(config: Config, names: int) -> nn.Sequential:
-    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, names + styles); sees 64 pixels whatever the size."""
+def scores(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model(part) for part in images.split(64)])
+
+
+def build(config: Config, outputs: int) -> nn.Sequential:
+    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, outputs); sees 64 pixels whatever the size."""
     first, *rest = config.classifier.widths
     stem = [nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
     blocks = [Block(a, b) for a, b in itertools.pairwise(config.classifier.widths)]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(rest[-1], names + len(STYLES))]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(rest[-1], outputs)]
     return nn.Sequential(nn.AdaptiveAvgPool2d(64), *stem, *blocks, *head)
 
 
@@ -94,16 +97,31 @@ def names_of(entries: list[dict]) -> list[str]:
     return sorted({entry["name"] for entry in entries})
 
 
+#: From scores and the labels of names and styles, each (n,), to the loss and what is right of each sample.
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
 def run(config: Config, budget: loop.Budget | None = None) -> None:
-    ours, where = config.classifier, loop.device()
+    """Train the judge of names, which learns styles in passing: classifier.pt."""
+    names = len(names_of(data.load(config)[1]))
+
+    def loss(scores: torch.Tensor, name: torch.Tensor, style: torch.Tensor):
+        scores, guess = scores[:, :names], scores[:, names:]
+        total = functional.cross_entropy(scores, name) + 0.3 * functional.cross_entropy(guess, style)
+        return total, {"top5": ranks(scores, name) < 5, "style": guess.argmax(1) == style}
+
+    torch.manual_seed(config.seed)
+    learn(config, "classifier.pt", build(config, names + len(STYLES)), loss, budget)
+
+
+def learn(config: Config, file: str, model: nn.Module, loss: Loss, budget: loop.Budget | None) -> None:
+    """Train ``model`` on augmented real pictures; resumes from ``file``."""
+    ours, where, path = config.classifier, loop.device(), config.folder / file
     pictures, entries = data.load(config)
     names = names_of(entries)
     labels = torch.tensor([names.index(entry["name"]) for entry in entries])
     styles = torch.tensor([STYLES.index(entry["style"]) for entry in entries])
-    path = config.folder / "classifier.pt"
-
-    torch.manual_seed(config.seed)
-    model = build(config, len(names)).to(where)
+    model = model.to(where)
     optimizer = torch.optim.AdamW(model.parameters(), ours.learning_rate, weight_decay=0.02, fused=True)
     if resume := loop.restore(path):
         model.load_state_dict(resume["model"])
@@ -116,15 +134,12 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
         for group in optimizer.param_groups:
             group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
         with loop.autocast(where):
-            scores = model(images).float()
-        target, style = labels[rows].to(where), styles[rows].to(where)
-        scores, guess = scores[:, : len(names)], scores[:, len(names) :]
-        loss = functional.cross_entropy(scores, target) + 0.3 * functional.cross_entropy(guess, style)
+            scores = model(images)
+        total, right = loss(scores.float(), labels[rows].to(where), styles[rows].to(where))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         optimizer.step()
-        right = ranks(scores, target).lt(5), guess.argmax(1).eq(style)
-        return {"loss": loss.item(), **{key: r.float().mean().item() for key, r in zip(("top5", "style"), right)}}
+        return {"loss": total.item(), **{key: hits.float().mean().item() for key, hits in right.items()}}
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),
@@ -141,10 +156,16 @@ def ranks(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def load(config: Config) -> Judge:
-    trained = loop.restore(config.folder / "classifier.pt")
-    if trained is None:
-        raise SystemExit(f"First: python -m training classifier --size {config.size}")
     names = names_of(data.load(config)[1])
-    model = build(config, len(names))
+    models = restore(config, "classifier", len(names) + len(STYLES)), restore(config, "styles", len(STYLES))
+    return Judge(*models, names)
+
+
+def restore(config: Config, step: str, outputs: int) -> nn.Module:
+    """The network that a step has trained."""
+    trained = loop.restore(config.folder / f"{step}.pt")
+    if trained is None:
+        raise SystemExit(f"First: python -m training {step} --size {config.size}")
+    model = build(config, outputs)
     model.load_state_dict(trained["model"])
-    return Judge(model.eval(), names)
+    return model.eval()

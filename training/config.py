@@ -72,12 +72,13 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class Classifier:
-    """The judge: a small convolutional network over all names, trained on real pictures only."""
+    """The judge: two small convolutional networks, of names and of styles, trained on real pictures only."""
 
     widths: tuple[int, ...] = (24, 48, 96, 192)
     batch: int = 64
     learning_rate: float = 2e-3
     minutes: float = 20.0
+    style_minutes: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ PRESETS = {
         denoiser=Denoiser(
             widths=(96, 192, 256), attends=(False, True, True), batch=512, learning_rate=1e-3, minutes=20
         ),
-        classifier=Classifier(batch=256, minutes=4),
+        classifier=Classifier(batch=256, minutes=4, style_minutes=3),
     ),
 }
 
