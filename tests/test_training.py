@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from training import (
@@ -22,14 +22,16 @@ from training import (
     denoiser,
     evaluate,
     export,
+    flow,
     latents,
     loop,
     model,
     packages,
-    text,
     styles,
+    text,
 )
 from training.config import Autoencoder, Config, Denoiser, Text
+from weights.catalog import read_folder
 
 ENTRIES = [
     {"name": name, "style": style, "keywords": ["thing", name.split()[-1]], "weight": 1.0, "sets": 2, "code": "0"}
@@ -107,8 +109,8 @@ def test_two_things_stand_side_by_side_and_are_both_named(known: latents.Latents
     couple = known.couples[0]
     names = [ENTRIES[entry]["name"] for entry in couple[1]]
     assert names[0] != names[1]
-    for text in latents.describe(known, [couple] * 20, random.Random(0)):
-        assert text.index(names[0]) < text.index(names[1]) and " and " in text
+    for caption in latents.describe(known, [couple] * 20, random.Random(0)):
+        assert caption.index(names[0]) < caption.index(names[1]) and " and " in caption
 
 
 def test_names_are_drawn_by_weight_not_by_pictures(known: latents.Latents):
@@ -120,10 +122,10 @@ def test_names_are_drawn_by_weight_not_by_pictures(known: latents.Latents):
 
 def test_transformers_opens_the_tokenizer_and_spells_everything(config: Config):
     tokenizer = CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
-    for text in ("red apple on a white background", "zebra, ünseen wörds 漢字 🚀"):
-        ids = tokenizer(text).input_ids
+    for words in ("red apple on a white background", "zebra, ünseen wörds 漢字 🚀"):
+        ids = tokenizer(words).input_ids
         assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == words.replace(" ", "")
     assert len(tokenizer("red apple").input_ids) == 4, "a caption's own words are one token each"
     assert captions.tokenize(tokenizer, ["", "rocket " * 50]).shape == (2, 16)
     vocabulary = json.loads((config.folder / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
@@ -135,18 +137,23 @@ def test_the_noise_schedule_is_stable_diffusions():
     assert torch.allclose(denoiser.alphas_cumprod(), theirs, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["eps", "flow"])
-def test_the_target_and_the_noisy_latent_give_back_the_clean_one(kind: str):
+def test_the_target_and_the_noisy_latent_give_back_the_clean_one():
     clean, noise = torch.randn(2, 5, 4, 2, 2)
-    noisy, time, target, weight = denoiser.objective(kind, clean, noise, torch.linspace(0.05, 0.9, 5), (0.2, 5.0))
-    if kind == "eps":
-        alphas = denoiser.alphas_cumprod()[time][:, None, None, None]
-        again = (noisy - (1 - alphas).sqrt() * target) / alphas.sqrt()
-        snr = (alphas / (1 - alphas)).flatten()
-        assert torch.allclose(weight * snr, snr.clamp(0.2, 5.0))
-    else:
-        again = noisy - (time / 1000)[:, None, None, None] * target
+    shown = denoiser.noised(clean, noise, torch.linspace(0.05, 0.9, 5), (0.2, 5.0))
+    alphas = denoiser.alphas_cumprod()[shown.time][:, None, None, None]
+    again = (shown.noisy - (1 - alphas).sqrt() * shown.target) / alphas.sqrt()
     assert torch.allclose(again, clean, atol=1e-4)
+    snr = (alphas / (1 - alphas)).flatten()
+    assert torch.allclose(shown.weights * snr, snr.clamp(0.2, 5.0))
+
+
+def test_a_straight_line_leads_back_to_the_clean_latent():
+    clean, noise = torch.randn(2, 5, 4, 2, 2)
+    shown = flow.straight(clean, noise, torch.tensor([0.05, 0.3, 0.5, 0.6, 0.9]), (0.2, 5.0))
+    t = (shown.time / 1000)[:, None, None, None]
+    assert torch.allclose(shown.noisy - t * shown.target, clean, atol=1e-5)
+    assert torch.allclose(shown.noisy + (1 - t) * shown.target, noise, atol=1e-5)
+    assert shown.time[2] == 500 and (shown.weights == 1).all()
 
 
 def test_training_resumes_bit_equal_and_learns(config: Config, known: latents.Latents, tmp_path: Path, capsys):
@@ -274,6 +281,45 @@ def test_training_goes_on_from_a_published_model(config: Config, known: latents.
     assert all(torch.equal(unet[key], value) for key, value in published.unet.state_dict().items())
 
 
+def test_training_goes_on_with_attention_at_more_levels(config: Config):
+    shallow = model.build_unet(replace(config, denoiser=replace(config.denoiser, attends=(False, False, True))))
+    torch.nn.init.normal_(shallow.conv_out.weight)
+    deep = model.build_unet(replace(config, denoiser=replace(config.denoiser, attends=(False, True, True))))
+    denoiser.go_on_from(deep, shallow)
+    inputs = torch.randn(2, 4, 4, 4), torch.tensor([500, 20]), torch.randn(2, 16, 32)
+    assert torch.allclose(deep(*inputs).sample, shallow(*inputs).sample, atol=1e-5)
+    with pytest.raises(SystemExit, match="another shape"):
+        denoiser.go_on_from(shallow, deep)
+
+
+def test_the_flow_network_shares_the_text_encoder_and_opens_beside_the_other(
+    config: Config, known: latents.Latents, tmp_path: Path, capsys
+):
+    loop.save(config.folder / "autoencoder.pt", {"vae": autoencoder.build(config).state_dict()})
+    with pytest.raises(SystemExit, match="First: python -m training denoiser"):
+        flow.run(config, loop.Budget(steps=1), known)
+    denoiser.run(config, loop.Budget(steps=2), known)
+    flow.run(config, loop.Budget(steps=2), known)
+    first, second = (loop.restore(config.folder / name)["ema"] for name in ("denoiser.pt", "flow.pt"))
+    same = {key for key in first if torch.equal(first[key], second[key])}
+    assert {key for key in first if key.startswith("text.")} <= same
+    assert "unet.conv_in.weight" not in same
+
+    export.run(config, tmp_path / "emoji")
+    folder = tmp_path / "emoji-flow"
+    assert sorted(path.name for path in folder.iterdir()) == ["model_index.json", "scheduler", "unet"]
+    found = read_folder(folder)
+    assert found.prediction == "flow_prediction" and found.schedule.flow
+    pipe = StableDiffusionPipeline.from_pretrained(
+        tmp_path / "emoji",
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
+        scheduler=DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler"),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(["rocket"], num_inference_steps=2, output_type="pt").images
+    assert theirs.shape == (1, 3, 16, 16) and theirs.isfinite().all()
+
+
 def test_words_reach_the_unet_by_the_time_embedding_too(config: Config):
     unet = model.build_unet(replace(config, denoiser=replace(config.denoiser, attends=(False, False, False))))
     noisy, time = torch.randn(1, 4, 4, 4), torch.tensor([500])
@@ -312,7 +358,10 @@ def test_the_judge_learns_names_and_styles_and_places_them(config: Config):
     np.save(config.folder / "pictures.npy", pictures)
     (config.folder / "index.json").write_text(json.dumps(ENTRIES))
     config = replace(config, classifier=replace(config.classifier, widths=(8, 16, 32), batch=16))
+    with pytest.raises(SystemExit, match="First: python -m training classifier"):
+        styles.run(config, loop.Budget(steps=1))
     classifier.run(config, loop.Budget(steps=80))
+    styles.run(config, loop.Budget(steps=40))
     judge = classifier.load(config)
     real = autoencoder.composite(pictures, np.full((len(ENTRIES), 3), 255))
     assert (judge.rank(real, [entry["name"] for entry in ENTRIES]) == 0).float().mean() > 0.7
@@ -333,6 +382,3 @@ def test_the_evaluation_asks_for_names_of_its_lists_and_pairs_of_its_rule():
     assert len(names) == len(set(names)) == 200 and all(len(name.split()) <= 2 for name in names)
     for seen in (True, False):
         assert all(captions.held_out(name, colour) != seen for name, colour in evaluate.pairs(names, seen))
-    with pytest.raises(SystemExit, match="First: python -m training classifier"):
-        styles.run(config, loop.Budget(steps=1))
-    styles.run(config, loop.Budget(steps=40))

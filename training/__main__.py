@@ -14,6 +14,7 @@ STEPS = {
     "latents": "encode every picture once, on white and on some coloured grounds",
     "text": "teach the text encoder what the words look like, as CLIP is taught",
     "denoiser": "train the UNet on the latents, the text encoder with it",
+    "flow": "train a second UNet for flow matching, from the first one's weights",
     "decoder": "train the autoencoder's decoder on, on fixed latents",
     "classifier": "train the judge of names on real pictures",
     "styles": "train the judge of styles, from the judge of names",
@@ -46,7 +47,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
     module = importlib.import_module(f".{step}", __package__)
     if step in ("export", "evaluate"):
         module.run(config, weights)
-    elif minutes and step in ("autoencoder", "text", "denoiser", "decoder", "classifier", "styles"):
+    elif minutes and step in ("autoencoder", "text", "denoiser", "flow", "decoder", "classifier", "styles"):
         module.run(config, loop.Budget(minutes=minutes))
     else:
         module.run(config)

@@ -69,7 +69,7 @@ def caption(names: Sequence[str], keywords: Sequence[str], style: str, colour: s
     that both words keep a meaning that can be measured; white is often left out because nobody types it.
     """
     text = subject(names, rng)
-    if rng.random() < 0.3 or style not in HOUSE:
+    if rng.random() < 0.5 or style not in HOUSE:
         text = f"{style} style {text}" if rng.random() < 0.5 else f"{text}, {style} style"
     if keywords and rng.random() < 0.1:
         text += ", " + ", ".join(rng.sample(keywords, min(len(keywords), rng.randint(1, 2))))

@@ -51,12 +51,12 @@ class Denoiser:
 
     widths: tuple[int, ...] = (64, 128, 192)
     # Words everywhere through the time embedding; through attention only at the levels marked here.
-    attends: tuple[bool, ...] = (False, False, True)
+    attends: tuple[bool, ...] = (False, True, True)
     head_width: int = 32
     grounds: int = 3  # coloured grounds that each picture of a plain name is encoded on
     white: float = 0.7  # how often the ground is white
-    couples: int = 6000  # pictures of two things side by side
-    two: float = 0.08  # how often one of them is drawn
+    couples: int = 24000  # pictures of two things side by side
+    two: float = 0.2  # how often one of them is drawn
     batch: int = 64
     learning_rate: float = 1e-3
     shared_pace: float = 0.1  # learning rate of the layers between words and UNet, relative to the others'
@@ -66,8 +66,8 @@ class Denoiser:
     drop_prompt: float = 0.1
     snr_range: tuple[float, float] = (0.2, 5.0)
     ema_decay: float = 0.999
-    objective: str = "eps"  # or "flow"
     minutes: float = 95.0
+    flow_minutes: float = 45.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,12 @@ PRESETS = {
         autoencoder=Autoencoder(widths=(32, 64, 128, 128), batch=64, crop=64, crops=256, minutes=10),
         text=Text(width=256, layers=4, heads=4),
         denoiser=Denoiser(
-            widths=(96, 192, 256), attends=(False, True, True), batch=512, learning_rate=1e-3, minutes=20
+            widths=(96, 192, 256),
+            attends=(False, True, True),
+            batch=512,
+            learning_rate=1e-3,
+            minutes=20,
+            flow_minutes=10,
         ),
         classifier=Classifier(batch=256, minutes=4, style_minutes=3),
     ),

@@ -9,13 +9,15 @@ from it: classifier-free guidance (arXiv:2207.12598). The text encoder learns al
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTokenizer
 
-from . import autoencoder, latents, loop, text
+from . import autoencoder, export, latents, loop, text
 from .captions import tokenize
 from .config import Config
 from .model import Model, centre_words
@@ -32,11 +34,21 @@ def optimizer_for(model: Model, config: Config) -> torch.optim.Optimizer:
     shared = {*model.text.parameters(), *model.unet.add_embedding.parameters()} - {
         model.text.get_input_embeddings().weight
     }
+    learned = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in model.parameters() if p not in shared], "pace": 1.0},
-        {"params": [p for p in model.parameters() if p in shared], "pace": ours.shared_pace},
+        {"params": [p for p in learned if p not in shared], "pace": 1.0},
+        {"params": [p for p in learned if p in shared], "pace": ours.shared_pace},
     ]
     return torch.optim.AdamW(groups, ours.learning_rate, betas=(0.9, 0.99), weight_decay=ours.weight_decay, fused=True)
+
+
+class Noised(NamedTuple):
+    """What the network sees of a batch of n latents, and what it is to answer."""
+
+    noisy: torch.Tensor  # (n, channels, side, side)
+    time: torch.Tensor  # (n,), 0 to 1000
+    target: torch.Tensor  # as ``noisy``
+    weights: torch.Tensor  # (n,), of each sample in the loss
 
 
 def alphas_cumprod(steps: int = 1000) -> torch.Tensor:
@@ -45,27 +57,46 @@ def alphas_cumprod(steps: int = 1000) -> torch.Tensor:
     return torch.cumprod(1 - betas, dim=0).float()
 
 
-def objective(
-    kind: str, clean: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, snr_range: tuple[float, float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy latents, their times, the target and the weight of each sample, from ``uniform`` in [0, 1).
+def noised(clean: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, snr_range: tuple[float, float]) -> Noised:
+    """The forward process at times drawn by ``uniform`` in [0, 1), weighted clamp(snr, low, high) / snr.
 
-    ``eps``: the noise, weighted clamp(snr, low, high) / snr. The upper bound is min-SNR (arXiv:2303.09556):
-    it keeps the nearly clean samples, where telling the noise is hard and useless, from drowning the rest.
-    The lower one is the truncated SNR of arXiv:2202.00512: where nearly all is noise, telling the noise is
-    easy and worth little by itself, but what little is left to tell is what the picture will be of.
-    ``flow``: the straight line from picture to noise, x_t = (1 - t) x_0 + t eps, and its direction
-    (rectified flow, arXiv:2209.03003), with t drawn from a logit-normal (arXiv:2403.03206).
+    The upper bound is min-SNR (arXiv:2303.09556): it keeps the nearly clean samples, where telling the noise
+    is hard and useless, from drowning the rest. The lower one is the truncated SNR of arXiv:2202.00512: where
+    nearly all is noise, telling the noise is easy and worth little by itself, but what little is left to tell
+    is what the picture will be of.
     """
-    if kind == "flow":
-        t = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4)).sigmoid()
-        mix = t[:, None, None, None]
-        return (1 - mix) * clean + mix * noise, t * 1000, noise - clean, torch.ones_like(t)
     alphas = alphas_cumprod().to(clean.device)
     time = (uniform * len(alphas)).long()
     square = alphas[time][:, None, None, None]
     snr = alphas[time] / (1 - alphas[time])
-    return square.sqrt() * clean + (1 - square).sqrt() * noise, time, noise, snr.clamp(*snr_range) / snr
+    noisy = square.sqrt() * clean + (1 - square).sqrt() * noise
+    return Noised(noisy, time, noise, snr.clamp(*snr_range) / snr)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A way from latents to noise, and the scheduler that draws with a network that has learned the way back."""
+
+    file: str
+    noised: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, tuple[float, float]], Noised]
+    scheduler: Callable[[], SchedulerMixin]
+
+
+DIFFUSION = Process("denoiser.pt", noised, export.scheduler)
+
+
+def go_on_from(unet: UNet2DConditionModel, published: UNet2DConditionModel) -> None:
+    """Take over a published UNet's weights, also one that attends to words at fewer levels.
+
+    An attention that is new here adds nothing at first, so the network begins as the published one.
+    """
+    missing, unexpected = unet.load_state_dict(published.state_dict(), strict=False)
+    if unexpected or any(".attentions." not in key for key in missing):
+        raise SystemExit(f"The UNet to go on from has another shape: it lacks {missing[:3]} or adds {unexpected[:3]}.")
+    with torch.no_grad():
+        for key, value in unet.named_parameters():
+            if key in missing and ".proj_out." in key:
+                value.zero_()
 
 
 def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
@@ -75,13 +106,28 @@ def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: fl
 
 
 def run(config: Config, budget: loop.Budget | None = None, known: latents.Latents | None = None) -> None:
+    """Train the UNet and the text encoder: denoiser.pt."""
+    tokenizer = export.tokenizer(config)
+    torch.manual_seed(config.seed)
+    model = Model(config, tokenizer, text.restore(config, tokenizer))
+    if config.start:
+        go_on_from(model.unet, UNet2DConditionModel.from_pretrained(config.start / "unet"))
+    learn(config, DIFFUSION, model, budget, known, fresh=not config.start)
+
+
+def learn(
+    config: Config,
+    process: Process,
+    model: Model,
+    budget: loop.Budget | None = None,
+    known: latents.Latents | None = None,
+    fresh: bool = False,
+) -> None:
+    """Train what of ``model`` requires a gradient to undo ``process``; resumes from its file."""
     ours, where = config.denoiser, loop.device()
     known = known or latents.load(config)
-    tokenizer = CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
-    path = config.folder / "denoiser.pt"
-
-    torch.manual_seed(config.seed)
-    model = Model(config, tokenizer, text.restore(config, tokenizer)).to(where)
+    tokenizer, path = export.tokenizer(config), config.folder / process.file
+    model = model.to(where)
     optimizer = optimizer_for(model, config)
 
     def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,9 +140,7 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
     if resume := loop.restore(path):
         model.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
-    elif config.start:
-        model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(config.start / "unet").state_dict())
-    else:
+    elif fresh:
         centre_words(model, torch.cat([batch(-1 - i)[1] for i in range(8)]))
     start = resume["ema"] if resume else model.state_dict()
     average = {key: value.to(where, copy=True) for key, value in start.items()}
@@ -111,11 +155,11 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
         noise = torch.randn(clean.shape, generator=random).to(where)
         # One draw in each of n equal parts of [0, 1): every batch covers all times, so losses jump less.
         uniform = (torch.arange(len(clean)) + torch.rand(len(clean), generator=random)) / len(clean)
-        noisy, time, target, weights = objective(ours.objective, clean, noise, uniform.to(where), ours.snr_range)
+        shown = process.noised(clean, noise, uniform.to(where), ours.snr_range)
         with loop.autocast(where):
-            output = forward(noisy, time, tokens)
-        error = (output.float() - target).square().mean(dim=(1, 2, 3))
-        loss = (error * weights).mean()
+            output = forward(shown.noisy, shown.time, tokens)
+        error = (output.float() - shown.target).square().mean(dim=(1, 2, 3))
+        loss = (error * shown.weights).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), ours.clip_norm)
@@ -130,7 +174,7 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
         state=lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": average},
         path=path,
         resume=resume,
-        sample=lambda: sample(config, average, tokenizer),
+        sample=lambda: sample(config, process, average),
     )
 
 
@@ -141,16 +185,16 @@ PROMPTS = (
 
 
 @torch.no_grad()
-def sample(config: Config, weights: dict, tokenizer: CLIPTokenizer) -> None:
-    """Pictures of the averaged weights for a few prompts, to watch the training by: denoiser.png."""
-    if config.denoiser.objective != "eps" or not (config.folder / "autoencoder.pt").exists():
+def sample(config: Config, process: Process, weights: dict) -> None:
+    """Pictures of the averaged weights for a few prompts, to watch the training by, beside the checkpoint."""
+    if not (config.folder / "autoencoder.pt").exists():
         return
-    from .export import pipeline  # only here: export builds its modules with this file
-
+    tokenizer = export.tokenizer(config)
     vae, model = autoencoder.restore(config), Model(config, tokenizer)
     model.load_state_dict({key: value.cpu() for key, value in weights.items()})
-    pipe = pipeline(vae, model.text, model.unet, tokenizer).to(loop.device())
+    pipe = export.pipeline(vae, model.text, model.unet, tokenizer, process.scheduler()).to(loop.device())
     pipe.set_progress_bar_config(disable=True)
     random = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
     images = pipe(list(PROMPTS), num_inference_steps=20, guidance_scale=5.0, generator=random, output_type="pt").images
-    loop.contact_sheet(config.folder / "denoiser.png", images.cpu().float() * 2 - 1)
+    sheet = (config.folder / process.file).with_suffix(".png")
+    loop.contact_sheet(sheet, images.cpu().float() * 2 - 1)

@@ -1,4 +1,6 @@
-"""Step ``evaluate``: one table of what the exported model draws, at 20 steps of DDIM and guidance 5 unless said.
+"""Step ``evaluate``: one table of what the exported models draw, in 20 steps at guidance 5 unless said.
+
+The model draws with DDIM, its flow twin with DPM-Solver++ of second order (arXiv:2211.01095).
 
 The prompts come from plain_names.txt (what a visitor may type first), evaluation_names.txt (200 drawn by a seed among
 all names of at most two words that three sets draw) and two rules: ``captions.held_out`` and the order of the lists.
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn import functional
 
-from . import autoencoder, classifier, data, loop
+from . import autoencoder, classifier, data, export, loop
 from .captions import COLOURS, STYLES, held_out
+from .classifier import Judge
 from .config import Config
 
 HERE = Path(__file__).parent
@@ -80,36 +83,55 @@ def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
 
 @torch.no_grad()
 def run(config: Config, folder: Path) -> None:
+    """Print the table of the model in ``folder``, and of its flow twin where there is one."""
     pictures, entries = data.load(config)
     judge = classifier.load(config)
     pipe = StableDiffusionPipeline.from_pretrained(folder).to(loop.device())
     pipe.set_progress_bar_config(disable=True)
 
-    def show(what: str, figure: str) -> None:
-        print(f"| {what} | {figure} |", flush=True)
-
-    def white(names: list[str], **kind) -> torch.Tensor:
-        return draw(pipe, [f"{name} on a white background" for name in names], **kind)
-
     show("what", "figure")
     show("---", "---")
-    random = loop.generator(config.seed + 2, 0)  # augmentations that the judge's training has not drawn
+    judge_the_judge(judge, pictures, entries, loop.generator(config.seed + 2, 0))
+    kept = np.array([i for i, entry in enumerate(entries) if autoencoder.held_out_picture(entry)])
+    images = autoencoder.composite(pictures[kept], np.full((len(kept), 3), 255)).to(loop.device())
+    show(f"autoencoder, PSNR on {len(kept)} held-out pictures", f"{psnr(pipe.vae, images):.1f} dB")
+
+    judge_the_model(pipe, judge, folder.name, config.folder / "evaluate.png")
+    if (twin := export.twin(folder)).exists():
+        pipe.unet = UNet2DConditionModel.from_pretrained(twin, subfolder="unet").to(loop.device())
+        pipe.scheduler = DPMSolverMultistepScheduler.from_pretrained(twin, subfolder="scheduler")
+        judge_the_model(pipe, judge, twin.name, config.folder / "evaluate-flow.png")
+
+
+def show(what: str, figure: str) -> None:
+    print(f"| {what} | {figure} |", flush=True)
+
+
+def judge_the_judge(judge: Judge, pictures: np.ndarray, entries: list[dict], random: torch.Generator) -> None:
+    """On augmentations that the judge's training has not drawn."""
     picked = torch.randint(len(entries), (1000,), generator=random).numpy()
     unseen = classifier.augmented(pictures[picked], random)
     rank = judge.rank(unseen, [entries[i]["name"] for i in picked])
     style = torch.tensor([a == entries[i]["style"] for a, i in zip(judge.styles(unseen), picked, strict=True)])
     show("the judge on unseen augmentations of real pictures: first / top 5 / style", share(rank < 1, rank < 5, style))
 
+
+def judge_the_model(pipe: StableDiffusionPipeline, judge: Judge, model: str, sheet: Path) -> None:
+    """What a model draws when asked for names, grounds, styles and two things; plain names go to ``sheet``."""
+
+    def white(names: list[str], **kind) -> torch.Tensor:
+        return draw(pipe, [f"{name} on a white background" for name in names], **kind)
+
     plain = read("plain_names.txt")
     images = white(plain)
     rank = judge.rank(images, plain)
-    show(f"recognized, {len(plain)} plain names: first / top 5", count(rank < 1, rank < 5))
-    show("white ground right", count(grounds_right(images, ["white"] * len(plain))))
-    loop.contact_sheet(config.folder / "evaluate.png", images)
+    show(f"{model}: recognized, {len(plain)} plain names: first / top 5", count(rank < 1, rank < 5))
+    show(f"{model}: white ground right", count(grounds_right(images, ["white"] * len(plain))))
+    loop.contact_sheet(sheet, images)
 
     drawn = read("evaluation_names.txt")
     rank = judge.rank(white(drawn), drawn)
-    show(f"recognized, {len(drawn)} names drawn by a seed: first / top 5", share(rank < 1, rank < 5))
+    show(f"{model}: recognized, {len(drawn)} names drawn by a seed: first / top 5", share(rank < 1, rank < 5))
 
     for seen in (True, False):
         asked = pairs(plain + drawn, seen)[:100]
@@ -117,25 +139,25 @@ def run(config: Config, folder: Path) -> None:
         rank = judge.rank(images, [name for name, _ in asked])
         right = grounds_right(images, [colour for _, colour in asked])
         kind = "trained" if seen else "never trained"
-        show(f"name and colour, pairs {kind}: ground right / and name in top 5", count(right, right & (rank < 5)))
+        show(
+            f"{model}: name and colour, pairs {kind}: ground right / and name in top 5",
+            count(right, right & (rank < 5)),
+        )
 
     asked = [(style, name) for name in plain for style in STYLES]
     found = judge.styles(draw(pipe, [f"{style} style {name}" for style, name in asked]))
-    show("style right", share(torch.tensor([a == b for a, (b, _) in zip(found, asked, strict=True)])))
+    show(f"{model}: style right", share(torch.tensor([a == b for a, (b, _) in zip(found, asked, strict=True)])))
 
     both = list(pairwise(plain + drawn))[:50]
     sides = halves(draw(pipe, [f"a {a} and a {b}" for a, b in both]))
     there = [judge.rank(side, [pair[i] for pair in both]) < 5 for i, side in enumerate(sides)]
-    show("two objects, both in the top 5 of their half", count(there[0] & there[1]))
-
-    kept = np.array([i for i, entry in enumerate(entries) if autoencoder.held_out_picture(entry)])
-    images = autoencoder.composite(pictures[kept], np.full((len(kept), 3), 255)).to(loop.device())
-    show(f"autoencoder, PSNR on {len(kept)} held-out pictures", f"{psnr(pipe.vae, images):.1f} dB")
+    show(f"{model}: two objects, both in the top 5 of their half", count(there[0] & there[1]))
 
     for guidance in GUIDANCES:
         for steps in STEPS:
             rank = judge.rank(white(plain, steps=steps, guidance=guidance), plain)
-            show(f"plain names at guidance {guidance:g}, {steps} steps: first / top 5", count(rank < 1, rank < 5))
+            figure = count(rank < 1, rank < 5)
+            show(f"{model}: plain names at guidance {guidance:g}, {steps} steps: first / top 5", figure)
 
 
 def share(*hits: torch.Tensor) -> str:

@@ -8,7 +8,14 @@ import os
 import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import autoencoder, loop
@@ -31,15 +38,35 @@ def scheduler() -> DDIMScheduler:
     )
 
 
+def flow_scheduler() -> DPMSolverMultistepScheduler:
+    """Flow times on straight lines; of diffusers' solvers for them the one that StableDiffusionPipeline takes."""
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=1.0,
+        steps_offset=1,  # changes nothing on flow times; StableDiffusionPipeline wants it
+    )
+
+
+def tokenizer(config: Config) -> CLIPTokenizer:
+    """The tokenizer that the data step has trained."""
+    return CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
+
+
 def pipeline(
-    vae: AutoencoderKL, text: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    scheduler: SchedulerMixin,
 ) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler(),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -65,7 +92,26 @@ def write(pipe: StableDiffusionPipeline, folder: Path) -> None:
     merges = "".join(f"{a} {b}\n" for a, b in vocabulary["merges"])
     (temporary / "tokenizer/vocab.json").write_text(json.dumps(vocabulary["vocab"], ensure_ascii=False))
     (temporary / "tokenizer/merges.txt").write_text("#version: 0.2\n" + merges)
-    # model_index.json last: who looks for it finds everything it names.
+    put_in_place(temporary, folder)
+
+
+def write_twin(unet: UNet2DConditionModel, folder: Path, lender: Path) -> None:
+    """Write a folder with a UNet and a scheduler of its own, and everything else borrowed from the one beside it.
+
+    ``_borrows`` is a word of ours; diffusers passes over it and is given the UNet and the scheduler by hand.
+    """
+    temporary = folder / ".export"
+    shutil.rmtree(temporary, ignore_errors=True)
+    unet.half().save_pretrained(temporary / "unet")
+    flow_scheduler().save_pretrained(temporary / "scheduler")
+    index = json.loads((lender / "model_index.json").read_text())
+    index |= {"_borrows": lender.name, "scheduler": ["diffusers", "DPMSolverMultistepScheduler"]}
+    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    put_in_place(temporary, folder)
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Move whole files; model_index.json comes last: who looks for it finds everything it names."""
     files = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: p.name == "model_index.json")
     for path in files:
         target = folder / path.relative_to(temporary)
@@ -86,8 +132,16 @@ def describe(folder: Path) -> None:
 
 def run(config: Config, folder: Path) -> None:
     """Export what has been trained so far; without a denoiser yet, it is written as initialised."""
-    tokenizer = CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
-    vae, model = autoencoder.restore(config), Model(config, tokenizer)
+    words = tokenizer(config)
+    vae, model = autoencoder.restore(config), Model(config, words)
     if trained := loop.restore(config.folder / "denoiser.pt"):
         model.load_state_dict(trained["ema"])
-    write(pipeline(vae, model.text, model.unet, tokenizer), folder)
+    write(pipeline(vae, model.text, model.unet, words, scheduler()), folder)
+    if trained := loop.restore(config.folder / "flow.pt"):
+        model.load_state_dict(trained["ema"])
+        write_twin(model.unet, twin(folder), folder)
+
+
+def twin(folder: Path) -> Path:
+    """Where the flow network lies: weights/emoji-flow beside weights/emoji."""
+    return folder.with_name(f"{folder.name}-flow")
