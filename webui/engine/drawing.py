@@ -67,6 +67,7 @@ class Drawing:
     public       leave paths of this machine out of messages, and keep no visitor's input picture
     one_at_a_time   draw each picture by itself: slower, and equal to the last bit to drawing it alone
     on_step      called with each finished step
+    on_saved     called with each picture that was written
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Drawing:
         public: bool = False,
         one_at_a_time: bool = False,
         on_step: Callable[[Step], None] = lambda step: None,
+        on_saved: Callable[[Path], None] = lambda path: None,
     ):
-        self._watch_step = on_step
+        self._watch_step, self._on_saved = on_step, on_saved
         self._job, self._model, self._registry, self._outputs, self._public = job, model, registry, outputs, public
         self._should_stop, self._clock = should_stop, clock
         size = 1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else model.defaults.max_batch)
@@ -149,6 +151,7 @@ class Drawing:
             if saved.path:
                 self._sigmas.append(sigmas)
                 self._nfe.append(watched.calls)
+                self._on_saved(saved.path)
                 self._job.tell(Picture(saved.path, seed, index))
             if saved.problem:
                 problems.append(saved)

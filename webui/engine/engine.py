@@ -50,6 +50,7 @@ class Engine:
     check_model  check_model(found) raises ModelError for a model that cannot be opened, while another is still in use
     clock        seconds, for tests
     patience     seconds that a job outlives its last watcher
+    on_saved     called in the engine's thread with each picture that was written; it must neither wait nor raise
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
         check_model: Callable[[Found], None] = lambda found: None,
+        on_saved: Callable[[Path], None] = lambda path: None,
     ):
         self.registry, self.settings, self.patience = registry, settings, patience
         self._open_model, self._check_model = open_model, check_model
         catalog = Catalog()
         self._find_models = find_models or catalog.find_models
         self._problems = catalog.problems if find_models is None else lambda folder: {}
-        self._clock = clock
+        self._clock, self._on_saved = clock, on_saved
         self._lock = threading.Condition()
         self._waiting: list[Job] = []
         self._running: Job | None = None
@@ -371,9 +373,12 @@ class Engine:
             self._status = f"{model.name} on {model.device}, drawing"
         try:
             if job.task:
-                return job.task.run(Desk(model, self.registry, outputs, stopped, self._clock, public, job.tell))
-            one = self.settings.one_at_a_time
-            return Drawing(job, model, self.registry, outputs, stopped, self._clock, public, one).draw()
+                desk = Desk(model, self.registry, outputs, stopped, self._clock, public, job.tell, self._on_saved)
+                return job.task.run(desk)
+            one, saved = self.settings.one_at_a_time, self._on_saved
+            return Drawing(
+                job, model, self.registry, outputs, stopped, self._clock, public, one, on_saved=saved
+            ).draw()
         finally:
             self._status = before
 

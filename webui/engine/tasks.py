@@ -22,6 +22,7 @@ class Desk:
     clock        seconds
     public       leave paths of this machine out of messages
     tell         makes an event of the job known to whoever watches it
+    on_saved     to be called with each picture that is written into `outputs`; a `Drawing` takes it
     """
 
     model: Any
@@ -31,6 +32,7 @@ class Desk:
     clock: Callable[[], float]
     public: bool
     tell: Callable[[Event], None]
+    on_saved: Callable[[Path], None] = lambda path: None
 
 
 class Task(Protocol):
