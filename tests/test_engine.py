@@ -251,7 +251,7 @@ def stubborn(denoise, x, sigmas, noise):
         (broken, "Sampler Broken failed (line"),
         (nan, "Sampler Nan ended with numbers that are not finite"),
         (quits, "SystemExit: 3"),
-        (greedy, "Out of memory while drawing 2 of 64x64. Try a smaller size than 64x64 or fewer pictures than 2."),
+        (greedy, "Out of memory while drawing 2 of 64x64. Try 48x48 or fewer pictures than 2."),
     ],
 )
 def test_a_failing_sampler_says_so_and_the_next_job_runs(bench, item, said):
@@ -275,7 +275,7 @@ def test_running_out_of_memory_proposes_less(bench):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     one = bench(full)
-    assert "Try a smaller size than 64x64." in one.submit().wait(WAIT).message
+    assert "Try 48x48." in one.submit().wait(WAIT).message
     one.on_call = lambda sigma: None
     one.done(steps=2)
 
