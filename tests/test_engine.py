@@ -16,6 +16,7 @@ from PIL import Image
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
 from webui.api import Api, Result, RunFailed
+from webui.engine.conditions import Conditions
 from webui.engine.engine import MAX_WAITING, Engine
 from webui.engine.jobs import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
 from webui.records.metadata import read_png
@@ -364,6 +365,13 @@ def test_a_model_that_does_not_open(bench):
     assert one.submit().wait(WAIT) == Failed("Model toy: its VAE is missing; copy the whole folder.")
     one.done(model="other", steps=2)
     assert one.engine.status == "other on cpu, ready"
+
+
+def test_a_replay_on_the_device_in_use_opens_nothing_anew(bench):
+    one = bench()
+    for device, opened in ((None, 1), ("cpu", 1), (None, 1), ("mps", 2), ("mps", 2), (None, 3)):
+        job = one.engine.submit(Request(steps=1), conditions=Conditions(device=device))
+        assert isinstance(job.wait(WAIT), Finished) and len(one.opened) == opened
 
 
 def test_warming_up_loads_the_model_once(bench):

@@ -83,7 +83,7 @@ class Models:
         found = self.found(name)
         if found is None:
             raise RequestError(f"Model {name!r} is no longer there.")
-        if self.opened is not None and self._opened_as == (found, device):
+        if self._is_open(found, device):
             return self.opened
         on_load(name)
         if self.opened is not None:
@@ -122,6 +122,12 @@ class Models:
             yield
         finally:
             self.status = before
+
+    def _is_open(self, found: Found, device: str) -> bool:
+        if self.opened is None or self._opened_as is None:
+            return False
+        # A replay names the device that "auto" has come to.
+        return self._opened_as[0] == found and device in (self._opened_as[1], self.opened.device.type)
 
     def _load(self, found: Found, device: str) -> Any:
         try:
