@@ -1,6 +1,7 @@
 """A folder with a network and a schedule of its own, and the rest from the folder beside it."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -41,6 +42,15 @@ def test_the_rest_is_the_lenders(folder, emoji):
     assert torch.equal(model.encode_prompt("apple"), emoji.encode_prompt("apple"))
     latents = torch.zeros(1, *model.latents_shape(64, 64))
     assert model.decode(latents)[0].tobytes() == emoji.decode(latents)[0].tobytes()
+
+
+def test_a_folder_whose_weights_are_replaced_is_another_model(folder):
+    catalog = Catalog()
+    before = catalog.find_models(folder.parent)["emoji-flow"]
+    assert catalog.find_models(folder.parent)["emoji-flow"] is before
+    # Written over in place, which leaves the date of the folder as it was.
+    os.utime(next((folder / "unet").glob("*.safetensors")), (1, 1))
+    assert catalog.find_models(folder.parent)["emoji-flow"] != before
 
 
 @pytest.mark.parametrize("lender", ["nobody", "../emoji", "", "..", 7])

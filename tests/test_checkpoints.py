@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 
+from benchmarks.checkpoint import table
 from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_average
 from samplers.generate import plan, run
 from weights.catalog import Catalog, read_folder
@@ -39,7 +40,8 @@ def models(files):
 
 
 def state(model, part):
-    return getattr(model, part).state_dict() if part != "_text" else model._text._encoder.state_dict()
+    module = dict(_unet=model._unet, _vae=model._vae.module, _text=model._text._encoder)[part]
+    return module.state_dict()
 
 
 def same(mine, theirs):
@@ -71,7 +73,7 @@ def test_the_weights_are_those_of_diffusers_own_conversion(weights, models, vers
 
     model, given = models[version, ending], weights[version]
     same(state(model, "_unet"), theirs.convert_ldm_unet_checkpoint(dict(given), dict(model._unet.config)))
-    same(state(model, "_vae"), theirs.convert_ldm_vae_checkpoint(dict(given), dict(model._vae.config)))
+    same(state(model, "_vae"), theirs.convert_ldm_vae_checkpoint(dict(given), dict(model._vae.module.config)))
     if version == 1:
         text = theirs.convert_ldm_clip_checkpoint(dict(given))
     else:
@@ -91,7 +93,7 @@ def test_a_diffusers_folder_of_the_same_weights_is_the_same_model(models, versio
     model = models[version, ".safetensors"]
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     pipe = StableDiffusionPipeline(
-        model._vae,
+        model._vae.module,
         model._text._encoder,
         model._text._tokenizer,
         model._unet,
@@ -196,7 +198,7 @@ def test_the_model_does_not_change_with_its_file(weights, tmp_path):
     with path.open("r+b") as stream:
         stream.seek(200_000)
         stream.write(b"\xff" * (path.stat().st_size - 200_000))
-    assert torch.equal(model._unet.conv_in.weight, before) and torch.isfinite(model._vae.decoder.conv_in.weight).all()
+    assert torch.equal(model._unet.conv_in.weight, before) and torch.isfinite(model._vae.module.decoder.conv_in.weight).all()
 
 
 class TestPrediction:
@@ -299,7 +301,7 @@ class TestBeside:
         found = read_single(path)
         assert found.notes == (f"Its VAE is a{ending}.",)
         model = open_model(found, "cpu")
-        assert torch.equal(model._vae.decoder.conv_in.bias, other["decoder.conv_in.bias"])
+        assert torch.equal(model._vae.module.decoder.conv_in.bias, other["decoder.conv_in.bias"])
         assert model.vae_digest == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
         assert list(Catalog().find_models(tmp_path)) == ["a"]
 
@@ -357,3 +359,18 @@ class TestCatalog:
 def test_checking_reads_no_weights(files, tmp_path):
     found = read_single(files[1, ".safetensors"])
     check_model(found)
+
+
+def test_the_table_of_the_benchmark_has_ratios_of_medians():
+    kinds = ("safetensors", "ckpt", "diffusers")
+    opened = {kind: [dict(seconds=s * f, memory=m) for s, m in ((9, 0.5), (2, 1), (1, 3))] for kind, f in zip(kinds, (1, 3, 2))}
+    step = dict(ours=[4.0, 3.0, 90.0], theirs=[5.0, 5.0, 1.0], apart=4.4e-6, side=256)
+    both = table({"open": opened, "step": step}).splitlines()
+    assert both[2:6] == [
+        "| opening `.safetensors` | 0.50 | 1.00 of the file |",
+        "| opening `.ckpt` | 1.50 | 1.00 of the file |",
+        "| diffusers `from_single_file` | 1.00 | 1.00 of the file |",
+        "| a step, against diffusers' pipeline | 0.80 | |",
+    ]
+    assert both[-1].startswith("Medians of 3 openings and of 3 steps of 256 x 256") and "4e-06" in both[-1]
+    assert len(table({"step": step}).splitlines()) == 5 and "openings" not in table({"step": step})

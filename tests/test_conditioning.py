@@ -186,25 +186,6 @@ class TestModel:
         assert (made.rescale, made.interval) == (0.5, (0.1, math.inf))
         assert emoji.denoiser("a", guidance_high=3.0).interval == (0.0, 3.0)
 
-    def test_a_full_gpu_decodes_in_tiles_and_nothing_is_lost(self, emoji, monkeypatch):
-        latents = torch.randn(1, *emoji.latents_shape(64, 64), generator=torch.Generator().manual_seed(0))
-        (whole,) = emoji.decode(latents)
-        decode, calls = emoji._vae.decode, []
-
-        def full(given):
-            calls.append(emoji._vae.use_tiling)
-            if not emoji._vae.use_tiling:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return decode(given)
-
-        monkeypatch.setattr(emoji._vae, "decode", full)
-        (tiled,) = emoji.decode(latents)
-        assert calls == [False, True] and tiled.size == whole.size and not emoji._vae.use_tiling
-        # And where there is no room from the beginning, it is not tried.
-        monkeypatch.setattr(emoji, "_has_room", lambda latents: False)
-        emoji.decode(latents)
-        assert calls == [False, True, True]
-
     def test_compiling_that_fails_is_left_out(self, emoji, monkeypatch, caplog):
         def refuse(module):
             raise RuntimeError("no compiler here\nlong trace")

@@ -16,6 +16,7 @@ from PIL import Image
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
 from webui.api import Api, Result, RunFailed
+from webui.engine.conditions import Conditions
 from webui.engine.engine import MAX_WAITING, Engine
 from webui.engine.jobs import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
 from webui.records.metadata import read_png
@@ -251,7 +252,7 @@ def stubborn(denoise, x, sigmas, noise):
         (broken, "Sampler Broken failed (line"),
         (nan, "Sampler Nan ended with numbers that are not finite"),
         (quits, "SystemExit: 3"),
-        (greedy, "Out of memory while drawing 2 of 64x64. Try a smaller size than 64x64 or fewer pictures than 2."),
+        (greedy, "Out of memory while drawing 2 of 64x64. Try 48x48 or fewer pictures than 2."),
     ],
 )
 def test_a_failing_sampler_says_so_and_the_next_job_runs(bench, item, said):
@@ -270,14 +271,72 @@ def test_a_sampler_that_swallows_stop_ends_too(bench):
     assert isinstance(job.wait(WAIT), StoppedEarly)
 
 
-def test_running_out_of_memory_proposes_less(bench):
+@pytest.fixture
+def forgetful(monkeypatch):
+    """Pytest keeps what was logged for its report, and with an error all that its frames held."""
+    monkeypatch.setattr("webui.engine.running.log.warning", lambda *given, **more: None)
+
+
+def test_running_out_of_memory_proposes_less(bench, forgetful):
+    taken = []
+
     def full(sigma):
+        part = torch.zeros(10)
+        taken.append(weakref.ref(part))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    one = bench(full)
-    assert "Try a smaller size than 64x64." in one.submit().wait(WAIT).message
-    one.on_call = lambda sigma: None
-    one.done(steps=2)
+    def free(sigma):
+        assert [ref() for ref in taken] == [None] * 3
+
+    one = bench(full, max_batch=2)
+    said = [one.submit(**fields).wait(WAIT).message for fields in (dict(), dict(width=16, height=16), dict(count=2))]
+    assert said[0] == "Out of memory while drawing 1 of 64x64. Try 48x48."
+    assert "1 of 16x16. Close other programs" in said[1] and said[2].endswith("Try 48x48 or fewer pictures than 2.")
+    one.on_call = free
+    one.done(steps=2, width=48, height=48)
+
+
+def test_a_model_that_does_not_fit_is_not_blamed_on_the_picture(bench):
+    """Nor does what was loaded of it stay: the next model finds the memory free."""
+    loaded = []
+
+    def open_model(found, device):
+        assert [ref() for ref in loaded] == [None] * len(loaded)
+        if found.name == "other":
+            part = torch.zeros(10)
+            loaded.append(weakref.ref(part))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return one.open(found, device)
+
+    one = bench(open_model=open_model)
+    for _ in range(2):
+        message = one.submit(model="other").wait(WAIT).message
+        assert message.startswith("Model other does not fit into the memory;") and "--device cpu" in message
+        assert one.engine.status == message
+        one.done(steps=1)
+
+
+def test_a_preview_that_runs_out_of_memory_costs_nothing_else(bench):
+    def open_model(found, device):
+        model = ToyModel(found)
+        model.preview = lambda latents: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+        return model
+
+    job = bench(open_model=open_model).submit(steps=3, owner="me")
+    assert isinstance(job.wait(WAIT), Finished) and job.snapshot().progress.preview is None
+
+
+def test_an_errand_that_runs_out_of_memory_leaves_none_of_it_taken(bench, forgetful):
+    one, taken = bench(), []
+
+    def full(model):
+        part = torch.zeros(10)
+        taken.append(weakref.ref(part))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RequestError, match="Out of memory"):
+        one.engine.ask("toy", full).result(WAIT)
+    assert one.engine.ask("toy", lambda model: taken[0]()).result(WAIT) is None
 
 
 def test_switching_models_frees_the_first(bench):
@@ -306,6 +365,13 @@ def test_a_model_that_does_not_open(bench):
     assert one.submit().wait(WAIT) == Failed("Model toy: its VAE is missing; copy the whole folder.")
     one.done(model="other", steps=2)
     assert one.engine.status == "other on cpu, ready"
+
+
+def test_a_replay_on_the_device_in_use_opens_nothing_anew(bench):
+    one = bench()
+    for device, opened in ((None, 1), ("cpu", 1), (None, 1), ("mps", 2), ("mps", 2), (None, 3)):
+        job = one.engine.submit(Request(steps=1), conditions=Conditions(device=device))
+        assert isinstance(job.wait(WAIT), Finished) and len(one.opened) == opened
 
 
 def test_warming_up_loads_the_model_once(bench):

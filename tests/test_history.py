@@ -5,15 +5,18 @@ import sqlite3
 import time
 
 import pytest
-from conftest import toy
+from conftest import ToyModel, toy, until
 from PIL import Image
 from test_metadata import make, png
 
 from webui.engine.engine import Engine
+from webui.engine.events import Finished
 from webui.page import build_page
-from webui.records import history as index
-from webui.records.history import END, FILE, History, insert, statement
+from webui.records import index
+from webui.records.history import History
+from webui.records.index import END, FILE, Index, insert, statement
 from webui.records.metadata import write_png
+from webui.request import Request
 from webui.settings import Settings
 
 MANY = 20_000
@@ -33,13 +36,21 @@ def prompts(history, *args, **more):
     return [shown.prompt for shown in history.find(*args, **more)]
 
 
+def found(history, words):
+    """The same while the index may be broken."""
+    try:
+        return prompts(history, words)
+    except sqlite3.DatabaseError:
+        return []
+
+
 @pytest.fixture
 def three(registry, tmp_path):
     for second, (prompt, sampler) in enumerate(
         [("a red apple", "DDIM"), ("Größe, a RED rocket 🚀", "Euler"), ("赤い林檎", "DDIM")]
     ):
         put(registry, tmp_path, second, prompt=prompt, sampler=sampler)
-    made = History(tmp_path)
+    made = Index(tmp_path)
     made.sync()
     return made
 
@@ -94,7 +105,7 @@ def test_a_restart_reads_nothing_again(three, registry, tmp_path, monkeypatch):
     three.sync()
     read = []
     monkeypatch.setattr(index, "facts", lambda path: read.append(path) or ("x", "", "", 1))
-    again = History(tmp_path)
+    again = Index(tmp_path)
     again.sync()
     assert read == [] and len(prompts(again)) == 3
     new = put(registry, tmp_path, 7)
@@ -136,12 +147,95 @@ def test_an_empty_folder_is_an_empty_history(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.fixture
+def drawn(registry, tmp_path):
+    """drawn(prompt): a picture made by an engine that tells the history of the folder, and the name of its file."""
+    history = History(tmp_path)
+    settings = Settings(root=tmp_path, outputs=tmp_path, model="toy")
+    engine = Engine(
+        registry, settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()}, on_saved=history.add
+    )
+    engine.start()
+
+    def draw(prompt):
+        job = engine.submit(Request(prompt=prompt, steps=1, seed=7))
+        assert isinstance(job.wait(60), Finished), job.outcome
+        return job.pictures[0].path
+
+    yield draw
+    engine.close()
+
+
+def test_a_picture_is_in_the_index_as_soon_as_it_is_saved(drawn, three, tmp_path):
+    path = drawn("a fresh whale")
+    until(lambda: prompts(three, "whale"))
+    (one,) = three.find("whale")
+    assert (one.path, one.sampler, one.model, one.seed) == (path, "DDIM", "toy", 7)
+    three.sync()
+    assert len(three.find()) == 4 and three.find("whale") == [one]
+
+
+@pytest.mark.parametrize("trouble", ["locked", "missing", "garbage", "read-only", "a folder"])
+def test_trouble_with_the_index_costs_no_picture(drawn, three, tmp_path, trouble, monkeypatch, caplog):
+    """The job ends well and soon whatever the index is like; the picture is found by the next look at the latest."""
+    file, looked = tmp_path / FILE, History(tmp_path)
+    if trouble == "locked":
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+    elif trouble == "read-only":
+        real = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", lambda path, **more: real(f"file:{path}?mode=ro", uri=True, **more))
+    else:
+        for path in tmp_path.glob(f"{FILE}*"):
+            path.unlink()
+        if trouble == "garbage":
+            file.write_bytes(b"not a database, whatever its name says " * 100)
+        elif trouble == "a folder":
+            file.mkdir()
+    drawn("a fresh whale")
+    if trouble == "locked":
+        assert prompts(three, "whale") == []
+        other.execute("ROLLBACK")
+        other.close()
+    elif trouble in ("read-only", "a folder"):
+        until(lambda: "could not be brought up to date" in caplog.text)
+        monkeypatch.undo()
+        if trouble == "a folder":
+            file.rmdir()
+        assert looked.look(30)
+    until(lambda: found(three, "whale"))
+    assert looked.look(30) and len(prompts(three)) == 4
+
+
+def test_a_picture_elsewhere_is_no_part_of_the_history(three, registry, tmp_path):
+    replayed = put(registry, tmp_path / "replayed", 5, prompt="whale")
+    (tmp_path / "inputs").mkdir()
+    three.put([replayed, png(tmp_path / "inputs" / "abc.png"), tmp_path / "2030-01-02" / "gone.png"])
+    assert len(prompts(three)) == 3
+
+
+def test_a_new_picture_does_not_wait_for_the_old_ones_to_be_read(registry, tmp_path, monkeypatch):
+    for second in range(3):
+        put(registry, tmp_path, second, day=f"2029-01-0{second + 1}", prompt="old")
+    monkeypatch.setattr(index, "STEP", 1)
+    history, seen = History(tmp_path), []
+
+    def breathe(seconds):
+        if not seen:
+            history.add(put(registry, tmp_path, 9, prompt="new"))
+        seen.append(prompts(history))
+
+    monkeypatch.setattr(index.time, "sleep", breathe)
+    history.look(30)
+    assert seen[0] == ["old"] and seen[1] == ["new", "old", "old"]
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """An index of many pictures that are not there, and a connection to it."""
     folder = tmp_path_factory.mktemp("many")
     (folder / "2030-01-01").mkdir()
-    history = History(folder)
+    history = Index(folder)
     history.sync()
     db = sqlite3.connect(folder / FILE)
     words = ("red", "blue", "green", "apple", "rocket", "whale", "cake")
@@ -158,7 +252,6 @@ def many(tmp_path_factory):
         for i in range(MANY)
     )
     insert(db, rows)
-    db.commit()
     yield history, db
     db.close()
 
@@ -202,7 +295,7 @@ def test_many_pictures_are_read_in_small_steps(registry, tmp_path, monkeypatch):
     day.mkdir()
     for i in range(250):
         (day / f"{i:06d}-{i}.png").touch()
-    history, counted = History(tmp_path), []
+    history, counted = Index(tmp_path), []
 
     def breathe(seconds):
         counted.append(len(history.find(limit=1000)))
@@ -215,7 +308,7 @@ def test_many_pictures_are_read_in_small_steps(registry, tmp_path, monkeypatch):
     assert counted == [100, 200]
     read = []
     monkeypatch.setattr(index, "facts", lambda path: read.append(path) or ("", "", "", None))
-    History(tmp_path).sync()
+    Index(tmp_path).sync()
     assert len(read) == 50 and len(history.find(limit=1000)) == 250
 
 
@@ -225,4 +318,4 @@ def test_a_shared_page_has_no_history(registry, tmp_path):
         blocks = build_page(Engine(registry, settings, lambda f, d: None, lambda path: {"toy": toy()}))
         return {block.label for block in blocks.blocks.values() if type(block).__name__ == "Tab"}
 
-    assert "History" in tabs() and "History" not in tabs(host="0.0.0.0") and "History" not in tabs(share=True)
+    assert "History" in tabs() and "History" not in tabs(share=True)

@@ -51,5 +51,8 @@ def test_every_link_leads_to_a_file(target):
 
 def test_every_folder_of_the_map_exists():
     (tree,) = (block for block in README.split("```")[1::2] if block.startswith("\nlaunch.py "))
+    above = ROOT
     for line in tree.strip().splitlines():
-        assert (ROOT / line.split()[0]).exists(), line
+        path = (above if line.startswith(" ") else ROOT) / line.split()[0]
+        assert path.exists(), line
+        above = above if line.startswith(" ") else path

@@ -1,6 +1,7 @@
 """What a visitor sees of models and prompts: tokens, what cannot be used, and the folded options, in a real browser."""
 
 import pytest
+from conftest import toy
 from pages import idle, served
 from test_browser import DESKTOP, PHONE, browser, expect, ready, visit  # noqa: F401 - fixtures, used by name
 
@@ -38,7 +39,7 @@ def test_what_cannot_be_used_is_told_and_not_run(visit):  # noqa: F811
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
-def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, viewport):  # noqa: F811
+def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, viewport, monkeypatch):  # noqa: F811
     page = visit(viewport)
     more = page.locator("#txt2img-more")
     expect(page.locator("#txt2img-clip-skip input")).to_be_hidden()
@@ -54,8 +55,14 @@ def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, vi
     request = server.engine._finished[-1].request
     assert request.conditioning == dict(clip_skip=2, guidance_rescale=0.5, guidance_low=0.25, guidance_high=6.0)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # A checkpoint that comes in between is in the menu after the reload.
+    found = server.engine.models()
+    monkeypatch.setattr(server.engine, "models", lambda: found | {"newcomer": toy("newcomer")})
     page.reload()
     ready(page)
+    page.locator("#txt2img-model input").click()
+    expect(page.get_by_role("option", name="newcomer", exact=True)).to_be_visible()
+    page.keyboard.press("Escape")
     page.locator("#txt2img-more button").first.click()
     expect(page.locator("#txt2img-clip-skip input")).to_have_value("2")
     expect(page.locator("#txt2img-guidance-high input")).to_have_value("6")

@@ -20,6 +20,7 @@ from .engine.engine import Engine
 from .guard import Guard
 from .page import build_page
 from .pictures import MAX_BYTES
+from .records.history import History
 from .settings import Settings
 from .sharing import open_tunnel
 from .theme import ASSETS, head, theme
@@ -29,7 +30,8 @@ def serve(settings: Settings) -> None:
     """Run the page until Ctrl+C."""
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
     opening = partial(open_model, compiled=settings.compile)
-    engine = Engine(registry, settings, opening, check_model=check_model)
+    history = History(settings.outputs)
+    engine = Engine(registry, settings, opening, check_model=check_model, on_saved=history.add)
     page = build_page(engine)
     ended = _until_told()
     url = open_page(page, engine)

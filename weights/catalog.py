@@ -84,7 +84,7 @@ def read_folder(path: Path) -> Found:
     # A batch that keeps about a million pixels in work serves small and large models alike.
     max_batch = max(1, min(16, (512 * 512) // (size * size)))
     defaults = Defaults(size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch)
-    return Found(path.name, path, schedule, prediction, channels, factor, defaults)
+    return Found(path.name, path, schedule, prediction, channels, factor, defaults, stamp_of(path))
 
 
 def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:

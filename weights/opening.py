@@ -73,35 +73,44 @@ def open_model(found: Found, device: str = "auto", compiled: bool = False) -> Mo
     Raises ModelError that names the model and what is wrong; nothing is fetched, no code of a model is run.
     """
     target = pick_device(device)
-    dtype = torch.float16 if target.type == "cuda" else torch.float32
-    model = _open_folder(found, target, dtype) if found.path.is_dir() else _open_file(found, target, dtype)
+    model = _open_folder(found, target) if found.path.is_dir() else _open_file(found, target)
     model.lay_out(WIDE)
     if compiled:
         model.compile()
     return model
 
 
-def _open_folder(found: Found, target: torch.device, dtype: torch.dtype) -> Model:
+def dtypes(device: torch.device) -> dict[str, torch.dtype]:
+    """The number format of each part on a device: half precision on CUDA, but for the VAE, which would overflow."""
+    fast = torch.float16 if device.type == "cuda" else torch.float32
+    return dict(unet=fast, text_encoder=fast, vae=torch.float32)
+
+
+def _open_folder(found: Found, target: torch.device) -> Model:
+    formats = dtypes(target)
     _refuse_other_classes(found)
     try:
-        parts = {name: _open_part(part_folder(found.path, name), name, dtype) for name in PARTS}
+        parts = {name: _open_part(part_folder(found.path, name), name, formats.get(name)) for name in PARTS}
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ModelError(f"model {found.name} cannot be opened: {_first_line(error)}") from error
     for name in ("unet", "vae", "text_encoder"):
         parts[name].eval().requires_grad_(False).to(target)
-    return Model(found, device=target, dtype=dtype, digest=_digest(sorted((found.path / "unet").glob("*.safetensors"))), **parts)
+    digest = _digest(sorted((found.path / "unet").glob("*.safetensors")))
+    return Model(found, device=target, dtype=formats["unet"], digest=digest, **parts)
 
 
-def _open_file(found: Found, target: torch.device, dtype: torch.dtype) -> Model:
+def _open_file(found: Found, target: torch.device) -> Model:
     from .assembly import fill, plan_parts, tokenizer_for
 
+    formats = dtypes(target)
     with ThreadPoolExecutor(1) as pool:
         # Of the whole file, as other programs do; hashing does not hold up the reading.
         digest = pool.submit(_digest, [found.path])
         parts, version = plan_parts(found)
-        fill(parts, target, dict(unet=dtype, text_encoder=dtype, vae=torch.float32))
+        fill(parts, target, formats)
         modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
-        model = Model(found, tokenizer_for(version), device=target, dtype=dtype, digest=digest.result(), **modules)
+        tokenizer = tokenizer_for(version)
+        model = Model(found, tokenizer, device=target, dtype=formats["unet"], digest=digest.result(), **modules)
     if found.vae:
         model.vae_digest = _digest([found.vae])
     if not found.is_certain:
@@ -110,7 +119,7 @@ def _open_file(found: Found, target: torch.device, dtype: torch.dtype) -> Model:
     return model
 
 
-def _open_part(path: Path, name: str, dtype: torch.dtype):
+def _open_part(path: Path, name: str, dtype: torch.dtype | None):
     import diffusers
     import transformers
 
@@ -123,8 +132,7 @@ def _open_part(path: Path, name: str, dtype: torch.dtype):
         return kind.from_pretrained(path, local_files_only=True)
     # Published folders often have half-precision files only, under this variant name.
     variant = None if any(path.glob("*model.safetensors")) else "fp16"
-    wanted = torch.float32 if name == "vae" else dtype
-    return kind.from_pretrained(path, torch_dtype=wanted, variant=variant, use_safetensors=True, local_files_only=True)
+    return kind.from_pretrained(path, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
 
 
 def _refuse_other_classes(found: Found) -> None:

@@ -51,11 +51,9 @@ def is_companion(path: Path) -> bool:
 def stamp_of(path: Path) -> Any:
     """Something that changes when a model's files do."""
     if path.is_dir():
-        files = [path / "model_index.json", *(path / part for part in ("unet", "vae", "scheduler"))]
-        files += [
-            *(path / part / "config.json" for part in ("unet", "vae")),
-            path / "scheduler" / "scheduler_config.json",
-        ]
+        parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        files = [path / "model_index.json", *(path / part for part in parts)]
+        files += [file for part in parts for file in sorted((path / part).glob("*.[js]*"))]  # .json, .safetensors
     else:
         files = [path, *(path.with_name(path.stem + ending) for ending in (*VAES, OVERRIDES, *NOT_READ))]
     return tuple(_stat(file) for file in files)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from samplers.denoiser import Call, Watched
 from samplers.generate import Result, run
-from samplers.registry import Registry
 from samplers.sampler import Step, Stopped
 
 from ..pictures import grid, to_jpeg
@@ -23,6 +21,7 @@ from .events import Picture, Progress
 from .failures import not_saved
 from .jobs import Job
 from .pace import Pace
+from .tasks import Desk
 
 PREVIEW_GAP = 0.25  # seconds between previews at least
 PREVIEW_SHARE = 0.1  # of the run's time that previews may cost
@@ -58,36 +57,27 @@ def info_of(
 
 
 class Drawing:
-    """Draws one job.
+    """Draws one job with what is at the desk.
 
-    model        an opened model (weights.model.Model)
-    outputs      folder of the pictures
-    should_stop  asked around every network call
-    clock        seconds
-    public       leave paths of this machine out of messages, and keep no visitor's input picture
     one_at_a_time   draw each picture by itself: slower, and equal to the last bit to drawing it alone
-    on_step      called with each finished step
+    on_step         called with each finished step
     """
 
     def __init__(
         self,
         job: Job,
-        model: Any,
-        registry: Registry,
-        outputs: Path,
-        should_stop: Callable[[], bool],
-        clock: Callable[[], float],
-        public: bool = False,
+        desk: Desk,
         one_at_a_time: bool = False,
         on_step: Callable[[Step], None] = lambda step: None,
     ):
         self._watch_step = on_step
-        self._job, self._model, self._registry, self._outputs, self._public = job, model, registry, outputs, public
-        self._should_stop, self._clock = should_stop, clock
-        size = 1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else model.defaults.max_batch)
+        self._job, self._desk, self._model, self._clock = job, desk, desk.model, desk.clock
+        size = (
+            1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else desk.model.defaults.max_batch)
+        )
         self._batches = list(batches(job.request.seeds, size))
         self._pace = Pace(job.plan, [len(batch) for batch in self._batches])
-        self._began = clock()
+        self._began = desk.clock()
         self._progress = Progress(steps=None if job.plan.own_grid else len(job.plan.sigmas) - 1)
         self._preview, self._preview_cost, self._next_preview = None, 0.0, 0.0
         self._usual_cost = math.inf
@@ -120,8 +110,8 @@ class Drawing:
         denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
         if self._job.source is not None:
             self._facts["input_digest"] = digest_of(self._job.source)
-            if not self._public:
-                keep_input(self._outputs, self._job.source, self._facts["input_digest"])
+            if not self._desk.public:
+                keep_input(self._desk.outputs, self._job.source, self._facts["input_digest"])
             return denoise, model.encode(self._job.source)
         shape = model.latents_shape(request.width, request.height)
         return denoise, torch.zeros(1, *shape, device=model.device)
@@ -130,7 +120,7 @@ class Drawing:
         self._progress = replace(self._progress, image_index=first, step=0, sigma=None)
         self._pace.begin_batch(self._clock())
         self._tell(self._doing())
-        watched = Watched(denoise, len(batch), self._on_call, self._should_stop)
+        watched = Watched(denoise, len(batch), self._on_call, self._desk.should_stop)
         result = run(self._job.plan, watched, start.repeat(len(batch), 1, 1, 1), batch, self._on_step)
         return watched, result
 
@@ -143,23 +133,24 @@ class Drawing:
             self._tell(f"decoding {_of(index, index + 1, request.count)}")
             image = self._model.decode(result.x[offset : offset + 1])[0]
             saved = save_or_keep(
-                self._outputs, seed, encode_png(image, self._record(index, image, sigmas, watched.calls, batch))
+                self._desk.outputs, seed, encode_png(image, self._record(index, image, sigmas, watched.calls, batch))
             )
             self._pace.decoded(self._clock() - began)
             if saved.path:
                 self._sigmas.append(sigmas)
                 self._nfe.append(watched.calls)
+                self._desk.on_saved(saved.path)
                 self._job.tell(Picture(saved.path, seed, index))
             if saved.problem:
                 problems.append(saved)
         if problems:
-            raise not_saved(problems, self._public)
+            raise not_saved(problems, self._desk.public)
 
     def _record(self, index: int, image, sigmas: Sequence[float], nfe: float, batch: Sequence[int]) -> dict[str, Any]:
-        request, model = self._job.request, self._model
+        request, registry = self._job.request, self._desk.registry
         facts = dict(self._facts, threads=torch.get_num_threads(), pixels=digest_of(image))
-        sampler, schedule = self._registry.sampler(request.sampler), self._registry.schedule(request.schedule)
-        return record(request, index, sampler, schedule, sigmas, nfe, origin_of(model), batch, **facts)
+        sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
+        return record(request, index, sampler, schedule, sigmas, nfe, origin_of(self._model), batch, **facts)
 
     def _on_call(self, call: Call) -> None:
         self._pace.called(call.sigma, self._clock(), self._preview_cost)
@@ -214,7 +205,7 @@ class Drawing:
         return f"{what}, step {progress.step} of {progress.steps}"
 
     def _raise_if_stopped(self) -> None:
-        if self._should_stop():
+        if self._desk.should_stop():
             raise Stopped("the run was stopped")
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from samplers.generate import SamplerFailed
-from weights.catalog import ModelError
+from weights.catalog import Found, ModelError
 
+from ..limits import sides
 from ..request import Request, RequestError
 from ..storage import Saved
 
@@ -34,16 +35,19 @@ def not_saved(problems: Sequence[Saved], public: bool = False) -> NotSaved:
     return NotSaved(" ".join(parts))
 
 
-def explain(error: BaseException, request: Request | None = None, public: bool = False) -> str:
-    """An error of a job in words for its user: what happened and what to do."""
+def explain(
+    error: BaseException, request: Request | None = None, public: bool = False, found: Found | None = None
+) -> str:
+    """An error of a job in words for its user: what happened and what to do.
+
+    found  the model of the request, which knows what sizes there are
+    """
     if out_of_memory(error):
-        if request is None:
-            return (
-                "Out of memory; close other programs, or use a smaller model, smaller pictures or --device cpu."
-            )
-        size = f"{request.width}x{request.height}"
-        less = f"a smaller size than {size}" + (f" or fewer pictures than {request.count}" if request.count > 1 else "")
-        return f"Out of memory while drawing {request.count} of {size}. Try {less}."
+        if request is None or found is None:
+            return "Out of memory; close other programs, or use a smaller model, smaller pictures or --device cpu."
+        return (
+            f"Out of memory while drawing {request.count} of {request.width}x{request.height}. {_less(request, found)}"
+        )
     # What the file system says has paths of this machine in it.
     private = public and isinstance(error.__cause__, OSError)
     if isinstance(error, (SamplerFailed, ModelError, RequestError, NotSaved)) and not private:
@@ -52,6 +56,16 @@ def explain(error: BaseException, request: Request | None = None, public: bool =
     if public:
         return "The run failed; the server's log says why."
     return f"The run failed: {type(error).__name__}: {error}".rstrip(": ")
+
+
+def _less(request: Request, found: Found) -> str:
+    """A request that needs about half of the memory: three quarters of each side, or fewer pictures at once."""
+    smallest, _, step = sides(found)
+    width, height = (max(smallest, side * 3 // 4 // step * step) for side in (request.width, request.height))
+    less = [f"{width}x{height}"] if (width, height) != (request.width, request.height) else []
+    if min(request.count, found.defaults.max_batch) > 1:
+        less.append(f"fewer pictures than {request.count}")
+    return f"Try {' or '.join(less)}." if less else "Close other programs, or use a smaller model or --device cpu."
 
 
 def out_of_memory(error: BaseException | None) -> bool:

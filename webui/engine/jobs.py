@@ -32,7 +32,10 @@ class Job:
     previews  whether Progress carries pictures
     conditions  what a replay restores
     task      work that is not a request
+    urgent    whether it goes before those that are not
     """
+
+    urgent = False
 
     def __init__(
         self,

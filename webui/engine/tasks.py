@@ -14,14 +14,15 @@ from .events import Event
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """What a task has at hand while it runs in the engine's thread.
+    """What a task, or a `Drawing`, has at hand while it runs in the engine's thread.
 
     model        the opened model that the task named, None if it named none
     outputs      folder of the pictures
     should_stop  to be asked around every network call; once true, the task has to end
     clock        seconds
-    public       leave paths of this machine out of messages
+    public       leave paths of this machine out of messages, and keep no visitor's input picture
     tell         makes an event of the job known to whoever watches it
+    on_saved     to be called with each picture that was written
     """
 
     model: Any
@@ -31,6 +32,7 @@ class Desk:
     clock: Callable[[], float]
     public: bool
     tell: Callable[[Event], None]
+    on_saved: Callable[[Path], None] = lambda path: None
 
 
 class Task(Protocol):

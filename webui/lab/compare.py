@@ -129,7 +129,7 @@ class _Run:
                 desk.tell(self._progress(event, cell))
 
         job = Inner(hear, cell.request, cell.plan, source=source, clock=desk.clock)
-        drawing = Drawing(job, desk.model, desk.registry, desk.outputs, desk.should_stop, desk.clock, desk.public)
+        drawing = Drawing(job, desk)
         try:
             info = drawing.draw()
         except SamplerFailed as error:

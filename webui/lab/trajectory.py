@@ -78,10 +78,8 @@ class Trajectory:
                 desk.tell(event)
 
         job = Inner(hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock)
-        drawing = Drawing(
-            job, _Watched(desk.model, camera.gap), desk.registry, desk.outputs, desk.should_stop, desk.clock, desk.public,
-            on_step=camera.step,
-        )  # fmt: skip
+        watched = replace(desk, model=_Watched(desk.model, camera.gap))
+        drawing = Drawing(job, watched, on_step=camera.step)
         camera.start()
         return drawing.draw()
 

@@ -18,7 +18,8 @@ from ..describe import line, problem
 from ..files import served, served_bytes
 from ..form.workbench import Workbench
 from ..pictures import open_picture, to_jpeg
-from ..records.history import END, History, Shown
+from ..records.history import History
+from ..records.index import END, Shown
 from ..records.offer import offer_of
 from ..request import RequestError
 from ..shared import QUIET, Page

@@ -1,0 +1,101 @@
+"""What only a CUDA device can show: half precision, replay to the last bit, and memory that runs out."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from webui.engine.engine import Engine
+from webui.engine.events import Failed, Finished
+from webui.records.replay_command import replay_file
+from webui.request import Request
+from webui.settings import Settings
+from weights.catalog import read_folder
+from weights.opening import open_model
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+WAIT = 300
+
+
+@pytest.fixture(scope="module")
+def engine(registry, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("gpu") / "outputs"
+    settings = Settings(root=ROOT, outputs=outputs, weights=ROOT / "weights", device="cuda", model="emoji")
+    running = Engine(registry, settings)
+    running.start()
+    yield running
+    running.close()
+
+
+def draw(engine, **fields):
+    job = engine.submit(Request(**dict(dict(prompt="red apple", seed=5, steps=8), **fields)))
+    assert isinstance(job.wait(WAIT), Finished), job.outcome
+    return [picture.path for picture in job.pictures]
+
+
+def values(path):
+    return np.asarray(Image.open(path).convert("RGB"), float)
+
+
+def test_half_precision_draws_what_the_cpu_draws(engine, emoji):
+    model = open_model(read_folder(ROOT / "weights" / "emoji"), "cuda")
+    assert model.dtype == model._unet.dtype == torch.float16 and model._vae.module.dtype == torch.float32
+    zeros = torch.zeros(1, *model.latents_shape(64, 64), device="cuda")
+    for text, guidance in (("red apple", 5.0), ("", 1.0)):
+        x = 14.0 * torch.randn(zeros.shape, generator=torch.Generator().manual_seed(0)).cuda()
+        here, there = model.denoiser(text, "", guidance)(x, 14.0), emoji.denoiser(text, "", guidance)(x.cpu(), 14.0)
+        assert torch.isfinite(here).all() and here.dtype == torch.float32
+        torch.testing.assert_close(here.cpu(), there, rtol=0.02, atol=0.1)
+    assert values(draw(engine)[0]).std() > 10
+
+
+@pytest.mark.parametrize("sampler", ["DDIM", "DDPM", "Euler", "DPM++ SDE"])
+def test_a_replay_on_the_same_gpu_is_bit_equal(engine, sampler):
+    for path in draw(engine, sampler=sampler, count=2):
+        verdict = replay_file(engine, path)
+        assert verdict.equal, str(verdict)
+
+
+@pytest.fixture
+def little_memory(engine):
+    """A function that leaves torch so many bytes beyond what the engine's model takes."""
+    total = torch.cuda.get_device_properties(0).total_memory
+
+    def leave(room):
+        draw(engine, steps=1)  # the model is open
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
+
+    yield leave
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_out_of_memory_ends_the_job_with_a_proposal_and_the_next_one_runs(engine, little_memory):
+    little_memory(48 << 20)
+    outcome = engine.submit(Request(prompt="red apple", width=256, height=256, count=16)).wait(WAIT)
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.message.startswith("Out of memory while drawing 16 of 256x256. Try 192x192")
+    assert values(draw(engine, width=64, height=64)[0]).std() > 10
+
+
+def test_a_vae_without_room_works_in_tiles(engine, little_memory):
+    whole = engine.ask("emoji", lambda model: model.decode(torch.zeros(1, 4, 64, 64))[0]).result(WAIT)
+    little_memory(96 << 20)
+    tiled = engine.ask("emoji", lambda model: model.decode(torch.zeros(1, 4, 64, 64))[0]).result(WAIT)
+    assert tiled.size == whole.size == (256, 256)
+    assert np.abs(np.asarray(whole, float) - np.asarray(tiled, float)).mean() < 5
+
+
+def test_a_model_that_is_let_go_gives_its_memory_back(engine, registry, tmp_path):
+    draw(engine, steps=1)
+    before = torch.cuda.memory_allocated()
+    settings = Settings(root=ROOT, outputs=tmp_path, weights=ROOT / "weights", device="cuda", model="emoji")
+    other = Engine(registry, settings)
+    other.start()
+    draw(other, steps=1)
+    assert torch.cuda.memory_allocated() > before
+    other.close()
+    del other
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() <= before * 1.05

@@ -1,0 +1,107 @@
+"""What a model does with the memory that there is: number formats, and a VAE that works in tiles where it is short."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import weights.opening
+from samplers.generate import plan, run
+from weights.autoencoder import DECODER_BYTES, Autoencoder
+from weights.catalog import read_folder
+from weights.opening import dtypes, open_model
+
+FULL = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_half_precision_on_cuda_alone_and_never_in_the_vae():
+    half, single = torch.float16, torch.float32
+    assert dtypes(torch.device("cuda")) == dict(unet=half, text_encoder=half, vae=single)
+    assert set(dtypes(torch.device("cpu")).values()) == set(dtypes(torch.device("mps")).values()) == {single}
+
+
+def test_a_model_in_half_precision_draws_nearly_the_same_picture(emoji, registry, monkeypatch):
+    monkeypatch.setattr(weights.opening, "dtypes", lambda device: dtypes(torch.device("cuda")))
+    half = open_model(read_folder(ROOT / "weights" / "emoji"), "cpu")
+    assert half.dtype == half._unet.dtype == half._text._encoder.dtype == torch.float16
+    assert half._vae.module.dtype == torch.float32
+    ready = plan(emoji.schedule, registry.sampler("DDIM").item, registry.schedule("Uniform leading").item, 4)
+    drawn = []
+    for model in (emoji, half):
+        zeros = torch.zeros(1, *model.latents_shape(64, 64))
+        x = run(ready, model.denoiser("a (red:1.2) apple", "blue", 5.0), zeros, (1,)).x
+        assert x.dtype == torch.float32
+        drawn.append(np.asarray(model.decode(x)[0], float))
+    assert 0 < np.abs(drawn[0] - drawn[1]).mean() < 2
+
+
+@pytest.fixture
+def vae(emoji, monkeypatch):
+    """vae(bytes): the embedded VAE with so much memory free, and the sides, in latents, that its decoder is given."""
+
+    def make(free):
+        made, sides = Autoencoder(emoji._vae.module, emoji.factor, torch.device("cpu")), []
+        monkeypatch.setattr(made, "_free", lambda: free)
+        decoder = made.module.decoder.forward
+        monkeypatch.setattr(made.module.decoder, "forward", lambda z: sides.append(z.shape[-1]) or decoder(z))
+        return made, sides
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "room, side, most",
+    [(257, 64, 64), (255, 64, 32), (127, 64, 16), (1, 64, 16), (250, 80, 32), (257, 80, 64), (100, 32, 16)],
+)
+def test_tiles_are_as_large_as_the_free_memory_allows(vae, room, side, most):
+    """`room` is the side in pixels of the largest picture that the memory is enough for."""
+    made, sides = vae(DECODER_BYTES * room * room)
+    (picture,) = made.decode(torch.zeros(1, 4, side, side))
+    assert picture.size == (side * 4, side * 4) and max(sides) == most
+    assert not made.module.use_tiling and made.module.tile_latent_min_size == 16
+
+
+def test_a_picture_in_tiles_is_nearly_the_same(vae, emoji):
+    start = Image.radial_gradient("L").resize((256, 256)).convert("RGB")
+    latents = emoji.encode(start)
+    (whole,) = emoji.decode(latents)
+    made, _ = vae(0)
+    (tiled,) = made.decode(latents)
+    assert 0 < np.abs(np.asarray(whole, float) - np.asarray(tiled, float)).mean() < 3
+    torch.testing.assert_close(made.encode(start), latents, rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize("work", ["decode", "encode"])
+def test_what_fails_for_memory_is_tried_in_tiles(vae, work, monkeypatch):
+    made, _ = vae(float("inf"))
+    real, tried = getattr(made.module, work), []
+
+    def full(given):
+        tried.append(made.module.use_tiling)
+        if not made.module.use_tiling:
+            raise FULL
+        return real(given)
+
+    monkeypatch.setattr(made.module, work, full)
+    given = torch.zeros(1, 4, 32, 32) if work == "decode" else Image.new("RGB", (128, 128))
+    getattr(made, work)(given)
+    assert tried == [False, True] and not made.module.use_tiling
+
+
+def test_memory_that_is_not_enough_for_a_tile_is_an_error_and_the_next_picture_is_whole(vae, monkeypatch):
+    made, sides = vae(float("inf"))
+    with monkeypatch.context() as patch:
+        patch.setattr(made.module, "decode", lambda given: (_ for _ in ()).throw(FULL))
+        with pytest.raises(torch.OutOfMemoryError):
+            made.decode(torch.zeros(1, 4, 32, 32))
+    made.decode(torch.zeros(1, 4, 32, 32))
+    assert sides == [32] and not made.module.use_tiling
+
+
+def test_what_torch_holds_and_does_not_use_is_free(emoji, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert Autoencoder(emoji._vae.module, 4, torch.device("cuda"))._free() == 1300
+    assert Autoencoder(emoji._vae.module, 4, torch.device("cpu"))._free() == float("inf")

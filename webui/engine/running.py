@@ -1,0 +1,68 @@
+"""One job from its model to its outcome."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from samplers.sampler import Stopped
+
+from ..request import RequestError
+from .conditions import threads
+from .drawing import Drawing, info_of
+from .events import Failed, Finished, Outcome, Progress, StoppedEarly
+from .failures import explain, free_memory, out_of_memory
+from .jobs import Job
+from .models import Models
+from .tasks import Desk
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def carry_out(job: Job, desk: Desk, models: Models, settings: Settings) -> Outcome:
+    """Do a job; whatever happens becomes its outcome.
+
+    desk  still without the model
+    """
+    try:
+        if desk.should_stop():
+            return StoppedEarly(info_of(job))
+        model = _model_of(job, models, settings.device)
+        with threads(job.conditions.threads):
+            info = _do(job, replace(desk, model=model), models, settings.one_at_a_time)
+        return StoppedEarly(info) if info["stopped"] else Finished(info)
+    except Stopped:
+        return StoppedEarly(info_of(job))
+    except BaseException as error:
+        log.warning("job %s failed", job.id, exc_info=not isinstance(error, RequestError))
+        full = out_of_memory(error)
+        message = explain(error, job.request, desk.public, models.found(job.model) if full else None)
+    if full:
+        # Only here is the exception gone, and with it the tensors that its traceback held.
+        free_memory()
+    return Failed(message)
+
+
+def _model_of(job: Job, models: Models, device: str) -> Any:
+    """The opened model of a job; None for a task without one."""
+    if not job.model:
+        return None
+    model = models.open(
+        job.model, job.conditions.device or device, lambda name: job.tell(Progress(text=f"loading {name}"))
+    )
+    if job.conditions.digest not in (None, model.digest):
+        wanted = f"the picture was made with another (hash {job.conditions.digest})"
+        raise RequestError(f"Model {job.model} here has hash {model.digest}, and {wanted}.")
+    return model
+
+
+def _do(job: Job, desk: Desk, models: Models, one_at_a_time: bool) -> dict[str, Any]:
+    # An errand is over before anyone could read of it.
+    quiet = desk.model is None or job.urgent
+    with nullcontext() if quiet else models.drawing():
+        return job.task.run(desk) if job.task else Drawing(job, desk, one_at_a_time).draw()

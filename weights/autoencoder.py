@@ -1,0 +1,117 @@
+"""Pictures to latents and back, within the memory that there is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from PIL import Image
+
+SMALL_SIDE = 128  # up to this side a full decode is cheap enough for a preview
+# Of GPU memory that the decoder takes for a pixel of the picture, in float32: its two widest layers and their copies.
+# The encoder takes less.
+DECODER_BYTES = 10_000
+TILES = (64, 32, 16)  # sides of a tile in latents; the larger, the less it shows
+
+log = logging.getLogger(__name__)
+
+
+class Autoencoder:
+    """A VAE in float32, whose latents are scaled to unit variance (Rombach et al. 2022, arXiv:2112.10752).
+
+    module  diffusers' AutoencoderKL
+    factor  how many pixels of a side a latent stands for
+    Where the GPU's memory is not enough for a picture it is worked on in overlapping tiles, which may show faintly.
+    """
+
+    def __init__(self, module: torch.nn.Module, factor: int, device: torch.device):
+        self.module, self._factor, self._device = module, factor, device
+        self._projection: torch.Tensor | None = None
+
+    @torch.inference_mode()
+    def encode(self, image: Image.Image) -> torch.Tensor:
+        """The latents (1, channels, h, w) of a picture: the most probable ones, so that nothing is random."""
+        pixels = _to_tensor(image).to(self._device)
+        latents = self._with_room(lambda: self.module.encode(pixels).latent_dist.mode(), image.size)
+        return (latents - (self.module.config.shift_factor or 0.0)) * self.module.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """The pictures of latents (images, channels, h, w), one at a time: a VAE needs more memory than the UNet."""
+        latents = latents.to(self._device, torch.float32) / self.module.config.scaling_factor
+        latents = latents + (self.module.config.shift_factor or 0.0)
+        size = latents.shape[-1] * self._factor, latents.shape[-2] * self._factor
+        return [
+            _to_image(self._with_room(lambda one=one: self.module.decode(one[None]).sample, size)[0]) for one in latents
+        ]
+
+    @torch.inference_mode()
+    def preview(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Quick pictures of latents: decoded where that is cheap, else a linear map from latent to colour."""
+        if max(latents.shape[-2:]) * self._factor <= SMALL_SIDE:
+            return self.decode(latents)
+        if self._projection is None:
+            self._projection = self._fit_projection()
+        values = latents.to("cpu", torch.float32).movedim(1, -1)
+        pictures = torch.cat([values, torch.ones_like(values[..., :1])], -1) @ self._projection
+        small = (_to_image(picture.movedim(-1, 0)) for picture in pictures)
+        return [picture.resize((picture.width * 4, picture.height * 4)) for picture in small]
+
+    def _with_room(self, work: Callable[[], torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """Do it at once if there is room for a picture of this width and height, else, or if there was not, in tiles."""
+        if self._free() > DECODER_BYTES * math.prod(size):
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                log.info("the memory was not enough for the VAE; the picture is worked on in tiles")
+        # Outside of the except block: only there are the failed attempt's tensors gone.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        with self._tiled(max(size) // self._factor):
+            return work()
+
+    def _free(self) -> float:
+        """Bytes of GPU memory that can be had; without end elsewhere, where the machine swaps before it fails."""
+        if self._device.type != "cuda":
+            return math.inf
+        free = torch.cuda.mem_get_info(self._device)[0]
+        # What torch has taken and does not use is free, too.
+        return free + torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+
+    @contextmanager
+    def _tiled(self, longest: int) -> Iterator[None]:
+        """Work in the largest tiles that there is room for, smaller than `longest`, a picture's side in latents."""
+        room = math.sqrt(self._free() / DECODER_BYTES) / self._factor
+        module, tile = self.module, next((tile for tile in TILES if tile < longest and tile < room), TILES[-1])
+        before = module.tile_latent_min_size, module.tile_sample_min_size
+        module.tile_latent_min_size, module.tile_sample_min_size = tile, tile * self._factor
+        module.enable_tiling()
+        try:
+            yield
+        finally:
+            module.disable_tiling()
+            module.tile_latent_min_size, module.tile_sample_min_size = before
+
+    def _fit_projection(self) -> torch.Tensor:
+        """The least-squares map (channels + 1, 3) from latents to colour, fitted on one card of plain colours."""
+        levels = torch.linspace(-1, 1, 4)
+        colours = torch.cartesian_prod(levels, levels, levels).reshape(8, 8, 3)
+        card = colours.repeat_interleave(4 * self._factor, 0).repeat_interleave(4 * self._factor, 1)
+        latents = self.encode(_to_image(card.movedim(-1, 0)))[0].movedim(0, -1).cpu()
+        inner = latents[2::4, 2::4].reshape(64, -1)
+        return torch.linalg.lstsq(torch.cat([inner, torch.ones(64, 1)], 1), colours.reshape(64, 3)).solution
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return (pixels.reshape(1, image.height, image.width, 3).movedim(-1, 1).float() / 127.5) - 1.0
+
+
+def _to_image(picture: torch.Tensor) -> Image.Image:
+    """A picture (3, height, width) in [-1, 1] as 8-bit RGB, rounded."""
+    pixels = ((picture.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    size = picture.shape[2], picture.shape[1]
+    return Image.frombytes("RGB", size, pixels.movedim(0, -1).contiguous().numpy().tobytes())
