@@ -116,7 +116,7 @@ def test_no_list_is_an_error_that_shows_one(text):
 def test_a_picture_gives_back_the_sigmas_that_ran(engine, sampler):
     file, info = picture(engine, sampler=sampler, schedule="Karras", steps=6)
     run = load(file)
-    assert list(run.sigmas) == info["sigmas"] == list(run.curve.sigmas) and run.nfe == info["nfe"]
+    assert list(run.sigmas) == info["sigmas"] == list(run.curves[0].sigmas) and run.nfe == info["nfe"]
     note = loaded_note(engine, run)
     assert ("Its sampler made these steps itself" if sampler == "Flow" else "The same settings run the same list here") in note
     assert f"{info['nfe']} network calls" in note

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from samplers.denoiser import guidance_at, guidance_interval
 from samplers.generate import Plan, plan
 from samplers.options import settle as settle_options
 from samplers.registry import Registry
@@ -101,6 +102,10 @@ class Request(BaseModel):
         return {
             name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
         }
+
+    def guidance_at(self, sigma: float) -> float:
+        """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""
+        return guidance_at(sigma, self.guidance, guidance_interval(self.guidance_low, self.guidance_high))
 
 
 def read(fields: Mapping[str, Any]) -> Request:

@@ -20,15 +20,20 @@ DIGITS = (17, 12, 9, 7, 6, 5)  # significant ones of a number, the most that lea
 MEANINGS = {"steps": "as a share of the steps", "noise": "as a level of noise"}
 
 
-def facts(made: Planned, rehearsed: Rehearsal | None, by_meaning: Mapping[str, Plan], trouble: str = "") -> str:
+def facts(
+    made: Planned, rehearsed: Rehearsal | None, by_meaning: Mapping[str, Plan], guidance: str = "", trouble: str = ""
+) -> str:
     """What the run will cost and where it starts, and the same for the other meaning of strength.
 
     by_meaning  the plan at this strength for each of MEANINGS
+    guidance    the sentence about where guidance acts
     trouble     why the inner calls are not known, if they are not
     """
     parts = [f"<p class='note facts'>{_cost(made.run, made.found.name)}</p>"]
     note = trouble or asks(made.run, rehearsed)
     parts.append(f"<p class='note{' problem' if trouble else ''}'>{escape(note)}</p>")
+    if guidance:
+        parts.append(f"<p class='note'>{escape(guidance)}</p>")
     if made.request.strength < 1:
         parts.append(_strengths(made, by_meaning))
     return "".join(parts)

@@ -12,6 +12,7 @@ import gradio as gr
 from ..form.controls import schedule_choices
 from ..form.memory import DEFAULTS, KINDS, fresh, recall_options
 from ..form.options import build_options
+from ..limits import MAX_GUIDANCE, MAX_SIGMA
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from .curves import AGAINST, LOGS, MEASURES, Curve
@@ -88,8 +89,28 @@ def build_fields(page: Page) -> dict[str, Any]:
             [("Share of the steps", "steps"), ("Noise level", "noise")], value="steps", label="Strength is a",
             elem_id="schedule-strength-as", interactive=True,
         )  # fmt: skip
-    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning), strict=True))
+        guidance = _build_guidance(start["guidance"])
+    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning, *guidance), strict=True))
     return dict(fields=fields, options=store, revision=revision, edits=edits)
+
+
+def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
+    """Guidance scale and the two ends of its interval, folded."""
+    with gr.Accordion("Guidance", open=False, elem_id="schedule-guided", elem_classes="more"):
+        slider = gr.Slider(
+            0, MAX_GUIDANCE, value=scale, step=0.1, label="Guidance scale", info="1 is none; where it acts, the curve has a halo.",
+            elem_id="schedule-guidance", interactive=True,
+        )  # fmt: skip
+        with gr.Row():
+            ends = (("low", "Guide above sigma", "Below it, no guidance"), ("high", "Guide up to sigma", "0 is no upper end"))
+            low, high = (
+                gr.Number(
+                    0, label=label, info=info, minimum=0, maximum=MAX_SIGMA, elem_id=f"schedule-guidance-{end}",
+                    min_width=120, interactive=True,
+                )
+                for end, label, info in ends
+            )  # fmt: skip
+    return slider, low, high
 
 
 def build_plot(page: Page) -> dict[str, Any]:
@@ -124,6 +145,10 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
     triggers = [each.change for each in controls] + [view.edits.change, view.revision.change]
     gr.on(triggers, again, view.inputs, view.outputs, trigger_mode="always_last", **QUIET, **RAW)
 
+    model = view.fields["model"]
+    # .input: a model that comes with its settings brings its guidance, too.
+    model.input(lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
+
     def keep_curve(*given: Any) -> tuple[Any, float]:
         kept = given[1]
         try:
@@ -136,6 +161,11 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
 
     keep.click(keep_curve, view.inputs, [view.kept, view.edits], **QUIET, **RAW)
     clear.click(lambda: ([], None, [], time.time()), None, [view.kept, view.loaded, view.compare, view.edits], **QUIET)
+
+
+def _usual_guidance(page: Page, name: str | None) -> Any:
+    found = page.engine.models().get(name or "")
+    return found.defaults.guidance if found else gr.skip()
 
 
 def refill_run_view(page: Page) -> list[Any]:

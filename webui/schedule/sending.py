@@ -24,6 +24,7 @@ from .redraw import FIELDS
 from .run_view import SLIDER_STEPS, RunView
 
 CUSTOM = "Custom"
+GUIDANCE = ("guidance", "guidance_low", "guidance_high")
 
 
 def connect_paste(page: Page, view: RunView, pasted: gr.Textbox, use: gr.Button, message: gr.HTML) -> None:
@@ -93,7 +94,8 @@ def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> No
     def bring(*given: Any) -> list[Any]:
         values = form.values(given)
         strength = (values["strength"], values["strength_as"]) if form.mode == "img2img" else (1.0, "steps")
-        chosen = (values["model"], values["sampler"], values["schedule"], steps_update(values["steps"]), *strength)
+        guidance = (values[name] for name in GUIDANCE)
+        chosen = (values["model"], values["sampler"], values["schedule"], steps_update(values["steps"]), *strength, *guidance)
         return [values["options"], *chosen, time.time()]
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
@@ -103,15 +105,18 @@ def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> No
 def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.Button) -> None:
     """Put the settings of the plot into a form and show it."""
     more = [form.fields[name] for name in ("strength", "strength_as") if name in form.fields]
-    sized = [form.fields[name] for name in ("width", "height", "guidance")]
+    guided = [form.fields[name] for name in GUIDANCE]
+    sized = [form.fields[name] for name in ("width", "height")]
 
     def put(options: dict[str, Any], theirs: dict[str, Any], model_there: Any, *given: Any) -> list[Any]:
         values = dict(zip(FIELDS, given, strict=True))
         strength = [values["strength"], values["strength_as"]] if more else []
         fitting = _follow(page.engine, values["model"], model_there)
-        return [merged(theirs, options, values), *(values[name] for name in FIELDS[:4]), *strength, *fitting, time.time(), gr.Tabs(selected=form.mode)]
+        guidance = (values[name] for name in GUIDANCE)
+        chosen = [*(values[name] for name in FIELDS[:4]), *strength, *guidance, *fitting]
+        return [merged(theirs, options, values), *chosen, time.time(), gr.Tabs(selected=form.mode)]
 
-    outputs = [form.options, *(form.fields[name] for name in FIELDS[:4]), *more, *sized, form.revision, tabs]
+    outputs = [form.options, *(form.fields[name] for name in FIELDS[:4]), *more, *guided, *sized, form.revision, tabs]
     inputs = [view.options, form.options, form.fields["model"], *(view.fields[name] for name in FIELDS)]
     use.click(put, inputs, outputs, **QUIET, **RAW)
 
@@ -132,8 +137,8 @@ def steps_update(steps: Any) -> Any:
 
 
 def _follow(engine: Engine, model: Any, before: Any) -> list[Any]:
-    """Width, height and guidance as another model wants them; nothing where it stays."""
+    """Width and height as another model wants them; nothing where it stays."""
     found = engine.models().get(model or "")
     if found is None or model == before:
-        return [gr.skip()] * 3
-    return [gr.update(**side(found)), gr.update(**side(found)), found.defaults.guidance]
+        return [gr.skip()] * 2
+    return [gr.update(**side(found)), gr.update(**side(found))]
