@@ -120,10 +120,16 @@ def test_an_axis_text_is_never_html(visit):
     expect(page.locator("#compare-grid th[scope=row]").first).to_have_text("<img src=x onerror=alert(1)>")
 
 
-def test_a_trajectory_can_be_scrubbed_and_filmed(visit):
+def test_a_trajectory_can_be_scrubbed_filmed_and_made_again(visit, server):
     page = lab(visit(), "Trajectory")
+    page.locator("#trajectory-last").click()
+    expect(message(page, "trajectory")).to_contain_text("There is no result yet")
+    expect(page.locator("#trajectory-cost")).to_have_text("One picture: 20 network calls.")
     start(page, "trajectory")
     expect(message(page, "trajectory")).to_contain_text("20 network calls · DDIM")
+    kept = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    page.locator("#trajectory-file input[type=file]").set_input_files(kept)
+    expect(message(page, "trajectory")).to_contain_text(f"beside {kept.name}, the end is bit-equal")
     pair = page.locator("#trajectory-pair")
     expect(pair).to_contain_text("step 20: sigma 0")
     expect(pair.locator("img")).to_have_count(2)
@@ -140,6 +146,7 @@ def test_a_trajectory_can_be_scrubbed_and_filmed(visit):
 
 def test_convergence_is_measured_without_a_model(visit, server):
     page = lab(visit(), "Convergence")
+    expect(page.locator("#convergence-cost")).to_contain_text("All runs: 1570 network calls and as many")
     calls = server.pace.calls
     start(page, "convergence")
     expect(message(page, "convergence")).to_contain_text("Measured with")

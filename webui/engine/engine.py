@@ -164,7 +164,8 @@ class Engine:
         """
         if task.model:
             self._check_known(task.model)
-        return self._queue(Job(None, None, owner, clock=self._clock, task=task))
+        conditions = getattr(task, "conditions", USUAL)
+        return self._queue(Job(None, None, owner, clock=self._clock, conditions=conditions, task=task))
 
     def origin_of(self, model: str) -> tuple[str, str] | None:
         """Digest and device of a model, as its pictures carry them, if it is the one that is open now."""

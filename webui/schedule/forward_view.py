@@ -20,7 +20,7 @@ from .forward import PRESERVING, PROCESSES
 from .pictures import LARGEST, Encoded, show, show_latents
 from .redraw import FIELDS
 from .run_view import RunView
-from .sending import newest, results_of
+from .sending import newest_result, results_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +119,8 @@ def _uploaded(file: Any) -> list[Any]:
 
 
 def _from_results(*given: Any) -> list[Any]:
-    path = newest(given)
-    if path is None:
-        return [gr.skip(), problem("There is no result yet: make a picture in txt2img or img2img."), gr.skip()]
     try:
-        return _taken(path)
+        return _taken(newest_result(given))
     except RequestError as error:
         return [gr.skip(), problem(str(error)), gr.skip()]
 

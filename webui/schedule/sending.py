@@ -66,10 +66,10 @@ def connect_loading(page: Page, view: RunView, benches: Sequence[Workbench], ope
             return [gr.skip(), problem("The file did not arrive; choose it again."), gr.skip()]
 
     def from_results(*given: Any) -> list[Any]:
-        path = newest(given)
-        if path is None:
-            return [gr.skip(), problem("There is no result yet: make a picture in txt2img or img2img."), gr.skip()]
-        return show(path)
+        try:
+            return show(newest_result(given))
+        except RequestError as error:
+            return [gr.skip(), problem(str(error)), gr.skip()]
 
     outputs = [view.loaded, message, view.edits]
     opened.upload(from_upload, opened, outputs, **QUIET, **RAW)
@@ -77,15 +77,17 @@ def connect_loading(page: Page, view: RunView, benches: Sequence[Workbench], ope
 
 
 def results_of(benches: Sequence[Workbench]) -> list[gr.State]:
-    """The states that tell which pictures are shown, for `newest`."""
+    """The states that tell which pictures are shown, for `newest_result`."""
     return [state for bench in benches for state in (bench.result.made, bench.result.chosen)]
 
 
-def newest(given: Sequence[Any]) -> Path | None:
-    """The file of the newest chosen picture among the results; None if there is none, or it is gone."""
+def newest_result(given: Sequence[Any]) -> Path:
+    """The file of the newest chosen picture among the results. RequestError if there is none, or it is gone."""
     chosen = [chosen_of(made, index) for made, index in zip(given[::2], given[1::2], strict=True)]
     paths = [path for path in (Path(choice[0]) for choice in chosen if choice) if path.is_file()]
-    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    if not paths:
+        raise RequestError("There is no result yet: make a picture in txt2img or img2img.")
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> None:
