@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from samplers.denoiser import guidance_at, guidance_interval
 from samplers.generate import Plan, plan
+from samplers.options import MOST_LENGTH
 from samplers.options import settle as settle_options
 from samplers.registry import Registry
 
@@ -22,7 +23,6 @@ from .limits import (
     MAX_NAME,
     MAX_SIGMA,
     MAX_STEPS,
-    MAX_TEXT_OPTION,
     SEEDS,
     Limits,
     sentence,
@@ -53,7 +53,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, BeforeValidator(_encodable)]
 Prompt = Annotated[Text, Field(max_length=LOCAL.prompt)]
 Name = Annotated[Text, Field(max_length=MAX_NAME)]
-Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MAX_TEXT_OPTION)]]
+Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MOST_LENGTH)]]
 
 
 class Request(BaseModel):
