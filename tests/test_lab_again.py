@@ -48,7 +48,7 @@ def test_every_step_of_a_picture_is_made_again(engine, name, index):
     fields = dict(prompt="cat", sampler=name, schedule="Karras", steps=5)
     file = make(engine, **fields, seed=7, count=3)[index]
     info, frames = done(engine, make_again(engine, file))
-    assert info["again"] == f"beside {file.name}, the end is bit-equal" and info["seeds"] == [7 + index]
+    assert info["again"] == f"compared with {file.name}, the final picture is bit-equal" and info["seeds"] == [7 + index]
     assert [frame.sigma for frame in frames] == read_png(file).record["sigmas"]
     assert pixels(frames[-1].state) == pixels(file)
     # Watched among its batch or alone, it is the same run: on this model the batch changes no bit.
@@ -85,7 +85,7 @@ def test_a_picture_that_was_changed_is_not_called_equal(engine):
     touched = file.with_name("touched.png")
     write_png(Image.open(file).point(lambda value: max(0, value - 3)), touched, read_png(file).record)
     info, _ = done(engine, make_again(engine, touched))
-    assert info["again"] == "beside touched.png, the end differs by at most 3/255; nothing that is recorded has changed"
+    assert info["again"] == "compared with touched.png, the final picture differs by at most 3/255; nothing that is recorded has changed"
     assert _finished(info).endswith(info["again"])
 
 

@@ -129,7 +129,7 @@ def test_a_trajectory_can_be_scrubbed_filmed_and_made_again(visit, server):
     expect(message(page, "trajectory")).to_contain_text("20 network calls · DDIM")
     kept = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
     page.locator("#trajectory-file input[type=file]").set_input_files(kept)
-    expect(message(page, "trajectory")).to_contain_text(f"beside {kept.name}, the end is bit-equal")
+    expect(message(page, "trajectory")).to_contain_text(f"compared with {kept.name}, the final picture is bit-equal")
     pair = page.locator("#trajectory-pair")
     expect(pair).to_contain_text("step 20: sigma 0")
     expect(pair.locator("img")).to_have_count(2)

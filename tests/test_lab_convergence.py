@@ -12,7 +12,16 @@ from samplers.reference import observed_order, solve_flow
 from samplers.registry import Entry, Registry
 from webui.engine.events import StoppedEarly
 from webui.lab.contest import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
-from webui.lab.convergence import REFERENCE_STEPS, Excluded, Point, Reference, group, levels_of, make_convergence, orders
+from webui.lab.convergence import (
+    REFERENCE_STEPS,
+    Excluded,
+    Point,
+    Reference,
+    group,
+    levels_of,
+    make_convergence,
+    orders,
+)
 from webui.request import Request, RequestError
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")

@@ -146,6 +146,15 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps", "Karras, rho 7, 20 steps"])
     page.locator("#schedule-clear").click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
+    # The settings and the looks outlive the page, in the browser.
+    page.get_by_label("alpha-bar").first.click()
+    expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
+    page.wait_for_function("() => JSON.stringify({...localStorage}).includes('sigmalab-schedule')")
+    page.reload()
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
+    expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
+    expect(page.locator("#option-schedules-Karras-rho input[type=number]")).to_have_value("3")
 
 
 def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811

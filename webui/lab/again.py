@@ -61,7 +61,7 @@ class Again:
             verdict = compare(self.file, made, self.recipe)
         except RequestError as error:
             return f"{self.file.name} cannot be compared: {error}"
-        return f"beside {self.file.name}, the end {'is ' if verdict.equal else ''}{verdict}"
+        return f"compared with {self.file.name}, the final picture {'is ' if verdict.equal else ''}{verdict}"
 
 
 def make_again(engine: Engine, file: Path) -> Again:

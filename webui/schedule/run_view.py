@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ..form.controls import schedule_choices
-from ..form.memory import DEFAULTS, KINDS, fresh, recall_options
+from ..form.memory import DEFAULTS, KINDS, fresh
 from ..form.options import build_options
 from ..limits import MAX_GUIDANCE, MAX_SIGMA
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from .curves import AGAINST, LOGS, MEASURES, Curve
+from .memory import LOOKS, WHOLE
 from .redraw import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
 
 SLIDER_STEPS = 150  # what a slider can choose well; a loaded run or a pasted list may have more
@@ -82,7 +83,7 @@ def build_fields(page: Page) -> dict[str, Any]:
             elem_id="schedule-steps", interactive=True,
         )  # fmt: skip
         strength = gr.Slider(
-            0.01, 1, value=1.0, step=0.01, label="Strength", info="1 is a picture from words; below it, img2img.",
+            0.01, 1, value=WHOLE["strength"], step=0.01, label="Strength", info="1 is a picture from words; below it, img2img.",
             elem_id="schedule-strength", interactive=True,
         )  # fmt: skip
         meaning = gr.Radio(
@@ -116,9 +117,9 @@ def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
 def build_plot(page: Page) -> dict[str, Any]:
     """The plot with the controls of how it is drawn, and what is said below it: arguments of RunView."""
     with gr.Row(elem_classes="looks"):
-        measure = gr.Radio(list(MEASURES), value="sigma", label="Show", elem_id="schedule-measure", interactive=True, min_width=280, scale=4)
-        against = gr.Radio(list(AGAINST), value="step", label="Against", elem_id="schedule-against", interactive=True, min_width=160, scale=1)
-        logs = gr.CheckboxGroup(list(LOGS), value=["vertical"], label="Log axes", elem_id="schedule-logs", interactive=True, min_width=190, scale=2)
+        measure = gr.Radio(list(MEASURES), value=LOOKS["measure"], label="Show", elem_id="schedule-measure", interactive=True, min_width=280, scale=4)
+        against = gr.Radio(list(AGAINST), value=LOOKS["against"], label="Against", elem_id="schedule-against", interactive=True, min_width=160, scale=1)
+        logs = gr.CheckboxGroup(list(LOGS), value=LOOKS["logs"], label="Log axes", elem_id="schedule-logs", interactive=True, min_width=190, scale=2)
     plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
     sentence = gr.HTML(elem_id="schedule-sentence")
     about = gr.HTML(elem_id="schedule-facts")
@@ -168,7 +169,7 @@ def _usual_guidance(page: Page, name: str | None) -> Any:
     return found.defaults.guidance if found else gr.skip()
 
 
-def refill_run_view(page: Page) -> list[Any]:
-    """Updates for [options, model, revision] when a page is opened: menus are read anew."""
-    models = list(page.engine.models())
-    return [recall_options(None, page.registry), gr.update(choices=models), time.time()]
+def steps_update(steps: Any) -> Any:
+    """The steps slider at this value, longer if it has to be."""
+    reach = max(SLIDER_STEPS, steps) if isinstance(steps, int) else SLIDER_STEPS
+    return gr.update(value=steps, maximum=reach)

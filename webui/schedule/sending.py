@@ -21,7 +21,7 @@ from ..shared import QUIET, RAW, Page
 from .loaded import load, loaded_note
 from .notes import custom_settings
 from .redraw import FIELDS
-from .run_view import SLIDER_STEPS, RunView
+from .run_view import RunView, steps_update
 
 CUSTOM = "Custom"
 GUIDANCE = ("guidance", "guidance_low", "guidance_high")
@@ -130,12 +130,6 @@ def merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], values: Mapping[s
         if name in ours.get(kind, {}):
             result[kind][name] = ours[kind][name]
     return result
-
-
-def steps_update(steps: Any) -> Any:
-    """The steps slider at this value, longer if it has to be."""
-    reach = max(SLIDER_STEPS, steps) if isinstance(steps, int) else SLIDER_STEPS
-    return gr.update(value=steps, maximum=reach)
 
 
 def _follow(engine: Engine, model: Any, before: Any) -> list[Any]:
