@@ -58,6 +58,8 @@ def test_a_grid_tells_its_cost_fills_and_is_kept(visit, server):
     )
     expect(page.locator("#compare-grid figcaption").last).to_contain_text("5 calls")
     expect(page.locator("#compare-grid thead")).to_contain_text("DDPM")
+    label = page.locator("#compare-grid th[scope=col]").first.bounding_box()
+    assert pictures.first.bounding_box()["x"] == pytest.approx(label["x"], abs=1)
     # Two cells side by side, and what can be kept.
     choose(page, "#compare-a", "3: Euler · 2")
     expect(page.locator("#compare-slider img")).to_have_count(2)
@@ -213,3 +215,10 @@ def test_the_settings_unfold_with_the_samplers_options(visit, server):
     assert any(
         record["request"]["sampler"] == "DDIM" and record["request"]["options"] == {"eta": 0.5} for record in records
     )
+    # Another model brings its own schedule, and that one's options.
+    choose(page, "#lab-schedule", "Karras")
+    rho = page.locator("#lab-more [id^=option-schedules-Karras-rho]")
+    expect(rho).not_to_have_count(0)
+    choose(page, "#lab-model", "other")
+    expect(page.locator("#lab-schedule input")).to_have_value("Model's own")
+    expect(rho).to_have_count(0)
