@@ -10,9 +10,10 @@ import operator
 import re
 from typing import Annotated
 
-from samplers import hookimpl, schedule
+from samplers import Length, hookimpl, schedule
 
-LONGEST_LIST, LONGEST_FORMULA = 20_000, 300
+LONGEST_FORMULA = 300
+LIST = Length(30_000)  # a thousand sigmas, each with all of its digits
 
 NUMBERS = 'sigmas, highest first, like "14.6, 3.9, 1.4, 0.4"; max and min stand for the ends of the model\'s range'
 FORMULA = "sigma from t (0 at the first step, 1 at the last), i, n, sigma_min and sigma_max"
@@ -34,7 +35,7 @@ ALLOWED = f"allowed are numbers, {', '.join(NAMES)}, + - * / **, brackets, and {
 
 
 @schedule("Custom")
-def custom(model, steps, *, numbers: Annotated[str, NUMBERS] = "max, min"):
+def custom(model, steps, *, numbers: Annotated[str, LIST, NUMBERS] = "max, min"):
     """The typed sigmas themselves where they are as many as `steps`; else so many on the line through their logs.
 
     They may be separated by commas, semicolons, spaces or line ends, and stand in brackets; a 0 at the end is the end
@@ -56,8 +57,6 @@ def _between(values, place):
 
 
 def _read_numbers(text, model):
-    if len(text) > LONGEST_LIST:
-        raise ValueError(f"the list is {len(text)} characters long; allowed are {LONGEST_LIST}")
     words = [word for word in re.split(r"[\s,;()\[\]]+", text) if word]
     sigmas = [_read_number(word, model) for word in words]
     if len(sigmas) > 1 and sigmas[-1] == 0:

@@ -43,6 +43,17 @@ def to_denoised(output: torch.Tensor, x: torch.Tensor, sigma: float, prediction:
     raise ValueError(f"prediction {prediction!r} is unknown; known are {', '.join(PREDICTIONS)}")
 
 
+def guidance_interval(low: float, high: float) -> tuple[float, float]:
+    """(low, high) of the sigmas that are guided, where a high of 0 is no upper end."""
+    return low, high or math.inf
+
+
+def guidance_at(sigma: float, guidance: float, interval: tuple[float, float]) -> float:
+    """The guidance scale that counts at a noise level: `guidance` where low < sigma <= high, else 1, which is none."""
+    low, high = interval
+    return guidance if low < sigma <= high else 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Denoiser:
     """denoise(x, sigma) for one prompt on one network, with classifier-free guidance (arXiv:2207.12598).
@@ -78,8 +89,7 @@ class Denoiser:
         if self.rounded:
             timestep = float(round(timestep))
         scaled = to_network(x, sigma, self.schedule.flow)
-        low, high = self.interval
-        guidance = self.guidance if low < sigma <= high else 1.0
+        guidance = guidance_at(sigma, self.guidance, self.interval)
         return to_denoised(self._guided(scaled, timestep, sigma, guidance), x, sigma, self.prediction)
 
     def _guided(self, scaled: torch.Tensor, timestep: float, sigma: float, guidance: float) -> torch.Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KINDS = {float: "float", int: "int", bool: "bool", str: "text"}
+USUAL_LENGTH, MOST_LENGTH = 1_000, 100_000  # characters of a text: undeclared, and as much as may be declared
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Length:
+    """The most characters of a text, 100,000 at most; without it a text has room for 1,000."""
+
+    characters: int
+
+
+@dataclass(frozen=True)
 class Option:
-    """One declared option: its name, kind ("float", "int", "bool", "choice" or "text"), default and limits."""
+    """One declared option: its name, kind ("float", "int", "bool", "choice" or "text"), default and limits.
+
+    longest  characters of a text
+    """
 
     name: str
     kind: str
@@ -48,6 +59,7 @@ class Option:
     step: float | None = None
     choices: tuple[str, ...] = ()
     help: str = ""
+    longest: int = USUAL_LENGTH
 
     @property
     def allowed(self) -> str:
@@ -57,7 +69,7 @@ class Option:
         if self.kind == "bool":
             return "true or false"
         if self.kind == "text":
-            return "a text"
+            return f"a text of at most {self.longest} characters"
         number = "a whole number" if self.kind == "int" else "a number"
         return f"{number} from {self.low:g} to {self.high:g}"
 
@@ -65,7 +77,8 @@ class Option:
         """Return the value as this option's type, or raise ValueError saying what is allowed."""
         accepted = self._accept(value)
         if accepted is None:
-            raise ValueError(f"option {self.name!r} is {value!r}; allowed is {self.allowed}")
+            what = f"has {len(value)} characters" if self._too_long(value) else f"is {value!r}"
+            raise ValueError(f"option {self.name!r} {what}; allowed is {self.allowed}")
         return accepted
 
     def _accept(self, value: Any) -> Any:
@@ -73,7 +86,7 @@ class Option:
             return value if isinstance(value, bool) else None
         if self.kind in ("choice", "text"):
             fits = isinstance(value, str) and (self.kind == "text" or value in self.choices)
-            return value if fits else None
+            return value if fits and not self._too_long(value) else None
         # bool is an int in Python, but `steps=True` is a slip, never a number.
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
@@ -84,6 +97,9 @@ class Option:
             return int(value) if value == int(value) else None
         return float(value)
 
+    def _too_long(self, value: Any) -> bool:
+        return self.kind == "text" and isinstance(value, str) and len(value) > self.longest
+
     def schema(self) -> dict[str, Any]:
         """The option as plain JSON data, without the fields that do not apply."""
         fields = dict(name=self.name, kind=self.kind, default=self.default, help=self.help)
@@ -91,6 +107,8 @@ class Option:
             fields |= dict(low=self.low, high=self.high, step=self.step)
         if self.kind == "choice":
             fields |= dict(choices=list(self.choices))
+        if self.kind == "text":
+            fields |= dict(longest=self.longest)
         return fields
 
 
@@ -115,6 +133,9 @@ def _option(where: str, parameter: inspect.Parameter, hint: Any) -> Option:
     kind = KINDS.get(typing.get_args(hint)[0] if extras else hint)
     limits = next((e for e in extras if isinstance(e, (Range, Choice))), None)
     text = next((e for e in extras if isinstance(e, str)), "")
+    longest = next((e.characters for e in extras if isinstance(e, Length)), USUAL_LENGTH)
+    if not 1 <= longest <= MOST_LENGTH:
+        raise TypeError(f"{where}: option {name!r} has a length of {longest}; allowed is 1 to {MOST_LENGTH}")
     if kind is None or default is parameter.empty:
         raise TypeError(f"{where}: option {name!r} needs a type (float, int, bool or str) and a default")
     if kind in ("float", "int"):
@@ -124,7 +145,7 @@ def _option(where: str, parameter: inspect.Parameter, hint: Any) -> Option:
     elif kind == "text" and isinstance(limits, Choice):
         option = Option(name, "choice", default, choices=limits.values, help=text)
     else:
-        option = Option(name, kind, default, help=text)
+        option = Option(name, kind, default, help=text, longest=longest)
     try:
         option.check(default)
     except ValueError as error:

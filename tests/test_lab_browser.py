@@ -58,6 +58,8 @@ def test_a_grid_tells_its_cost_fills_and_is_kept(visit, server):
     )
     expect(page.locator("#compare-grid figcaption").last).to_contain_text("5 calls")
     expect(page.locator("#compare-grid thead")).to_contain_text("DDPM")
+    label = page.locator("#compare-grid th[scope=col]").first.bounding_box()
+    assert pictures.first.bounding_box()["x"] == pytest.approx(label["x"], abs=1)
     # Two cells side by side, and what can be kept.
     choose(page, "#compare-a", "3: Euler · 2")
     expect(page.locator("#compare-slider img")).to_have_count(2)
@@ -120,10 +122,16 @@ def test_an_axis_text_is_never_html(visit):
     expect(page.locator("#compare-grid th[scope=row]").first).to_have_text("<img src=x onerror=alert(1)>")
 
 
-def test_a_trajectory_can_be_scrubbed_and_filmed(visit):
+def test_a_trajectory_can_be_scrubbed_filmed_and_made_again(visit, server):
     page = lab(visit(), "Trajectory")
+    page.locator("#trajectory-last").click()
+    expect(message(page, "trajectory")).to_contain_text("There is no result yet")
+    expect(page.locator("#trajectory-cost")).to_have_text("One picture: 20 network calls.")
     start(page, "trajectory")
     expect(message(page, "trajectory")).to_contain_text("20 network calls · DDIM")
+    kept = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    page.locator("#trajectory-file input[type=file]").set_input_files(kept)
+    expect(message(page, "trajectory")).to_contain_text(f"compared with {kept.name}, the final picture is bit-equal")
     pair = page.locator("#trajectory-pair")
     expect(pair).to_contain_text("step 20: sigma 0")
     expect(pair.locator("img")).to_have_count(2)
@@ -140,6 +148,7 @@ def test_a_trajectory_can_be_scrubbed_and_filmed(visit):
 
 def test_convergence_is_measured_without_a_model(visit, server):
     page = lab(visit(), "Convergence")
+    expect(page.locator("#convergence-cost")).to_contain_text("All runs: 1570 network calls and as many")
     calls = server.pace.calls
     start(page, "convergence")
     expect(message(page, "convergence")).to_contain_text("Measured with")
@@ -206,3 +215,10 @@ def test_the_settings_unfold_with_the_samplers_options(visit, server):
     assert any(
         record["request"]["sampler"] == "DDIM" and record["request"]["options"] == {"eta": 0.5} for record in records
     )
+    # Another model brings its own schedule, and that one's options.
+    choose(page, "#lab-schedule", "Karras")
+    rho = page.locator("#lab-more [id^=option-schedules-Karras-rho]")
+    expect(rho).not_to_have_count(0)
+    choose(page, "#lab-model", "other")
+    expect(page.locator("#lab-schedule input")).to_have_value("Model's own")
+    expect(rho).to_have_count(0)

@@ -12,7 +12,16 @@ from samplers.reference import observed_order, solve_flow
 from samplers.registry import Entry, Registry
 from webui.engine.events import StoppedEarly
 from webui.lab.contest import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
-from webui.lab.convergence import REFERENCE_STEPS, Excluded, Point, Reference, group, make_convergence, orders
+from webui.lab.convergence import (
+    REFERENCE_STEPS,
+    Excluded,
+    Point,
+    Reference,
+    group,
+    levels_of,
+    make_convergence,
+    orders,
+)
 from webui.request import Request, RequestError
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")
@@ -56,6 +65,14 @@ def test_the_reference_of_a_model_is_right_where_the_answer_is_known():
     # And the doubt that is told, from half the steps, is about that error.
     doubt = relative_error(solved_end(problem, REFERENCE_STEPS // 2), solved_end(problem, REFERENCE_STEPS)) / 15
     assert error / 3 < doubt < error * 3
+
+
+@pytest.mark.parametrize("request_", [None, Request(prompt="a")], ids=["mixture", "model"])
+def test_the_cost_told_before_is_the_one_paid(engine, request_):
+    task = make_convergence(engine, ["DDIM", "Heun"], "Exponential", request_, budgets=(5, 10))
+    counts = task.counts(levels_of(engine, task))
+    assert len(counts) == 4 + bool(request_) and sum(counts) == done(engine, task)[0]["calls"]
+    assert None in make_convergence(engine, ["Flow"], "Exponential").counts(levels_of(engine, task))
 
 
 def test_observed_order():

@@ -20,7 +20,7 @@ from webui.lab.grid_html import tables
 from webui.lab.toy import DENSITIES, exact_path
 from webui.lab.toy import Path as Way
 from webui.lab.trajectory import Frame
-from webui.lab.words import bar, compared, cost_text, status
+from webui.lab.words import ahead_text, bar, compared, cost_text, status
 from webui.request import Request
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -62,6 +62,9 @@ def test_what_a_grid_will_cost():
         "To make: 1 picture, 1 network call. 1 cell made before is taken. 2 cells cannot be made and will say why."
     )
     assert "4 network calls and as many as they need for 2 adaptive cells" in cost_text(Cost(3, 0, 4, 2, None), 0)
+    assert ahead_text("One picture", [39]) == "One picture: 39 network calls."
+    assert ahead_text("One picture", [None]) == "One picture: as many as it needs for 1 adaptive run."
+    assert ahead_text("All runs", [3, None, None], "call") == "All runs: 3 calls and as many as they need for 2 adaptive runs."
     assert cost_text(Cost(0, 5, 0, 0, 0), 0).startswith("All 5 cells are there already")
     assert (
         compared(dict(made=1, reused=2, seconds=3.0, calls=20))

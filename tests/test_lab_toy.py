@@ -61,6 +61,12 @@ def test_arrows_point_along_the_flow():
     assert torch.allclose((after - z) / h, direction(density, z, sigma), atol=1e-3)
 
 
+def test_the_cost_told_before_is_the_one_paid(engine):
+    task = make_toy(engine, "Ring", ["DDIM", "Heun", "Restart"], "Karras", 6, 2)
+    assert len(task.counts) == 8 and sum(task.counts) == done(engine, task)[0]["calls"]
+    assert make_toy(engine, "Ring", ["Flow"], "Karras", 6, 1).counts[1:] == [None]
+
+
 def test_all_start_at_the_same_places_and_end_in_the_data(engine):
     found = paths(engine, "DDPM", "DDIM", "Euler", "Heun", "Flow", steps=40)
     assert list(found) == ["Exact flow", "DDPM", "DDIM", "Euler", "Heun", "Flow"]

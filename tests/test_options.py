@@ -6,7 +6,7 @@ from typing import Annotated
 
 import pytest
 
-from samplers import Choice, Range
+from samplers import Choice, Length, Range
 from samplers.options import Option, read_options, settle
 
 POSITIONAL = ("denoise", "x", "sigmas", "noise")
@@ -45,6 +45,22 @@ def test_a_signature_is_read_in_its_order():
         Option("label", "text", ""),
         Option("plain", "bool", True),
     )
+
+
+def test_a_text_may_declare_its_own_length():
+    def long(denoise, x, sigmas, noise, *, text: Annotated[str, Length(5), "five"] = ""):
+        yield
+
+    (option,) = read_options(long, POSITIONAL)
+    assert option.check("abcde") == "abcde" and option.schema()["longest"] == option.longest == 5
+    with pytest.raises(ValueError, match="option 'text' has 6 characters; allowed is a text of at most 5 characters"):
+        option.check("abcdef")
+
+    def longer(denoise, x, sigmas, noise, *, text: Annotated[str, Length(100_001)] = ""):
+        yield
+
+    with pytest.raises(TypeError, match="option 'text' has a length of 100001; allowed is 1 to 100000"):
+        read_options(longer, POSITIONAL)
 
 
 def test_string_annotations_are_read_too():
@@ -99,7 +115,8 @@ WHOLE = "option 'order' is {}; allowed is a whole number from 1 to 4"
         ("method", ["heun"], "option 'method' is ['heun']; allowed is one of 'heun', 'midpoint'"),
         ("exact", 1, "option 'exact' is 1; allowed is true or false"),
         ("exact", "true", "option 'exact' is 'true'; allowed is true or false"),
-        ("label", 3, "option 'label' is 3; allowed is a text"),
+        ("label", 3, "option 'label' is 3; allowed is a text of at most 1000 characters"),
+        ("label", "x" * 1001, "option 'label' has 1001 characters; allowed is a text of at most 1000 characters"),
     ],
 )
 def test_a_wrong_value_s_error_names_owner_option_value_and_what_is_allowed(name, value, message):

@@ -12,11 +12,12 @@ from webui.planned import planned
 
 pytestmark = pytest.mark.browser
 SIGMAS = "#schedule-list textarea"
-TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || []).map(
-    trace => ({name: trace.name, x: [...trace.x], y: [...trace.y], visible: trace.visible ?? true}))"""
+# Without the halos of guidance, which lie behind every run.
+TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || []).filter(
+    trace => !trace.name.startsWith("Guidance")).map(trace => ({name: trace.name, x: [...trace.x], y: [...trace.y], visible: trace.visible ?? true}))"""
 
 
-def opened(visit, viewport=DESKTOP, query=""):
+def opened(visit, viewport=DESKTOP, query=""):  # noqa: F811
     page = visit(viewport, query)
     page.get_by_role("tab", name="Schedule", exact=True).click()
     drawn(page, "schedule-plot")
@@ -51,7 +52,7 @@ def open_file(page, file):
     chooser.value.set_files(file)
 
 
-def planned_sigmas(server, **fields):
+def planned_sigmas(server, **fields):  # noqa: F811
     return list(planned(server.engine, fields).run.sigmas)
 
 
@@ -145,6 +146,15 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps", "Karras, rho 7, 20 steps"])
     page.locator("#schedule-clear").click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
+    # The settings and the looks outlive the page, in the browser.
+    page.get_by_label("alpha-bar").first.click()
+    expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
+    page.wait_for_function("() => JSON.stringify({...localStorage}).includes('sigmalab-schedule')")
+    page.reload()
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
+    expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
+    expect(page.locator("#option-schedules-Karras-rho input[type=number]")).to_have_value("3")
 
 
 def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811
@@ -175,14 +185,17 @@ def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa
     page.locator("#txt2img-steps input").press("Tab")
     expect(page.locator("#txt2img-plan")).to_contain_text("399 network calls")
     page.locator("#txt2img-steps input").fill("7")
+    page.locator("#txt2img-more").get_by_role("button").click()
+    page.locator("#txt2img-guidance-low input").fill("1")
     generate(page)
     finished(page)
     page.get_by_role("tab", name="Schedule", exact=True).click()
     page.locator("#schedule-take-txt2img").click()
     expect(page.locator("#schedule-facts")).to_contain_text("13 network calls")
+    expect(page.locator("#schedule-facts")).to_contain_text("Guidance 5 acts in 7 of 13 network calls (sigma above 1).")
     saved = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
     open_file(page, saved)
-    expect(page.locator("#schedule-message")).to_contain_text("Run: Heun, Uniform leading, 7 steps on toy: 13 network calls.")
+    expect(page.locator("#schedule-message")).to_contain_text("Run: Heun, Uniform leading, 7 steps on toy: 13 network calls. Guidance 5 acts in 4 of 7 steps")
     plain = server.outputs / "plain.png"
     Image.new("RGB", (8, 8)).save(plain)
     open_file(page, plain)

@@ -26,7 +26,7 @@ from webui.settings import Settings
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
 
 STEPS, STRENGTHS, MEANINGS = (1, 2, 5, 20, 50), (0.1, 0.25, 0.5, 0.58, 0.75, 1.0), ("steps", "noise")
-KEYS = {"sigmas", "timesteps", "log_snr", "alpha_bar", "noise_share", "nfe"}
+KEYS = {"sigmas", "timesteps", "log_snr", "alpha_bar", "guidance", "noise_share", "nfe"}
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +175,9 @@ def drawn_for_emoji():
 
 
 def test_thirty_combinations_on_the_embedded_model(emoji, tmp_path):
-    for served in serving(tmp_path, {"emoji": emoji.found}, lambda found: emoji):
+    for api in serving(tmp_path, {"emoji": emoji.found}, lambda found: emoji):
         for combination in drawn_for_emoji():
-            agree(served, *combination, width=emoji.found.defaults.size, height=emoji.found.defaults.size)
+            agree(api, *combination, width=emoji.found.defaults.size, height=emoji.found.defaults.size)
 
 
 def test_the_embedded_model_is_there():

@@ -11,9 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from webui.api import Api
 from webui.engine.engine import Engine
-from webui.limits import MAX_TEXT_OPTION
+from webui.form.links import to_query
+from webui.form.memory import recall_options
 from webui.planned import planned, rehearsal
-from webui.records.metadata import KEYWORD, MetadataError, read_png
+from webui.records.metadata import KEYWORD, MetadataError, read_png, replay
 from webui.request import RequestError
 from webui.schedule.loaded import load, loaded_note, read_run
 from webui.schedule.notes import asks, custom_settings, facts, list_text
@@ -80,22 +81,37 @@ def test_a_label_has_the_numbers_of_a_schedule(engine):
 # --- lists
 
 
-@pytest.mark.parametrize("steps", [1, 2, 20, 50])
-def test_a_copied_list_pasted_is_the_same_run(engine, steps):
-    sigmas = planned(engine, dict(schedule="Karras", steps=steps)).run.sigmas
+@pytest.mark.parametrize("steps", [1, 2, 20, 100, 1000])
+@pytest.mark.parametrize("name", ["Karras", "Exponential"])
+def test_a_copied_list_pasted_is_the_same_run(engine, steps, name):
+    sigmas = planned(engine, dict(schedule=name, steps=steps)).run.sigmas
     numbers, count = custom_settings(list_text(sigmas))
-    assert count == steps and len(numbers) <= MAX_TEXT_OPTION
+    assert count == steps
     again = planned(engine, dict(schedule="Custom", steps=count, schedule_options={"numbers": numbers})).run.sigmas
-    assert again == (sigmas if steps <= 20 else pytest.approx(sigmas, rel=1e-8))
+    assert again == sigmas
 
 
-def test_a_long_list_loses_digits_and_a_longer_one_is_refused(engine):
-    sigmas = planned(engine, dict(schedule="Karras", steps=100)).run.sigmas
-    numbers, count = custom_settings(list_text(sigmas))
-    again = planned(engine, dict(schedule="Custom", steps=count, schedule_options={"numbers": numbers})).run.sigmas
-    assert count == 100 and again == pytest.approx(sigmas, rel=1e-5)
-    with pytest.raises(RequestError, match="300 numbers; the schedule Custom takes 1000 characters"):
-        custom_settings(list_text(planned(engine, dict(schedule="Karras", steps=300)).run.sigmas))
+def test_a_thousand_sigmas_of_all_digits_are_in_a_picture_and_out_of_it_again(engine):
+    """Sigmas of 17 digits and an exponent, the longest that there are, on their way through all that keeps settings."""
+    sigmas = [14.123456789012345 * 10 ** (-i / 100) * (1 + 2**-52) for i in range(1000)]
+    numbers, count = custom_settings(list_text([*sigmas, 0.0]))
+    file, info = picture(engine, schedule="Custom", steps=count, schedule_options={"numbers": numbers})
+    assert count == 1000 and info["sigmas"] == [*sigmas, 0.0]
+    record = read_png(file).record
+    assert replay(record).schedule_options["numbers"] == numbers and list(load(file).sigmas) == info["sigmas"]
+    assert "The same settings run the same list here" in loaded_note(engine, load(file))
+    kept = recall_options({"options": {"schedules": {"Custom": {"numbers": numbers}}}}, engine.registry)
+    assert kept["schedules"]["Custom"]["numbers"] == numbers
+    with pytest.raises(RequestError, match=rf"too long for a link.*{len(numbers)} of them are in numbers"):
+        to_query(replay(record))
+
+
+def test_a_list_that_is_too_long_is_refused_with_its_length(engine):
+    settings = dict(schedule="Custom", steps=2, schedule_options={"numbers": "1, " * 10_001})
+    with pytest.raises(RequestError, match="option 'numbers' has 30003 characters; allowed is a text of at most 30000"):
+        planned(engine, settings)
+    with pytest.raises(RequestError, match="'numbers' must be a number, a text of at most 100000 characters"):
+        planned(engine, settings | dict(schedule_options={"numbers": "1" * 100_001}))
 
 
 @pytest.mark.parametrize("text, numbers, count", [("[3; 2 1]", "3, 2, 1", 3), ("max, 1, 0", "max, 1", 2), ("5", "5", 1), ("a b", "a, b", 2)])
@@ -116,7 +132,7 @@ def test_no_list_is_an_error_that_shows_one(text):
 def test_a_picture_gives_back_the_sigmas_that_ran(engine, sampler):
     file, info = picture(engine, sampler=sampler, schedule="Karras", steps=6)
     run = load(file)
-    assert list(run.sigmas) == info["sigmas"] == list(run.curve.sigmas) and run.nfe == info["nfe"]
+    assert list(run.sigmas) == info["sigmas"] == list(run.curves[0].sigmas) and run.nfe == info["nfe"]
     note = loaded_note(engine, run)
     assert ("Its sampler made these steps itself" if sampler == "Flow" else "The same settings run the same list here") in note
     assert f"{info['nfe']} network calls" in note

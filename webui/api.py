@@ -110,10 +110,14 @@ class Api:
         options: dict[str, Any] = NONE,
         schedule_options: dict[str, Any] = NONE,
         strength_as: str = "steps",
+        guidance: float = 5.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
     ) -> dict[str, Any]:
         """The noise levels that txt2img (strength 1) or img2img would run with these settings, without running it.
 
-        sigmas (the last is 0), timesteps, log_snr (-2 ln sigma, None at 0) and alpha_bar go with one another;
+        sigmas (the last is 0), timesteps, log_snr (-2 ln sigma, None at 0), alpha_bar and guidance (the scale that
+        counts at that sigma, 1 where there is none, None at 0) go with one another;
         noise_share is sigma^2 / (1 + sigma^2) at the first sigma; nfe is the denoise calls of a picture, None where
         only a run tells. Raises RequestError.
         """

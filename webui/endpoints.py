@@ -88,11 +88,15 @@ def build_endpoints(engine: Engine) -> None:
         options: dict = NONE,
         schedule_options: dict = NONE,
         strength_as: str = "steps",
+        guidance: float = 5.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
     ) -> dict:
         """The noise levels of exactly the run that these settings would make; no model is loaded and nothing is drawn.
 
-        sigmas ends with 0; timesteps, log_snr (null at 0) and alpha_bar go with it; noise_share is that of the first
-        sigma; nfe is null for adaptive samplers. strength is that of img2img; 1 is all of the schedule.
+        sigmas ends with 0; timesteps, log_snr (null at 0), alpha_bar and guidance (the scale that counts at that sigma,
+        1 where there is none; null at 0) go with it; noise_share is that of the first sigma; nfe is null for adaptive
+        samplers. strength is that of img2img; 1 is all of the schedule.
         """
         given = _without(locals(), "api")
         return readable(lambda: api.schedule(**given))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from samplers.options import MOST_LENGTH
+
 if TYPE_CHECKING:
     from weights.catalog import Found
 
@@ -16,7 +18,7 @@ SEEDS = 2**32
 MAX_STEPS, MAX_COUNT, MAX_GUIDANCE = 1000, 64, 30.0
 MAX_CLIP_SKIP, MAX_SIGMA = 12, 1e6
 MEGA = 1_000_000
-MAX_NAME, MAX_TEXT_OPTION = 200, 1000  # characters
+MAX_NAME = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,8 @@ def sentence(problem: Mapping[str, Any], known: Iterable[str]) -> str:
         return f"Unknown setting {name[:MAX_NAME]!r}; known are {', '.join(known)}."
     if name in ("options", "schedule_options"):
         option = f" option {where[1]!r}" if len(where) > 1 else ""
-        return (
-            f"{_title(name)}:{option} must be {'a number, a text, true or false' if option else 'names with values'}."
-        )
+        allowed = f"a number, a text of at most {MOST_LENGTH} characters, true or false" if option else "names with values"
+        return f"{_title(name)}:{option} must be {allowed}."
     longest = LOCAL.prompt if name.endswith("prompt") else MAX_NAME
     allowed = ALLOWED.get(name, f"a text of at most {longest} characters")
     if kind == "value_error":

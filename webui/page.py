@@ -42,13 +42,13 @@ def build_page(engine: Engine) -> gr.Blocks:
                 words = build_txt2img(page)
             with gr.Tab("img2img", id="img2img"):
                 picture = build_img2img(page)
+            benches = (words, picture)
             with gr.Tab("Schedule", id="schedule"):
                 schedule = build_schedule(page)
             with gr.Tab("Lab", id="lab"):
-                lab = build_lab(page)
+                lab = build_lab(page, benches)
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page)
-            benches = (words, picture)
             # On a shared page it would show everybody's pictures to everybody.
             if not engine.settings.public:
                 with gr.Tab("History", id="history") as history:

@@ -50,6 +50,7 @@ def numbers(made: Planned) -> dict[str, Any]:
         timesteps=list(shown.timesteps),
         log_snr=list(shown.log_snr),
         alpha_bar=list(shown.alpha_bar),
+        guidance=[made.request.guidance_at(sigma) if sigma else None for sigma in shown.sigmas],
         noise_share=shown.noise_share,
         nfe=made.run.calls,
     )

@@ -69,6 +69,13 @@ def dots(drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name
     drawing.data[-1].update(mode="markers", marker=dict(symbol="circle-open", size=9, line=dict(width=1.8)))
 
 
+def halos(drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name: str, *, colour: str | int = 0) -> None:
+    """Add soft discs behind the points of other traces, which keep their numbers on hover."""
+    line(drawing, x, y, name, colour=colour)
+    # The opacity of the trace and not of its discs: where they overlap they would else grow dark.
+    drawing.data[-1].update(mode="markers", marker=dict(size=17), opacity=0.42, hoverinfo="skip", hovertemplate=None)
+
+
 def mark(drawing: go.Figure, x: float, text: str) -> None:
     """Add an upright line with words at its top."""
     drawing.add_vline(x=x, line=dict(color=FAINT, width=1.5, dash="dot"))

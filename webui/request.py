@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from samplers.denoiser import guidance_at, guidance_interval
 from samplers.generate import Plan, plan
+from samplers.options import MOST_LENGTH
 from samplers.options import settle as settle_options
 from samplers.registry import Registry
 
@@ -21,7 +23,6 @@ from .limits import (
     MAX_NAME,
     MAX_SIGMA,
     MAX_STEPS,
-    MAX_TEXT_OPTION,
     SEEDS,
     Limits,
     sentence,
@@ -52,7 +53,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, BeforeValidator(_encodable)]
 Prompt = Annotated[Text, Field(max_length=LOCAL.prompt)]
 Name = Annotated[Text, Field(max_length=MAX_NAME)]
-Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MAX_TEXT_OPTION)]]
+Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MOST_LENGTH)]]
 
 
 class Request(BaseModel):
@@ -101,6 +102,10 @@ class Request(BaseModel):
         return {
             name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
         }
+
+    def guidance_at(self, sigma: float) -> float:
+        """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""
+        return guidance_at(sigma, self.guidance, guidance_interval(self.guidance_low, self.guidance_high))
 
 
 def read(fields: Mapping[str, Any]) -> Request:

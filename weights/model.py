@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from PIL import Image
 
-from samplers.denoiser import Denoiser
+from samplers.denoiser import Denoiser, guidance_interval
 
 from .autoencoder import Autoencoder
 from .found import Found
@@ -81,7 +80,7 @@ class Model:
         guidance_high     and up to this one; 0 is without an end
         """
         positive, negative = self.encode_prompt(prompt, clip_skip), self.encode_prompt(negative_prompt, clip_skip)
-        interval = guidance_low, guidance_high or math.inf
+        interval = guidance_interval(guidance_low, guidance_high)
         return Denoiser(
             self._network,
             self.schedule,

@@ -156,7 +156,8 @@ class Engine:
         """
         if task.model:
             self._models.check(task.model)
-        return self._queue(Job(None, None, owner, clock=self._clock, task=task))
+        conditions = getattr(task, "conditions", USUAL)
+        return self._queue(Job(None, None, owner, clock=self._clock, conditions=conditions, task=task))
 
     def ask(self, model: str, work: Callable[[Any], Any]) -> Future:
         """Have a small piece of work done on a model in the engine's thread, between two jobs: the answer to come.

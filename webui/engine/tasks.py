@@ -38,7 +38,8 @@ class Desk:
 class Task(Protocol):
     """What `Engine.submit_task` takes: it runs alone, with the model that it names.
 
-    model  name of a model in weights/; empty for work without one
+    model       name of a model in weights/; empty for work without one
+    conditions  of webui.engine.conditions, where the engine has to be set up for it; may be left out
     """
 
     model: str

@@ -33,7 +33,11 @@ def to_query(request: Request) -> str:
             pairs.append((name, value if _is_text(name) else json.dumps(value)))
     query = urlencode(pairs, quote_via=quote)
     if len(query) > LONGEST:
-        raise RequestError(f"The prompts are too long for a link, which has room for {LONGEST} characters.")
+        name, value = max(pairs, key=lambda pair: len(quote(pair[1])))
+        raise RequestError(
+            f"These settings are too long for a link, which has room for {LONGEST} characters; {len(value)} of them are in "
+            f"{name.rpartition('.')[2].replace('_', ' ')}. A picture carries all of it."
+        )
     return query
 
 

@@ -68,7 +68,7 @@ def widget(option: Option, value: Any, key: tuple[str, str, str]) -> gr.componen
     if option.kind == "choice":
         return gr.Dropdown(list(option.choices), value=value, **common)
     if option.kind == "text":
-        return gr.Textbox(value, max_length=1000, **common)
+        return gr.Textbox(value, max_length=option.longest, **common)
     if on_slider(option):
         step = option.step or (1 if option.kind == "int" else None)
         return gr.Slider(option.low, option.high, value=value, step=step, **common)

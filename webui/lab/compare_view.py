@@ -11,12 +11,10 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from ..describe import problem
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..files import served
 from ..form.result import SMALL
-from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from ..storage import write_new
 from .axes import HINTS, Axis, hint, kinds, menu, read_axis
@@ -26,7 +24,7 @@ from .form_view import Settings, request_of
 from .grid import POLICIES, Grid, make_grid
 from .grid_html import EMPTY, tables
 from .sheet import encode_sheet, write_zip
-from .tool_view import Tool, View, build_buttons, connect_tool
+from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
 from .words import compared, cost_text
 
 MODE = "compare"
@@ -69,17 +67,13 @@ def build_compare(page: Page, settings: Settings) -> Tool:
         return _plan(page, settings, given)
 
     def tell_cost(*given: Any) -> str:
-        try:
-            grid = plan(*given)
-            return f"<p class='note'>{cost_text(cost_of(grid, page.engine), len(grid.cells) - len(grid.possible))}</p>"
-        except RequestError as error:
-            return problem(str(error))
+        grid = plan(*given)
+        return cost_text(cost_of(grid, page.engine), len(grid.cells) - len(grid.possible))
 
     form = settings.form
     # The last one changes when a grid has ended: there is less left to make.
     watched = (*controls, policy, *form.fields.values(), form.edits, form.revision, made)
-    triggers = [each.change for each in watched]
-    gr.on(triggers, tell_cost, inputs, cost, trigger_mode="always_last", **QUIET, **RAW)
+    connect_cost(cost, watched, inputs, tell_cost)
     gr.on([first.change, second.change], _pair, [made, first, second], slider, trigger_mode="always_last", **QUIET)
     # The seed that was drawn stays: who stops a grid and starts it again goes on with the same one.
     seeds = [form.fields["seed"], form.fields["random_seed"]]

@@ -80,11 +80,14 @@ class Convergence:
             for what, made in asked(one, levels, self.schedule, self.schedule_options, self.budgets)
         ]
 
+    def counts(self, levels: NoiseSchedule) -> list[int | None]:
+        """Network calls of each run, and first of the reference where it needs any; None where only the run tells."""
+        reference = [4 * REFERENCE_STEPS * 3 // 2 + 2] if self.request else []
+        return [*reference, *(made.calls for _, _, made in self.runs(levels))]
+
     def calls(self, levels: NoiseSchedule) -> int:
-        """Network calls of all runs and of the reference; a usual number for those that are not declared."""
-        reference = 4 * REFERENCE_STEPS * 3 // 2 + 2 if self.request else 0
-        counts = [made.calls for _, _, made in self.runs(levels)]
-        return reference + sum(USUAL_CALLS if count is None else count for count in counts)
+        """Network calls of everything; a usual number for those that are not declared."""
+        return sum(USUAL_CALLS if count is None else count for count in self.counts(levels))
 
     def run(self, desk: Desk) -> dict[str, Any]:
         """Measure. A sampler that fails is told as Excluded, and the others go on."""
@@ -122,8 +125,7 @@ def make_convergence(
         if request is not None:
             settled = engine.settle(request.model_copy(update=dict(count=1, mode="txt2img", image=None)))
         task = Convergence(entrants, chosen, schedule_options or {}, settled, tuple(budgets))
-        levels = engine.models()[settled.model].schedule if settled else stable_diffusion()
-        calls = task.calls(levels)
+        calls = task.calls(levels_of(engine, task))
     except RequestError:
         raise
     except ValueError as error:
@@ -133,6 +135,11 @@ def make_convergence(
             f"This takes {calls} network calls; allowed here are {engine.limits.calls}. Choose fewer samplers."
         )
     return task
+
+
+def levels_of(engine: Engine, task: Convergence) -> NoiseSchedule:
+    """The noise levels of what a task measures on."""
+    return engine.models()[task.model].schedule if task.model else stable_diffusion()
 
 
 def orders(points: Sequence[Point], doubt: float) -> dict[str, float | None]:

@@ -13,10 +13,11 @@ from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..shared import Page
 from .contest import Contestant
-from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, make_convergence, orders
+from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, levels_of, make_convergence, orders
 from .figures import convergence_figure
 from .form_view import Settings, request_of
-from .tool_view import Tool, View, build_buttons, connect_tool
+from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
+from .words import ahead_text
 
 MODE = "convergence"
 WHERE = [("A mixture with a known answer: seconds, no model", "mixture"), ("The model, with the prompt above", "model")]
@@ -48,6 +49,7 @@ def build_convergence(page: Page, settings: Settings) -> Tool:
                 [(f"up to {count}", count) for count in MOST], value=160, label="Network calls a picture",
                 info="Adaptive samplers run over their tolerance instead.", elem_id=f"{MODE}-most", interactive=True,
             )  # fmt: skip
+    cost = gr.HTML(elem_id=f"{MODE}-cost")
     buttons = build_buttons(MODE, "Measure", IDLE)
     plot = gr.Plot(show_label=False, visible=False, elem_id=f"{MODE}-plot")
     table = gr.HTML(elem_id=f"{MODE}-table", elem_classes="plugins")
@@ -63,7 +65,16 @@ def build_convergence(page: Page, settings: Settings) -> Tool:
         budgets = [count for count in (*BUDGETS, 320, 640) if count <= limit]
         return make_convergence(page.engine, picked, str(schedule or ""), on, options["samplers"], kept, budgets)
 
-    inputs = [where, chosen, schedule, most, *settings.form.inputs]
+    def tell_cost(*given: Any) -> str:
+        task = make(*given)
+        counts = task.counts(levels_of(page.engine, task))
+        return ahead_text("The reference and all runs" if task.model else "All runs", counts)
+
+    form = settings.form
+    inputs = [where, chosen, schedule, most, *form.inputs]
+    # Of the form only what changes the runs: the rest is typed or drawn.
+    watched = [where, chosen, schedule, most, form.fields["model"], form.edits, form.revision]
+    connect_cost(cost, watched, inputs, tell_cost)
     return connect_tool(page, buttons, inputs, [plot, table], make, _view, _finished)
 
 

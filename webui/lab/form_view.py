@@ -40,6 +40,8 @@ def build_settings(page: Page) -> Settings:
                 more = _picture()
                 form = build_form(page, MODE, prompt, more, opened)
         folded.expand(time.time, None, opened, **QUIET)
+        # Once drawn, they follow what fills the form: another model has another schedule.
+        form.revision.change(lambda once: time.time() if once else gr.skip(), opened, opened, **QUIET)
     kept = connect_form(page, form)
     connect_model(page, form, tokens)
     return Settings(form, kept, box)

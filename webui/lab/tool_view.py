@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -28,6 +29,15 @@ class Tool:
     mode: str
     resume: Callable[..., Any]
     outputs: list[gr.components.Component]
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """Another way to start a tool: what is listened to (`button.click`), its inputs, and `make`, see `connect_tool`."""
+
+    listen: Callable[..., Any]
+    inputs: Sequence[gr.components.Component]
+    make: Callable[..., Task]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +71,21 @@ def connect_tool(
     make: Callable[..., Task],
     view: Callable[[Job], View],
     finished: Callable[[Mapping[str, Any]], str],
+    ways: Sequence[Way] = (),
 ) -> Tool:
     """Wire a tool.
 
     make      make(*values of inputs) -> task, in a thread; its RequestError is shown and changes nothing else
     view      view(job) -> the function that turns each snapshot of it into updates of `outputs`
     finished  the sentence about a run from its info
+    ways      to start it beside its button
     """
     mode, every = buttons.mode, [buttons.message, buttons.start, buttons.stop, *outputs]
     nothing = [gr.skip()] * len(every)
 
-    async def run(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
+    async def run(
+        make: Callable[..., Task], request: gr.Request, token: str, given: Sequence[Any]
+    ) -> AsyncIterator[list[Any]]:
         token = token or request.session_hash or ""
         before = page.job(token, mode)
         if before is not None and before.outcome is None:
@@ -108,9 +122,39 @@ def connect_tool(
             # Not left to the garbage collector: the job has to know at once that nobody looks any more.
             await news.aclose()
 
-    buttons.start.click(run, [page.token, *inputs], every, concurrency_limit=None, **LONG, **RAW)
+    for way in (Way(buttons.start.click, inputs, make), *ways):
+        _listen(page, way, run, every)
     buttons.stop.click(lambda token: _stop(page, token, mode), page.token, buttons.stop, **QUIET)
     return Tool(mode, resume, every)
+
+
+def _listen(page: Page, way: Way, run: Callable[..., AsyncIterator[list[Any]]], outputs: Sequence[Any]) -> None:
+    async def begin(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
+        updates = run(way.make, request, token, given)
+        try:
+            async for each in updates:
+                yield each
+        finally:
+            await updates.aclose()
+
+    way.listen(begin, [page.token, *way.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
+
+
+def connect_cost(
+    box: gr.HTML,
+    watched: Sequence[gr.components.Component],
+    inputs: Sequence[gr.components.Component],
+    tell: Callable[..., str],
+) -> None:
+    """Keep the cost of a tool in its box, whatever changes: tell(*values of inputs) is a sentence, or a RequestError."""
+
+    def show(*given: Any) -> str:
+        try:
+            return f"<p class='note'>{escape(tell(*given))}</p>"
+        except RequestError as error:
+            return problem(str(error))
+
+    gr.on([each.change for each in watched], show, inputs, box, trigger_mode="always_last", **QUIET, **RAW)
 
 
 async def _submit(page: Page, start: Callable[[], Job]) -> Job:

@@ -28,6 +28,7 @@ from ..request import RequestError
 
 MOST_POINTS, MOST_STEPS, MOST_SAMPLERS = 24, 100, 10
 EXACT_STEPS = 120  # of the line that is drawn as the exact flow
+EXACT_CALLS = 8 * EXACT_STEPS + 1  # two Runge-Kutta steps in each, and the denoising at the end
 REACH = 3.0  # half the side of the picture
 
 
@@ -90,6 +91,12 @@ class Toy:
     plans: Mapping[str, Plan]
     seeds: tuple[int, ...]
     model: str = ""
+
+    @property
+    def counts(self) -> list[int | None]:
+        """Denoise calls of every way, the exact ones first; None for those of an adaptive sampler."""
+        each = [EXACT_CALLS, *(made.calls for made in self.plans.values())]
+        return [count for count in each for _ in self.seeds]
 
     def run(self, desk: Desk) -> dict[str, Any]:
         """Let every sampler go from every point, each point alone, as an adaptive solver would do anyway."""
@@ -184,7 +191,7 @@ def exact_path(density: MixtureDenoiser, point: int, seed: int) -> Path:
         states.append((lower, x))
     # Runs end with a denoising, and so does this.
     states.append((0.0, density(x, sigmas[-1])))
-    return _path("Exact flow", point, states, 8 * EXACT_STEPS + 1)
+    return _path("Exact flow", point, states, EXACT_CALLS)
 
 
 def direction(density: MixtureDenoiser, z: torch.Tensor, sigma: float) -> torch.Tensor:

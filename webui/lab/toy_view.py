@@ -18,8 +18,9 @@ from ..limits import SEEDS
 from ..shared import QUIET, Page
 from .figures import plane_figure
 from .form_view import Settings
-from .tool_view import Tool, View, build_buttons, connect_tool
+from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
 from .toy import DENSITIES, MOST_POINTS, MOST_STEPS, Path, PathFailed, Toy, make_toy
+from .words import ahead_text
 
 MODE = "plane"
 FIRST = ("DDPM", "DDIM", "Euler", "Heun", "Flow")
@@ -79,6 +80,7 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                         interactive=True,
                         min_width=90,
                     )
+            cost = gr.HTML(elem_id=f"{MODE}-cost")
             buttons = build_buttons(MODE, "Walk", IDLE)
             gr.HTML(LESSON)
             failed = gr.HTML(elem_id=f"{MODE}-failed")
@@ -111,7 +113,13 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
             page.engine, str(density), picked, str(schedule or ""), steps, points, seed, options["samplers"], kept
         )
 
-    inputs = [density, chosen, schedule, steps, points, seed, settings.form.options]
+    def tell_cost(*given: Any) -> str:
+        counts = make(*given).counts
+        return ahead_text(f"{len(counts)} ways, with the exact ones", counts, "call")
+
+    form = settings.form
+    inputs = [density, chosen, schedule, steps, points, seed, form.options]
+    connect_cost(cost, [chosen, schedule, steps, points, seed, form.edits, form.revision], inputs, tell_cost)
     return connect_tool(page, buttons, inputs, [density, paths, arrived, failed], make, _view, _finished)
 
 

@@ -16,6 +16,7 @@ from samplers.generate import Plan
 from samplers.noise import Noise
 from samplers.sampler import Step
 
+from ..engine.conditions import USUAL, Conditions
 from ..engine.drawing import Drawing
 from ..engine.engine import Engine
 from ..engine.events import Event, Part, Picture, Progress
@@ -55,14 +56,18 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The task (`webui.engine.tasks.Task`) that draws a settled request of one picture and tells a `Frame` for each step.
+    """The task (`webui.engine.tasks.Task`) that draws a settled request and tells a `Frame` for each step of one picture.
 
     The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
+
+    conditions, index  of a picture that is made again: how its batch was drawn, and its place there
     """
 
     request: Request
     plan: Plan
     source: Any = None
+    conditions: Conditions = USUAL
+    index: int = 0
 
     @property
     def model(self) -> str:
@@ -77,7 +82,9 @@ class Trajectory:
             if isinstance(event, Progress | Picture):
                 desk.tell(event)
 
-        job = Inner(hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock)
+        job = Inner(
+            hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock, conditions=self.conditions
+        )
         watched = replace(desk, model=_Watched(desk.model, camera.gap))
         drawing = Drawing(job, watched, on_step=camera.step)
         camera.start()
@@ -86,15 +93,20 @@ class Trajectory:
 
 def make_trajectory(engine: Engine, request: Request) -> Trajectory:
     """The task for a request; count is taken as 1. Raises RequestError."""
-    settled = engine.settle(request.model_copy(update={"count": 1}))
-    found = engine.models()[settled.model]
-    plan = plan_of(settled, engine.registry, found)
+    return watched(engine, engine.settle(request.model_copy(update={"count": 1})))
+
+
+def watched(engine: Engine, settled: Request, conditions: Conditions = USUAL, index: int = 0) -> Trajectory:
+    """The task for a settled request, see `Trajectory`. Raises RequestError."""
+    plan = plan_of(settled, engine.registry, engine.models()[settled.model])
+    if conditions.sigmas:
+        plan = replace(plan, sigmas=conditions.sigmas)
     if len(plan.sigmas) - 1 > MOST_STEPS:
         raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {len(plan.sigmas) - 1}.")
     source = None
     if settled.mode == "img2img":
         source = fit_picture(open_picture(settled.image), settled.width, settled.height, settled.fit)
-    return Trajectory(settled, plan, source)
+    return Trajectory(settled, plan, source, conditions, index)
 
 
 def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
@@ -143,31 +155,37 @@ class _Camera:
             else:
                 clean = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
             # The run's own starting noise: streams are keyed, so that drawing it here takes nothing from it.
-            self._x = clean + self._sigma * Noise(request.seeds, "initial")(clean)
+            seed = request.seeds[self._task.index]
+            self._x = clean + self._sigma * Noise([seed], "initial")(clean)
             self._tell(Frame(0, self._sigma, self._seen(self._x, self._sigma)))
 
     def gap(self, sigma: float, gap: torch.Tensor) -> None:
         """Called with the gap of guidance at each network call; the first of a step counts."""
         if self._gap is None:
-            self._gap = _rms(gap)
+            self._gap = _rms(self._own(gap))
 
     def step(self, step: Step) -> None:
         """Called with each finished step."""
         self._number += 1
+        x, denoised = self._own(step.x), self._own(step.denoised)
         # Restart and the like go up, too: there the change counts by the way that sigma went.
         way = abs(self._sigma - step.sigma)
         frame = Frame(
             self._number,
             step.sigma,
-            self._seen(step.x, step.sigma),
+            self._seen(x, step.sigma),
             self._sigma,
-            self._picture(step.denoised),
-            _rms(step.x - self._x) / way if way else None,
-            None if self._estimate is None else _rms(step.denoised - self._estimate),
+            self._picture(denoised),
+            _rms(x - self._x) / way if way else None,
+            None if self._estimate is None else _rms(denoised - self._estimate),
             self._gap,
         )
-        self._x, self._estimate, self._sigma, self._gap = step.x, step.denoised, step.sigma, None
+        self._x, self._estimate, self._sigma, self._gap = x, denoised, step.sigma, None
         self._tell(frame)
+
+    def _own(self, batch: torch.Tensor) -> torch.Tensor:
+        """What belongs to the watched picture."""
+        return batch[self._task.index : self._task.index + 1]
 
     def _tell(self, frame: Frame) -> None:
         if frame.number <= MOST_STEPS:

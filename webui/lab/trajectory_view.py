@@ -15,13 +15,19 @@ from gradio.utils import get_upload_folder
 from ..describe import summary
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
+from ..files import uploaded
+from ..form.form_events import TYPED
 from ..form.result import SMALL
+from ..form.workbench import Workbench
+from ..schedule.sending import newest_result, results_of
 from ..shared import QUIET, Page
 from ..storage import write_new
+from .again import make_again
 from .figures import change_figure, gap_figure, noise_figure
 from .form_view import Settings, request_of
-from .tool_view import Tool, View, build_buttons, connect_tool
+from .tool_view import Tool, View, Way, build_buttons, connect_cost, connect_tool
 from .trajectory import Frame, Trajectory, film, make_trajectory
+from .words import ahead_text
 
 MODE = "trajectory"
 IDLE = "Runs the settings above once, as Generate would, and keeps every step. The picture goes to outputs/ as always."
@@ -29,6 +35,10 @@ LESSON = (
     "<p class='note'>Left: the noise level after each step. Middle: how far the state moves for each unit of sigma (level "
     "means a straight way, where large steps do no harm), and how much the estimate changes. Right: how far the estimate "
     "with the prompt is from the one without; guidance multiplies it.</p>"
+)
+AGAIN = (
+    "<p class='note'>Drop a picture that was made here, or take the last result: every step of its run is made again from "
+    "what it carries, on the same sigmas, and the end is compared with it, bit for bit.</p>"
 )
 HEADS = (
     "step",
@@ -40,9 +50,11 @@ HEADS = (
 )
 
 
-def build_trajectory(page: Page, settings: Settings) -> Tool:
-    """Build the tab's content and wire it."""
+def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench]) -> Tool:
+    """Build the tab's content and wire it; `benches` have the last result."""
+    cost = gr.HTML(elem_id=f"{MODE}-cost")
     buttons = build_buttons(MODE, "Run and watch", IDLE)
+    opened, last = _build_again()
     pair = gr.HTML(figures_of(None), elem_id=f"{MODE}-pair")
     frames = gr.State(())
     with gr.Column(visible=False, elem_id=f"{MODE}-after") as after:
@@ -64,12 +76,38 @@ def build_trajectory(page: Page, settings: Settings) -> Tool:
 
     scrubber.change(scrub, [frames, scrubber], pair, trigger_mode="always_last", **QUIET)
 
-    def make(*given: Any) -> Trajectory:
-        request, _ = request_of(settings.form, given)
-        return make_trajectory(page.engine, request)
+    form, engine = settings.form, page.engine
 
+    def make(*given: Any) -> Trajectory:
+        request, _ = request_of(form, given)
+        return make_trajectory(engine, request)
+
+    def tell_cost(*given: Any) -> str:
+        return ahead_text("One picture", [make(*given).plan.calls])
+
+    # The prompts change nothing of it, and are typed.
+    watched = [control for name, control in form.fields.items() if name not in TYPED]
+    connect_cost(cost, [*watched, form.edits, form.revision], form.inputs, tell_cost)
+    ways = (
+        Way(opened.upload, [opened], lambda image: make_again(engine, uploaded(image))),
+        Way(last.click, results_of(benches), lambda *given: make_again(engine, newest_result(given))),
+    )
     outputs = [pair, frames, after, scrubber, movie, *plots, numbers]
-    return connect_tool(page, buttons, settings.form.inputs, outputs, make, _view, _finished)
+    return connect_tool(page, buttons, form.inputs, outputs, make, _view, _finished, ways)
+
+
+def _build_again() -> tuple[gr.Image, gr.Button]:
+    """Where a finished picture comes in, whose steps are made again."""
+    with gr.Row(elem_classes="again"):
+        # The uploaded file itself, undecoded: its settings are in its bytes.
+        opened = gr.Image(
+            type="filepath", image_mode=None, sources=["upload"], label="A finished picture", height=120,
+            elem_id=f"{MODE}-file", elem_classes="dropped", interactive=True, buttons=[], min_width=200, scale=2,
+        )  # fmt: skip
+        with gr.Column(min_width=220, scale=3):
+            gr.HTML(AGAIN)
+            last = gr.Button("Last result", size="sm", elem_id=f"{MODE}-last", min_width=0)
+    return opened, last
 
 
 def figures_of(frame: Frame | None) -> str:
@@ -137,7 +175,9 @@ def _view(job: Job) -> View:
 
 def _finished(info: Mapping[str, Any]) -> str:
     """The run in a line; a stopped one finished no picture to speak of."""
-    return "" if info["stopped"] else summary(info)
+    if info["stopped"]:
+        return ""
+    return " · ".join([summary(info), *([info["again"]] if "again" in info else [])])
 
 
 def _film(name: str, frames: Sequence[Frame]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..describe import line, problem, running, seconds_text
@@ -62,7 +62,7 @@ def cost_text(cost: Cost, impossible: int) -> str:
     if not cost.cells:
         text = f"All {cost.there} cells are there already: nothing has to be made."
     else:
-        parts = [_many(cost.cells, "picture"), _calls(cost)]
+        parts = [_many(cost.cells, "picture"), _calls(cost.calls, cost.uncounted, "cell")]
         if cost.seconds is not None:
             parts.append(f"about {seconds_text(max(1.0, cost.seconds))}")
         text = f"To make: {', '.join(parts)}."
@@ -73,6 +73,14 @@ def cost_text(cost: Cost, impossible: int) -> str:
     return text
 
 
+def ahead_text(what: str, counts: Sequence[int | None], call: str = "network call") -> str:
+    """What is ahead, and its calls, in a sentence.
+
+    counts  the calls of each run; None where only the run will tell
+    """
+    return f"{what}: {_calls(sum(count or 0 for count in counts), counts.count(None), 'run', call)}."
+
+
 def compared(info: Mapping[str, Any]) -> str:
     """A finished grid in a sentence."""
     parts = [f"{_many(info['made'], 'picture')} made in {seconds_text(info['seconds'])}"]
@@ -81,11 +89,11 @@ def compared(info: Mapping[str, Any]) -> str:
     return " · ".join([*parts, _many(info["calls"], "network call")])
 
 
-def _calls(cost: Cost) -> str:
-    if not cost.uncounted:
-        return _many(cost.calls, "network call")
-    known = f"{_many(cost.calls, 'network call')} and " if cost.calls else ""
-    return f"{known}as many as they need for {_many(cost.uncounted, 'adaptive cell')}"
+def _calls(known: int, uncounted: int, what: str, call: str = "network call") -> str:
+    if not uncounted:
+        return _many(known, call)
+    counted = f"{_many(known, call)} and " if known else ""
+    return f"{counted}as many as {'it needs' if uncounted == 1 else 'they need'} for {_many(uncounted, f'adaptive {what}')}"
 
 
 def _many(count: float, what: str) -> str:

@@ -29,7 +29,7 @@ def encode(image: Image.Image, record: Mapping[str, Any], kind: str) -> bytes:
     if kind != "JPEG":
         raise MetadataError(f"Format {kind!r} is unknown; allowed are {', '.join(FORMATS)}.")
     if len(exif) > SEGMENT:
-        raise MetadataError("JPEG has no room for settings this long (64 KB); take WebP or PNG, or a shorter prompt.")
+        raise MetadataError("JPEG has no room for settings this long (64 KB); take WebP or PNG, or shorter settings.")
     # Colour in full resolution: small bright shapes lose most by its halving.
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=exif)
     return buffer.getvalue()

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from samplers.levels import Levels, Rehearsal, levels
 from samplers.schedule import NoiseSchedule, noise_share
 
-from ..plots import FAINT, dots, figure, line, mark
+from ..plots import FAINT, dots, figure, halos, line, mark
 from ..request import RequestError
 
 # What can be drawn: the field of Levels, and the axis' title.
@@ -25,6 +25,7 @@ MEASURES = {
 AGAINST = ("step", "time")
 LOGS = ("vertical", "horizontal")
 TRAINING_POINTS = 200  # of a thousand training timesteps, more than a screen can tell apart
+GUIDED = 5  # the colour of where guidance acts, among those of the plots
 # What each measure is, and what its shape over the steps tells.
 SAYS = {
     "sigma": ("Noise against signal at each level.", "The steeper the curve, the more noise one step takes away."),
@@ -69,7 +70,7 @@ class Curve:
     """One curve of a plot.
 
     places  where each sigma stands, counted in steps
-    look    "run", "skipped", "calls" (rings without a line) or "other"
+    look    "run", "skipped", "calls" (rings without a line), "guided" (halos without a line) or "other"
     """
 
     name: str
@@ -99,7 +100,7 @@ def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearse
         curves.append(Curve("Left out by the strength", skipped, (*(whole[place] for place in before), run[0]), "skipped"))
     calls = rehearsed.calls if rehearsed else ()
     if [call.sigma for call in calls] != list(run[:-1]) and calls:
-        at = tuple(_between(places, call.place) for call in calls)
+        at = tuple(between(places, call.place) for call in calls)
         curves.append(Curve(f"Network calls ({len(calls)})", at, tuple(call.sigma for call in calls), "calls"))
     return curves
 
@@ -157,6 +158,8 @@ def _trace(drawing: go.Figure, model: NoiseSchedule, each: Curve, view: View, fi
     x = [_shown(value, view.log_x) for value in x]
     if each.look == "calls":
         dots(drawing, x, y, name, colour=4, hover=hover)
+    elif each.look == "guided":
+        halos(drawing, x, y, name, colour=GUIDED)
     elif each.look == "training":
         line(drawing, x, y, name, colour=FAINT, points=False, hover=hover)
     elif each.look == "skipped":
@@ -165,7 +168,7 @@ def _trace(drawing: go.Figure, model: NoiseSchedule, each: Curve, view: View, fi
         many = len(each.sigmas) > TRAINING_POINTS
         line(drawing, x, y, name, colour=colour, width=2.5 if each.look == "run" else 1.8, hover=hover, points=not many)
     # The legend keeps the order of the list; what the run does lies on top.
-    drawing.data[-1].update(zorder=dict(run=1, calls=2).get(each.look, 0))
+    drawing.data[-1].update(zorder=dict(run=1, calls=2, guided=-1).get(each.look, 0))
 
 
 def _hovers(each: Curve, known: Levels) -> list[str]:
@@ -184,6 +187,7 @@ def _shown(value: float | None, log: bool) -> float | None:
     return None if value is None or (log and value <= 0) else value
 
 
-def _between(places: Sequence[float], at: float) -> float:
+def between(places: Sequence[float], at: float) -> float:
+    """The place of something that happens `at` so many steps after the first of `places`."""
     index = min(int(at), len(places) - 2)
     return places[index] + (at - index) * (places[index + 1] - places[index])

@@ -16,11 +16,12 @@ from ..form.workbench import Workbench
 from ..pictures import fit_picture, open_picture
 from ..request import RequestError
 from ..shared import LONG, QUIET, RAW, Page
-from .forward import PRESERVING, PROCESSES
+from .forward import PROCESSES
+from .memory import FORWARD
 from .pictures import LARGEST, Encoded, show, show_latents
 from .redraw import FIELDS
 from .run_view import RunView
-from .sending import newest, results_of
+from .sending import newest_result, results_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +59,10 @@ def build_forward(page: Page) -> ForwardView:
                     last = gr.Button("Last result", size="sm", scale=0, min_width=0, elem_id="forward-last")
                 message = gr.HTML(elem_id="forward-message")
                 at = gr.Slider(
-                    0, 1, value=0.35, step=0.01, label="Time", info="0 is the picture, 1 the highest noise that the model was trained on.",
+                    0, 1, value=FORWARD["at"], step=0.01, label="Time", info="0 is the picture, 1 the highest noise that the model was trained on.",
                     elem_id="forward-time", interactive=True,
                 )  # fmt: skip
-                process = gr.Radio(list(PROCESSES), value=PRESERVING, label="Process", elem_id="forward-process", interactive=True)
+                process = gr.Radio(list(PROCESSES), value=FORWARD["process"], label="Process", elem_id="forward-process", interactive=True)
                 deep = gr.Checkbox(
                     False, label="Also through the model's VAE", info="Noises the latents and decodes them; needs the model.",
                     elem_id="forward-deep", interactive=True,
@@ -119,11 +120,8 @@ def _uploaded(file: Any) -> list[Any]:
 
 
 def _from_results(*given: Any) -> list[Any]:
-    path = newest(given)
-    if path is None:
-        return [gr.skip(), problem("There is no result yet: make a picture in txt2img or img2img."), gr.skip()]
     try:
-        return _taken(path)
+        return _taken(newest_result(given))
     except RequestError as error:
         return [gr.skip(), problem(str(error)), gr.skip()]
 

@@ -14,6 +14,7 @@ from ..planned import planned
 from ..records.metadata import MetadataError, read_png, replay
 from ..request import Request, RequestError
 from .curves import Curve, curve
+from .guided import guidance_note, guided_curve
 
 LONGEST = 20_000  # sigmas of a run that are drawn
 
@@ -33,9 +34,10 @@ class Loaded:
         return f"Run: {self.request.sampler}, {self.request.schedule}, {len(self.sigmas) - 1} steps"
 
     @property
-    def curve(self) -> Curve:
-        """Its curve."""
-        return curve(self.name, self.sigmas)
+    def curves(self) -> list[Curve]:
+        """Its curve, and the mark of the levels that were guided."""
+        own = curve(self.name, self.sigmas)
+        return [own, *guided_curve(self.request, own.places, list(enumerate(self.sigmas[:-1])), self.name)]
 
 
 def load(path: Path) -> Loaded:
@@ -60,7 +62,8 @@ def loaded_note(engine: Engine, loaded: Loaded) -> str:
     """What ran, and whether the same settings would run the same list here and now."""
     calls = f"{loaded.nfe:g} network calls" if loaded.nfe else "network calls not recorded"
     ran = f"{escape(loaded.name)} on {escape(loaded.model or 'an unnamed model')}: {calls}."
-    return f"<p class='note'>{ran} {escape(_now(engine, loaded))}</p>"
+    guidance = guidance_note(loaded.request, loaded.sigmas[:-1], len(loaded.sigmas) - 1)
+    return f"<p class='note'>{ran} {escape(guidance)} {escape(_now(engine, loaded))}</p>"
 
 
 def _now(engine: Engine, loaded: Loaded) -> str:

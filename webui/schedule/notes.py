@@ -12,23 +12,26 @@ from samplers.levels import Rehearsal
 from samplers.schedule import noise_share
 
 from ..describe import percent
-from ..limits import MAX_TEXT_OPTION
 from ..planned import Planned
 from ..request import RequestError
 
-DIGITS = (17, 12, 9, 7, 6, 5)  # significant ones of a number, the most that leave a list short enough
 MEANINGS = {"steps": "as a share of the steps", "noise": "as a level of noise"}
 
 
-def facts(made: Planned, rehearsed: Rehearsal | None, by_meaning: Mapping[str, Plan], trouble: str = "") -> str:
+def facts(
+    made: Planned, rehearsed: Rehearsal | None, by_meaning: Mapping[str, Plan], guidance: str = "", trouble: str = ""
+) -> str:
     """What the run will cost and where it starts, and the same for the other meaning of strength.
 
     by_meaning  the plan at this strength for each of MEANINGS
+    guidance    the sentence about where guidance acts
     trouble     why the inner calls are not known, if they are not
     """
     parts = [f"<p class='note facts'>{_cost(made.run, made.found.name)}</p>"]
     note = trouble or asks(made.run, rehearsed)
     parts.append(f"<p class='note{' problem' if trouble else ''}'>{escape(note)}</p>")
+    if guidance:
+        parts.append(f"<p class='note'>{escape(guidance)}</p>")
     if made.request.strength < 1:
         parts.append(_strengths(made, by_meaning))
     return "".join(parts)
@@ -95,29 +98,14 @@ def list_text(sigmas: Sequence[float]) -> str:
 def custom_settings(text: Any) -> tuple[str, int]:
     """A pasted list as the `numbers` of the schedule Custom, and how many steps it makes.
 
-    The numbers are checked by the schedule itself. A list longer than an option may be is written with fewer digits.
-    Raises RequestError where there is none, or where it is too long even so.
+    The numbers are checked by the schedule itself. Raises RequestError where there is none.
     """
     words = [word for word in re.split(r"[\s,;()\[\]]+", str(text or "")) if word]
     if len(words) > 1 and _is_zero(words[-1]):
         words.pop()
     if not words:
         raise RequestError("There is no list; paste sigmas, highest first, like 14.6, 3.9, 1.4, 0.4.")
-    for digits in DIGITS:
-        numbers = ", ".join(_short(word, digits) for word in words)
-        if len(numbers) <= MAX_TEXT_OPTION:
-            return numbers, len(words)
-    raise RequestError(
-        f"The list has {len(words)} numbers; the schedule Custom takes {MAX_TEXT_OPTION} characters. Take fewer: "
-        "with Steps set higher, it fills in the levels between them."
-    )
-
-
-def _short(word: str, digits: int) -> str:
-    try:
-        return word if digits == DIGITS[0] else f"{float(word):.{digits}g}"
-    except ValueError:  # max, min, or a slip, of which the schedule says what it is
-        return word
+    return ", ".join(words), len(words)
 
 
 def _is_zero(word: str) -> bool:

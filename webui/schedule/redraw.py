@@ -15,10 +15,14 @@ from ..engine.engine import Engine
 from ..planned import Planned, planned, rehearsal, run_levels
 from ..request import RequestError, plan_of
 from .curves import Curve, View, curve, draw, ends_curve, run_curves
+from .guided import asked, guidance_note, guided_curve
 from .loaded import Loaded
 from .notes import MEANINGS, facts, list_text
 
-FIELDS = ("model", "sampler", "schedule", "steps", "strength", "strength_as")
+FIELDS = (
+    *("model", "sampler", "schedule", "steps"),
+    *("strength", "strength_as", "guidance", "guidance_low", "guidance_high"),
+)
 MOST_REHEARSED = 300  # steps: more rings than that are a blur, and cost more than the plot
 
 
@@ -40,19 +44,23 @@ def redraw(
         rehearsed, trouble = rehearsed_or_why(made)
         shown = run_levels(made, rehearsed)
         by_meaning = {meaning: plan_with(engine, made, strength_as=meaning) for meaning in MEANINGS}
-        curves = [*own_curves(made, rehearsed), *kept, *others(engine, made, options, compare or ())]
+        own = own_curves(made, rehearsed)
+        curves = [*own, *kept, *others(engine, made, options, compare or ())]
     except RequestError as error:
         return [gr.skip(), gr.skip(), problem(str(error)), gr.skip(), gr.skip()]
+    calls = asked(made, rehearsed)
     if loaded:
-        curves.append(loaded.curve)
+        curves += loaded.curves
+    curves += guided_curve(made.request, own[0].places, calls or ())
     start = f"starts with {percent(shown.noise_share)} noise" if made.request.strength < 1 else ""
-    own = made.run.own_grid
+    makes_own = made.run.own_grid
+    said = guidance_note(made.request, calls and [sigma for _, sigma in calls], len(shown.sigmas) - 1)
     return [
         draw(made.found.schedule, made.found.name, curves, view, start),
         f"<p class='note'>{view.sentence}</p>",
-        facts(made, rehearsed, by_meaning, trouble),
+        facts(made, rehearsed, by_meaning, said, trouble),
         list_text(shown.sigmas),
-        gr.update(interactive=not own, info="This sampler makes its own steps." if own else None),
+        gr.update(interactive=not makes_own, info="This sampler makes its own steps." if makes_own else None),
     ]
 
 

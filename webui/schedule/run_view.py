@@ -10,11 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ..form.controls import schedule_choices
-from ..form.memory import DEFAULTS, KINDS, fresh, recall_options
+from ..form.memory import DEFAULTS, KINDS, fresh
 from ..form.options import build_options
+from ..limits import MAX_GUIDANCE, MAX_SIGMA
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from .curves import AGAINST, LOGS, MEASURES, Curve
+from .memory import LOOKS, WHOLE
 from .redraw import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
 
 SLIDER_STEPS = 150  # what a slider can choose well; a loaded run or a pasted list may have more
@@ -81,23 +83,43 @@ def build_fields(page: Page) -> dict[str, Any]:
             elem_id="schedule-steps", interactive=True,
         )  # fmt: skip
         strength = gr.Slider(
-            0.01, 1, value=1.0, step=0.01, label="Strength", info="1 is a picture from words; below it, img2img.",
+            0.01, 1, value=WHOLE["strength"], step=0.01, label="Strength", info="1 is a picture from words; below it, img2img.",
             elem_id="schedule-strength", interactive=True,
         )  # fmt: skip
         meaning = gr.Radio(
             [("Share of the steps", "steps"), ("Noise level", "noise")], value="steps", label="Strength is a",
             elem_id="schedule-strength-as", interactive=True,
         )  # fmt: skip
-    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning), strict=True))
+        guidance = _build_guidance(start["guidance"])
+    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning, *guidance), strict=True))
     return dict(fields=fields, options=store, revision=revision, edits=edits)
+
+
+def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
+    """Guidance scale and the two ends of its interval, folded."""
+    with gr.Accordion("Guidance", open=False, elem_id="schedule-guided", elem_classes="more"):
+        slider = gr.Slider(
+            0, MAX_GUIDANCE, value=scale, step=0.1, label="Guidance scale", info="1 is none; where it acts, the curve has a halo.",
+            elem_id="schedule-guidance", interactive=True,
+        )  # fmt: skip
+        with gr.Row():
+            ends = (("low", "Guide above sigma", "Below it, no guidance"), ("high", "Guide up to sigma", "0 is no upper end"))
+            low, high = (
+                gr.Number(
+                    0, label=label, info=info, minimum=0, maximum=MAX_SIGMA, elem_id=f"schedule-guidance-{end}",
+                    min_width=120, interactive=True,
+                )
+                for end, label, info in ends
+            )  # fmt: skip
+    return slider, low, high
 
 
 def build_plot(page: Page) -> dict[str, Any]:
     """The plot with the controls of how it is drawn, and what is said below it: arguments of RunView."""
     with gr.Row(elem_classes="looks"):
-        measure = gr.Radio(list(MEASURES), value="sigma", label="Show", elem_id="schedule-measure", interactive=True, min_width=280, scale=4)
-        against = gr.Radio(list(AGAINST), value="step", label="Against", elem_id="schedule-against", interactive=True, min_width=160, scale=1)
-        logs = gr.CheckboxGroup(list(LOGS), value=["vertical"], label="Log axes", elem_id="schedule-logs", interactive=True, min_width=190, scale=2)
+        measure = gr.Radio(list(MEASURES), value=LOOKS["measure"], label="Show", elem_id="schedule-measure", interactive=True, min_width=280, scale=4)
+        against = gr.Radio(list(AGAINST), value=LOOKS["against"], label="Against", elem_id="schedule-against", interactive=True, min_width=160, scale=1)
+        logs = gr.CheckboxGroup(list(LOGS), value=LOOKS["logs"], label="Log axes", elem_id="schedule-logs", interactive=True, min_width=190, scale=2)
     plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
     sentence = gr.HTML(elem_id="schedule-sentence")
     about = gr.HTML(elem_id="schedule-facts")
@@ -124,6 +146,10 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
     triggers = [each.change for each in controls] + [view.edits.change, view.revision.change]
     gr.on(triggers, again, view.inputs, view.outputs, trigger_mode="always_last", **QUIET, **RAW)
 
+    model = view.fields["model"]
+    # .input: a model that comes with its settings brings its guidance, too.
+    model.input(lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
+
     def keep_curve(*given: Any) -> tuple[Any, float]:
         kept = given[1]
         try:
@@ -138,7 +164,12 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
     clear.click(lambda: ([], None, [], time.time()), None, [view.kept, view.loaded, view.compare, view.edits], **QUIET)
 
 
-def refill_run_view(page: Page) -> list[Any]:
-    """Updates for [options, model, revision] when a page is opened: menus are read anew."""
-    models = list(page.engine.models())
-    return [recall_options(None, page.registry), gr.update(choices=models), time.time()]
+def _usual_guidance(page: Page, name: str | None) -> Any:
+    found = page.engine.models().get(name or "")
+    return found.defaults.guidance if found else gr.skip()
+
+
+def steps_update(steps: Any) -> Any:
+    """The steps slider at this value, longer if it has to be."""
+    reach = max(SLIDER_STEPS, steps) if isinstance(steps, int) else SLIDER_STEPS
+    return gr.update(value=steps, maximum=reach)

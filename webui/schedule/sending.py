@@ -21,9 +21,10 @@ from ..shared import QUIET, RAW, Page
 from .loaded import load, loaded_note
 from .notes import custom_settings
 from .redraw import FIELDS
-from .run_view import SLIDER_STEPS, RunView
+from .run_view import RunView, steps_update
 
 CUSTOM = "Custom"
+GUIDANCE = ("guidance", "guidance_low", "guidance_high")
 
 
 def connect_paste(page: Page, view: RunView, pasted: gr.Textbox, use: gr.Button, message: gr.HTML) -> None:
@@ -65,10 +66,10 @@ def connect_loading(page: Page, view: RunView, benches: Sequence[Workbench], ope
             return [gr.skip(), problem("The file did not arrive; choose it again."), gr.skip()]
 
     def from_results(*given: Any) -> list[Any]:
-        path = newest(given)
-        if path is None:
-            return [gr.skip(), problem("There is no result yet: make a picture in txt2img or img2img."), gr.skip()]
-        return show(path)
+        try:
+            return show(newest_result(given))
+        except RequestError as error:
+            return [gr.skip(), problem(str(error)), gr.skip()]
 
     outputs = [view.loaded, message, view.edits]
     opened.upload(from_upload, opened, outputs, **QUIET, **RAW)
@@ -76,15 +77,17 @@ def connect_loading(page: Page, view: RunView, benches: Sequence[Workbench], ope
 
 
 def results_of(benches: Sequence[Workbench]) -> list[gr.State]:
-    """The states that tell which pictures are shown, for `newest`."""
+    """The states that tell which pictures are shown, for `newest_result`."""
     return [state for bench in benches for state in (bench.result.made, bench.result.chosen)]
 
 
-def newest(given: Sequence[Any]) -> Path | None:
-    """The file of the newest chosen picture among the results; None if there is none, or it is gone."""
+def newest_result(given: Sequence[Any]) -> Path:
+    """The file of the newest chosen picture among the results. RequestError if there is none, or it is gone."""
     chosen = [chosen_of(made, index) for made, index in zip(given[::2], given[1::2], strict=True)]
     paths = [path for path in (Path(choice[0]) for choice in chosen if choice) if path.is_file()]
-    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    if not paths:
+        raise RequestError("There is no result yet: make a picture in txt2img or img2img.")
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> None:
@@ -93,7 +96,8 @@ def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> No
     def bring(*given: Any) -> list[Any]:
         values = form.values(given)
         strength = (values["strength"], values["strength_as"]) if form.mode == "img2img" else (1.0, "steps")
-        chosen = (values["model"], values["sampler"], values["schedule"], steps_update(values["steps"]), *strength)
+        guidance = (values[name] for name in GUIDANCE)
+        chosen = (values["model"], values["sampler"], values["schedule"], steps_update(values["steps"]), *strength, *guidance)
         return [values["options"], *chosen, time.time()]
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
@@ -103,15 +107,18 @@ def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> No
 def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.Button) -> None:
     """Put the settings of the plot into a form and show it."""
     more = [form.fields[name] for name in ("strength", "strength_as") if name in form.fields]
-    sized = [form.fields[name] for name in ("width", "height", "guidance")]
+    guided = [form.fields[name] for name in GUIDANCE]
+    sized = [form.fields[name] for name in ("width", "height")]
 
     def put(options: dict[str, Any], theirs: dict[str, Any], model_there: Any, *given: Any) -> list[Any]:
         values = dict(zip(FIELDS, given, strict=True))
         strength = [values["strength"], values["strength_as"]] if more else []
         fitting = _follow(page.engine, values["model"], model_there)
-        return [merged(theirs, options, values), *(values[name] for name in FIELDS[:4]), *strength, *fitting, time.time(), gr.Tabs(selected=form.mode)]
+        guidance = (values[name] for name in GUIDANCE)
+        chosen = [*(values[name] for name in FIELDS[:4]), *strength, *guidance, *fitting]
+        return [merged(theirs, options, values), *chosen, time.time(), gr.Tabs(selected=form.mode)]
 
-    outputs = [form.options, *(form.fields[name] for name in FIELDS[:4]), *more, *sized, form.revision, tabs]
+    outputs = [form.options, *(form.fields[name] for name in FIELDS[:4]), *more, *guided, *sized, form.revision, tabs]
     inputs = [view.options, form.options, form.fields["model"], *(view.fields[name] for name in FIELDS)]
     use.click(put, inputs, outputs, **QUIET, **RAW)
 
@@ -125,15 +132,9 @@ def merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], values: Mapping[s
     return result
 
 
-def steps_update(steps: Any) -> Any:
-    """The steps slider at this value, longer if it has to be."""
-    reach = max(SLIDER_STEPS, steps) if isinstance(steps, int) else SLIDER_STEPS
-    return gr.update(value=steps, maximum=reach)
-
-
 def _follow(engine: Engine, model: Any, before: Any) -> list[Any]:
-    """Width, height and guidance as another model wants them; nothing where it stays."""
+    """Width and height as another model wants them; nothing where it stays."""
     found = engine.models().get(model or "")
     if found is None or model == before:
-        return [gr.skip()] * 3
-    return [gr.update(**side(found)), gr.update(**side(found)), found.defaults.guidance]
+        return [gr.skip()] * 2
+    return [gr.update(**side(found)), gr.update(**side(found))]

@@ -10,6 +10,7 @@ import gradio as gr
 from ..describe import problem
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
+from .memory import TRAINING
 from .run_view import RunView
 from .training_curves import (
     HIGHEST,
@@ -45,24 +46,24 @@ def build_training(page: Page) -> TrainingView:
         with gr.Column(elem_classes="compose"):
             with gr.Column(elem_classes="card"):
                 kinds = gr.CheckboxGroup(
-                    list(KINDS), value=["scaled linear", "cosine", "flow"], label="Trainings", elem_id="training-kinds", interactive=True
+                    list(KINDS), value=TRAINING["kinds"], label="Trainings", elem_id="training-kinds", interactive=True
                 )
                 with gr.Row():
                     start, end = (
                         gr.Number(value, label=label, minimum=LOWEST, maximum=HIGHEST, elem_id=f"training-{name}", interactive=True, min_width=120)
-                        for name, label, value in (("start", "First beta", 0.00085), ("end", "Last beta", 0.012))
+                        for name, label, value in (("start", "First beta", TRAINING["start"]), ("end", "Last beta", TRAINING["end"]))
                     )
                 zero = gr.Checkbox(
-                    False, label="Zero terminal SNR", info="Rescale, so that nothing of the picture is left at the end.",
+                    TRAINING["zero"], label="Zero terminal SNR", info="Rescale, so that nothing of the picture is left at the end.",
                     elem_id="training-zero", interactive=True,
                 )  # fmt: skip
                 shift = gr.Slider(
-                    1, LARGEST_SHIFT, value=1, step=0.1, label="Flow shift", info="More time at high noise, for larger pictures.",
+                    1, LARGEST_SHIFT, value=TRAINING["shift"], step=0.1, label="Flow shift", info="More time at high noise, for larger pictures.",
                     elem_id="training-shift", interactive=True,
                 )  # fmt: skip
         with gr.Column(elem_classes="result"):
             with gr.Row(elem_classes="looks"):
-                measure = gr.Radio(list(SHOWN), value=SHOWN[0], label="Show", elem_id="training-measure", interactive=True)
+                measure = gr.Radio(list(SHOWN), value=TRAINING["shown"], label="Show", elem_id="training-measure", interactive=True)
             plot = gr.Plot(show_label=False, elem_id="training-plot", elem_classes="plot")
             sentence = gr.HTML(elem_id="training-sentence")
             table = gr.HTML(elem_id="training-table")

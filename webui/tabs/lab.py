@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
 from ..form.form import Form
+from ..form.workbench import Workbench
 from ..lab.compare_view import build_compare
 from ..lab.convergence_view import build_convergence
 from ..lab.form_view import build_settings
@@ -25,15 +27,15 @@ class Lab:
     tools: tuple[Tool, ...]
 
 
-def build_lab(page: Page) -> Lab:
-    """Build the tab's content."""
+def build_lab(page: Page, benches: Sequence[Workbench]) -> Lab:
+    """Build the tab's content; `benches` have the last result."""
     with gr.Column(elem_classes="lab"):
         settings = build_settings(page)
         with gr.Tabs(elem_classes="tabs inner", overflow_behavior="wrap"):
             with gr.Tab("Compare", id="compare") as compare:
                 tools = [build_compare(page, settings)]
             with gr.Tab("Trajectory", id="trajectory") as trajectory:
-                tools.append(build_trajectory(page, settings))
+                tools.append(build_trajectory(page, settings, benches))
             with gr.Tab("Convergence", id="convergence") as convergence:
                 tools.append(build_convergence(page, settings))
             with gr.Tab("Paths in 2-D", id="plane") as plane:

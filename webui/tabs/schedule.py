@@ -10,10 +10,11 @@ import gradio as gr
 
 from ..form.workbench import Workbench
 from ..schedule.forward_view import ForwardView, build_forward, connect_forward
-from ..schedule.run_view import RunView, build_fields, build_plot, connect_run_view, refill_run_view
+from ..schedule.keeping import connect_keeping
+from ..schedule.run_view import RunView, build_fields, build_plot, connect_run_view
 from ..schedule.sending import connect_loading, connect_paste, connect_taking, connect_using
 from ..schedule.training_view import TrainingView, build_training, connect_training
-from ..shared import QUIET, Page
+from ..shared import Page
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def connect_schedule(page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: S
     for bench in benches:
         connect_taking(page, view, bench.form, tab.take[bench.mode])
         connect_using(page, view, bench.form, tabs, tab.use[bench.mode])
-    blocks.load(lambda: refill_run_view(page), None, [view.options, view.fields["model"], view.revision], **QUIET)
+    connect_keeping(page, blocks, view, tab.forward, tab.training)
 
 
 def _build_run(page: Page) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""Where guidance acts on the Schedule tab: the marked calls are those in which a run asks for the unconditional half."""
+
+import pytest
+import torch
+from conftest import ToyModel, toy
+from oracles import builtin, schedule, sd
+
+from samplers.denoiser import Denoiser
+from samplers.generate import run
+from samplers.schedule import flow
+from webui.engine.engine import Engine
+from webui.planned import planned, rehearsal
+from webui.request import Request
+from webui.schedule.curves import MEASURES, View, draw
+from webui.schedule.guided import asked, guidance_note, guided_curve
+from webui.schedule.loaded import Loaded
+from webui.schedule.redraw import own_curves, redraw
+from webui.settings import Settings
+
+INTERVAL = dict(guidance_low=0.5, guidance_high=5.0)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("guided")
+    settings = Settings(root=folder, outputs=folder / "outputs", model="toy")
+    return Engine(builtin(), settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()})
+
+
+def marks(engine, **fields):
+    """(the marked curves, the sentence, the plan) of a run."""
+    made = planned(engine, dict(schedule="Karras", steps=20, strength=1.0) | fields)
+    calls = asked(made, rehearsal(made))
+    own = own_curves(made, rehearsal(made))[0]
+    steps = len(made.run.sigmas) - 1
+    note = guidance_note(made.request, calls and [sigma for _, sigma in calls], steps)
+    return guided_curve(made.request, own.places, calls or ()), note, made
+
+
+def guided_sigmas(made, request):
+    """The sigmas of a real run's network calls that had an unconditional half, on a network that tells its calls."""
+    asked_at, guided = [], []
+    positive, negative = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+
+    def network(scaled, timestep, condition):
+        if (condition == 0).any():
+            guided.append(asked_at[-1])
+        return 0.1 * scaled
+
+    interval = request.guidance_low, request.guidance_high or float("inf")
+    inner = Denoiser(network, made.found.schedule, "epsilon", positive, negative, request.guidance, interval=interval)
+
+    def denoise(x, sigma):
+        asked_at.append(sigma)
+        return inner(x, sigma)
+
+    run(made.run, denoise, torch.zeros(1, 1, 2, 2), (0,))
+    return guided
+
+
+@pytest.mark.parametrize("sampler", ["DDIM", "Heun", "DPM2", "Euler", "Restart", "DPM++ 2M", "k-diffusion DPM fast"])
+@pytest.mark.parametrize(
+    "settings",
+    [INTERVAL, dict(guidance_low=0.5), dict(guidance_high=5.0), {}, dict(guidance=1.0), dict(guidance=0.0, **INTERVAL),
+     dict(guidance_low=20.0), dict(strength=0.5, **INTERVAL), dict(strength=0.5, strength_as="noise", **INTERVAL)],
+)  # fmt: skip
+def test_the_marks_are_the_guided_calls_of_a_real_run(engine, sampler, settings):
+    options = {"churn": 4.0} if sampler == "Euler" else {}
+    curves, note, made = marks(engine, sampler=sampler, options=options, **settings)
+    wanted = guided_sigmas(made, made.request)
+    assert [sigma for curve in curves for sigma in curve.sigmas] == wanted
+    if wanted:
+        assert str(len(wanted)) in note and "acts in" in note
+        places = curves[0].places
+        assert places[0] >= 0 and places[-1] < 20 and (sampler == "Restart" or list(places) == sorted(places))
+    else:
+        assert "no guidance" in note or "acts nowhere" in note
+
+
+def test_the_emoji_model_is_asked_twice_where_the_marks_are(emoji):
+    """The embedded model's own denoiser, from a request's fields, tells where it computes both halves."""
+    request = Request(sampler="DDIM", steps=12, guidance=5.0, **INTERVAL)
+    sigmas = schedule("Karras")(emoji.schedule, 12)
+    gaps = []
+    made = emoji.denoiser("red apple", "", request.guidance, **request.conditioning)
+    watched = Denoiser(**{**vars(made), "on_gap": lambda sigma, gap: gaps.append(sigma)})
+    for sigma in sigmas[:-1]:
+        watched(torch.zeros(1, *emoji.latents_shape(64, 64)), sigma)
+    (curve,) = guided_curve(request, range(13), list(enumerate(sigmas[:-1])))
+    assert list(curve.sigmas) == gaps and 0 < len(gaps) < 12
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (INTERVAL, "Guidance 5 acts in 8 of 20 steps (sigma 0.5 to 5)."),
+        (dict(guidance_low=0.5), "Guidance 5 acts in 13 of 20 steps (sigma above 0.5)."),
+        (dict(guidance_high=5.0, guidance=7.5), "Guidance 7.5 acts in 15 of 20 steps (sigma up to 5)."),
+        ({}, "Guidance 5 acts in all 20 steps."),
+        (dict(steps=1), "Guidance 5 acts in the one step."),
+        (dict(guidance=1), "Guidance scale 1 is no guidance: no step asks for the estimate without the prompt."),
+        (dict(guidance=0), "Guidance 0, which ignores the prompt, acts in all 20 steps."),
+        (dict(guidance_low=20), "Guidance 5 acts nowhere: no step of this run is at sigma above 20."),
+        (dict(sampler="Heun", **INTERVAL), "Guidance 5 acts in 16 of 39 network calls (sigma 0.5 to 5)."),
+        (dict(sampler="Flow"), "Guidance 5 acts wherever this sampler asks."),
+        (dict(sampler="Flow", **INTERVAL), "Guidance 5 acts wherever this sampler asks at sigma 0.5 to 5."),
+    ],
+)  # fmt: skip
+def test_the_sentence_counts_them(engine, settings, says):
+    assert marks(engine, **settings)[1] == says
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("against", ["step", "time"])
+@pytest.mark.parametrize("model", [sd(), flow()], ids=["eps", "flow"])
+def test_a_mark_lies_on_its_curve_in_every_measure(engine, measure, against, model):
+    curves, _, made = marks(engine, **INTERVAL)
+    drawing = draw(model, "toy", [*own_curves(made, None), *curves], View(measure, against, ()))
+    _, own, halo = drawing.data
+    assert halo.name == "Guidance 5" and halo.mode == "markers" and halo.zorder < own.zorder and len(halo.x) == 8
+    assert set(zip(halo.x, halo.y)) <= set(zip(own.x, own.y))
+    # Half transparent and of one colour, so that it stands out on light and dark alike.
+    assert halo.opacity < 0.6 and halo.hoverinfo == "skip"
+
+
+def test_a_loaded_run_has_its_own_mark(engine):
+    sigmas = (10.0, 4.0, 1.0, 0.3, 0.0)
+    loaded = Loaded(Request(steps=4, guidance=3.0, guidance_low=0.5), sigmas, 4, "toy")
+    plot = redraw(engine, {"samplers": {}, "schedules": {}}, [], loaded, [], "sigma", "step", [], "toy", "DDIM", "", 20, 1.0, "steps", 1.0, 0.0, 0.0)[0]
+    names = [trace.name for trace in plot.data]
+    assert names[-1] == f"Guidance 3, {loaded.name}" and list(plot.data[-1].y) == [10.0, 4.0, 1.0] and "Guidance 1" not in names
+
+
+def test_a_long_run_is_marked_where_its_steps_start(engine):
+    made = planned(engine, dict(schedule="Karras", steps=400, strength=1.0, **INTERVAL))
+    calls = asked(made, None)
+    assert [sigma for _, sigma in calls] == list(made.run.sigmas[:-1])

@@ -1,0 +1,45 @@
+"""The Schedule tab over a reload: what the browser keeps is put back when the page is opened."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from ..form.form_events import SECRET
+from ..form.memory import recall_options
+from ..shared import QUIET, RAW, Page
+from .forward_view import ForwardView
+from .memory import MORE, recall_more, recall_run
+from .redraw import FIELDS
+from .run_view import RunView, steps_update
+from .training_view import TrainingView
+
+
+def connect_keeping(page: Page, blocks: gr.Blocks, run: RunView, forward: ForwardView, training: TrainingView) -> None:
+    """Keep every setting of the tab in the browser, and fill the tab with them; menus are read anew."""
+    # A fixed name: Gradio's random ones would forget everything at each start.
+    kept = gr.BrowserState(None, storage_key="sigmalab-schedule", secret=SECRET)
+    fields = [run.fields[name] for name in FIELDS]
+    more = [run.compare, *run.view, forward.at, forward.process, *training.controls]
+    names = (*FIELDS, *MORE)
+
+    def keep(revision: float, options: dict[str, Any], *given: Any) -> Any:
+        # Before the browser's own values are in the tab, the defaults must not overwrite them.
+        return {"options": options, **dict(zip(names, given, strict=True))} if revision else gr.skip()
+
+    # `revision`, too: a pasted list or a form's settings change options without an edit.
+    triggers = [each.change for each in (*fields, *more, run.edits, run.revision)]
+    inputs = [run.revision, run.options, *fields, *more]
+    gr.on(triggers, keep, inputs, kept, trigger_mode="always_last", **QUIET, **RAW)
+
+    def fill(saved: Any) -> list[Any]:
+        models, limits = page.engine.models(), page.engine.limits
+        values = recall_run(saved, page.registry, models, limits)
+        model = gr.update(choices=list(models), value=values.pop("model") or None)
+        values["steps"] = steps_update(values["steps"])
+        looks = recall_more(saved, page.registry)
+        return [recall_options(saved, page.registry), model, *values.values(), *looks.values(), time.time()]
+
+    blocks.load(fill, kept, [run.options, *fields, *more, run.revision], **QUIET)
