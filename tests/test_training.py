@@ -120,6 +120,13 @@ def test_names_are_drawn_by_weight_not_by_pictures(known: latents.Latents):
     assert 0.30 < np.mean([entry == (9,) for _, entry, _ in drawn]) < 0.37
 
 
+def test_a_share_of_the_draws_is_of_the_house_and_the_rest_of_any_style(known: latents.Latents):
+    for house, least, most in ((1.0, 1, 1), (0.5, 0.7, 0.8), (0.0, 0.45, 0.55)):  # half of the pictures are noto's
+        drawn = latents.draw(known, 3000, seed=0, house=house)
+        share = np.mean([ENTRIES[entry]["style"] == "3d" for _, (entry,), _ in drawn])
+        assert least <= share <= most
+
+
 def test_transformers_opens_the_tokenizer_and_spells_everything(config: Config):
     tokenizer = CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
     for words in ("red apple on a white background", "zebra, ünseen wörds 漢字 🚀"):

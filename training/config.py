@@ -57,6 +57,7 @@ class Denoiser:
     white: float = 0.7  # how often the ground is white
     couples: int = 24000  # pictures of two things side by side
     two: float = 0.2  # how often one of them is drawn
+    house: float = 0.2  # how often the style is one that an unstyled prompt may mean, and not any
     batch: int = 64
     learning_rate: float = 1e-3
     shared_pace: float = 0.1  # learning rate of the layers between words and UNet, relative to the others'

@@ -133,7 +133,7 @@ def learn(
     def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (batch, 4, side, side) and the tokens of their captions."""
         rng = random.Random(config.seed * 1_000_003 + number)
-        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), ours.white, ours.two)
+        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), ours.white, ours.two, ours.house)
         texts = ["" if rng.random() < ours.drop_prompt else text for text in latents.describe(known, drawn, rng)]
         return known.values[[row for row, _, _ in drawn]].to(where), tokenize(tokenizer, texts).to(where)
 

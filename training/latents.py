@@ -141,10 +141,13 @@ def group(state: dict, entries: list[dict]) -> Latents:
 Drawn = tuple[int, tuple[int, ...], str]
 
 
-def draw(latents: Latents, count: int, seed: int, white: float = 0.7, two: float = 0.0) -> list[Drawn]:
+def draw(
+    latents: Latents, count: int, seed: int, white: float = 0.7, two: float = 0.0, house: float = 0.5
+) -> list[Drawn]:
     """Random (row of values, entries, colour): a name by its weight, one of its styles, one of its grounds.
 
-    Four in five are of the house styles, which are what an unstyled prompt asks for; a share ``two`` shows two things.
+    A share ``house`` is of the house styles, which are what an unstyled prompt asks for, the rest of any; a share
+    ``two`` shows two things.
     """
     rng = np.random.default_rng(seed)
     drawn: list[Drawn] = []
@@ -153,8 +156,8 @@ def draw(latents: Latents, count: int, seed: int, white: float = 0.7, two: float
             drawn.append(latents.couples[rng.integers(len(latents.couples))])
             continue
         entries = latents.names[name]
-        house = [entry for entry in entries if latents.entries[entry]["style"] in HOUSE]
-        entries = house if house and rng.random() < 0.8 else entries
+        usual = [entry for entry in entries if latents.entries[entry]["style"] in HOUSE]
+        entries = usual if usual and rng.random() < house else entries
         entry = entries[rng.integers(len(entries))]
         coloured = latents.grounds[entry][1:]
         plain = rng.random() < white or not coloured

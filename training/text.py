@@ -79,7 +79,8 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
 
     def step(number: int, fraction: float) -> dict[str, float]:
         rng = random.Random(config.seed * 1_000_003 + number)
-        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), config.denoiser.white, config.denoiser.two)
+        mix = config.denoiser
+        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), mix.white, mix.two, mix.house)
         texts = latents.describe(known, drawn, rng)
         meant = [(*(known.entries[entry]["name"] for entry in entries), colour) for _, entries, colour in drawn]
         label = torch.tensor([meant.index(each) for each in meant])
