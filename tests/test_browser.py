@@ -177,7 +177,7 @@ def test_options_keep_their_values_when_one_switches_back(visit):
     choose(page, "#txt2img-schedule", "Karras")
     expect(option(page, "Rho", "txt2img-schedules")).to_be_visible()
     # Other kinds of controls between the same ones, in the order in which they are declared.
-    choose(page, "#txt2img-sampler", "k-diffusion DPM adaptive")
+    choose(page, "#txt2img-sampler", "k-diffusion DPM adaptive (bridge)")
     labels = page.locator("#txt2img-samplers-options [data-testid=block-info]")
     expect(labels).to_have_text(["Order", "Rtol", "Atol", "Eta", "S noise", "Max calls"])
     choose(page, "#txt2img-sampler", "DDPM")

@@ -27,6 +27,7 @@ from webui.form.memory import fresh, recall, recall_options
 from webui.form.options import control, on_slider, placed, row_for, settings
 from webui.guard import Guard
 from webui.limits import LOCAL
+from webui.menus import sampler_choices
 from webui.page import build_page, choose_token
 from webui.records.metadata import read_png
 from webui.settings import Settings
@@ -382,6 +383,16 @@ def test_papers_are_links_only_where_they_can_be():
 def test_numbers_get_the_control_that_reaches_them():
     assert on_slider(Option("a", "float", 0.0, 0, 1)) and on_slider(Option("a", "int", 1, 1, 50))
     assert not on_slider(Option("a", "float", 1e-3, 1e-10, 1e-2)) and not on_slider(Option("a", "int", 10, 10, 10000))
+
+
+def test_samplers_of_other_libraries_are_offered_last_and_marked(registry):
+    choices = sampler_choices(registry.samplers)
+    names = [name for _, name in choices]
+    assert sorted(names) == sorted(registry.samplers) and names[:4] == ["DDIM", "DDPM", "Euler", "Flow"]
+    marked = [shown.endswith("(bridge)") for shown, _ in choices]
+    assert marked == sorted(marked) and 0 < sum(marked) < len(marked)
+    bridges = ("diffusers_schedulers", "k_diffusion")
+    assert marked == [registry.samplers[name].source.endswith(bridges) for name in names]
 
 
 def test_one_row_of_controls_shows_every_entry_in_its_order(registry):

@@ -10,6 +10,7 @@ import gradio as gr
 from weights.catalog import Found
 
 from ..limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, sides
+from ..menus import sampler_choices
 from ..shared import Page
 from .form import Form
 from .memory import FIELDS, fresh, recall_options
@@ -70,7 +71,7 @@ def build_form(
     with gr.Column(elem_classes="card"):
         with gr.Row():
             sampler = gr.Dropdown(
-                list(registry.samplers),
+                sampler_choices(registry.samplers),
                 value=start["sampler"],
                 label="Sampler",
                 elem_id=f"{mode}-sampler",

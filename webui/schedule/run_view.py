@@ -12,6 +12,7 @@ import gradio as gr
 from ..form.controls import schedule_choices
 from ..form.memory import DEFAULTS, fresh, recall_options
 from ..form.options import build_options, connect_options
+from ..menus import sampler_choices
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from .curves import AGAINST, LOGS, MEASURES, Curve
@@ -67,7 +68,7 @@ def build_fields(page: Page) -> dict[str, Any]:
         )
         with gr.Row():
             sampler = gr.Dropdown(
-                list(registry.samplers), value=start["sampler"], label="Sampler", elem_id="schedule-sampler",
+                sampler_choices(registry.samplers), value=start["sampler"], label="Sampler", elem_id="schedule-sampler",
                 interactive=True, min_width=120,
             )  # fmt: skip
             menu = gr.Dropdown(
