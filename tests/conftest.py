@@ -132,13 +132,3 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)
 
-
-def pytest_collection_modifyitems(items):
-    """Try a test in a browser up to twice more, each time on a page of its own.
-
-    Gradio draws widgets anew while their events are on the way, and on a busy machine it answers some of those with an
-    error 500 of its own (KeyError in route_utils.get_fn). A fault of ours comes again; that one does not.
-    """
-    for item in items:
-        if item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.flaky(reruns=2))

@@ -11,6 +11,7 @@ from test_browser import (  # noqa: F401  (fixtures)
     finished,
     generate,
     message,
+    option,
     pytestmark,
     ready,
     seed_box,
@@ -137,7 +138,7 @@ def test_a_link_is_copied_and_opens_the_form_elsewhere(visit):  # noqa: F811
     page = visit(query="/?__theme=dark")
     page.get_by_label("Prompt", exact=True).first.fill("octopus & friends, 50 %")
     choose(page, "#txt2img-sampler", "Euler")
-    churn = page.locator("#option-samplers-Euler-churn input[type=number]")
+    churn = option(page, "Churn")
     churn.fill("3")
     churn.press("Tab")
     page.locator("#txt2img-steps input").fill("7")
@@ -153,7 +154,7 @@ def test_a_link_is_copied_and_opens_the_form_elsewhere(visit):  # noqa: F811
     expect(message(other)).to_contain_text("The settings of the link are in the form.")
     expect(other.get_by_label("Prompt", exact=True).first).to_have_value("octopus & friends, 50 %")
     expect(other.locator("#txt2img-sampler input")).to_have_value("Euler")
-    expect(other.locator("#option-samplers-Euler-churn input[type=number]")).to_have_value("3")
+    expect(option(other, "Churn")).to_have_value("3")
     expect(other.locator("#txt2img-steps input")).to_have_value("7")
     assert other.evaluate("() => document.body.classList.contains('dark')")
     # What was edited since outlives a reload, though the address is still the link's.

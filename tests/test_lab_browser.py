@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from pages import idle
 from PIL import Image
-from test_browser import DESKTOP, PHONE, browser, choose, expect, server, visit
+from test_browser import DESKTOP, PHONE, browser, choose, expect, option, server, visit
 
 from webui.records.metadata import read_png
 
@@ -202,9 +202,9 @@ def test_every_tool_fits_the_screen(visit, viewport, query):
 
 def test_the_settings_unfold_with_the_samplers_options(visit, server):
     page = lab(visit())
-    expect(page.locator("#lab-more [id^=option-samplers-DDIM-eta]")).to_have_count(0)
+    expect(option(page, "Eta", "lab-samplers")).not_to_be_visible()
     page.locator("#lab-more button").first.click()
-    eta = page.locator("#lab-more [id^=option-samplers-DDIM-eta] input[type=number]")
+    eta = option(page, "Eta", "lab-samplers")
     eta.fill("0.5")
     eta.press("Tab")
     page.locator("#compare-values2 input, #compare-values2 textarea").fill("2")

@@ -24,9 +24,10 @@ from samplers.registry import Broken, Entry, Registry
 from webui.describe import fitted, paper_link, sampler_note, seconds_text
 from webui.engine.engine import Engine
 from webui.form.memory import fresh, recall, recall_options
-from webui.form.options import on_slider, widget
+from webui.form.options import control, on_slider, placed, row_for, settings
 from webui.guard import Guard
 from webui.limits import LOCAL
+from webui.menus import sampler_choices
 from webui.page import build_page, choose_token
 from webui.records.metadata import read_png
 from webui.settings import Settings
@@ -364,7 +365,7 @@ def test_a_plugins_words_are_only_words():
     registry = Registry({odd.name: entry}, {}, (Broken("<s>", "<u>", "<script>"),))
     for html in (plugins_html(registry), sampler_note(entry, {}), paper_link("<b>"), fitted(None, problem="<b>")):
         assert not any(tag in html for tag in ("<img", "<b>", "<i>", "<s>", "<u>", "<script>"))
-    assert "<b>" not in widget(Option("a", "text", "", help="<b>x</b>"), "", ("samplers", "x", "a")).info
+    assert "<b>" not in settings(Option("a", "text", "", help="<b>x</b>"), "")["info"]
 
 
 def test_orders_are_measured_and_checks_are_shown(registry):
@@ -382,6 +383,29 @@ def test_papers_are_links_only_where_they_can_be():
 def test_numbers_get_the_control_that_reaches_them():
     assert on_slider(Option("a", "float", 0.0, 0, 1)) and on_slider(Option("a", "int", 1, 1, 50))
     assert not on_slider(Option("a", "float", 1e-3, 1e-10, 1e-2)) and not on_slider(Option("a", "int", 10, 10, 10000))
+
+
+def test_samplers_of_other_libraries_are_offered_last_and_marked(registry):
+    choices = sampler_choices(registry.samplers)
+    names = [name for _, name in choices]
+    assert sorted(names) == sorted(registry.samplers) and names[:4] == ["DDIM", "DDPM", "Euler", "Flow"]
+    marked = [shown.endswith("(bridge)") for shown, _ in choices]
+    assert marked == sorted(marked) and 0 < sum(marked) < len(marked)
+    bridges = ("diffusers_schedulers", "k_diffusion")
+    assert marked == [registry.samplers[name].source.endswith(bridges) for name in names]
+
+
+def test_one_row_of_controls_shows_every_entry_in_its_order(registry):
+    for entries in (registry.samplers, registry.schedules):
+        lists = [entry.item.options for entry in entries.values()]
+        row = row_for([[control(option) for option in options] for options in lists])
+        for options in lists:
+            places = placed(options, row)
+            assert tuple(places.values()) == options and list(places) == sorted(places)
+            assert all(row[place] is control(option) for place, option in places.items())
+        # No kind is there more often than one entry needs, so that the row is as short as it can be.
+        most = [max(sum(control(o) is kind for o in options) for options in lists) for kind in set(row)]
+        assert len(row) == sum(most)
 
 
 def test_times_read_well():

@@ -5,7 +5,7 @@ import json
 import pytest
 from pages import idle
 from PIL import Image
-from test_browser import DESKTOP, PHONE, browser, choose, expect, finished, generate, seed_box, server, visit  # noqa: F401
+from test_browser import DESKTOP, PHONE, browser, choose, expect, finished, generate, option, seed_box, server, visit  # noqa: F401
 
 from samplers.schedule import noise_share, stable_diffusion
 from webui.planned import planned
@@ -114,7 +114,7 @@ def test_inner_calls_and_churn_are_rings(visit):  # noqa: F811
     choose(page, "#schedule-sampler", "Heun")
     choose(page, "#schedule-schedule", "Karras")
     until_drawn(page, ["Training of toy", "Karras, rho 7, 20 steps", "Network calls (39)"])
-    fill(page, "#option-samplers-Heun-churn", 5)
+    option(page, "Churn", "schedule-samplers").fill("5")
     expect(page.locator("#schedule-facts")).to_contain_text("Noise is added before 20 of the 20 steps")
     asked, run = traces(page)["Network calls (39)"]["y"], traces(page)["Karras, rho 7, 20 steps"]["y"]
     assert asked[0] == pytest.approx(run[0] * 1.25)
@@ -142,7 +142,7 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     until_drawn(page, ["Training of toy", "Karras, rho 7, 20 steps"])
     page.locator("#schedule-keep").click()
     until_drawn(page, ["Training of toy", "Karras, rho 7, 20 steps", "Karras, rho 7, 20 steps"])
-    fill(page, "#option-schedules-Karras-rho", 3)
+    option(page, "Rho", "schedule-schedules").fill("3")
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps", "Karras, rho 7, 20 steps"])
     page.locator("#schedule-clear").click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])

@@ -14,6 +14,7 @@ from samplers.testing import geometric
 
 from .engine.engine import Engine
 from .engine.jobs import Event, Failed
+from .menus import in_order
 from .planned import numbers, planned
 from .request import read
 
@@ -128,7 +129,7 @@ class Api:
         """Samplers, schedules and models that can be named, and what did not load or open: plain JSON data."""
         registry = self._engine.registry
         return dict(
-            samplers=[describe_sampler(entry) for entry in registry.samplers.values()],
+            samplers=[describe_sampler(registry.samplers[name]) for name in in_order(registry.samplers)],
             schedules=[describe_schedule(entry) for entry in registry.schedules.values()],
             models=[
                 dict(

@@ -11,13 +11,16 @@ import gradio as gr
 from .engine.engine import Engine
 from .engine.jobs import Job
 
+# No spinner on any component: at each event the browser would else go through all that ever could have had one, and
+# search the whole page for each, which was half of the time that the page took to open.
+CALM: dict[str, Any] = dict(show_progress="hidden", show_progress_on=[], api_visibility="private")
 # For events that only tidy the page: no queue, no spinner, and no endpoint for scripts.
-QUIET: dict[str, Any] = dict(queue=False, show_progress="hidden", api_visibility="private")
+QUIET: dict[str, Any] = dict(queue=False, **CALM)
 # For events that take the form: its values as the browser sent them. Gradio's own checks would answer a wrong one
 # before ours, which say what is allowed, and it would decode uploads.
 RAW: dict[str, Any] = dict(preprocess=False)
 # For events that run as long as a job does.
-LONG: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
+LONG: dict[str, Any] = CALM
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,24 +20,6 @@ window.sigmalab = (() => {
     }
   }, true);
 
-  // Options live on the server. What was just changed there has to arrive before Generate reads it; its arrival shows in
-  // the hidden `edits` of the form. Two seconds later it has arrived, or changed nothing.
-  const edits = () => [...document.querySelectorAll("[id$='-edits'] input")].map((input) => input.value).join();
-  let touched = { at: -Infinity, edits: "" };
-  const arriving = () => performance.now() - touched.at < 2000 && edits() === touched.edits;
-  const touch = (event) => {
-    if (!event.target.closest || !event.target.closest("[id^='option-']")) return;
-    touched = { at: performance.now(), edits: arriving() ? touched.edits : edits() };
-  };
-  for (const kind of ["input", "change", "click"]) document.addEventListener(kind, touch, true);
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest && event.target.closest("button.generate, button.link");
-    if (!button || !arriving()) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    const again = setInterval(() => { if (!arriving()) { clearInterval(again); button.click(); } }, 20);
-  }, true);
-
   const copy = async (text) => {
     try {
       await navigator.clipboard.writeText(text);

@@ -10,10 +10,11 @@ import gradio as gr
 from weights.catalog import Found
 
 from ..limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, sides
+from ..menus import sampler_choices
 from ..shared import Page
 from .form import Form
-from .memory import FIELDS, KINDS, fresh
-from .options import build_options
+from .memory import FIELDS, fresh, recall_options
+from .options import build_options, connect_options
 
 EXAMPLES = (
     "red apple",
@@ -51,17 +52,13 @@ def build_form(
     mode: str,
     prompt: gr.Textbox,
     more: Mapping[str, gr.components.Component],
-    draw_options: gr.Number | None = None,
 ) -> Form:
-    """The remaining controls of a tab, below one another; `more` are those that were built elsewhere.
-
-    draw_options  its change draws the options, for a form that is folded away; by default the form's filling does
-    """
+    """The remaining controls of a tab, below one another; `more` are those that were built elsewhere."""
     engine, registry = page.engine, page.registry
     models = engine.models()
     found = next(iter(models.values()), None)
     start = fresh(registry, found)
-    store = gr.State({kind: {} for kind in KINDS})
+    store = gr.State(recall_options(None, registry))
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
         negative = gr.Textbox(
@@ -74,7 +71,7 @@ def build_form(
     with gr.Column(elem_classes="card"):
         with gr.Row():
             sampler = gr.Dropdown(
-                list(registry.samplers),
+                sampler_choices(registry.samplers),
                 value=start["sampler"],
                 label="Sampler",
                 elem_id=f"{mode}-sampler",
@@ -90,8 +87,11 @@ def build_form(
                 min_width=120,
             )
         note = gr.HTML(elem_id=f"{mode}-note")
-        build_options(page, "samplers", sampler, store, draw_options or revision, edits)
-        build_options(page, "schedules", schedule, store, draw_options or revision, edits)
+        boxes = (
+            build_options(mode, "samplers", registry.samplers, sampler),
+            build_options(mode, "schedules", registry.schedules, schedule),
+        )
+        connect_options(boxes, store, revision, edits)
         with gr.Row():
             steps = gr.Number(
                 start["steps"],
@@ -164,7 +164,7 @@ def build_form(
             strict=True,
         )
     )
-    return Form(mode, fields | dict(more), store, revision, edits, note, plan, model_note)
+    return Form(mode, fields | dict(more), store, boxes, revision, edits, note, plan, model_note)
 
 
 def _build_conditioning(mode: str) -> tuple[gr.components.Component, ...]:

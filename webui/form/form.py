@@ -11,6 +11,7 @@ import gradio as gr
 from ..files import uploaded
 from ..request import Request, RequestError, read
 from .memory import FIELDS, PICTURE_FIELDS
+from .options import OptionBox
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,7 @@ class Form:
     """The controls of a tab by name, in the order of `names`, and the states behind them.
 
     options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
+    boxes     the widgets of the options that are shown
     revision  0 until the browser's settings have been put in; then a new number each time the form is filled
     edits     a new number with each change of an option
     The last two are hidden controls and not states: a state's change event gets lost while a page is being opened.
@@ -26,6 +28,7 @@ class Form:
     mode: str
     fields: Mapping[str, gr.components.Component]
     options: gr.State
+    boxes: Sequence[OptionBox]
     revision: gr.Number
     edits: gr.Number
     note: gr.HTML
@@ -40,11 +43,17 @@ class Form:
     @property
     def inputs(self) -> list[gr.components.Component]:
         """The controls and the options, as an event takes them; `values` reads what arrives."""
-        return [self.options, *(self.fields[name] for name in self.names)]
+        shown = [each for box in self.boxes for each in box.inputs]
+        return [self.options, *shown, *(self.fields[name] for name in self.names)]
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
         """The values of `inputs` by name, with those of the options under "options"."""
-        return dict(zip(("options", *self.names), given, strict=True))
+        options, rest = given[0], list(given[1:])
+        # What was typed a moment ago is in its widget, and may still be on its way into the state.
+        for box in self.boxes:
+            size = len(box.inputs)
+            options, rest = box.merged(options, rest[:size]), rest[size:]
+        return {"options": options, **dict(zip(self.names, rest, strict=True))}
 
 
 def to_request(mode: str, values: Mapping[str, Any]) -> Request:

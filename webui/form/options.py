@@ -1,80 +1,187 @@
-"""The widgets of the options that the chosen sampler and schedule declare; their values outlive each choice."""
+"""The widgets of the options that the chosen sampler and schedule declare; their values outlive each choice.
+
+They are built once, with the page: a row of controls that is long enough to show any plugin's options in their order. A
+choice gives them their labels, ranges and values. Gradio loses events of widgets that it draws anew.
+"""
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from samplers.options import Option
+from samplers.registry import Entry
 
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
+Control = type[gr.components.Component]
 
 
-def build_options(
-    page: Page, kind: str, choice: gr.Dropdown, store: gr.State, revision: gr.Number, edits: gr.Number
-) -> None:
-    """Show the options of what `choice` names, here; their values go to store[kind][name].
+@dataclass(frozen=True, eq=False)
+class OptionBox:
+    """The widgets for whatever a menu names.
 
-    kind      "samplers" or "schedules"
-    revision  changes when the form was filled from outside, so that the widgets are drawn again
-    edits     is changed with each change of an option
-    Only widgets live in here: an event drawn with them would be orphaned when another sampler is chosen in mid-run.
+    kind     "samplers" or "schedules"
+    entries  what the menu can name
+    choice   the menu
+    box      what is around the widgets; hidden where nothing is declared
+    shown    the name whose options the widgets stand for. The browser changes it together with them, so that a value
+             which was typed just before another name was chosen goes to the old one
+    slots    the widgets
+    usual    the button that brings the defaults back
     """
 
-    # Without `triggers`, each change of a value would draw the widgets again and take the focus away. Of the choice only
-    # the visitor's own: what fills a form changes the revision too, and drawn twice at once, the first widgets' events
-    # would arrive when their listeners are gone.
-    @gr.render(inputs=[choice, store], triggers=[choice.input, revision.change], queue=False, show_progress="hidden")
-    def draw(name: str | None, values: dict[str, Any]) -> None:
-        options = options_of(page, kind, name, values)
-        if not options:
-            return
-        names = [option.name for option in options]
-        with gr.Column(elem_classes="options"):
-            widgets = [widget(option, values[kind][name][option.name], (kind, name, option.name)) for option in options]
+    kind: str
+    entries: Mapping[str, Entry]
+    choice: gr.Dropdown
+    box: gr.Column
+    shown: gr.Textbox
+    slots: Sequence[gr.components.Component]
+    usual: gr.Button
 
-        def keep(kept: dict[str, Any], *given: Any) -> tuple[dict[str, Any], float]:
-            return {**kept, kind: {**kept[kind], name: dict(zip(names, given, strict=True))}}, time.time()
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """What `merged` reads."""
+        return [self.shown, *self.slots]
 
-        changes = [each.change for each in widgets]
-        gr.on(changes, keep, [store, *widgets], [store, edits], trigger_mode="always_last", **QUIET, **RAW)
+    def options(self, name: Any) -> dict[int, Option]:
+        """The declared options of an entry by their place among the widgets; none for a name that is not known."""
+        entry = self.entries.get(name) if isinstance(name, str) else None
+        return placed(entry.item.options if entry else (), [type(slot) for slot in self.slots])
+
+    def merged(self, kept: Mapping[str, Any], given: Sequence[Any]) -> Mapping[str, Any]:
+        """A form's options with the values of `inputs` put in."""
+        name, values = given[0], given[1:]
+        mine = {option.name: values[place] for place, option in self.options(name).items()}
+        return {**kept, self.kind: {**kept[self.kind], name: mine}} if mine else kept
+
+    def drawn(self, before: str, name: str | None, kept: Mapping[str, Any]) -> list[Any]:
+        """What the browser does to [shown, box, *slots] for the options of `name`, where those of `before` were."""
+        old, new = self.options(before), self.options(name)
+        values = {place: kept[self.kind][name][option.name] for place, option in new.items()}
+        if name == before:
+            updates = {place: _update(value=value) for place, value in values.items()}
+        else:
+            updates = dict.fromkeys(old, _update(visible=False))
+            updates |= {place: _update(**settings(new[place], value), visible=True) for place, value in values.items()}
+        around = _update() if bool(old) == bool(new) else _update(visible=bool(new))
+        return [name or "", around, *(updates.get(place, _update()) for place in range(len(self.slots)))]
 
 
-def options_of(page: Page, kind: str, name: str | None, values: dict[str, Any]) -> tuple[Option, ...]:
-    """The declared options of a sampler or schedule; none for a name that is not known."""
-    entry = getattr(page.registry, kind).get(name or "")
-    return entry.item.options if entry and name in values.get(kind, {}) else ()
+def build_options(mode: str, kind: str, entries: Mapping[str, Entry], choice: gr.Dropdown) -> OptionBox:
+    """The widgets for the options of what `choice` names, which is one of `entries`; `connect_options` brings them to life."""
+    controls = row_for([control(option) for option in entry.item.options] for entry in entries.values())
+    first = placed(entries[choice.value].item.options if choice.value in entries else (), controls)
+    with gr.Column(visible=bool(first), elem_id=f"{mode}-{kind}-options", elem_classes="options") as column:
+        slots = [_slot(each, first.get(place)) for place, each in enumerate(controls)]
+        usual = gr.Button("Defaults", size="sm", scale=0, min_width=0, elem_classes="usual")
+    return OptionBox(kind, entries, choice, column, gr.Textbox(choice.value or "", visible=False), slots, usual)
 
 
-def widget(option: Option, value: Any, key: tuple[str, str, str]) -> gr.components.Component:
-    """One option as a control. Help texts are a plugin's own words, and Gradio would read them as Markdown and HTML."""
-    # Gradio takes a control without static listeners for an output, so each has to say that it is interactive.
-    common = dict(
-        label=title(option.name),
-        info=escape(option.help) or None,
-        interactive=True,
-        key=key,
-        preserved_by_key=None,
-        elem_id=f"option-{'-'.join(key)}".replace(" ", "_"),
+def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Number, edits: gr.Number) -> None:
+    """Show the options of what is chosen; their values go to store[kind][name].
+
+    revision  changes when the form was filled from outside, so that the widgets are filled, too
+    edits     is changed with each change of an option
+    """
+    sizes = [len(box.inputs) for box in boxes]
+    slots = [slot for box in boxes for slot in box.slots]
+
+    def draw(kept: dict[str, Any], *names: Any) -> list[Any]:
+        pairs = zip(boxes, names[::2], names[1::2], strict=True)
+        return [update for box, before, name in pairs for update in box.drawn(before, name, kept)]
+
+    def keep(kept: dict[str, Any], *given: Any) -> list[Any]:
+        now, rest = kept, given
+        for box, size in zip(boxes, sizes, strict=True):
+            now, rest = box.merged(now, rest[:size]), rest[size:]
+        return [gr.skip()] * 2 if now == kept else [now, time.time()]
+
+    drawn = gr.JSON(visible=False)
+    # Of the choices only the visitor's own: what fills a form changes the revision too.
+    chosen = gr.on(
+        [*(box.choice.input for box in boxes), revision.change],
+        draw,
+        [store, *(each for box in boxes for each in (box.shown, box.choice))],
+        drawn,
+        trigger_mode="always_last",
+        **QUIET,
     )
+    # By the browser itself: for each event of the server's, Gradio goes through all that were ever its outputs.
+    outputs = [each for box in boxes for each in (box.shown, box.box, *box.slots)]
+    chosen.then(None, drawn, outputs, js="(drawn) => drawn", **QUIET)
+    if slots:
+        inputs = [store, *(each for box in boxes for each in box.inputs)]
+        gr.on([each.change for each in slots], keep, inputs, [store, edits], trigger_mode="always_last", **QUIET, **RAW)
+    for box in boxes:
+        box.usual.click(partial(_reset, box), [box.shown, store], [store, edits, revision], **QUIET)
+
+
+def _reset(box: OptionBox, name: str, kept: dict[str, Any]) -> list[Any]:
+    usual = {each.name: each.default for each in box.options(name).values()}
+    return [{**kept, box.kind: {**kept[box.kind], name: usual}}, time.time(), time.time()]
+
+
+def row_for(lists: Iterable[Sequence[Control]]) -> list[Control]:
+    """A short row of controls in which each of the lists is found in its order; next is always what most still need."""
+    rest, row = [list(each) for each in lists if each], []
+    while rest:
+        wanted: Counter[Control] = Counter()
+        for each in rest:
+            wanted[each[0]] += len(each)
+        row.append(max(wanted, key=wanted.__getitem__))
+        rest = [left for each in rest if (left := each[1:] if each[0] is row[-1] else each)]
+    return row
+
+
+def placed(options: Sequence[Option], row: Sequence[Control]) -> dict[int, Option]:
+    """Options by their places in a row that is long enough for them."""
+    places = iter(enumerate(row))
+    return {next(place for place, kind in places if kind is control(option)): option for option in options}
+
+
+def control(option: Option) -> Control:
+    """The kind of control that an option gets."""
+    kinds = {"bool": gr.Checkbox, "choice": gr.Dropdown, "text": gr.Textbox}
+    return kinds.get(option.kind) or (gr.Slider if on_slider(option) else gr.Number)
+
+
+def settings(option: Option, value: Any) -> dict[str, Any]:
+    """What makes its control the option's. Help texts are a plugin's own words, and Gradio would read them as HTML."""
+    # The value comes first, so that the browser changes all widgets' values in one go.
+    common = dict(value=value, label=title(option.name), info=escape(option.help) or None)
     if option.kind == "bool":
-        return gr.Checkbox(value, **common)
+        return common
     if option.kind == "choice":
-        return gr.Dropdown(list(option.choices), value=value, **common)
+        return common | dict(choices=[(each, each) for each in option.choices])
     if option.kind == "text":
-        return gr.Textbox(value, max_length=option.longest, **common)
-    if on_slider(option):
-        step = option.step or (1 if option.kind == "int" else None)
-        return gr.Slider(option.low, option.high, value=value, step=step, **common)
-    return gr.Number(
-        value, minimum=option.low, maximum=option.high, precision=0 if option.kind == "int" else None, **common
+        return common | dict(max_length=option.longest)
+    fine = 10.0 ** math.floor(math.log10(option.high - option.low) - 2)
+    return common | dict(
+        minimum=option.low, maximum=option.high, step=option.step or (1 if option.kind == "int" else fine)
     )
+
+
+def _slot(kind: Control, option: Option | None) -> gr.components.Component:
+    """A control: for the option that is shown first, or hidden."""
+    # Gradio takes a control without static listeners for an output, so each has to say that it is interactive. The
+    # slider's own button would go back to what another sampler had here.
+    more = dict(interactive=True) | (dict(buttons=[]) if kind is gr.Slider else {})
+    return kind(**settings(option, option.default), **more) if option else kind(visible=False, **more)
+
+
+def _update(**properties: Any) -> dict[str, Any]:
+    return {"__type__": "update", **properties}
 
 
 def on_slider(option: Option) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from ..form.form import Form, to_request
 from ..form.form_events import connect_form
 from ..form.model_events import connect_model
 from ..request import Request
-from ..shared import QUIET, Page
+from ..shared import Page
 from ..tabs.img2img import FITS, MEANINGS
 
 MODE = "lab"
@@ -33,15 +32,10 @@ def build_settings(page: Page) -> Settings:
     """The prompt, and all else folded away."""
     with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
         prompt, tokens = build_prompt(MODE)
-        # Drawn when they are looked at: Gradio stumbles when too many are being drawn while a page is opened.
-        opened = gr.Number(0, visible="hidden", elem_id=f"{MODE}-opened")
-        with gr.Accordion("Settings of the run", open=False, elem_id="lab-more") as folded:
+        with gr.Accordion("Settings of the run", open=False, elem_id="lab-more"):
             with gr.Column(elem_classes="lab-form"):
                 more = _picture()
-                form = build_form(page, MODE, prompt, more, opened)
-        folded.expand(time.time, None, opened, **QUIET)
-        # Once drawn, they follow what fills the form: another model has another schedule.
-        form.revision.change(lambda once: time.time() if once else gr.skip(), opened, opened, **QUIET)
+                form = build_form(page, MODE, prompt, more)
     kept = connect_form(page, form)
     connect_model(page, form, tokens)
     return Settings(form, kept, box)

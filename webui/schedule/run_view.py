@@ -10,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from ..form.controls import schedule_choices
-from ..form.memory import DEFAULTS, KINDS, fresh
-from ..form.options import build_options
+from ..form.memory import DEFAULTS, fresh, recall_options
+from ..form.options import build_options, connect_options
 from ..limits import MAX_GUIDANCE, MAX_SIGMA
+from ..menus import sampler_choices
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from .curves import AGAINST, LOGS, MEASURES, Curve
@@ -61,7 +62,7 @@ def build_fields(page: Page) -> dict[str, Any]:
     """The controls of what is run, and the hidden ones behind them: arguments of RunView."""
     registry, models = page.registry, page.engine.models()
     start = fresh(registry, next(iter(models.values()), None))
-    store = gr.State({kind: {} for kind in KINDS})
+    store = gr.State(recall_options(None, registry))
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
         model = gr.Dropdown(
@@ -69,15 +70,18 @@ def build_fields(page: Page) -> dict[str, Any]:
         )
         with gr.Row():
             sampler = gr.Dropdown(
-                list(registry.samplers), value=start["sampler"], label="Sampler", elem_id="schedule-sampler",
+                sampler_choices(registry.samplers), value=start["sampler"], label="Sampler", elem_id="schedule-sampler",
                 interactive=True, min_width=120,
             )  # fmt: skip
             menu = gr.Dropdown(
                 schedule_choices(registry.schedules), value="", label="Schedule", elem_id="schedule-schedule",
                 interactive=True, min_width=120,
             )  # fmt: skip
-        build_options(page, "samplers", sampler, store, revision, edits)
-        build_options(page, "schedules", menu, store, revision, edits)
+        boxes = (
+            build_options("schedule", "samplers", registry.samplers, sampler),
+            build_options("schedule", "schedules", registry.schedules, menu),
+        )
+        connect_options(boxes, store, revision, edits)
         steps = gr.Slider(
             1, min(SLIDER_STEPS, page.engine.limits.steps), value=DEFAULTS["steps"], step=1, label="Steps",
             elem_id="schedule-steps", interactive=True,

@@ -13,6 +13,7 @@ from samplers.sampler import Sampler
 from samplers.testing import measure_order
 
 from ..describe import calls_text, paper_link
+from ..menus import in_order
 from ..shared import LONG, Page
 
 # A measurement takes parts of a second; a sampler that hangs must not hold up the ones after it.
@@ -46,7 +47,7 @@ def measured_text(sampler: Sampler) -> str:
 
 def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
     """The tables of the tab; `measured` has the orders that were measured so far, by sampler."""
-    samplers = [_sampler(entry, measured.get(entry.name, "")) for entry in registry.samplers.values()]
+    samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
     schedules = [
         [escape(entry.name), *_origin(entry), paper_link(entry.item.paper), escape(entry.check)]
         for entry in registry.schedules.values()
