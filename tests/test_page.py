@@ -24,7 +24,7 @@ from samplers.registry import Broken, Entry, Registry
 from webui.describe import fitted, paper_link, sampler_note, seconds_text
 from webui.engine.engine import Engine
 from webui.form.memory import fresh, recall, recall_options
-from webui.form.options import control, on_slider, placed, row_for, settings
+from webui.form.options import control, limits, on_slider, placed, row_for
 from webui.guard import Guard
 from webui.limits import LOCAL
 from webui.menus import sampler_choices
@@ -365,7 +365,7 @@ def test_a_plugins_words_are_only_words():
     registry = Registry({odd.name: entry}, {}, (Broken("<s>", "<u>", "<script>"),))
     for html in (plugins_html(registry), sampler_note(entry, {}), paper_link("<b>"), fitted(None, problem="<b>")):
         assert not any(tag in html for tag in ("<img", "<b>", "<i>", "<s>", "<u>", "<script>"))
-    assert "<b>" not in settings(Option("a", "text", "", help="<b>x</b>"), "")["info"]
+    assert "<b>" not in limits(Option("a", "text", "", help="<b>x</b>"))["info"]
 
 
 def test_orders_are_measured_and_checks_are_shown(registry):

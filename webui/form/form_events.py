@@ -108,9 +108,9 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
     except Exception as error:
         text, own_grid = f"<p class='note problem'>{escape(str(error) or type(error).__name__)}</p>", False
-    # Not None, which Gradio leaves out of an update: the words would stay when another sampler is chosen.
-    info = "This sampler makes its own steps." if own_grid else ""
-    return [sampler_note(entry, settings), text, gr.update(interactive=not own_grid, info=info)]
+    info = "This sampler makes its own steps." if own_grid else None
+    # gr.update would leave out None: the words would stay when another sampler is chosen.
+    return [sampler_note(entry, settings), text, gr.Dropdown(interactive=not own_grid, info=info)]
 
 
 def _follow_model(page: Page, name: str | None) -> list[Any]:

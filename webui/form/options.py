@@ -24,6 +24,8 @@ from ..shared import QUIET, RAW
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
+# In the page all the same: a widget that Gradio takes out of it comes back with its old value, whatever it was given.
+HIDDEN = "hidden"
 Control = type[gr.components.Component]
 
 
@@ -34,7 +36,6 @@ class OptionBox:
     kind     "samplers" or "schedules"
     entries  what the menu can name
     choice   the menu
-    box      what is around the widgets; hidden where nothing is declared
     shown    the name whose options the widgets stand for. The browser changes it together with them, so that a value
              which was typed just before another name was chosen goes to the old one
     slots    the widgets
@@ -44,7 +45,6 @@ class OptionBox:
     kind: str
     entries: Mapping[str, Entry]
     choice: gr.Dropdown
-    box: gr.Column
     shown: gr.Textbox
     slots: Sequence[gr.components.Component]
     usual: gr.Button
@@ -65,27 +65,28 @@ class OptionBox:
         mine = {option.name: values[place] for place, option in self.options(name).items()}
         return {**kept, self.kind: {**kept[self.kind], name: mine}} if mine else kept
 
-    def drawn(self, before: str, name: str | None, kept: Mapping[str, Any]) -> list[Any]:
-        """What the browser does to [shown, box, *slots] for the options of `name`, where those of `before` were."""
+    def drawn(self, before: str, name: str | None, kept: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+        """What the browser does for the options of `name`, where those of `before` were: first to `slots`, then to `inputs`."""
         old, new = self.options(before), self.options(name)
-        values = {place: kept[self.kind][name][option.name] for place, option in new.items()}
-        if name == before:
-            updates = {place: _update(value=value) for place, value in values.items()}
-        else:
-            updates = dict.fromkeys(old, _update(visible=False))
-            updates |= {place: _update(**settings(new[place], value), visible=True) for place, value in values.items()}
-        around = _update() if bool(old) == bool(new) else _update(visible=bool(new))
-        return [name or "", around, *(updates.get(place, _update()) for place in range(len(self.slots)))]
+        changed = name != before
+        dressed = {place: _update(**limits(option)) for place, option in new.items() if changed}
+        filled = dict.fromkeys(old, _update(visible=HIDDEN)) if changed else {}
+        for place, option in new.items():
+            # The value comes first: the browser changes the first property of all widgets in one go.
+            filled[place] = _update(value=kept[self.kind][name][option.name], **(dict(visible=True) if changed else {}))
+        first, then = ([updates.get(place, _update()) for place in range(len(self.slots))] for updates in (dressed, filled))
+        return first, [name or "", *then]
 
 
 def build_options(mode: str, kind: str, entries: Mapping[str, Entry], choice: gr.Dropdown) -> OptionBox:
     """The widgets for the options of what `choice` names, which is one of `entries`; `connect_options` brings them to life."""
     controls = row_for([control(option) for option in entry.item.options] for entry in entries.values())
     first = placed(entries[choice.value].item.options if choice.value in entries else (), controls)
-    with gr.Column(visible=bool(first), elem_id=f"{mode}-{kind}-options", elem_classes="options") as column:
+    # Hidden by its style: Gradio shows all that is in a box when it shows the box.
+    with gr.Column(elem_id=f"{mode}-{kind}-options", elem_classes="options"):
         slots = [_slot(each, first.get(place)) for place, each in enumerate(controls)]
         usual = gr.Button("Defaults", size="sm", scale=0, min_width=0, elem_classes="usual")
-    return OptionBox(kind, entries, choice, column, gr.Textbox(choice.value or "", visible=False), slots, usual)
+    return OptionBox(kind, entries, choice, gr.Textbox(choice.value or "", visible=False), slots, usual)
 
 
 def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Number, edits: gr.Number) -> None:
@@ -97,9 +98,10 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
     sizes = [len(box.inputs) for box in boxes]
     slots = [slot for box in boxes for slot in box.slots]
 
-    def draw(kept: dict[str, Any], *names: Any) -> list[Any]:
+    def draw(kept: dict[str, Any], *names: Any) -> list[list[Any]]:
         pairs = zip(boxes, names[::2], names[1::2], strict=True)
-        return [update for box, before, name in pairs for update in box.drawn(before, name, kept)]
+        updates = [box.drawn(before, name, kept) for box, before, name in pairs]
+        return [[each for update in updates for each in update[step]] for step in (0, 1)]
 
     def keep(kept: dict[str, Any], *given: Any) -> list[Any]:
         now, rest = kept, given
@@ -118,11 +120,12 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
         **QUIET,
     )
     # By the browser itself: for each event of the server's, Gradio goes through all that were ever its outputs.
-    outputs = [each for box in boxes for each in (box.shown, box.box, *box.slots)]
-    chosen.then(None, drawn, outputs, js="(drawn) => drawn", **QUIET)
+    inputs = [each for box in boxes for each in box.inputs]
+    dressed = chosen.then(None, drawn, slots, js="(drawn) => drawn[0]", **QUIET)
+    dressed.then(None, drawn, inputs, js="(drawn) => drawn[1]", **QUIET)
     if slots:
-        inputs = [store, *(each for box in boxes for each in box.inputs)]
-        gr.on([each.change for each in slots], keep, inputs, [store, edits], trigger_mode="always_last", **QUIET, **RAW)
+        changes = [each.change for each in slots]
+        gr.on(changes, keep, [store, *inputs], [store, edits], trigger_mode="always_last", **QUIET, **RAW)
     for box in boxes:
         box.usual.click(partial(_reset, box), [box.shown, store], [store, edits, revision], **QUIET)
 
@@ -156,10 +159,9 @@ def control(option: Option) -> Control:
     return kinds.get(option.kind) or (gr.Slider if on_slider(option) else gr.Number)
 
 
-def settings(option: Option, value: Any) -> dict[str, Any]:
+def limits(option: Option) -> dict[str, Any]:
     """What makes its control the option's. Help texts are a plugin's own words, and Gradio would read them as HTML."""
-    # The value comes first, so that the browser changes all widgets' values in one go.
-    common = dict(value=value, label=title(option.name), info=escape(option.help) or None)
+    common: dict[str, Any] = dict(label=title(option.name), info=escape(option.help) or None)
     if option.kind == "bool":
         return common
     if option.kind == "choice":
@@ -177,7 +179,7 @@ def _slot(kind: Control, option: Option | None) -> gr.components.Component:
     # Gradio takes a control without static listeners for an output, so each has to say that it is interactive. The
     # slider's own button would go back to what another sampler had here.
     more = dict(interactive=True) | (dict(buttons=[]) if kind is gr.Slider else {})
-    return kind(**settings(option, option.default), **more) if option else kind(visible=False, **more)
+    return kind(value=option.default, **limits(option), **more) if option else kind(visible=HIDDEN, **more)
 
 
 def _update(**properties: Any) -> dict[str, Any]:
