@@ -97,6 +97,7 @@ def run(config: Config, folder: Path) -> None:
     show(f"autoencoder, PSNR on {len(kept)} held-out pictures", f"{psnr(pipe.vae, images):.1f} dB")
 
     judge_the_model(pipe, judge, folder.name, config.folder / "evaluate.png")
+    judge_the_settings(pipe, judge, folder.name)
     if (twin := export.twin(folder)).exists():
         pipe.unet = UNet2DConditionModel.from_pretrained(twin, subfolder="unet").to(loop.device())
         pipe.scheduler = DPMSolverMultistepScheduler.from_pretrained(twin, subfolder="scheduler")
@@ -119,8 +120,8 @@ def judge_the_judge(judge: Judge, pictures: np.ndarray, entries: list[dict], ran
 def judge_the_model(pipe: StableDiffusionPipeline, judge: Judge, model: str, sheet: Path) -> None:
     """What a model draws when asked for names, grounds, styles and two things; plain names go to ``sheet``."""
 
-    def white(names: list[str], **kind) -> torch.Tensor:
-        return draw(pipe, [f"{name} on a white background" for name in names], **kind)
+    def white(names: list[str]) -> torch.Tensor:
+        return draw(pipe, [f"{name} on a white background" for name in names])
 
     plain = read("plain_names.txt")
     images = white(plain)
@@ -153,9 +154,14 @@ def judge_the_model(pipe: StableDiffusionPipeline, judge: Judge, model: str, she
     there = [judge.rank(side, [pair[i] for pair in both]) < 5 for i, side in enumerate(sides)]
     show(f"{model}: two objects, both in the top 5 of their half", count(there[0] & there[1]))
 
+
+def judge_the_settings(pipe: StableDiffusionPipeline, judge: Judge, model: str) -> None:
+    """Plain names over guidance scales and numbers of steps: the page's defaults come from here."""
+    plain = read("plain_names.txt")
     for guidance in GUIDANCES:
         for steps in STEPS:
-            rank = judge.rank(white(plain, steps=steps, guidance=guidance), plain)
+            images = draw(pipe, [f"{name} on a white background" for name in plain], steps, guidance)
+            rank = judge.rank(images, plain)
             figure = count(rank < 1, rank < 5)
             show(f"{model}: plain names at guidance {guidance:g}, {steps} steps: first / top 5", figure)
 
