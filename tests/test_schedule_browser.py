@@ -78,7 +78,9 @@ def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
     page.get_by_role("tab", name="Schedule", exact=True).click()
     page.locator("#schedule-last").click()
     until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps", "Run: DDIM, Karras, 12 steps"])
-    expect(page.locator("#schedule-message")).to_contain_text("12 network calls. The same settings run the same list here.")
+    expect(page.locator("#schedule-message")).to_contain_text(
+        "12 network calls. Guidance 5 acts in all 12 steps. The same settings run the same list here."
+    )
     assert traces(page)["Run: DDIM, Karras, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
 
 
