@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 from pages import served
+from PIL import Image
 
 from samplers.registry import discover
 from samplers.testing import check_sampler
@@ -18,6 +19,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(python launch\.py.*)$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
 (PLUGIN,) = (block for block in PYTHON if "hookimpl" in block)
 (SCRIPT,) = (block for block in PYTHON if "gradio_client" in block)
+(DIFFUSERS,) = (block for block in PYTHON if "from diffusers" in block)
 HELP = subprocess.run([sys.executable, str(ROOT / "launch.py"), "--help"], capture_output=True, text=True, check=True).stdout
 
 
@@ -33,6 +35,14 @@ def test_the_script_that_is_shown_makes_a_picture(registry, tmp_path, capsys):
         exec(compile(SCRIPT.replace("http://127.0.0.1:7860", page.url), "README.md", "exec"), shown := {})
     assert shown["files"][0].endswith(".png") and shown["info"]["seeds"] == [7]
     assert "[7] 20" in capsys.readouterr().out
+
+
+def test_diffusers_draws_with_the_flow_network_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code = DIFFUSERS.replace("rocket.png", str(tmp_path / "rocket.png"))
+    exec(compile(code, "README.md", "exec"), {})
+    red, _, blue = Image.open(tmp_path / "rocket.png").convert("RGB").getpixel((1, 1))
+    assert blue > 150 > 100 > red, "the ground is blue"
 
 
 @pytest.mark.parametrize("flag", sorted(set(re.findall(r"--[a-z][a-z-]+", "\n".join(re.findall(r"`[^`]*launch\.py[^`]*`|`--[^`]*`", README))))))
