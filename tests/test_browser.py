@@ -86,7 +86,7 @@ def choose(page, box, name):
 
 
 def option(page, label, box="txt2img-samplers"):
-    return page.locator(f"#{box}-options").get_by_label(f"number input for {label}", exact=True)
+    return page.locator(f"#{box}-options").get_by_label(f"number input for {label}", exact=True).locator("visible=true")
 
 
 def generate(page, mode="txt2img"):

@@ -156,7 +156,7 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     page.get_by_role("tab", name="Schedule", exact=True).click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
     expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
-    expect(page.locator("#option-schedules-Karras-rho input[type=number]")).to_have_value("3")
+    expect(page.locator("#schedule-schedules-options").get_by_role("spinbutton", name="Rho").first).to_have_value("3")
 
 
 def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811
