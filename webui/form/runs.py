@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
-from ..request import Request, RequestError
+from ..request import RequestError
 from ..shared import LONG, QUIET, RAW, Page
 from .form import Form, to_request
 from .result import SMALL, Result, show, show_problem
@@ -39,9 +40,9 @@ async def snapshots(page: Page, job: Job) -> AsyncIterator[Snapshot | None]:
         page.engine.abandon(job)
 
 
-async def submit(page: Page, request: Request, owner: str) -> Job:
+async def submit(page: Page, start: Callable[[], Job]) -> Job:
     """Submit without holding up the server; a page that leaves in the middle of it leaves no watched job behind."""
-    submitting = asyncio.ensure_future(asyncio.to_thread(page.engine.submit, request, owner))
+    submitting = asyncio.ensure_future(asyncio.to_thread(start))
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:
@@ -49,34 +50,50 @@ async def submit(page: Page, request: Request, owner: str) -> Job:
         raise
 
 
+def resumer(page: Page, mode: str, follow: Callable[[Job], AsyncIterator[list[Any]]], nothing: list[Any]) -> Any:
+    """The event that goes on following a tab's job when a page has been opened; `nothing` where there is none."""
+
+    async def resume(token: str) -> AsyncIterator[list[Any]]:
+        job = page.job(token, mode)
+        if job is None:
+            yield nothing
+            return
+        page.engine.adopt(job)
+        async for updates in follow(job):
+            yield updates
+
+    return resume
+
+
+def stop_job(page: Page, token: str, mode: str) -> Any:
+    """Stop a tab's job; the update of its Stop button."""
+    # Only ever the job of this token; there is no way to name another one.
+    job = page.job(token, mode)
+    if job is not None and job.outcome is None:
+        page.engine.stop(job)
+    return gr.update(interactive=False)
+
+
 def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, stop: gr.Button) -> tuple[Any, list]:
     """Wire Generate and Stop; returns (resume, outputs), the event to run when a page has been opened."""
     mode = form.mode
     seed = form.fields["seed"]
     outputs = [*result.outputs, generate, stop, seed]
+    nothing = [gr.skip()] * len(outputs)
 
     async def run(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
         token = token or request.session_hash or ""
         running = page.job(token, mode)
         if running is not None and running.outcome is None:
             gr.Info("This tab is still at work. Stop it first, or wait for it.")
-            yield [gr.skip()] * len(outputs)
+            yield nothing
             return
         try:
             wanted = to_request(mode, form.values(given))
-            job = await submit(page, wanted, page.owner(token, mode))
+            job = await submit(page, partial(page.engine.submit, wanted, page.owner(token, mode)))
         except RequestError as error:
             yield [*show_problem(str(error)), *_idle(), gr.skip()]
             return
-        async for updates in follow(job):
-            yield updates
-
-    async def resume(token: str) -> AsyncIterator[list[Any]]:
-        job = page.job(token, mode)
-        if job is None:
-            yield [gr.skip()] * len(outputs)
-            return
-        page.engine.adopt(job)
         async for updates in follow(job):
             yield updates
 
@@ -86,7 +103,7 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
         try:
             async for now in news:
                 if now is None:
-                    yield [gr.skip()] * len(outputs)
+                    yield nothing
                     continue
                 buttons = _idle() if now.outcome else _busy()
                 yield [*await show(now, before, small), *buttons, job.request.seed if before is None else gr.skip()]
@@ -96,17 +113,8 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
             await news.aclose()
 
     generate.click(run, [page.token, *form.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
-    stop.click(lambda token: _stop(page, token, mode), page.token, [result.message, stop], **QUIET)
-    return resume, outputs
-
-
-def _stop(page: Page, token: str, mode: str) -> list[Any]:
-    # Only ever the job of this token; there is no way to name another one.
-    job = page.job(token, mode)
-    if job is None or job.outcome is not None:
-        return [gr.skip(), gr.update(interactive=False)]
-    page.engine.stop(job)
-    return [gr.skip(), gr.update(interactive=False)]
+    stop.click(lambda token: stop_job(page, token, mode), page.token, stop, **QUIET)
+    return resumer(page, mode, follow, nothing), outputs
 
 
 def _busy() -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +13,7 @@ from ..describe import problem
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..engine.tasks import Task
-from ..form.runs import snapshots
+from ..form.runs import resumer, snapshots, stop_job, submit
 from ..request import RequestError
 from ..shared import LONG, QUIET, RAW, Page
 from .words import status
@@ -93,19 +92,10 @@ def connect_tool(
             yield nothing
             return
         try:
-            job = await _submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
+            job = await submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
         except RequestError as error:
             yield [problem(str(error)), *_buttons(buttons, False), *nothing[3:]]
             return
-        async for updates in follow(job):
-            yield updates
-
-    async def resume(token: str) -> AsyncIterator[list[Any]]:
-        job = page.job(token, mode)
-        if job is None:
-            yield nothing
-            return
-        page.engine.adopt(job)
         async for updates in follow(job):
             yield updates
 
@@ -124,8 +114,8 @@ def connect_tool(
 
     for way in (Way(buttons.start.click, inputs, make), *ways):
         _listen(page, way, run, every)
-    buttons.stop.click(lambda token: _stop(page, token, mode), page.token, buttons.stop, **QUIET)
-    return Tool(mode, resume, every)
+    buttons.stop.click(lambda token: stop_job(page, token, mode), page.token, buttons.stop, **QUIET)
+    return Tool(mode, resumer(page, mode, follow, nothing), every)
 
 
 def _listen(page: Page, way: Way, run: Callable[..., AsyncIterator[list[Any]]], outputs: Sequence[Any]) -> None:
@@ -155,24 +145,6 @@ def connect_cost(
             return problem(str(error))
 
     gr.on([each.change for each in watched], show, inputs, box, trigger_mode="always_last", **QUIET, **RAW)
-
-
-async def _submit(page: Page, start: Callable[[], Job]) -> Job:
-    """Submit without holding up the server; a page that leaves in the middle of it leaves no watched job behind."""
-    submitting = asyncio.ensure_future(asyncio.to_thread(start))
-    try:
-        return await asyncio.shield(submitting)
-    except asyncio.CancelledError:
-        submitting.add_done_callback(lambda done: done.exception() or page.engine.abandon(done.result()))
-        raise
-
-
-def _stop(page: Page, token: str, mode: str) -> Any:
-    # Only ever the job of this token; there is no way to name another one.
-    job = page.job(token, mode)
-    if job is not None and job.outcome is None:
-        page.engine.stop(job)
-    return gr.update(interactive=False)
 
 
 def _buttons(buttons: Buttons, busy: bool) -> list[Any]:

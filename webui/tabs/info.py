@@ -17,7 +17,7 @@ from ..files import served, uploaded
 from ..form.filling import fill
 from ..form.form_events import refilled
 from ..form.result import chosen_of
-from ..form.runs import snapshots
+from ..form.runs import snapshots, stop_job
 from ..form.workbench import Workbench
 from ..pictures import open_picture, to_jpeg
 from ..records.metadata import replay as request_of
@@ -96,7 +96,7 @@ def connect_info(page: Page, info: Info, benches: Sequence[Workbench], tabs: gr.
     run = _replay_of(page)
     outputs = [info.verdict, info.replay, info.stop]
     info.replay.click(run, [page.token, info.image], outputs, concurrency_limit=None, **LONG, **RAW)
-    info.stop.click(lambda token: _stop(page, token), page.token, info.stop, **QUIET)
+    info.stop.click(lambda token: stop_job(page, token, MODE), page.token, info.stop, **QUIET)
     for bench in benches:
         parts = [bench.result.made, bench.result.chosen]
         bench.result.info.click(_to_info, parts, [info.image, tabs], **QUIET)
@@ -195,10 +195,3 @@ def _verdict(path: Path, job: Any, wanted: Any) -> str:
         return verdict_html(compare(path, made, wanted), to_jpeg(open_picture(made), quality=92))
     except RequestError as error:
         return problem(str(error))
-
-
-def _stop(page: Page, token: str) -> Any:
-    job = page.job(token, MODE)
-    if job is not None and job.outcome is None:
-        page.engine.stop(job)
-    return gr.update(interactive=False)
