@@ -9,6 +9,7 @@ from samplers.denoiser import Denoiser
 from samplers.generate import run
 from samplers.schedule import flow
 from webui.engine.engine import Engine
+from webui.form.memory import recall_options
 from webui.planned import planned, rehearsal
 from webui.request import Request
 from webui.schedule.curves import MEASURES, View, draw
@@ -135,3 +136,15 @@ def test_a_long_run_is_marked_where_its_steps_start(engine):
     made = planned(engine, dict(schedule="Karras", steps=400, strength=1.0, **INTERVAL))
     calls = asked(made, None)
     assert [sigma for _, sigma in calls] == list(made.run.sigmas[:-1])
+
+
+def test_the_menu_of_schedules_tells_of_own_steps_only_while_a_sampler_makes_them(engine):
+    def menu(sampler):
+        given = ("toy", sampler, "", 5, 1.0, "steps", 1.0, 0.0, 0.0)
+        options = recall_options(None, engine.registry)
+        return redraw(engine, options, [], None, [], "sigma", "step", [], *given)[-1]
+
+    flow, ddim = menu("Flow"), menu("DDIM")
+    assert not flow.interactive and flow.info == "This sampler makes its own steps."
+    # An update that leaves the words out would leave them standing.
+    assert ddim.interactive and ddim.info is None and "info" in ddim.constructor_args

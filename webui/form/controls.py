@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from samplers.registry import Registry
 from weights.catalog import Found
 
 from ..limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, sides
@@ -69,23 +70,7 @@ def build_form(
             elem_id=f"{mode}-negative",
         )
     with gr.Column(elem_classes="card"):
-        with gr.Row():
-            sampler = gr.Dropdown(
-                sampler_choices(registry.samplers),
-                value=start["sampler"],
-                label="Sampler",
-                elem_id=f"{mode}-sampler",
-                interactive=True,
-                min_width=120,
-            )
-            schedule = gr.Dropdown(
-                schedule_choices(registry.schedules),
-                value="",
-                label="Schedule",
-                elem_id=f"{mode}-schedule",
-                interactive=True,
-                min_width=120,
-            )
+        sampler, schedule = build_menus(registry, mode, start["sampler"])
         note = gr.HTML(elem_id=f"{mode}-note")
         boxes = (
             build_options(mode, "samplers", registry.samplers, sampler),
@@ -194,25 +179,58 @@ def _build_conditioning(mode: str) -> tuple[gr.components.Component, ...]:
                 scale=2,
                 interactive=True,
             )
-        with gr.Row():
-            ends = (
-                ("low", "Guide above sigma", "Below it, no guidance"),
-                ("high", "Guide up to sigma", "0 is no upper end"),
+        return clip_skip, rescale, *build_interval(mode)
+
+
+def build_menus(registry: Registry, mode: str, sampler: str) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """The menus of samplers and schedules side by side, `sampler` and the model's own schedule chosen."""
+    menus = {
+        "sampler": (sampler_choices(registry.samplers), sampler),
+        "schedule": (schedule_choices(registry.schedules), ""),
+    }
+    with gr.Row():
+        first, second = (
+            gr.Dropdown(
+                choices,
+                value=value,
+                label=name.capitalize(),
+                elem_id=f"{mode}-{name}",
+                interactive=True,
+                min_width=120,
             )
-            low, high = (
-                gr.Number(
-                    0,
-                    label=label,
-                    info=info,
-                    minimum=0,
-                    maximum=MAX_SIGMA,
-                    elem_id=f"{mode}-guidance-{end}",
-                    min_width=120,
-                    interactive=True,
-                )
-                for end, label, info in ends
+            for name, (choices, value) in menus.items()
+        )
+    return first, second
+
+
+def schedule_update(own_grid: bool) -> gr.Dropdown:
+    """The menu of schedules for a sampler: of no use where it makes its own steps."""
+    info = "This sampler makes its own steps." if own_grid else None
+    # gr.update would leave out None: the words would stay when another sampler is chosen.
+    return gr.Dropdown(interactive=not own_grid, info=info)
+
+
+def build_interval(mode: str) -> tuple[gr.Number, gr.Number]:
+    """The two ends of the sigmas in which guidance acts, side by side."""
+    ends = (
+        ("low", "Guide above sigma", "Below it, no guidance"),
+        ("high", "Guide up to sigma", "0 is no upper end"),
+    )
+    with gr.Row():
+        low, high = (
+            gr.Number(
+                0,
+                label=label,
+                info=info,
+                minimum=0,
+                maximum=MAX_SIGMA,
+                elem_id=f"{mode}-guidance-{end}",
+                min_width=120,
+                interactive=True,
             )
-    return clip_skip, rescale, low, high
+            for end, label, info in ends
+        )
+    return low, high
 
 
 def schedule_choices(schedules: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from samplers.generate import plan
 
 from ..describe import plan_note, sampler_note
 from ..shared import QUIET, RAW, Page
-from .controls import side
+from .controls import schedule_update, side
 from .form import Form
 from .memory import DEFAULTS, recall, recall_options
 
@@ -108,9 +108,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
     except Exception as error:
         text, own_grid = f"<p class='note problem'>{escape(str(error) or type(error).__name__)}</p>", False
-    info = "This sampler makes its own steps." if own_grid else None
-    # gr.update would leave out None: the words would stay when another sampler is chosen.
-    return [sampler_note(entry, settings), text, gr.Dropdown(interactive=not own_grid, info=info)]
+    return [sampler_note(entry, settings), text, schedule_update(own_grid)]
 
 
 def _follow_model(page: Page, name: str | None) -> list[Any]:

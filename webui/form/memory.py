@@ -5,7 +5,6 @@ What a browser sends is untrusted and may be old: a value that no longer fits fa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -67,17 +66,17 @@ def recall(saved: Any, registry: Registry, models: Mapping[str, Found], limits: 
         "sampler": lambda v: isinstance(v, str) and v in registry.samplers,
         "schedule": lambda v: isinstance(v, str) and (v == "" or v in registry.schedules),
         "steps": lambda v: _whole(v, 1, limits.steps),
-        "guidance": lambda v: _number(v, 0, MAX_GUIDANCE),
+        "guidance": lambda v: is_number(v, 0, MAX_GUIDANCE),
         "width": lambda v: _side(v, found),
         "height": lambda v: _side(v, found),
         "seed": lambda v: _whole(v, 0, SEEDS - 1),
         "random_seed": lambda v: isinstance(v, bool),
         "count": lambda v: _whole(v, 1, limits.count),
         "clip_skip": lambda v: _whole(v, 1, MAX_CLIP_SKIP),
-        "guidance_rescale": lambda v: _number(v, 0, 1),
-        "guidance_low": lambda v: _number(v, 0, MAX_SIGMA),
-        "guidance_high": lambda v: _number(v, 0, MAX_SIGMA),
-        "strength": lambda v: _number(v, 0.01, 1),
+        "guidance_rescale": lambda v: is_number(v, 0, 1),
+        "guidance_low": lambda v: is_number(v, 0, MAX_SIGMA),
+        "guidance_high": lambda v: is_number(v, 0, MAX_SIGMA),
+        "strength": lambda v: is_number(v, 0.01, 1),
         "strength_as": lambda v: v in STRENGTH_AS,
         "fit": lambda v: v in FITS,
     }
@@ -111,13 +110,13 @@ def _text(value: Any, longest: int) -> bool:
     return isinstance(value, str) and len(value) <= longest
 
 
-def _number(value: Any, low: float, high: float) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and low <= value <= high
+def is_number(value: Any, low: float, high: float) -> bool:
+    """Whether a value from outside is a number in a range."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _whole(value: Any, low: int, high: int) -> bool:
-    return _number(value, low, high) and value == int(value)
+    return is_number(value, low, high) and value == int(value)
 
 
 def _side(value: Any, found: Found | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from samplers.registry import Registry
 from weights.catalog import Found
 
-from ..form.memory import recall
+from ..form.memory import is_number, recall
 from ..limits import Limits
 from .curves import AGAINST, LOGS, MEASURES
 from .forward import PRESERVING, PROCESSES
@@ -41,13 +41,13 @@ def recall_more(saved: Any, registry: Registry) -> dict[str, Any]:
         "measure": lambda v: _one(v, MEASURES),
         "against": lambda v: _one(v, AGAINST),
         "logs": lambda v: _some(v, LOGS),
-        "at": lambda v: _number(v, 0, 1),
+        "at": lambda v: is_number(v, 0, 1),
         "process": lambda v: _one(v, PROCESSES),
         "kinds": lambda v: _some(v, KINDS),
-        "start": lambda v: _number(v, LOWEST, HIGHEST),
-        "end": lambda v: _number(v, LOWEST, HIGHEST),
+        "start": lambda v: is_number(v, LOWEST, HIGHEST),
+        "end": lambda v: is_number(v, LOWEST, HIGHEST),
         "zero": lambda v: isinstance(v, bool),
-        "shift": lambda v: _number(v, 1, LARGEST_SHIFT),
+        "shift": lambda v: is_number(v, 1, LARGEST_SHIFT),
         "shown": lambda v: _one(v, SHOWN),
     }
     return {name: saved[name] if name in saved and allowed[name](saved[name]) else start for name, start in MORE.items()}
@@ -59,7 +59,3 @@ def _one(value: Any, known: Any) -> bool:
 
 def _some(value: Any, known: Any) -> bool:
     return isinstance(value, list) and all(_one(each, known) for each in value)
-
-
-def _number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

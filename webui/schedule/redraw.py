@@ -12,6 +12,7 @@ from samplers.levels import Rehearsal
 
 from ..describe import percent, problem
 from ..engine.engine import Engine
+from ..form.controls import schedule_update
 from ..planned import Planned, planned, rehearsal, run_levels
 from ..request import RequestError, plan_of
 from .curves import Curve, View, curve, draw, ends_curve, run_curves
@@ -53,14 +54,13 @@ def redraw(
         curves += loaded.curves
     curves += guided_curve(made.request, own[0].places, calls or ())
     start = f"starts with {percent(shown.noise_share)} noise" if made.request.strength < 1 else ""
-    makes_own = made.run.own_grid
     said = guidance_note(made.request, calls and [sigma for _, sigma in calls], len(shown.sigmas) - 1)
     return [
         draw(made.found.schedule, made.found.name, curves, view, start),
         f"<p class='note'>{view.sentence}</p>",
         facts(made, rehearsed, by_meaning, said, trouble),
         list_text(shown.sigmas),
-        gr.update(interactive=not makes_own, info="This sampler makes its own steps." if makes_own else None),
+        schedule_update(made.run.own_grid),
     ]
 
 

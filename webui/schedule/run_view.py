@@ -9,11 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from ..form.controls import schedule_choices
+from ..form.controls import build_interval, build_menus
 from ..form.memory import DEFAULTS, fresh, recall_options
 from ..form.options import build_options, connect_options
-from ..limits import MAX_GUIDANCE, MAX_SIGMA
-from ..menus import sampler_choices
+from ..limits import MAX_GUIDANCE
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page
 from .curves import AGAINST, LOGS, MEASURES, Curve
@@ -68,15 +67,7 @@ def build_fields(page: Page) -> dict[str, Any]:
         model = gr.Dropdown(
             list(models), value=start["model"] or None, label="Model", elem_id="schedule-model", interactive=True
         )
-        with gr.Row():
-            sampler = gr.Dropdown(
-                sampler_choices(registry.samplers), value=start["sampler"], label="Sampler", elem_id="schedule-sampler",
-                interactive=True, min_width=120,
-            )  # fmt: skip
-            menu = gr.Dropdown(
-                schedule_choices(registry.schedules), value="", label="Schedule", elem_id="schedule-schedule",
-                interactive=True, min_width=120,
-            )  # fmt: skip
+        sampler, menu = build_menus(registry, "schedule", start["sampler"])
         boxes = (
             build_options("schedule", "samplers", registry.samplers, sampler),
             build_options("schedule", "schedules", registry.schedules, menu),
@@ -106,16 +97,7 @@ def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
             0, MAX_GUIDANCE, value=scale, step=0.1, label="Guidance scale", info="1 is none; where it acts, the curve has a halo.",
             elem_id="schedule-guidance", interactive=True,
         )  # fmt: skip
-        with gr.Row():
-            ends = (("low", "Guide above sigma", "Below it, no guidance"), ("high", "Guide up to sigma", "0 is no upper end"))
-            low, high = (
-                gr.Number(
-                    0, label=label, info=info, minimum=0, maximum=MAX_SIGMA, elem_id=f"schedule-guidance-{end}",
-                    min_width=120, interactive=True,
-                )
-                for end, label, info in ends
-            )  # fmt: skip
-    return slider, low, high
+        return slider, *build_interval("schedule")
 
 
 def build_plot(page: Page) -> dict[str, Any]:
