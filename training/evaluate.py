@@ -43,6 +43,13 @@ def draw(pipe: StableDiffusionPipeline, prompts: list[str], steps: int = 20, gui
     return torch.cat(images)
 
 
+def draw_on_white(
+    pipe: StableDiffusionPipeline, names: list[str], steps: int = 20, guidance: float = 5.0
+) -> torch.Tensor:
+    """Pictures of names on the ground where names are judged, as `draw` makes them."""
+    return draw(pipe, [f"{name} on a white background" for name in names], steps, guidance)
+
+
 def border(images: torch.Tensor, width: int = 2) -> torch.Tensor:
     """Mean colour of the outermost pixels, (n, 3), 0 to 255."""
     mask = torch.ones(images.shape[-2:], dtype=torch.bool)
@@ -119,19 +126,15 @@ def judge_the_judge(judge: Judge, pictures: np.ndarray, entries: list[dict], ran
 
 def judge_the_model(pipe: StableDiffusionPipeline, judge: Judge, model: str, sheet: Path) -> None:
     """What a model draws when asked for names, grounds, styles and two things; plain names go to ``sheet``."""
-
-    def white(names: list[str]) -> torch.Tensor:
-        return draw(pipe, [f"{name} on a white background" for name in names])
-
     plain = read("plain_names.txt")
-    images = white(plain)
+    images = draw_on_white(pipe, plain)
     rank = judge.rank(images, plain)
     show(f"{model}: recognized, {len(plain)} plain names: first / top 5", count(rank < 1, rank < 5))
     show(f"{model}: white ground right", count(grounds_right(images, ["white"] * len(plain))))
     loop.contact_sheet(sheet, images)
 
     drawn = read("evaluation_names.txt")
-    rank = judge.rank(white(drawn), drawn)
+    rank = judge.rank(draw_on_white(pipe, drawn), drawn)
     show(f"{model}: recognized, {len(drawn)} names drawn by a seed: first / top 5", share(rank < 1, rank < 5))
 
     for seen in (True, False):
@@ -160,8 +163,7 @@ def judge_the_settings(pipe: StableDiffusionPipeline, judge: Judge, model: str) 
     plain = read("plain_names.txt")
     for guidance in GUIDANCES:
         for steps in STEPS:
-            images = draw(pipe, [f"{name} on a white background" for name in plain], steps, guidance)
-            rank = judge.rank(images, plain)
+            rank = judge.rank(draw_on_white(pipe, plain, steps, guidance), plain)
             figure = count(rank < 1, rank < 5)
             show(f"{model}: plain names at guidance {guidance:g}, {steps} steps: first / top 5", figure)
 
