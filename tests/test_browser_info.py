@@ -2,6 +2,7 @@
 
 from urllib.parse import urlsplit
 
+from pages import idle
 from PIL import Image
 from test_browser import (  # noqa: F401  (fixtures)
     PHONE,
@@ -82,6 +83,17 @@ def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, serve
     server.pace.fast()
     expect(page.locator("#info-verdict [role=alert]")).to_contain_text("The replay was stopped.")
     expect(page.locator("#info-replay")).to_be_enabled()
+    # Another picture ends the replay of the one before, and takes its words away.
+    server.pace.slow_after(5)
+    page.locator("#info-replay").click()
+    expect(page.locator("#info-verdict")).to_contain_text("step 5 of 40")
+    drop(page, path)
+    expect(page.locator("#info-verdict")).to_have_text("")
+    expect(page.locator("#info-stop")).to_be_disabled()
+    server.pace.fast()
+    idle(server.engine)
+    page.locator("#info-replay").click()
+    expect(page.locator("#info-verdict .verdict.equal")).to_contain_text("bit-equal")
 
 
 def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path):  # noqa: F811

@@ -494,3 +494,13 @@ def test_no_tunnel_is_said_plainly(page, monkeypatch):
     monkeypatch.setattr(networking, "setup_tunnel", fails)
     link, reason = open_tunnel(type("Launched", (), {"server_port": 1, "share_token": "x"})())
     assert link is None and "Network is unreachable" in reason
+
+
+def test_what_a_picture_says_never_takes_a_verdict_away(registry, tmp_path):
+    """A replay of a small picture may be over before the tab has read what the picture says."""
+    engine = Engine(registry, Settings(root=tmp_path, outputs=tmp_path), find_models=lambda folder: {})
+    config = build_page(engine).config
+    ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    image, facts, verdict = ids["info-image"], ids["info-facts"], ids["info-verdict"]
+    reading = [each for each in config["dependencies"] if [image, "change"] in [list(t) for t in each["targets"]]]
+    assert reading and all(facts in each["outputs"] and verdict not in each["outputs"] for each in reading)

@@ -21,7 +21,7 @@ from .form.workbench import Workbench
 from .shared import LONG, QUIET, Page
 from .tabs.history import build_history
 from .tabs.img2img import build_img2img
-from .tabs.info import build_info, connect_info
+from .tabs.info import build_info
 from .tabs.lab import Lab, build_lab
 from .tabs.plugins import build_plugins
 from .tabs.schedule import build_schedule, connect_schedule
@@ -48,7 +48,7 @@ def build_page(engine: Engine) -> gr.Blocks:
             with gr.Tab("Lab", id="lab"):
                 lab = build_lab(page, benches)
             with gr.Tab("PNG Info", id="info"):
-                info = build_info(page)
+                info = build_info(page, benches, tabs)
             # On a shared page it would show everybody's pictures to everybody.
             if not engine.settings.public:
                 with gr.Tab("History", id="history") as history:
@@ -58,7 +58,6 @@ def build_page(engine: Engine) -> gr.Blocks:
         for bench in benches:
             _connect_sending(bench, picture, tabs)
             connect_link(page, bench)
-        connect_info(page, info, benches, tabs)
         _connect_opening(page, blocks, benches, lab, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)
         build_endpoints(engine)

@@ -23,7 +23,7 @@ from ..records.index import END, Shown
 from ..records.offer import offer_of
 from ..request import RequestError
 from ..shared import QUIET, Page
-from .info import Info, send_offer, send_outputs
+from .info import Info, arrival, send_offer, send_outputs
 
 PAGE = 24  # pictures at a time
 SIDE = 256  # pixels of a thumbnail; what is no larger is shown as it is
@@ -116,7 +116,7 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
     view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
     view.newer.click(lambda *given: turn(*given, False), turning, view.outputs, **QUIET)
     view.gallery.select(_pick, view.shown, [view.chosen, view.picked, view.actions], **QUIET)
-    view.info.click(_to_info, [view.shown, view.chosen], [info.image, tabs], **QUIET)
+    view.info.click(_to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET)
     for bench in benches:
         _connect_send(page, view, bench, tabs)
 
@@ -230,8 +230,7 @@ def _to_info(shown: list[Shown], chosen: int) -> list[Any]:
     path = _chosen(shown, chosen)
     if path is None:
         gr.Warning("The picture is no longer there.")
-        return [gr.skip()] * 2
-    return [served(path), gr.Tabs(selected="info")]
+    return arrival(path and served(path))
 
 
 def _connect_send(page: Page, view: Tab, bench: Workbench, tabs: gr.Tabs) -> None:

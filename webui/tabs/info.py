@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..files import served, uploaded
 from ..form.filling import fill
 from ..form.form_events import refilled
 from ..form.result import chosen_of
-from ..form.runs import snapshots, stop_job
+from ..form.runs import snapshots, stop_job, submit
 from ..form.workbench import Workbench
 from ..pictures import open_picture, to_jpeg
 from ..records.metadata import replay as request_of
@@ -32,7 +33,7 @@ MODE = "replay"  # whom a replay belongs to, beside the jobs of the two forms
 
 
 @dataclass(frozen=True, eq=False)
-class Info:
+class Parts:
     """The tab's parts."""
 
     image: gr.Image
@@ -48,8 +49,37 @@ class Info:
         return [*self.send.values(), self.replay]
 
 
-def build_info(page: Page) -> Info:
-    """Build the tab's content; `connect_info` wires it once the forms are there."""
+@dataclass(frozen=True, eq=False)
+class Info:
+    """How a picture comes to the tab: an event gives `arrival(path)` to `outputs`, and cancels `replays`."""
+
+    outputs: list[Any]
+    replays: list[Any]
+
+
+def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
+    """Build and wire the tab's content, and the buttons of the results that lead to it."""
+    parts = _build()
+
+    def look(image: Any) -> list[Any]:
+        if not image:
+            return [NOTHING, *[gr.update(interactive=False)] * 3]
+        try:
+            offer = _offer(page, image)
+        except RequestError as error:
+            return [problem(str(error)), *[gr.update(interactive=False)] * 3]
+        mine = offer.record is not None
+        return [offer_html(offer), *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
+
+    # One event for every way in which a picture comes here: dropped, pasted or sent. The verdict is none of its
+    # business: that of a picture sent to be replayed may be there first.
+    parts.image.change(look, parts.image, [parts.facts, *parts.buttons], **QUIET, **RAW)
+    for bench in benches:
+        _connect_send(page, parts, bench, tabs)
+    return _connect_replay(page, parts, benches, tabs)
+
+
+def _build() -> Parts:
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="compose"):
             # The uploaded file itself, undecoded: its settings are in its bytes.
@@ -72,36 +102,37 @@ def build_info(page: Page) -> Info:
         with gr.Column(elem_classes="result"):
             verdict = gr.HTML(elem_id="info-verdict")
             facts = gr.HTML(NOTHING, elem_id="info-facts")
-    return Info(image, facts, verdict, send, replay, stop)
+    return Parts(image, facts, verdict, send, replay, stop)
 
 
-def connect_info(page: Page, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
-    """Wire the tab, and the buttons of the results that lead to it."""
-
-    def look(image: Any) -> list[Any]:
-        if not image:
-            return [NOTHING, "", *[gr.update(interactive=False)] * 3]
-        try:
-            offer = _offer(page, image)
-        except RequestError as error:
-            return [problem(str(error)), "", *[gr.update(interactive=False)] * 3]
-        mine = offer.record is not None
-        return [offer_html(offer), "", *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
-
-    # One event for every way in which a picture comes here: dropped, pasted or sent.
-    info.image.change(look, info.image, [info.facts, info.verdict, *info.buttons], **QUIET, **RAW)
-    for bench in benches:
-        _connect_send(page, info, bench, tabs)
-
+def _connect_replay(page: Page, parts: Parts, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
     run = _replay_of(page)
-    outputs = [info.verdict, info.replay, info.stop]
-    info.replay.click(run, [page.token, info.image], outputs, concurrency_limit=None, **LONG, **RAW)
-    info.stop.click(lambda token: stop_job(page, token, MODE), page.token, info.stop, **QUIET)
+    inputs, outputs = [page.token, parts.image], [parts.verdict, parts.replay, parts.stop]
+    here = [parts.image, *outputs, tabs]
+    replays = [parts.replay.click(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW)]
+    parts.stop.click(lambda token: stop_job(page, token, MODE), page.token, parts.stop, **QUIET)
     for bench in benches:
-        parts = [bench.result.made, bench.result.chosen]
-        bench.result.info.click(_to_info, parts, [info.image, tabs], **QUIET)
-        sent = bench.result.again.click(_to_info, parts, [info.image, tabs], **QUIET)
-        sent.then(run, [page.token, info.image], outputs, concurrency_limit=None, **LONG, **RAW)
+        sent = bench.result.again.click(_to_info, [bench.result.made, bench.result.chosen], here, **QUIET)
+        replays.append(sent.then(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW))
+    # A verdict goes with the picture that it is about, and so does a replay that still runs.
+    gr.on([bench.result.again.click for bench in benches], cancels=replays)
+    for bench in benches:
+        bench.result.info.click(_to_info, [bench.result.made, bench.result.chosen], here, cancels=replays, **QUIET)
+    gr.on(
+        [parts.image.upload, parts.image.clear],
+        lambda: ["", gr.update(interactive=False)],
+        None,
+        [parts.verdict, parts.stop],
+        cancels=replays,
+        **QUIET,
+    )
+    return Info(here, replays)
+
+
+def arrival(path: str | None) -> list[Any]:
+    """Updates for `Info.outputs`: a picture that was made here and is served, or none that could be shown."""
+    shown = [gr.skip()] * 2 if path is None else [path, gr.Tabs(selected="info")]
+    return [shown[0], "", gr.update(interactive=True), gr.update(interactive=False), shown[1]]
 
 
 def _offer(page: Page, image: Any) -> Offer:
@@ -110,7 +141,7 @@ def _offer(page: Page, image: Any) -> Offer:
 
 def _to_info(made: list, chosen: int) -> list[Any]:
     choice = chosen_of(made, chosen)
-    return [choice[0], gr.Tabs(selected="info")] if choice else [gr.skip()] * 2
+    return arrival(choice and choice[0])
 
 
 def send_offer(page: Page, bench: Workbench, saved: Any, offer: Offer, path: Path) -> list[Any]:
@@ -127,7 +158,7 @@ def send_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Any]:
     return [*refilled(bench.form), bench.result.message, *picture, tabs]
 
 
-def _connect_send(page: Page, info: Info, bench: Workbench, tabs: gr.Tabs) -> None:
+def _connect_send(page: Page, parts: Parts, bench: Workbench, tabs: gr.Tabs) -> None:
     outputs = send_outputs(bench, tabs)
 
     def send(image: Any, saved: Any) -> list[Any]:
@@ -137,7 +168,7 @@ def _connect_send(page: Page, info: Info, bench: Workbench, tabs: gr.Tabs) -> No
             gr.Warning(str(error))
             return [gr.skip()] * len(outputs)
 
-    info.send[bench.mode].click(send, [info.image, bench.kept], outputs, **QUIET, **RAW)
+    parts.send[bench.mode].click(send, [parts.image, bench.kept], outputs, **QUIET, **RAW)
 
 
 def _input_of(page: Page, offer: Offer) -> str | None:
@@ -158,17 +189,13 @@ def _replay_of(page: Page) -> Any:
 
     async def run(request: gr.Request, token: str, image: Any) -> AsyncIterator[list[Any]]:
         token = token or request.session_hash or ""
-        running = page.job(token, MODE)
-        if running is not None and running.outcome is None:
-            gr.Info("This tab is still at work on a replay. Stop it first, or wait for it.")
-            yield [gr.skip()] * 3
-            return
+        stop_job(page, token, MODE)
         with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
             try:
                 path = uploaded(image)
                 wanted = into(await asyncio.to_thread(recipe, path, page.engine), Path(folder))
                 owner = page.owner(token, MODE)
-                job = await asyncio.to_thread(page.engine.submit, wanted.request, owner, False, wanted.conditions)
+                job = await submit(page, partial(page.engine.submit, wanted.request, owner, False, wanted.conditions))
             except RequestError as error:
                 yield [problem(str(error)), *idle]
                 return
