@@ -128,6 +128,8 @@ def learn(
     known = known or latents.load(config)
     tokenizer, path = export.tokenizer(config), config.folder / process.file
     model = model.to(where)
+    if where.type == "cpu":
+        model.plain_attention()
     optimizer = optimizer_for(model, config)
 
     def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
