@@ -13,6 +13,7 @@ from weights.catalog import read_folder
 from weights.opening import dtypes, open_model
 
 FULL = torch.OutOfMemoryError("CUDA out of memory")
+WAYS = (FULL, RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), MemoryError())
 
 
 def test_half_precision_on_cuda_alone_and_never_in_the_vae():
@@ -72,21 +73,35 @@ def test_a_picture_in_tiles_is_nearly_the_same(vae, emoji):
     torch.testing.assert_close(made.encode(start), latents, rtol=0, atol=0.5)
 
 
+@pytest.mark.parametrize("error", WAYS, ids=["cuda", "mps", "host"])
 @pytest.mark.parametrize("work", ["decode", "encode"])
-def test_what_fails_for_memory_is_tried_in_tiles(vae, work, monkeypatch):
+def test_what_fails_for_memory_is_tried_in_tiles(vae, work, error, monkeypatch):
     made, _ = vae(float("inf"))
     real, tried = getattr(made.module, work), []
 
     def full(given):
         tried.append(made.module.use_tiling)
         if not made.module.use_tiling:
-            raise FULL
+            raise error
         return real(given)
 
     monkeypatch.setattr(made.module, work, full)
     given = torch.zeros(1, 4, 32, 32) if work == "decode" else Image.new("RGB", (128, 128))
     getattr(made, work)(given)
     assert tried == [False, True] and not made.module.use_tiling
+
+
+def test_what_fails_otherwise_is_not_tried_again(vae, monkeypatch):
+    made, tried = vae(float("inf"))[0], []
+
+    def wrong(given):
+        tried.append(given)
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(made.module, "decode", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        made.decode(torch.zeros(1, 4, 32, 32))
+    assert len(tried) == 1
 
 
 def test_memory_that_is_not_enough_for_a_tile_is_an_error_and_the_next_picture_is_whole(vae, monkeypatch):

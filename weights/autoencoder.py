@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from PIL import Image
 
+from .memory import out_of_memory
+
 SMALL_SIDE = 128  # up to this side a full decode is cheap enough for a preview
 # Of GPU memory that the decoder takes for a pixel of the picture, in float32: its two widest layers and their copies.
 # The encoder takes less.
@@ -65,7 +67,9 @@ class Autoencoder:
         if self._free() > DECODER_BYTES * math.prod(size):
             try:
                 return work()
-            except torch.OutOfMemoryError:
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
                 log.info("the memory was not enough for the VAE; the picture is worked on in tiles")
         # Outside of the except block: only there are the failed attempt's tensors gone.
         if self._device.type == "cuda":

@@ -9,12 +9,11 @@ import torch
 
 from samplers.generate import SamplerFailed
 from weights.catalog import Found, ModelError
+from weights.memory import out_of_memory
 
 from ..limits import sides
 from ..request import Request, RequestError
 from ..storage import Saved
-
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class NotSaved(RuntimeError):
@@ -66,17 +65,6 @@ def _less(request: Request, found: Found) -> str:
     if min(request.count, found.defaults.max_batch) > 1:
         less.append(f"fewer pictures than {request.count}")
     return f"Try {' or '.join(less)}." if less else "Close other programs, or use a smaller model or --device cpu."
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out: PyTorch says so in several ways, and samplers' errors come wrapped."""
-    while error is not None:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            return True
-        if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
-            return True
-        error = error.__cause__
-    return False
 
 
 def free_memory() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weights.catalog import Catalog, Found, ModelError
+from weights.memory import out_of_memory
 
 from ..request import RequestError
-from .failures import explain, free_memory, out_of_memory
+from .failures import explain, free_memory
 
 if TYPE_CHECKING:
     from ..settings import Settings

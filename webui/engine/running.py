@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from samplers.sampler import Stopped
+from weights.memory import out_of_memory
 
 from ..request import RequestError
 from .conditions import threads
 from .drawing import Drawing, info_of
 from .events import Failed, Finished, Outcome, Progress, StoppedEarly
-from .failures import explain, free_memory, out_of_memory
+from .failures import explain, free_memory
 from .jobs import Job
 from .models import Models
 from .tasks import Desk
