@@ -129,6 +129,11 @@ def test_an_example_becomes_a_picture(visit, server):
     assert download.value.suggested_filename.endswith(".png")
 
 
+def test_gradio_goes_through_no_list_that_grows(visit):
+    """What page.js changes in Gradio is still there to be changed; without it every event costs seconds, page.js says why."""
+    assert visit().evaluate("window.sigmalab.calmed")
+
+
 def test_keys_generate_and_stop(visit, server):
     page = visit()
     server.pace.slow_after(5)
