@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samplers.bounded import Escaped, ImportGuard, Limit, TookTooLong, bounded
+from samplers.bounded import Escaped, ImportGuard, Limit, TookTooLong, _queued, bounded
 from samplers.registry import discover
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +146,26 @@ def test_bounded_returns_raises_and_gives_up():
         bounded(lambda: exit(4), limit)
     with pytest.raises(TookTooLong, match="test_hostile.py"):
         bounded(forever, limit, __file__)
+
+
+def test_waiting_for_a_processor_is_not_held_against_a_plugin(monkeypatch):
+    limit = Limit(busy=5, all=0.1)
+    with pytest.raises(TookTooLong):
+        bounded(lambda: time.sleep(1), limit)
+    begun = time.monotonic()
+    monkeypatch.setattr("samplers.bounded._queued", lambda thread: time.monotonic() - begun)
+    assert bounded(lambda: time.sleep(0.5) or 3, limit) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this system does not tell how long a thread waited")
+def test_waiting_for_a_processor_is_read_from_the_system():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, daemon=True)
+    thread.start()
+    assert 0 <= _queued(thread) < 60
+    done.set()
+    thread.join()
+    assert _queued(thread) == 0.0
 
 
 def test_a_long_import_is_not_taken_for_a_loop(tmp_path, monkeypatch):
