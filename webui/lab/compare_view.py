@@ -133,16 +133,17 @@ def _view(job: Job) -> View:
 
     async def show(now: Snapshot) -> list[Any]:
         nonlocal first
-        seeds, first = [grid.seed, False] if first else [gr.skip()] * 2, False
+        start = [grid.seed, False, gr.update(visible=False)] if first else [gr.skip()] * 3
+        first = False
         for one in now.parts[len(done) :]:
             done[one.index] = one
             if one.made:
                 files[one.index] = await asyncio.to_thread(served, one.made.path)
         table = tables(grid, done, files, now.state == "running")
         if now.outcome is None:
-            return [*seeds, table, gr.update(visible=False), *[gr.skip()] * 6]
+            return [*start[:2], table, start[2], *[gr.skip()] * 6]
         pictures = {index: one.made for index, one in done.items() if one.made}
-        return [*seeds, table, *await asyncio.to_thread(_after, job.id, grid, pictures, files)]
+        return [*start[:2], table, *await asyncio.to_thread(_after, job.id, grid, pictures, files)]
 
     return show
 
