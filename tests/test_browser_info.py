@@ -198,8 +198,9 @@ def test_a_link_for_img2img_opens_its_tab(visit):  # noqa: F811
 def test_a_picture_leaves_in_the_chosen_format(visit, tmp_path):  # noqa: F811
     page = visit()
     made(page, "blue whale", count=2)
+    seed = int(page.locator("#txt2img-picked code").inner_text()) + 1
     page.locator("#txt2img-gallery .thumbnail-item").nth(1).click()
-    seed = int(page.locator("#txt2img-picked code").inner_text())
+    expect(page.locator("#txt2img-picked code")).to_have_text(str(seed))
     for kind, ending in (("JPEG", ".jpg"), ("WebP", ".webp"), ("PNG", ".png")):
         choose(page, "#txt2img-format", kind)
         for _ in range(20):

@@ -504,3 +504,11 @@ def test_what_a_picture_says_never_takes_a_verdict_away(registry, tmp_path):
     image, facts, verdict = ids["info-image"], ids["info-facts"], ids["info-verdict"]
     reading = [each for each in config["dependencies"] if [image, "change"] in [list(t) for t in each["targets"]]]
     assert reading and all(facts in each["outputs"] and verdict not in each["outputs"] for each in reading)
+
+
+def test_no_two_listeners_can_start_each_other(registry, tmp_path):
+    """`on_change` says why; one choice in the Lab once kept the browser at work for as long as the page was open."""
+    engine = Engine(registry, Settings(root=tmp_path, outputs=tmp_path), find_models=lambda folder: {})
+    waiting = [each for each in build_page(engine).config["dependencies"] if each["trigger_mode"] == "always_last"]
+    heard = [tuple(target) for each in waiting for target in each["targets"]]
+    assert heard and len(set(heard)) == len(heard)

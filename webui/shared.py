@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from .engine.engine import Engine
 from .engine.jobs import Job
@@ -49,3 +51,15 @@ class Page:
     def job(self, token: str, mode: str) -> Job | None:
         """The newest job of this tab and mode that can still be found."""
         return self.engine.find(self.owner(token, mode)) if token else None
+
+
+def on_change(watched: Sequence[Component], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any) -> None:
+    """Run `function` when any of these components changes: for the newest change, and never twice at a time.
+
+    Through a number of its own. In Gradio 6 a listener that was busy starts, when it is free, all listeners of the same
+    component again, and two of them that are busy in turn do so for ever.
+    """
+    turn = gr.Number(0, visible="hidden")
+    changes = [each.change for each in watched]
+    gr.on(changes, None, None, turn, js="() => performance.now()", trigger_mode="multiple", **QUIET)
+    turn.change(function, inputs, outputs, trigger_mode="always_last", **how)

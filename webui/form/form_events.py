@@ -12,7 +12,7 @@ import gradio as gr
 from samplers.generate import plan
 
 from ..describe import plan_note, sampler_note
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_change
 from .controls import schedule_update, side
 from .form import Form
 from .memory import DEFAULTS, recall, recall_options
@@ -68,8 +68,7 @@ def _remember(form: Form, kept: gr.BrowserState) -> None:
         # Before the browser's own values are in the form, the defaults must not overwrite them.
         return {"options": options, **dict(zip(names, given, strict=True))} if revision else gr.skip()
 
-    triggers = [control.change for control in controls] + [form.edits.change]
-    gr.on(triggers, keep, [form.revision, form.options, *controls], kept, trigger_mode="always_last", **QUIET, **RAW)
+    on_change([*controls, form.edits], keep, [form.revision, form.options, *controls], kept, **QUIET, **RAW)
 
 
 def _describe(page: Page, form: Form) -> None:
@@ -84,9 +83,9 @@ def _describe(page: Page, form: Form) -> None:
         return _notes(page, form.mode, options, dict(zip(names, given, strict=True)))
 
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
-    triggers = [control.change for control in controls] + [form.edits.change, form.revision.change]
+    watched = [*controls, form.edits, form.revision]
     outputs = [form.note, form.plan, form.fields["schedule"]]
-    gr.on(triggers, describe, [form.options, *controls], outputs, trigger_mode="always_last", **QUIET, **RAW)
+    on_change(watched, describe, [form.options, *controls], outputs, **QUIET, **RAW)
 
 
 def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from weights.catalog import Found
 
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_change
 from .form import Form
 
 SHOWN = 4  # files that cannot be used, by name; a folder may be full of them
@@ -26,10 +25,8 @@ def connect_model(page: Page, form: Form, tokens: gr.HTML) -> None:
     def describe(name: str | None) -> str:
         return model_note(page.engine.models().get(name or ""), page.engine.refused())
 
-    once: dict[str, Any] = dict(trigger_mode="always_last", **QUIET, **RAW)
-    triggers = [prompt.change, model.change, revision.change, page.status.change]
-    gr.on(triggers, count, [prompt, model], tokens, **once)
-    gr.on([model.change, revision.change], describe, model, form.model_note, **once)
+    on_change([prompt, model, revision, page.status], count, [prompt, model], tokens, **QUIET, **RAW)
+    on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
 
 
 def tokens_note(count: tuple[int, int] | None) -> str:

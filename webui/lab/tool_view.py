@@ -15,7 +15,7 @@ from ..engine.jobs import Job
 from ..engine.tasks import Task
 from ..form.runs import resumer, snapshots, stop_job, submit
 from ..request import RequestError
-from ..shared import LONG, QUIET, RAW, Page
+from ..shared import LONG, QUIET, RAW, Page, on_change
 from .words import status
 
 View = Callable[[Snapshot], Awaitable[list[Any]]]
@@ -144,7 +144,7 @@ def connect_cost(
         except RequestError as error:
             return problem(str(error))
 
-    gr.on([each.change for each in watched], show, inputs, box, trigger_mode="always_last", **QUIET, **RAW)
+    on_change(watched, show, inputs, box, **QUIET, **RAW)
 
 
 def _buttons(buttons: Buttons, busy: bool) -> list[Any]:

@@ -15,7 +15,7 @@ from ..files import uploaded
 from ..form.workbench import Workbench
 from ..pictures import fit_picture, open_picture
 from ..request import RequestError
-from ..shared import LONG, QUIET, RAW, Page
+from ..shared import LONG, QUIET, RAW, Page, on_change
 from .forward import PROCESSES
 from .memory import FORWARD
 from .pictures import LARGEST, Encoded, show, show_latents
@@ -94,19 +94,19 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
     run_inputs = [run.options, *(run.fields[name] for name in FIELDS)]
     inputs = [view.source, view.process, view.at, *run_inputs]
     # The list of sigmas changes with everything that changes the run; `revision` when the page has been opened.
-    triggers = [each.change for each in (view.process, view.at, view.moved, run.listed, run.revision)]
+    watched = [view.process, view.at, view.moved, run.listed, run.revision]
 
     def again(*given: Any) -> list[Any]:
         return show(engine, *given)
 
-    gr.on(triggers, again, inputs, [view.pictures, view.plot, view.sentence, view.strip], trigger_mode="always_last", **QUIET, **RAW)
+    on_change(watched, again, inputs, [view.pictures, view.plot, view.sentence, view.strip], **QUIET, **RAW)
 
     async def deeper(deep: bool, encoded: Encoded | None, *given: Any) -> tuple[Any, Any]:
         return await show_latents(engine, deep, encoded, *given)
 
-    gr.on(
-        [*triggers, view.deep.change], deeper, [view.deep, view.encoded, *inputs], [view.latents, view.encoded],
-        trigger_mode="always_last", concurrency_limit=None, **LONG, **RAW,
+    on_change(
+        [*watched, view.deep], deeper, [view.deep, view.encoded, *inputs], [view.latents, view.encoded],
+        concurrency_limit=None, **LONG, **RAW,
     )  # fmt: skip
 
 

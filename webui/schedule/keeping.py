@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..form.form_events import SECRET
 from ..form.memory import recall_options
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_change
 from .forward_view import ForwardView
 from .memory import MORE, recall_more, recall_run
 from .redraw import FIELDS
@@ -30,9 +30,9 @@ def connect_keeping(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwar
         return {"options": options, **dict(zip(names, given, strict=True))} if revision else gr.skip()
 
     # `revision`, too: a pasted list or a form's settings change options without an edit.
-    triggers = [each.change for each in (*fields, *more, run.edits, run.revision)]
+    watched = [*fields, *more, run.edits, run.revision]
     inputs = [run.revision, run.options, *fields, *more]
-    gr.on(triggers, keep, inputs, kept, trigger_mode="always_last", **QUIET, **RAW)
+    on_change(watched, keep, inputs, kept, **QUIET, **RAW)
 
     def fill(saved: Any) -> list[Any]:
         models, limits = page.engine.models(), page.engine.limits

@@ -14,7 +14,7 @@ from ..form.memory import DEFAULTS, fresh, recall_options
 from ..form.options import build_options, connect_options
 from ..limits import MAX_GUIDANCE
 from ..request import RequestError
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_change
 from .curves import AGAINST, LOGS, MEASURES, Curve
 from .memory import LOOKS, WHOLE
 from .redraw import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
@@ -129,8 +129,7 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
 
     controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.view]
     # What states bring with them changes `revision`, too, so that a page that restores nothing is drawn.
-    triggers = [each.change for each in controls] + [view.edits.change, view.revision.change]
-    gr.on(triggers, again, view.inputs, view.outputs, trigger_mode="always_last", **QUIET, **RAW)
+    on_change([*controls, view.edits, view.revision], again, view.inputs, view.outputs, **QUIET, **RAW)
 
     model = view.fields["model"]
     # .input: a model that comes with its settings brings its guidance, too.

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..describe import problem
 from ..request import RequestError
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_change
 from .memory import TRAINING
 from .run_view import RunView
 from .training_curves import (
@@ -77,8 +77,7 @@ def connect_training(page: Page, run: RunView, view: TrainingView) -> None:
         return show(page, *given)
 
     model = run.fields["model"]
-    triggers = [each.change for each in (*view.controls, model, run.revision)]
-    gr.on(triggers, again, [model, *view.controls], view.outputs, trigger_mode="always_last", **QUIET, **RAW)
+    on_change([*view.controls, model, run.revision], again, [model, *view.controls], view.outputs, **QUIET, **RAW)
 
 
 def show(page: Page, model: Any, kinds: Any, start: Any, end: Any, zero: Any, shift: Any, measure: Any) -> list[Any]:

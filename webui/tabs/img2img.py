@@ -11,7 +11,7 @@ from ..files import uploaded
 from ..form.workbench import Workbench, build_workbench
 from ..pictures import fit_picture, open_picture, to_jpeg
 from ..request import RequestError
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_change
 
 FITS = [("Crop", "crop"), ("Pad", "pad"), ("Stretch", "stretch")]
 LARGEST = 4096  # pixels of a side; what is larger is refused when it is run
@@ -61,7 +61,7 @@ def build_img2img(page: Page) -> Workbench:
 
     bench = build_workbench(page, "img2img", picture, strength)
     inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]
-    gr.on([each.change for each in inputs], _show_fitted, inputs, used[0], trigger_mode="always_last", **QUIET, **RAW)
+    on_change(inputs, _show_fitted, inputs, used[0], **QUIET, **RAW)
     return bench
 
 
