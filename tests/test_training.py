@@ -239,6 +239,26 @@ def test_whitening_changes_latents_and_nothing_that_is_seen(config: Config):
     assert flat.mean(1).abs().max() < 1e-4 and torch.allclose(torch.cov(flat), torch.eye(4), atol=1e-3)
 
 
+def test_equally_frequent_pairs_are_merged_in_one_order_in_every_process(tmp_path: Path):
+    captions.train_tokenizer(["ag ab af ad ac ae"] * 2, 520, 8, tmp_path)
+    merges = (tmp_path / "merges.txt").read_text("utf-8").split("\n")[1:-1]
+    assert merges == ["a b</w>", "a c</w>", "a d</w>", "a e</w>", "a f</w>", "a g</w>"]
+
+
+def test_words_keep_the_numbers_of_the_model_to_go_on_from(config: Config, tmp_path: Path):
+    published, tokenizer = tmp_path / "published", export.tokenizer(config)
+    tokenizer.save_pretrained(published / "tokenizer")
+    model.build_text(config, tokenizer).save_pretrained(published / "text_encoder")
+    again = replace(config, work=tmp_path / "again", start=published)
+    others = [{**entry, "name": entry["name"][::-1]} for entry in ENTRIES]
+    data.write_tokenizer(replace(again, start=None), others)
+    with pytest.raises(SystemExit, match=r"numbers its words in another way.*training data.*--start"):
+        text.restore(again, export.tokenizer(again))
+    data.write_tokenizer(again, others)
+    text.restore(again, export.tokenizer(again))
+    assert export.tokenizer(again).get_vocab() == tokenizer.get_vocab()
+
+
 def test_words_and_pictures_find_each_other(config: Config, known: latents.Latents, capsys):
     config = replace(config, text=replace(config.text, batch=16))
     text.run(config, StopAfter(30, 20), known)

@@ -103,9 +103,13 @@ def train_tokenizer(lines: Iterable[str], vocabulary: int, length: int, folder: 
         ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [c + "</w>" for c in alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         initial_alphabet=alphabet,
+        # Named beforehand, endings are numbered alike in every run, and so pairs that are equally frequent are merged in
+        # one order; numbered as the learner meets them in its hash table, they were not.
+        special_tokens=endings,
         end_of_word_suffix="</w>",
         min_frequency=2,
         show_progress=False,
@@ -114,7 +118,7 @@ def train_tokenizer(lines: Iterable[str], vocabulary: int, length: int, folder: 
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     room = vocabulary - 2 * len(alphabet) - 2
     merges = merges[:room]
-    tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(pair) for pair in merges]
+    tokens = alphabet + endings + ["".join(pair) for pair in merges]
     tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=length

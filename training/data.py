@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -136,12 +137,21 @@ def run(config: Config) -> None:
             pictures.append(drawn[style][code])
 
     config.folder.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(corpus(entries), config.text.vocabulary, config.text.length, config.folder / "tokenizer")
+    write_tokenizer(config, entries)
     (config.folder / "licences.json").write_text(json.dumps([asdict(p) for p in (NAMES, *SETS)], indent=1))
     np.save(config.folder / "pictures.tmp.npy", np.stack(pictures))
     os.replace(config.folder / "pictures.tmp.npy", config.folder / "pictures.npy")
     (config.folder / "index.json").write_text(json.dumps(entries, indent=0))
     print(f"{len(entries)} pictures of {len({e['name'] for e in entries})} names in {config.folder}")
+
+
+def write_tokenizer(config: Config, entries: list[dict]) -> None:
+    """One made from these captions, or that of the model to go on from: its words have their numbers already."""
+    folder = config.folder / "tokenizer"
+    if config.start:
+        shutil.copytree(config.start / "tokenizer", folder, dirs_exist_ok=True)
+    else:
+        train_tokenizer(corpus(entries), config.text.vocabulary, config.text.length, folder)
 
 
 def load(config: Config) -> tuple[np.ndarray, list[dict]]:

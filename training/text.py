@@ -52,6 +52,11 @@ def restore(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder of this step; if it was left out, the published one that the training starts from, or a new one."""
     text = build_text(config, tokenizer)
     if config.start:
+        if CLIPTokenizer.from_pretrained(config.start / "tokenizer").get_vocab() != tokenizer.get_vocab():
+            raise SystemExit(
+                f"{config.start} numbers its words in another way than {config.folder / 'tokenizer'} does. "
+                f"First: python -m training data --size {config.size} --start {config.start}"
+            )
         text.load_state_dict(CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32).state_dict())
     if found := loop.restore(config.folder / "text.pt"):
         text.load_state_dict(found["text"])
