@@ -30,14 +30,21 @@ def _fast_on_cpu(kind: str) -> bool:
     """Whether a convolution is faster in bfloat16 here, by trying: a CPU without the instructions emulates them."""
     if kind != "cpu":
         return False
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        layer, x = torch.nn.Conv2d(64, 64, 3, padding=1).to(dtype), torch.randn(16, 64, 16, 16, dtype=dtype)
-        layer(x)
-        begun = time.perf_counter()
-        for _ in range(5):
+    kinds = torch.float32, torch.bfloat16
+    tried = {
+        kind: (torch.nn.Conv2d(64, 64, 3, padding=1, dtype=kind), torch.randn(16, 64, 16, 16, dtype=kind))
+        for kind in kinds
+    }
+    # The decision holds for hours, and another program may run for a moment of it. So: in turn, the best of several,
+    # and in one thread, for several wait for each other and with them for that program.
+    seconds, threads = dict.fromkeys(kinds, math.inf), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(20):
+        for kind, (layer, x) in tried.items():
+            begun = time.perf_counter()
             layer(x)
-        seconds[dtype] = time.perf_counter() - begun
+            seconds[kind] = min(seconds[kind], time.perf_counter() - begun)
+    torch.set_num_threads(threads)
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
 
 
