@@ -201,7 +201,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path):
     assert loop.restore(tmp_path / "state.pt") == {"number": 1}
 
 
-def test_the_autoencoder_and_then_its_decoder_train_on_crops_and_whole_pictures(config: Config):
+def test_the_autoencoder_and_then_its_decoder_train_on_crops_and_whole_pictures(config: Config, tmp_path: Path):
     numbered = (dict(ENTRIES[0], name=f"thing {i}") for i in range(1000))
     entries = [*ENTRIES, next(entry for entry in numbered if autoencoder.held_out_picture(entry))]
     pictures = np.zeros((len(entries), 16, 16, 4), np.uint8)
@@ -223,6 +223,15 @@ def test_the_autoencoder_and_then_its_decoder_train_on_crops_and_whole_pictures(
     after = autoencoder.restore(config).state_dict()
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"decoder", "post_quant_conv"}, "the encoder, and so every latent, must stay"
+
+    autoencoder.restore(config).save_pretrained(tmp_path / "published/vae")
+    again = replace(config, work=tmp_path / "again", start=tmp_path / "published")
+    again.folder.mkdir(parents=True)
+    for name in ("pictures.npy", "index.json"):
+        (again.folder / name).symlink_to(config.folder / name)
+    latents.run(again)
+    kept = loop.restore(again.folder / "whitened.pt")["vae"]
+    assert all(torch.equal(kept[key], value) for key, value in after.items()), "published UNets know its latents"
 
 
 def test_whitening_changes_latents_and_nothing_that_is_seen(config: Config):
@@ -306,6 +315,12 @@ def test_training_goes_on_from_a_published_model(config: Config, known: latents.
     denoiser.run(still, loop.Budget(steps=1), known)
     unet = {k[5:]: v for k, v in loop.restore(still.folder / "denoiser.pt")["model"].items() if k.startswith("unet.")}
     assert all(torch.equal(unet[key], value) for key, value in published.unet.state_dict().items())
+
+    denoiser.run(again, loop.Budget(steps=3), known)
+    trained = loop.restore(again.folder / "denoiser.pt")["model"]
+    assert not torch.equal(trained["unet.conv_out.weight"], published.unet.conv_out.weight)
+    words = published.text_encoder.state_dict().items()
+    assert all(torch.equal(trained[f"text.{key}"], value) for key, value in words), "another UNet may share the words"
 
 
 def test_training_goes_on_with_attention_at_more_levels(config: Config):

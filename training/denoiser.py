@@ -112,6 +112,7 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
     model = Model(config, tokenizer, text.restore(config, tokenizer))
     if config.start:
         go_on_from(model.unet, UNet2DConditionModel.from_pretrained(config.start / "unet"))
+        model.text.requires_grad_(False)  # other published UNets may share it
     learn(config, DIFFUSION, model, budget, known, fresh=not config.start)
 
 

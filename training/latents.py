@@ -95,8 +95,9 @@ def run(config: Config) -> None:
     pairs = plan(entries, config.denoiser.grounds, config.seed)
     couples = plan_couples(entries, config.denoiser.couples, config.seed)
     rows = np.array([row for row, _ in pairs])
-    values = encode(vae, lambda part: pictures[rows[part]], [colour for _, colour in pairs])
-    autoencoder.whiten(vae, values)
+    if (config.folder / "autoencoder.pt").exists():  # a published one has been whitened, and UNets know its latents
+        values = encode(vae, lambda part: pictures[rows[part]], [colour for _, colour in pairs])
+        autoencoder.whiten(vae, values)
     loop.save(config.folder / "whitened.pt", {"vae": vae.state_dict()})
 
     values = encode(vae, lambda part: pictures[rows[part]], [colour for _, colour in pairs])
