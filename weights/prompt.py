@@ -3,7 +3,7 @@
     (word)  1.1 times the attention        (word:1.3)  1.3 times      [word]  1/1.1 times
     \\( \\) \\[ \\] \\\\  the character itself   BREAK       the rest begins a new chunk
 
-Brackets nest and multiply; one that is never closed reaches to the end. A text without any of it is one part.
+Brackets nest and multiply; one that is never closed reaches to the end. A backslash before anything else is left out.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 STRONGER = 1.1
 COMMA_REACH = 20  # tokens: a full chunk is ended after its last comma, if that is not further back
 TOKEN = re.compile(
     r"""\\(?P<literal>[()\[\]\\])
     | (?P<open>[(\[])
-    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
+    | :\s*+(?P<weight>[+-]?+(?:\d++\.?+\d*+|\.\d++))\s*+\)
     | (?P<close>[)\]])
+    | (?P<lone>\\)
     | (?P<text>[^\\()\[\]:]+|.)""",
     re.VERBOSE | re.DOTALL,
 )
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+BREAK = re.compile(r"\bBREAK\b")
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ def parse(text: str) -> list[Part]:
     """A prompt as weighted parts in order; neighbours of equal weight are one part."""
     parts: list[Part] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
+    factors: list[tuple[int, int, float]] = []  # of the parts from the first to before the second
 
     def scale(start: int, factor: float) -> None:
-        parts[start:] = [Part(part.text, part.weight * factor) for part in parts[start:]]
+        factors.append((start, len(parts), factor))
 
     for found in TOKEN.finditer(text):
         kind, value = found.lastgroup, found[0]
@@ -61,13 +65,18 @@ def parse(text: str) -> list[Part]:
             scale(opened["["].pop(), 1 / STRONGER)
         elif kind == "literal":
             parts.append(Part(found["literal"]))
-        else:
+        elif kind != "lone":
             parts += _broken(value)
     for start in opened["("]:
         scale(start, STRONGER)
     for start in opened["["]:
         scale(start, 1 / STRONGER)
-    return _merged(parts)
+    # At once and in the order of closing: a long prompt may open thousands of brackets and close none.
+    weights = np.ones(len(parts))
+    with np.errstate(over="ignore"):
+        for start, end, factor in factors:
+            weights[start:end] *= factor
+    return _merged([Part(part.text, weight) for part, weight in zip(parts, weights.tolist(), strict=True)])
 
 
 def split(parts: Sequence[Part], tokenize: Callable[[str], Sequence[int]], size: int, comma: int | None) -> list[Chunk]:
@@ -93,9 +102,13 @@ def split(parts: Sequence[Part], tokenize: Callable[[str], Sequence[int]], size:
 
 
 def _broken(text: str) -> Iterator[Part]:
-    for index, piece in enumerate(BREAK.split(text)):
+    pieces = BREAK.split(text)
+    for index, piece in enumerate(pieces):
         if index:
             yield Part(None)
+            piece = piece.lstrip()
+        if index < len(pieces) - 1:
+            piece = piece.rstrip()
         if piece:
             yield Part(piece)
 
