@@ -80,7 +80,7 @@ def test_a1111(registry):
         "steps": 25, "sampler": "DPM++ 2M", "options": {}, "schedule": "Karras", "schedule_options": {"rho": 7.0}, "guidance": 6.5,
         "seed": 3141592653, "width": 512, "height": 768, "model": "v1-5-pruned-emaonly", "strength": 0.45, "strength_as": "steps",
         "mode": "img2img"} | ({"clip_skip": 2} if "clip_skip" in offer.fields else {})  # fmt: skip
-    assert "ENSD: 31337." in offer.notes and "lora 'fluffy' in the prompt." in offer.notes
+    assert {"ENSD: 31337.", "VAE hash: 735e4c3a44."} <= set(offer.notes) and "lora 'fluffy' in the prompt." in offer.notes
     assert dict(offer.rows)["Lora hashes"] == "fluffy: 0123456789ab"
     read(offer.fields)
 
@@ -194,6 +194,27 @@ def test_comfyui_from_the_editor(registry):
     expected = dict(prompt="a cat", sampler="DPM++ 2M SDE", schedule="Exponential", steps=30, guidance=7.5, seed=42,
                     model="toy", strength=0.6, mode="img2img")  # fmt: skip
     assert {name: offer.fields.get(name) for name in expected} == expected
+
+
+def test_comfyui_keeps_the_two_prompts_apart(registry):
+    graph = {
+        "1": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "good", "clip": ["1", 0]}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad", "clip": ["1", 0]}},
+        "4": {"class_type": "ControlNetApplyAdvanced", "inputs": {"positive": ["2", 0], "negative": ["3", 0]}},
+        "5": {"class_type": "KSampler", "inputs": {"positive": ["4", 0], "negative": ["4", 1], "steps": 20}},
+    }
+    offer = of_foreign(read_comfy({"prompt": json.dumps(graph)}), registry, MODELS)
+    assert (offer.fields["prompt"], offer.fields["negative_prompt"]) == ("good", "bad")
+    assert offer.fields["clip_skip"] == 2 and "ControlNetApplyAdvanced." in offer.notes
+
+    graph["3"] = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["2", 0]}}
+    assert read_comfy({"prompt": json.dumps(graph)}).negative_prompt == ""
+
+
+def test_a_hundred_thousand_openings_are_read_at_once():
+    # Minutes, where every opening is looked at to the end of the text.
+    assert read_infotext("<lora:a" * 100_000 + "\nSteps: 20, Sampler: Euler").unread == ()
 
 
 def test_a_graph_in_a_circle_ends():

@@ -21,7 +21,6 @@ TEXTS = ("text", "text_g", "text_l", "t5xxl", "prompt", "string", "value")
 LINKS = (
     "conditioning",
     "conditioning_1",
-    "positive",
     "samples",
     "latent",
     "latent_image",
@@ -31,6 +30,8 @@ LINKS = (
     "pixels",
     "text",
 )
+# Nodes that change the picture and have no counterpart here, by how their names begin.
+OTHERS = ("ControlNet", "T2IAdapter", "VAELoader", "unCLIPConditioning", "GLIGENTextBox", "StyleModel", "Hypernetwork", "FreeU")
 # The editor's form lists values without their names: these are the core nodes' names, in its order.
 WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
@@ -42,6 +43,7 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KarrasScheduler": ("steps", "sigma_max", "sigma_min", "rho"),
     "CFGGuider": ("cfg",),
     "CLIPTextEncode": ("text",),
+    "CLIPSetLastLayer": ("stop_at_clip_layer",),
     "EmptyLatentImage": ("width", "height", "batch_size"),
     "EmptySD3LatentImage": ("width", "height", "batch_size"),
     "CheckpointLoaderSimple": ("ckpt_name",),
@@ -85,6 +87,7 @@ def _settings(graph: _Graph, sampler: Node) -> Foreign:
         "strength": _first(value(sampler, "denoise"), value(sigmas, "denoise")),
         "width": value(latent, "width"),
         "height": value(latent, "height"),
+        "clip_skip": graph.clip_skip(positive),
     }
     numbers = {name: number for name, number in numbers.items() if number is not None}
     if numbers.get("strength") in (1, 1.0):
@@ -92,6 +95,7 @@ def _settings(graph: _Graph, sampler: Node) -> Foreign:
     unread = [f"LoRA {name!r}" for name in loras]
     if (others := graph.samplers_in_all() - 1) > 0:
         unread.append(f"{others} other sampler{'s' if others > 1 else ''} in the graph")
+    unread += graph.others()
     if sampler["class_type"] == "KSamplerAdvanced":
         unread.append("where its steps start and end")
     names = {
@@ -103,8 +107,8 @@ def _settings(graph: _Graph, sampler: Node) -> Foreign:
     said = {"Node": sampler["class_type"]} | {key.capitalize(): str(found) for key, found in (texts | numbers).items()}
     return Foreign(
         "ComfyUI",
-        graph.text(positive),
-        graph.text(negative),
+        graph.text(positive, "positive"),
+        graph.text(negative, "negative"),
         said,
         **texts,
         numbers=numbers,
@@ -153,9 +157,20 @@ class _Graph:
         """How many nodes sample."""
         return sum(node["class_type"] in SAMPLERS for node in self._nodes.values())
 
-    def text(self, node: Node | None) -> str:
-        """The prompt behind a conditioning."""
-        for each in self._behind(node):
+    def others(self) -> list[str]:
+        """The kinds of nodes that have no counterpart here."""
+        return sorted({node["class_type"] for node in self._nodes.values() if node["class_type"].startswith(OTHERS)})
+
+    def clip_skip(self, node: Node | None) -> int | None:
+        """At which layer from the last the text encoder behind a conditioning stops; None if nothing says so."""
+        layers = (self.value(each, "stop_at_clip_layer") for each in self._behind(node, (*LINKS, "positive", "clip")))
+        return next((-layer for layer in layers if isinstance(layer, int)), None)
+
+    def text(self, node: Node | None, side: str) -> str:
+        """The prompt behind a conditioning; `side` is the one to follow where a node passes on both."""
+        for each in self._behind(node, (*LINKS, side)):
+            if each["class_type"] == "ConditioningZeroOut":
+                return ""  # what comes before it is not used
             for name in TEXTS:
                 if isinstance(text := self.value(each, name), str) and text:
                     return text

@@ -22,9 +22,9 @@ NUMBERS = {
 }
 TAKEN = {*NUMBERS, "Sampler", "Schedule type", "Size", "Model"}
 # Told on the page, but nothing that a run could take.
-ABOUT = {"Version", "Model hash", "Hashes", "VAE hash", "TI hashes", "Lora hashes", "User", "Discard penultimate sigma"}
+ABOUT = {"Version", "Model hash", "Hashes", "Lora hashes", "User"}
 OURS = "Sampler options", "Schedule options"
-EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):([^:>]{1,100})[^>]*>")
+EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):([^:<>]{1,100})[^<>]{0,200}>")
 
 
 def read_infotext(text: str) -> Foreign | None:
