@@ -20,7 +20,9 @@ def connect_model(page: Page, form: Form, tokens: gr.HTML) -> None:
     prompt, model, revision = form.fields["prompt"], form.fields["model"], form.revision
 
     def count(text: str | None, name: str | None) -> str:
-        return tokens_note(page.engine.count_tokens(text or "", name or ""))
+        # What is too long to run is not read either.
+        short = len(text or "") <= page.engine.limits.prompt
+        return tokens_note(page.engine.count_tokens(text or "", name or "") if short else None)
 
     def describe(name: str | None) -> str:
         return model_note(page.engine.models().get(name or ""), page.engine.refused())
