@@ -18,6 +18,7 @@ from webui.records.index import END, FILE, Index, insert, statement
 from webui.records.metadata import write_png
 from webui.request import Request
 from webui.settings import Settings
+from webui.tabs import history as history_tab
 
 MANY = 20_000
 SAMPLERS, MODELS = ("DDIM", "Euler", "Heun", "Flow"), ("toy", "other")
@@ -139,6 +140,34 @@ def test_what_cannot_be_read_is_shown_without_words(three, registry, tmp_path):
     png(tmp_path / "inputs" / "0123456789abcdef.png")
     three.sync()
     assert len(prompts(three)) == 5 and "" in prompts(three) and prompts(three, "foreign") == ["a foreign cat"]
+
+
+def test_an_odd_file_costs_its_own_words_and_no_others(registry, tmp_path, monkeypatch):
+    put(registry, tmp_path, 1, prompt="good")
+    odd = tmp_path / "2030-01-02" / "000002-2.png"
+    record = make(registry)[1]
+    record["request"]["prompt"], record["image"]["seed"] = "half a \ud83d rocket", 2**70
+    write_png(Image.new("RGB", (8, 8)), odd, record)
+    failing = put(registry, tmp_path, 3, prompt="failing")
+    real = index.read_picture
+    monkeypatch.setattr(index, "read_picture", lambda path: 1 / 0 if path == failing else real(path))
+    history = History(tmp_path)
+    assert history.look(30)
+    assert set(prompts(history)) == {"good", "half a ? rocket", ""}
+    assert history.find("rocket")[0].seed is None
+
+
+def test_turning_goes_on_behind_files_that_are_gone(three, tmp_path, monkeypatch):
+    monkeypatch.setattr(history_tab, "PAGE", 1)
+    for path in (tmp_path / "2030-01-02").glob("*2.png"):
+        path.unlink()
+    anything, cursors, seen = ("", "", ""), [END], []
+    for _ in range(4):
+        found = three.find(*anything, cursors[-1], 2)
+        note, gallery, _, older, *_ = history_tab._page_of(found, cursors, True, False)
+        seen.append((len(gallery["value"]), older["visible"]))
+        cursors = history_tab._older(three, anything, cursors)
+    assert seen == [(0, True), (1, True), (1, False), (0, False)] and len(cursors) == 4
 
 
 def test_an_empty_folder_is_an_empty_history(tmp_path):

@@ -67,7 +67,8 @@ class History:
                     return
             try:
                 self._catch_up(stale)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:
+                # Whatever it is, the thread that comes next would meet it as well, and pictures must go on being saved.
                 log.warning("the index of the history could not be brought up to date: %s", error)
 
     def _catch_up(self, stale: bool) -> None:

@@ -6,6 +6,7 @@ newest day first, in small steps. Any number of threads and programs may use it 
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import time
@@ -15,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..limits import SEEDS
 from ..request import RequestError
 from .infotext import read_infotext
 from .reading import read_picture
+
+log = logging.getLogger(__name__)
 
 FILE = "history.sqlite3"
 VERSION = 1
@@ -131,7 +135,10 @@ class Index:
         try:
             return (made, day, name, *facts(path))
         except RequestError:
-            return (made, day, name, "", "", "", None)
+            pass
+        except Exception:  # one odd file must not hide all others
+            log.warning("%s/%s cannot be read", day, name, exc_info=True)
+        return (made, day, name, "", "", "", None)
 
     def put(self, paths: Iterable[Path]) -> None:
         """Add pictures that were just saved; those that are elsewhere than in a day's folder are passed over."""
@@ -170,11 +177,10 @@ def facts(path: Path) -> tuple[str, str, str, int | None]:
     request, image = record.get("request"), record.get("image")
     if isinstance(request, dict):
         seed = image.get("seed") if isinstance(image, dict) else None
-        return *(_text(request.get(name)) for name in ("prompt", "sampler", "model")), seed if type(
-            seed
-        ) is int else None
+        known = type(seed) is int and 0 <= seed < SEEDS
+        return *(_text(request.get(name)) for name in ("prompt", "sampler", "model")), seed if known else None
     foreign = read_infotext(carried.parameters)
-    return (foreign.prompt, foreign.sampler, foreign.model, None) if foreign else ("", "", "", None)
+    return (*map(_text, (foreign.prompt, foreign.sampler, foreign.model)), None) if foreign else ("", "", "", None)
 
 
 def insert(db: sqlite3.Connection, rows: Iterable[tuple]) -> None:
@@ -239,4 +245,5 @@ def _writing(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    # JSON may spell halves of characters, which no database takes.
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

@@ -94,14 +94,19 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
 
     def opened(*filters: str) -> list[Any]:
         updates = first(*filters)
-        menus = [
-            gr.update(choices=ANY + [(name, name) for name in history.names(column)]) for column in ("sampler", "model")
-        ]
-        return [*menus, *updates]
+        try:
+            menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
+        except (sqlite3.Error, OSError):
+            return [gr.skip(), gr.skip(), *updates]  # which tell why
+        return [*(gr.update(choices=menu) for menu in menus), *updates]
 
-    def turn(prompt: str, sampler: str, model: str, shown: list[Shown], cursors: list[int], older: bool) -> list[Any]:
-        ends = [*cursors, shown[-1].id] if older and shown else cursors[:-1] or [END]
-        return look(prompt, sampler, model, ends, force=False)
+    def turn(prompt: str, sampler: str, model: str, cursors: list[int], older: bool) -> list[Any]:
+        filters = prompt or "", sampler or "", model or ""
+        try:
+            cursors = _older(history, filters, cursors) if older else cursors[:-1] or [END]
+        except (sqlite3.Error, OSError):
+            pass  # the look tells why
+        return look(*filters, cursors, force=False)
 
     def tick(prompt: str, sampler: str, model: str, cursors: list[int]) -> list[Any]:
         # Only the first page grows while one looks at it; others would slip away under the eye.
@@ -112,7 +117,7 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
         [each.change for each in view.filters], first, view.filters, view.outputs, trigger_mode="always_last", **QUIET
     )
     view.timer.tick(tick, [*view.filters, view.cursors], view.outputs, **QUIET)
-    turning = [*view.filters, view.shown, view.cursors]
+    turning = [*view.filters, view.cursors]
     view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
     view.newer.click(lambda *given: turn(*given, False), turning, view.outputs, **QUIET)
     view.gallery.select(_pick, view.shown, [view.chosen, view.picked, view.actions], **QUIET)
@@ -170,16 +175,19 @@ def _build() -> Tab:
     )
 
 
+def _older(history: History, filters: tuple[str, str, str], cursors: list[int]) -> list[int]:
+    """The cursors one page on: behind the last picture of the index, for all files of this page may be gone."""
+    page = history.find(*filters, cursors[-1], PAGE)
+    return [*cursors, page[-1].id] if page else cursors
+
+
 def _page_of(pictures: list[Shown], cursors: list[int], done: bool, filtered: bool) -> list[Any]:
     """Updates for `Tab.outputs`: the pictures, one more of which than fit says that there are older ones."""
     more, shown = len(pictures) > PAGE, [each for each in pictures[:PAGE] if each.path.is_file()]
-    # Turning goes on behind the last one of the index, also where its file is gone.
-    shown = shown or pictures[:PAGE]
     thumbnails = [(picture, each) for each in shown if (picture := _thumbnail(each.path))]
     if not thumbnails:
-        nothing = (
-            "No picture fits." if filtered else "Nothing made yet; pictures appear here as soon as there are some."
-        )
+        none = "No picture fits." if filtered else "Nothing made yet; pictures appear here as soon as there are some."
+        nothing = f"Page {len(cursors)}: none of these files can be opened." if pictures else none
     said = [] if done else ["Reading the pictures in the outputs folder; this list still grows."]
     said += [f"Page {len(cursors)}, newest first."] if thumbnails else [nothing]
     gallery = gr.update(
