@@ -177,7 +177,8 @@ def test_the_record_has_what_a_replay_needs(bench):
     (path,) = make(bench(), prompt="a", steps=3, seed=1)
     record = read_picture(path).record
     assert record["pixels"] == digest_of(Image.open(path)) and record["threads"] == torch.get_num_threads()
-    assert set(record["model"]) == {"name", "digest", "device", "dtype", "hardware"} and record["batch"] == [1]
+    assert set(record["model"]) == {"name", "digest", "device", "dtype", "hardware", "prediction"}
+    assert record["batch"] == [1]
 
 
 def test_what_changed_is_named(bench):
@@ -189,10 +190,12 @@ def test_what_changed_is_named(bench):
         record["model"]["hardware"] = "abacus"
         record["sampler"]["digest"] = "0" * 16
         record["threads"] = 10**9
+        record["model"].update(prediction="v_prediction", compiled="torch.compile")
 
     said = str(replay_file(engine, edited(path, change)))
     version = torch.__version__
     assert said.startswith(f"bit-equal, although torch is {version} and was 1.0; the processor is ")
+    assert "the prediction type is epsilon and was v_prediction; compilation is off and was on" in said
     assert "was abacus" in said and "the digest of built-in/ddim/DDIM is" in said and "the thread count is" in said
 
 
@@ -216,6 +219,7 @@ def test_the_recorded_sigmas_are_walked(bench):
             lambda r: r["model"].update(digest="ffff"),
             "has hash 0123456789, and the picture was made with another .hash ffff",
         ),
+        (lambda r: r["model"].update(vae="ffff"), "used with its own VAE here, .* made with VAE ffff beside it"),
         (lambda r: r.update(batch=[7]), "batch is not"),
         (lambda r: r.update(batch=[1, 5]), "batch is not"),
         (lambda r: r.update(batch=[True]), "batch is not"),
@@ -224,6 +228,7 @@ def test_the_recorded_sigmas_are_walked(bench):
         (lambda r: r.update(sigmas=[]), "sigmas are not"),
         (lambda r: r.update(sigmas=[1, "a", 0]), "sigmas are not"),
         (lambda r: r.update(sigmas=[1, 2, 0]), "sigmas do not fall"),
+        (lambda r: r.update(sigmas=[10**400, 1, 0]), "sigmas are not"),
         (lambda r: r.update(sigmas=[1e999, 1, 0]), "damaged"),
         (lambda r: r["request"].update(width=1 << 15), "makes"),
         (lambda r: r.pop("request"), "incomplete"),

@@ -28,9 +28,11 @@ class Model:
     dtype       the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
     digest      of the UNet's weights, or of the whole single file
     vae_digest  of the VAE's file, where it takes the place of the model's own
+    compiled    whether torch.compile has translated the UNet
     """
 
     vae_digest = ""
+    compiled = False
 
     def __init__(
         self, found: Found, tokenizer, text_encoder, vae, unet, device: torch.device, dtype: torch.dtype, digest: str
@@ -119,6 +121,7 @@ class Model:
             self._unet = torch.compile(plain)
             side = max(PROBE_SIDE, self.defaults.size // self.factor)
             self._network(torch.zeros(1, self.channels, side, side, device=self.device), 1.0, self.encode_prompt(""))
+            self.compiled = True
         except Exception as error:
             log.warning(
                 "--compile does not work here, drawing goes on without it: %s", str(error).strip().split("\n")[0]

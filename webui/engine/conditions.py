@@ -21,6 +21,7 @@ class Conditions:
     batch    how many pictures are drawn together
     sigmas   the levels to visit, in place of the schedule's
     digest   of the only weights that will do
+    vae      the same of a VAE beside them; "" is the model's own
     outputs  folder of the pictures
     """
 
@@ -29,6 +30,7 @@ class Conditions:
     batch: int | None = None
     sigmas: tuple[float, ...] | None = None
     digest: str | None = None
+    vae: str | None = None
     outputs: Path | None = None
 
 
@@ -57,6 +59,10 @@ def origin_of(model: Any) -> dict[str, str]:
         kind = torch.cuda.get_device_name(device)
     dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
     origin = dict(name=model.name, digest=model.digest, device=str(device), dtype=dtype, hardware=kind)
-    if vae := getattr(model, "vae_digest", ""):
-        origin["vae"] = vae
+    # These bear on the picture where they are not as usual.
+    for name, value in (("vae", "vae_digest"), ("prediction", "prediction")):
+        if found := getattr(model, value, ""):
+            origin[name] = found
+    if getattr(model, "compiled", False):
+        origin["compiled"] = "torch.compile"
     return origin

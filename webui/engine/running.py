@@ -56,9 +56,13 @@ def _model_of(job: Job, models: Models, device: str) -> Any:
     model = models.open(
         job.model, job.conditions.device or device, lambda name: job.tell(Progress(text=f"loading {name}"))
     )
-    if job.conditions.digest not in (None, model.digest):
-        wanted = f"the picture was made with another (hash {job.conditions.digest})"
-        raise RequestError(f"Model {job.model} here has hash {model.digest}, and {wanted}.")
+    wanted, vae = job.conditions, getattr(model, "vae_digest", "")
+    if wanted.digest not in (None, model.digest):
+        other = f"the picture was made with another (hash {wanted.digest})"
+        raise RequestError(f"Model {job.model} here has hash {model.digest}, and {other}.")
+    if wanted.vae not in (None, vae):
+        here, other = (f"VAE {each} beside it" if each else "its own VAE" for each in (vae, wanted.vae))
+        raise RequestError(f"Model {job.model} is used with {here} here, and the picture was made with {other}.")
     return model
 
 

@@ -7,8 +7,8 @@ a picture depend on them; what cannot be restored is named.
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,12 @@ from .reading import read_picture
 
 THREADS = 4 * (os.cpu_count() or 1)  # more are a slip or an attack, and would only wait for each other
 PLACES = ("sampler", "schedule")
+ABOUT_MODEL = {
+    "device": "the device",
+    "dtype": "the number format",
+    "hardware": "the processor",
+    "prediction": "the prediction type",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
         batch=len(batch),
         sigmas=_sigmas(record, settled, engine),
         digest=_text(record, "model", "digest"),
+        vae=_text(record, "model", "vae") or "",
     )
     return Recipe(settled, conditions, batch.index(single.seed), record)
 
@@ -131,8 +138,10 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], own_grid: bool = Fal
     pairs: list[tuple[str, Any, Any]] = []
     for name, version in new["packages"].items():
         pairs.append((name, version, _text(old, "packages", name)))
-    for name, title in (("device", "the device"), ("dtype", "the number format"), ("hardware", "the processor")):
+    for name, title in ABOUT_MODEL.items():
         pairs.append((title, new["model"].get(name), _text(old, "model", name)))
+    compiled = new["model"].get("compiled"), _text(old, "model", "compiled")
+    pairs.append(("compilation", *("on" if each else "off" for each in compiled)))
     pairs.append(("the thread count", new["threads"], old.get("threads")))
     pairs.append(("the number of pictures drawn together", len(new["batch"]), len(old.get("batch") or ())))
     for place in PLACES:
@@ -188,14 +197,18 @@ def _sigmas(record: Mapping[str, Any], request: Request, engine: Engine) -> tupl
     sigmas = record.get("sigmas")
     if plan_of(request, engine.registry, engine.models()[request.model]).own_grid:
         return None
-    numbers = isinstance(sigmas, list) and all(type(each) in (int, float) and math.isfinite(each) for each in sigmas)
-    if not numbers or not 2 <= len(sigmas) <= engine.limits.steps + 1 or sigmas[-1] != 0:
+    if not isinstance(sigmas, list) or not all(map(_is_level, sigmas)) or not 2 <= len(sigmas) <= engine.limits.steps + 1 or sigmas[-1] != 0:
         raise MetadataError(
             "The picture's settings are damaged: its sigmas are not a list of numbers that ends with 0."
         )
     if any(lower >= sigma for sigma, lower in zip(sigmas, sigmas[1:], strict=False)):
         raise MetadataError("The picture's settings are damaged: its sigmas do not fall.")
     return tuple(map(float, sigmas))
+
+
+def _is_level(value: Any) -> bool:
+    # JSON has whole numbers that no float holds.
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _kept_input(record: Mapping[str, Any], engine: Engine) -> Path:
