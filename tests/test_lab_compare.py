@@ -229,6 +229,7 @@ def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
         other = made.cells[0].request.model_copy(update=change)
         assert key_of_request(other, engine.registry, "0123456789", "cpu") != key
     assert key_of_request(made.cells[0].request, engine.registry, "other weights", "cpu") != key
+    assert key_of_record(record | {"model": record["model"] | {"vae": "beside it"}}) != key
     batch = json.loads(json.dumps(record)) | {"batch": [7, 8]}
     assert key_of_record(batch) is None and key_of_record({}) is None
 

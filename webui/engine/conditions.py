@@ -50,6 +50,11 @@ def threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def weights_of(model: Any) -> str:
+    """The digest of all weights that draw: the model's, and of a VAE beside it."""
+    return model.digest + getattr(model, "vae_digest", "")
+
+
 def origin_of(model: Any) -> dict[str, str]:
     """What drew a picture, as metadata records it: the weights, their number format, the device and its kind."""
     device = model.device

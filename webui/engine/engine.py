@@ -19,7 +19,7 @@ from weights.opening import open_model
 from ..limits import LOCAL, PUBLIC, Limits
 from ..pictures import fit_picture, open_picture
 from ..request import Request, RequestError, plan_of, settle
-from .conditions import USUAL, Conditions
+from .conditions import USUAL, Conditions, weights_of
 from .drawing import info_of
 from .errands import Errand
 from .events import Failed, Outcome, StoppedEarly, Waiting
@@ -98,9 +98,9 @@ class Engine:
         return None if used is None else used.count_tokens(text)
 
     def origin_of(self, model: str) -> tuple[str, str] | None:
-        """Digest and device of a model, as its pictures carry them, if it is the one that is open now."""
+        """Digest of its weights and device of a model, if it is the one that is open now."""
         used = self._models.named(model)
-        return None if used is None else (used.digest, str(used.device))
+        return None if used is None else (weights_of(used), str(used.device))
 
     def settle(self, request: Request) -> Request:
         """The request with every default filled in, checked against this engine's limits. Raises RequestError."""

@@ -58,7 +58,8 @@ def key_of_record(record: Mapping[str, Any]) -> str | None:
             return None
         request = {**record["request"], "seed": record["image"]["seed"], "count": 1}
         model, source = record["model"], record.get("input_digest", "")
-        return key_of(request, record["sampler"], record["schedule"], model["digest"], model["device"], source)
+        weights = model["digest"] + model.get("vae", "")
+        return key_of(request, record["sampler"], record["schedule"], weights, model["device"], source)
     except (KeyError, TypeError):
         return None
 

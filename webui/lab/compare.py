@@ -8,6 +8,7 @@ from typing import Any
 from samplers.generate import SamplerFailed
 from samplers.sampler import Stopped
 
+from ..engine.conditions import weights_of
 from ..engine.drawing import Drawing
 from ..engine.engine import Engine
 from ..engine.events import Event, Part, Progress
@@ -107,7 +108,7 @@ class _Run:
         if desk.should_stop():
             raise Stopped("the grid was stopped")
         source, model = self._grid.source(cell), desk.model
-        key = key_of_request(cell.request, desk.registry, model.digest, str(model.device), source)
+        key = key_of_request(cell.request, desk.registry, weights_of(model), str(model.device), source)
         if there := self._known.find(key):
             self.reused += 1
             done = CellDone(index, there, reused=True)
