@@ -24,6 +24,7 @@ from weights.found import ModelError
 from weights.opening import check_model, open_model
 
 WAIT = 60
+EMOJI = Path(__file__).parents[1] / "weights" / "emoji"
 
 
 class Harm:
@@ -136,6 +137,7 @@ FILES = {
     "no numbers at all behind a pickle": ("al.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q\x00.", "archive/version": b"3"}), "looks like nothing|damaged"),
     "a pickle that ends early": ("am.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q", "archive/version": b"3"}), "damaged"),
     "a tensor larger than its storage": ("an.ckpt", lambda w, good, folder: pickled({"a": torch.zeros(4)}).replace(b"K\x04\x85", b"K\xff\x85"), "damaged|looks like"),
+    "a flat convolution": ("ao.safetensors", lambda w, good, folder: tensors(w | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4)}), "of another kind than it looks: its first convolution has shape .4."),
 }  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def test_a_hostile_vae_beside_a_good_file_is_refused(good, tmp_path):
 
 def test_a_folder_with_a_cut_file_is_refused_before_it_is_opened(tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(Path(__file__).parents[1] / "weights" / "emoji", folder)
+    shutil.copytree(EMOJI, folder)
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match="model copy: unet/diffusion_pytorch_model.safetensors is cut short"):
@@ -188,6 +190,60 @@ def test_a_folder_with_a_cut_file_is_refused_before_it_is_opened(tmp_path):
     file.unlink()
     with pytest.raises(ModelError, match="model copy: unet/ has no .safetensors file"):
         check_model(Catalog().find_models(tmp_path)["copy"])
+
+
+def listed(folder, part, text):
+    """What is said about a folder one of whose configurations is this text, beside a model that is good."""
+    for name in ("good", "odd"):
+        for file in EMOJI.glob("*/*config.json"):
+            (folder / name / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / name / file.parent.name)
+        shutil.copy(EMOJI / "model_index.json", folder / name)
+    file = folder / "odd" / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file.write_text(text if isinstance(text, str) else json.dumps(json.loads(file.read_text()) | text))
+    catalog = Catalog()
+    assert list(catalog.find_models(folder)) == ["good"]
+    return catalog.problems(folder)["odd"]
+
+
+@pytest.mark.parametrize(
+    "part, text, reason",
+    [
+        ("unet", {"sample_size": 0}, "sample_size is 0; it must be a whole number from 1"),
+        ("unet", {"sample_size": [16, 16]}, "sample_size is .16, 16.; it must be"),
+        ("vae", {"latent_channels": "4"}, "latent_channels is 4; it must be"),
+        ("vae", {"block_out_channels": [1] * 5000}, "up to 4096 pixels"),
+        ("vae", {"block_out_channels": []}, "up to 4096 pixels"),
+        ("unet", {"block_out_channels": [1] * 50}, "up to 4096 pixels"),
+        ("unet", "[" * 100_000, "unet/config.json is not JSON"),
+        ("scheduler", {"_class_name": None}, "its configuration cannot be read"),
+        ("scheduler", {"num_train_timesteps": 10**12}, "num_train_timesteps is 1000000000000; it must be"),
+        ("scheduler", {"rescale_betas_zero_snr": True, "num_train_timesteps": 1}, "its configuration cannot be read"),
+    ],
+)
+def test_an_odd_configuration_costs_no_other_model(tmp_path, part, text, reason):
+    said = listed(tmp_path, part, text)
+    assert said.startswith("model odd") and re.search(reason, said), said
+
+
+def test_whatever_reading_one_raises_costs_no_other_model(good, tmp_path, monkeypatch):
+    import weights.catalog as catalog
+
+    (tmp_path / "a.safetensors").write_bytes(good)
+    (tmp_path / "b.safetensors").write_bytes(good)
+    read = catalog.read_single
+
+    def fails(path, name):
+        if name == "b":
+            raise ArithmeticError("what nobody thought of\nand more")
+        return read(path, name)
+
+    monkeypatch.setattr(catalog, "read_single", fails)
+    known = Catalog()
+    assert list(known.find_models(tmp_path)) == ["a"]
+    assert known.problems(tmp_path)["b"] == (
+        "b.safetensors is damaged or no model (ArithmeticError: what nobody thought of); copy or download it again"
+    )
 
 
 @pytest.fixture

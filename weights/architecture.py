@@ -38,7 +38,10 @@ def recognize(file: Tensors) -> Architecture:
     versions = [version for version, prefix in prefixes.items() if prefix + TOKEN_NAMES[version] in sizes]
     if f"{UNET}input_blocks.0.0.weight" not in sizes or not versions:
         raise ModelError(f"{file.path.name} looks like {foreign(file.shapes, file.facts)}")
-    taken = sizes[f"{UNET}input_blocks.0.0.weight"][1]
+    first = sizes[f"{UNET}input_blocks.0.0.weight"]
+    if len(first) != 4:
+        raise ModelError(f"{file.path.name} is of another kind than it looks: its first convolution has shape {list(first)}")
+    taken = first[1]
     if taken != 4:
         what = INPUTS.get(taken, "a network of another kind")
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from itertools import accumulate
 from operator import mul
@@ -16,6 +17,10 @@ from .found import Defaults, Found, ModelError
 from .single_file import is_companion, read_single, stamp_of
 
 SPACINGS = {"leading": "Uniform leading", "trailing": "Uniform trailing", "linspace": "Uniform linspace"}
+LARGEST = 4096  # pixels of a side that a model may be made for
+MAX_STEPS = 100_000  # of training, one noise level each; the usual number is 1000
+
+log = logging.getLogger(__name__)
 
 
 class Catalog:
@@ -57,6 +62,10 @@ class Catalog:
                 found = error
             except OSError as error:
                 found = ModelError(f"{path.name} cannot be read: {error.strerror or error}")
+            except Exception as error:
+                # Whatever lies here: it must not take the other models, and with them the page, down.
+                log.warning("%s could not be read", path.name, exc_info=error)
+                found = ModelError(f"{path.name} is damaged or no model ({_reason(error)}); copy or download it again")
             known = self._known[path] = (stamp, found)
         return known[1]
 
@@ -72,15 +81,19 @@ def read_folder(path: Path) -> Found:
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
-        size = unet["sample_size"] * factor
-        channels, taken = vae["latent_channels"], unet["in_channels"]
+        size = _count(unet, "sample_size") * factor
+        channels, taken = _count(vae, "latent_channels"), _count(unet, "in_channels")
         schedule, prediction = read_schedule(scheduler)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"model {path.name}: its configuration cannot be read ({type(error).__name__}: {error})") from None
+        spacing = "trailing" if schedule.flow else str(scheduler.get("timestep_spacing", "leading"))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"model {path.name}: its configuration cannot be read ({_reason(error)})") from None
+    if not 1 <= factor <= multiple <= LARGEST or size > LARGEST:
+        raise ModelError(
+            f"model {path.name}: its configuration is not that of a model for pictures of up to {LARGEST} pixels a side"
+        )
     if taken != channels:
         what = "an inpainting network" if taken == 2 * channels + 1 else "a network of another kind"
         raise ModelError(f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported")
-    spacing = "trailing" if schedule.flow else scheduler.get("timestep_spacing", "leading")
     # A batch that keeps about a million pixels in work serves small and large models alike.
     max_batch = max(1, min(16, (512 * 512) // (size * size)))
     defaults = Defaults(size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch)
@@ -98,7 +111,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:
     if prediction not in ("epsilon", "v_prediction", "sample"):
         raise ValueError(f"prediction_type {prediction!r} is unknown")
     steps = config.get("trained_betas") or betas(
-        config["beta_schedule"], config["beta_start"], config["beta_end"], config["num_train_timesteps"]
+        config["beta_schedule"], config["beta_start"], config["beta_end"], _count(config, "num_train_timesteps", MAX_STEPS)
     )
     if not config.get("rescale_betas_zero_snr", False):
         return from_betas(steps), prediction
@@ -112,8 +125,19 @@ def _config(path: Path, part: str) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
         raise ModelError(f"model {path.name} has no {part}/{file.name}; copy the whole diffusers folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"model {path.name}: {part}/{file.name} is not JSON ({error})") from None
     if not isinstance(config, dict):
         raise ModelError(f"model {path.name}: {part}/{file.name} is not a JSON object")
     return config
+
+
+def _count(config: Mapping[str, Any], name: str, largest: int = LARGEST) -> int:
+    """A whole number from 1 in a configuration. KeyError or ValueError."""
+    if type(number := config[name]) is not int or not 1 <= number <= largest:
+        raise ValueError(f"{name} is {str(number)[:100]}; it must be a whole number from 1 to {largest}")
+    return number
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
