@@ -188,7 +188,7 @@ def test_a_folder_with_a_cut_file_is_refused_before_it_is_opened(tmp_path):
     with pytest.raises(ModelError, match="model copy: unet/diffusion_pytorch_model.safetensors is cut short"):
         check_model(Catalog().find_models(tmp_path)["copy"])
     file.unlink()
-    with pytest.raises(ModelError, match="model copy: unet/ has no .safetensors file"):
+    with pytest.raises(ModelError, match="model copy: unet/diffusion_pytorch_model.safetensors is missing"):
         check_model(Catalog().find_models(tmp_path)["copy"])
 
 

@@ -49,7 +49,7 @@ def plan_parts(found: Found) -> tuple[dict[str, Part], int]:
     }
     parts["unet"] = _averaged(parts["unet"])
     for part in parts.values():
-        _check(part)
+        check_part(part)
     return parts, made.version
 
 
@@ -113,7 +113,8 @@ def _averaged(part: Part) -> Part:
     return part
 
 
-def _check(part: Part) -> None:
+def check_part(part: Part) -> None:
+    """Raises ModelError unless every tensor of the module is in the file, in its shape and as floating-point numbers."""
     file = part.file
     missing = [source.name for source in part.sources.values() if source.name not in file.shapes]
     if missing:

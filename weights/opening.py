@@ -11,18 +11,10 @@ from pathlib import Path
 
 import torch
 
-from .folder import part_folder, read_index
 from .found import Found, ModelError
 from .model import Model
-from .tensors import read
+from .parts import MODULES, check_folder, open_module, open_tokenizer, refuse_other_classes
 
-# Only these classes are ever built, whatever a folder names; code from a folder is never run.
-PARTS = {
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-}
 DEVICES = ("auto", "cuda", "mps", "cpu")
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
 # width of 320, nothing at the embedded model's 48.
@@ -54,16 +46,7 @@ def check_model(found: Found) -> None:
 
         plan_parts(found)
         return
-    _refuse_other_classes(found)
-    for name in ("unet", "vae", "text_encoder"):
-        files = sorted(part_folder(found.path, name).glob("*.safetensors"))
-        if not files:
-            raise ModelError(f"model {found.name}: {name}/ has no .safetensors file; copy the whole folder")
-        for file in files:
-            try:
-                read(file)
-            except ModelError as error:
-                raise ModelError(f"model {found.name}: {name}/{error}") from None
+    check_folder(found)
 
 
 def open_model(found: Found, device: str = "auto", compiled: bool = False) -> Model:
@@ -88,15 +71,13 @@ def dtypes(device: torch.device) -> dict[str, torch.dtype]:
 
 def _open_folder(found: Found, target: torch.device) -> Model:
     formats = dtypes(target)
-    _refuse_other_classes(found)
-    try:
-        parts = {name: _open_part(part_folder(found.path, name), name, formats.get(name)) for name in PARTS}
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelError(f"model {found.name} cannot be opened: {_first_line(error)}") from error
-    for name in ("unet", "vae", "text_encoder"):
-        parts[name].eval().requires_grad_(False).to(target)
+    refuse_other_classes(found)
+    modules = {name: open_module(found, name, formats[name]) for name in MODULES}
+    tokenizer = open_tokenizer(found)
+    for module in modules.values():
+        module.eval().requires_grad_(False).to(target)
     digest = _digest(sorted((found.path / "unet").glob("*.safetensors")))
-    return Model(found, device=target, dtype=formats["unet"], digest=digest, **parts)
+    return Model(found, tokenizer, device=target, dtype=formats["unet"], digest=digest, **modules)
 
 
 def _open_file(found: Found, target: torch.device) -> Model:
@@ -119,31 +100,6 @@ def _open_file(found: Found, target: torch.device) -> Model:
     return model
 
 
-def _open_part(path: Path, name: str, dtype: torch.dtype | None):
-    import diffusers
-    import transformers
-
-    # The status line tells of loading; a bar for each part would only clutter the console.
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
-    package, class_name = PARTS[name]
-    kind = getattr({"diffusers": diffusers, "transformers": transformers}[package], class_name)
-    if name == "tokenizer":
-        return kind.from_pretrained(path, local_files_only=True)
-    # Published folders often have half-precision files only, under this variant name.
-    variant = None if any(path.glob("*model.safetensors")) else "fp16"
-    return kind.from_pretrained(path, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
-
-
-def _refuse_other_classes(found: Found) -> None:
-    index = read_index(found.path)
-    for name, (package, class_name) in PARTS.items():
-        named = index.get(name)
-        if named != [package, class_name]:
-            wanted = f"{package}.{class_name}"
-            raise ModelError(f"model {found.name}: its {name} is {named}, and only {wanted} is supported")
-
-
 def _digest(files: Iterable[Path]) -> str:
     """SHA-256 of the weights, shortened as other programs do."""
     digest = hashlib.sha256()
@@ -152,7 +108,3 @@ def _digest(files: Iterable[Path]) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()[:10]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
