@@ -44,6 +44,14 @@ class Loads:
         return eval, ("__import__('os').abort()",)
 
 
+# A dict whose key is (t, t) of (t, t) and so on. Made by hand, for a dict that has it cannot be made, either.
+KEY = b"\x80\x02}q\xc8)" + b"".join(b"q%ch%ch%c\x86" % (n, n, n) for n in range(100)) + b"q\x64h\xc8h\x64Ns."
+# Calls [l, l] of [l, l] and so on, whose words without end the unpickler would put into its error.
+CALLS = b"\x80\x02]" + b"".join(b"q%c](h%ch%ce" % (n, n, n) for n in range(100)) + b")R."
+OUT = "model.diffusion_model.out.2.weight"
+LAYERS = "cond_stage_model.transformer.text_model.encoder.layers"
+
+
 @pytest.fixture(scope="module")
 def weights():
     return checkpoint(1, Width(32, 32, 64, 1, tokens=64))
@@ -138,6 +146,16 @@ FILES = {
     "a pickle that ends early": ("am.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q", "archive/version": b"3"}), "damaged"),
     "a tensor larger than its storage": ("an.ckpt", lambda w, good, folder: pickled({"a": torch.zeros(4)}).replace(b"K\x04\x85", b"K\xff\x85"), "damaged|looks like"),
     "a flat convolution": ("ao.safetensors", lambda w, good, folder: tensors(w | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4)}), "of another kind than it looks: its first convolution has shape .4."),
+    "a key without end": ("ap.ckpt", lambda w, good, folder: archive({"archive/data.pkl": KEY, "archive/version": b"3"}), "damaged or hostile.*nothing was run"),
+    "a key without bottom": ("aq.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns.", "archive/version": b"3"}), "damaged or hostile.*nothing was run"),
+    "a call of what is endless to write out": ("ar.ckpt", lambda w, good, folder: archive({"archive/data.pkl": CALLS, "archive/version": b"3"}), "damaged or hostile.*nothing was run"),
+    "a pickle in capitals": ("as.ckpt", lambda w, good, folder: archive({"a/DATA.PKL": KEY, "a/data.pkl": b"\x80\x02}q\x00.", "a/version": b"3"}), "ordinary zip archive"),
+    "one number for all": ("at.ckpt", lambda w, good, folder: pickled({"state_dict": {n: torch.zeros(1).expand(t.shape) if t.ndim else t for n, t in w.items()}}), "claims more numbers for .* than it holds"),
+    "one tensor for all": ("au.ckpt", lambda w, good, folder: pickled({"state_dict": dict.fromkeys(w, torch.zeros(10_000))}), "several times as large as the file"),
+    "a tensor without numbers": ("av.ckpt", lambda w, good, folder: pickled(w | {OUT: torch.empty(w[OUT].shape, device="meta")}), "holds .*out.2.weight as a tensor without numbers"),
+    "a sparse tensor": ("aw.ckpt", lambda w, good, folder: pickled(w | {OUT: w[OUT].to_sparse()}), "holds .*out.2.weight as a tensor of layout torch.sparse_coo"),
+    "layers without end": ("ax.safetensors", lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.999999999.z"])), "not complete: .*encoder.layers.1 is missing"),
+    "too many layers": ("ay.safetensors", lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.{n}.z" for n in range(100)])), "a text encoder of up to 64 layers"),
 }  # fmt: skip
 
 
@@ -162,6 +180,7 @@ def test_there_are_more_than_twenty():
     assert len(FILES) >= 20 and len({name for name, _, _ in FILES.values()}) == len(FILES)
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse:UserWarning")
 @pytest.mark.parametrize("kind", FILES)
 def test_each_has_the_right_error_and_runs_nothing(kind, weights, good, tmp_path):
     name, content, reason = FILES[kind]

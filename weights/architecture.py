@@ -18,6 +18,7 @@ from .shapes import Tensors
 
 SCALE = 0.18215  # of latents, so that they have unit variance (Rombach et al. 2022)
 HEAD = 64  # channels of an attention head, where the number of heads follows from it
+MAX_LAYERS = 64  # of a text encoder, or of a level; Stable Diffusion 2 has 24
 TOKEN_NAMES = {1: "text_model.embeddings.token_embedding.weight", 2: "token_embedding.weight"}
 
 
@@ -126,7 +127,13 @@ def text_config(version: int, sizes: Mapping[str, tuple[int, ...]]) -> dict[str,
         vocabulary, width = sizes[prefix + "token_embedding.weight"]
         positions = sizes[prefix + "positional_embedding"][0]
     pattern = re.compile(rf"{re.escape(prefix + layer)}\.(\d+)\.")
-    layers = 1 + max(int(found[1]) for name in sizes if (found := pattern.match(name)))
+    numbers = {int(found[1]) for name in sizes if (found := pattern.match(name))}
+    # Not the largest number: a single name would ask for any number of layers.
+    layers = len(numbers)
+    if layers > MAX_LAYERS:
+        raise ValueError(f"a text encoder of up to {MAX_LAYERS} layers")
+    if gaps := set(range(layers)) - numbers:
+        raise ValueError(f"{prefix}{layer}.{min(gaps)}")
     return dict(
         vocab_size=vocabulary,
         hidden_size=width,

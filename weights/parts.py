@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .architecture import MAX_LAYERS
 from .assembly import Part, check_part
 from .folder import part_folder, read_index
 from .found import Found, ModelError
@@ -27,7 +28,6 @@ PARTS = {
 }
 MODULES = ("unet", "vae", "text_encoder")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-MAX_LAYERS = 64  # of a level, or of the text encoder; Stable Diffusion 2 has 24
 # What the VAE's attention was called before diffusers 0.15, which renames it as it reads.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 

@@ -14,6 +14,7 @@ import torch
 from .disguises import unsafe_pickle
 from .found import ModelError
 from .shapes import Held, Shape
+from .unfolding import check_unfolding
 
 MAX_PICKLE = 64 << 20  # bytes of the part of a checkpoint that is not numbers; real ones have less than one
 MAX_ENTRIES = 100_000
@@ -43,8 +44,7 @@ def open_pickle(path: Path, size: int) -> tuple[Held, dict[str, Any]]:
             f"{path.name} is a PyTorch pickle under the name of a safetensors file; "
             "if you trust where it comes from, rename it to .ckpt"
         )
-    _check_zip(path, size)
-    content = _unpickle(path)
+    content = _unpickle(path, _check_zip(path, size))
     nested = content.get("state_dict")
     weights = nested if isinstance(nested, Mapping) else content
     tensors = {
@@ -53,6 +53,7 @@ def open_pickle(path: Path, size: int) -> tuple[Held, dict[str, Any]]:
     facts = {
         name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, str | int | float)
     }
+    _check_tensors(path, size, tensors)
     shapes = {name: Shape(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     # A textual inversion, for one, has its only tensor deeper down; the names tell what it is.
     if not tensors:
@@ -60,8 +61,24 @@ def open_pickle(path: Path, size: int) -> tuple[Held, dict[str, Any]]:
     return Held(shapes, tensors.__getitem__), facts
 
 
-def _check_zip(path: Path, size: int) -> None:
-    """Refuse archives that are damaged, no checkpoint, or that would become larger than the file is."""
+def _check_tensors(path: Path, size: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that are no plain numbers in the file, or that would become far more than the file has."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kind = "without numbers" if tensor.is_meta else f"of layout {tensor.layout}"
+            raise ModelError(f"{path.name} holds {name[:100]} as a tensor {kind}; save it anew with dense tensors")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ModelError(f"{path.name} claims more numbers for {name[:100]} than it holds, and was not opened")
+    # Twice, for a running average may be the very tensors that it is an average of.
+    if sum(tensor.nbytes for tensor in tensors.values()) > 2 * size:
+        raise ModelError(f"{path.name} would become several times as large as the file is, and was not opened")
+
+
+def _check_zip(path: Path, size: int) -> str:
+    """The name of the pickle in an archive.
+
+    Refuse archives that are damaged, no checkpoint, or that would become larger than the file is.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -75,16 +92,20 @@ def _check_zip(path: Path, size: int) -> None:
         raise ModelError(f"{path.name} is packed, which PyTorch never does: it may be a zip bomb and was not opened")
     if sum(entry.file_size for entry in entries) > size:
         raise ModelError(f"{path.name} claims to hold more than its own size: it may be a zip bomb and was not opened")
-    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    # PyTorch finds it in capital letters, too.
+    pickles = [entry for entry in entries if entry.filename.lower().endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ModelError(f"{path.name} is an ordinary zip archive; unpack it and put what is in it into weights/")
     if pickles[0].file_size > MAX_PICKLE:
         raise ModelError(f"{path.name} has {pickles[0].file_size >> 20} MB that are not weights, and was not opened")
+    return pickles[0].filename
 
 
-def _unpickle(path: Path) -> Mapping[Any, Any]:
+def _unpickle(path: Path, inner: str) -> Mapping[Any, Any]:
     stand_ins = [(type("ModelCheckpoint", (Inert,), {}), name) for name in LIGHTNING]
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_unfolding(archive.read(inner))
         with _ALLOWING, torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -96,8 +117,10 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
         AttributeError,
         LookupError,
         EOFError,
+        AssertionError,
         RecursionError,
         MemoryError,
+        zipfile.BadZipFile,
     ) as error:
         what = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise ModelError(f"{path.name} is damaged ({what}); copy or download it again") from None
