@@ -53,6 +53,17 @@ def test_a_folder_whose_weights_are_replaced_is_another_model(folder):
     assert catalog.find_models(folder.parent)["emoji-flow"] != before
 
 
+def test_a_lender_counts_when_it_comes_and_when_it_changes(folder):
+    lender, away = folder.parent / "emoji", folder.parent / "away"
+    lender.rename(away)
+    catalog = Catalog()
+    assert "borrows its vae from 'emoji'" in catalog.problems(folder.parent)["emoji-flow"]
+    away.rename(lender)
+    before = catalog.find_models(folder.parent)["emoji-flow"]
+    os.utime(next((lender / "vae").glob("*.safetensors")), (1, 1))
+    assert catalog.find_models(folder.parent)["emoji-flow"] != before
+
+
 @pytest.mark.parametrize("lender", ["nobody", "../emoji", "", "..", 7])
 def test_only_a_folder_beside_it_lends(folder, lender):
     change(folder, _borrows=lender)

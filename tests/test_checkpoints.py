@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 import types
 
@@ -281,6 +282,9 @@ class TestBeside:
             ('{"size": true}', "size must be a multiple"),
             ('{"zero_snr": 1}', "zero_snr must be true or false"),
             ('{"vae": "../../x"}', "vae must be the name of a file in the same folder"),
+            ('{"vae": ".."}', "vae must be the name of a file in the same folder"),
+            (r'{"vae": "a\u0000b"}', "vae must be the name of a file in the same folder"),
+            (r'{"vae": "\ud800"}', "vae must be the name of a file in the same folder"),
             ('{"vae": "none.safetensors"}', "names the VAE none.safetensors, which is not in the folder"),
         ],
     )
@@ -304,6 +308,18 @@ class TestBeside:
         assert torch.equal(model._vae.module.decoder.conv_in.bias, other["decoder.conv_in.bias"])
         assert model.vae_digest == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
         assert list(Catalog().find_models(tmp_path)) == ["a"]
+
+    def test_a_named_vae_counts_when_it_comes_and_when_it_changes(self, weights, files, tmp_path):
+        (tmp_path / "a.safetensors").hardlink_to(files[1, ".safetensors"])
+        (tmp_path / "a.sigmalab.json").write_text('{"vae": "mse.safetensors"}')
+        catalog = Catalog()
+        assert "names the VAE mse.safetensors, which is not in the folder" in catalog.problems(tmp_path)["a"]
+        vae = {n.removeprefix(VAE): t for n, t in weights[1].items() if n.startswith(VAE)}
+        save(tmp_path / "mse.safetensors", vae)
+        before = catalog.find_models(tmp_path)["a"]
+        assert before.vae.name == "mse.safetensors" and catalog.find_models(tmp_path)["a"] is before
+        os.utime(tmp_path / "mse.safetensors", (1, 1))
+        assert catalog.find_models(tmp_path)["a"] != before
 
     def test_a_checkpoint_without_one_needs_it(self, weights, tmp_path):
         path = save(tmp_path / "novae.safetensors", {n: t for n, t in weights[1].items() if not n.startswith(VAE)})

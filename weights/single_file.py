@@ -14,6 +14,7 @@ from samplers.schedule import NoiseSchedule, betas, from_alphas, stable_diffusio
 
 from .architecture import recognize
 from .disguises import foreign
+from .folder import part_folder
 from .found import Defaults, Found, ModelError
 from .shapes import Tensors
 from .tensors import read
@@ -49,13 +50,14 @@ def is_companion(path: Path) -> bool:
 
 
 def stamp_of(path: Path) -> Any:
-    """Something that changes when a model's files do."""
+    """Something that changes when a model's files do, also those that it names or borrows, there or not yet."""
     if path.is_dir():
-        parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-        files = [path / "model_index.json", *(path / part for part in parts)]
-        files += [file for part in parts for file in sorted((path / part).glob("*.[js]*"))]  # .json, .safetensors
+        parts = [_part(path, part) for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")]
+        files = [path / "model_index.json", *parts]
+        files += [file for part in parts for file in sorted(part.glob("*.[js]*"))]  # .json, .safetensors
     else:
         files = [path, *(path.with_name(path.stem + ending) for ending in (*VAES, OVERRIDES, *NOT_READ))]
+        files += _named_vae(path)
     return tuple(_stat(file) for file in files)
 
 
@@ -134,7 +136,7 @@ def _check_override(name: str, given: Mapping[str, Any]) -> None:
         raise ModelError(f"{name}: size must be a multiple of 64 from {SIZES[0]} to {SIZES[1]}")
     vae = given.get("vae", "x")
     # A name alone: a file that came with a checkpoint must not point anywhere else.
-    if not isinstance(vae, str) or not vae or Path(vae).name != vae or "\\" in vae:
+    if not isinstance(vae, str) or not vae.isprintable() or Path(vae).name != vae or vae in ("", "..") or "\\" in vae:
         raise ModelError(f"{name}: vae must be the name of a file in the same folder")
 
 
@@ -157,9 +159,24 @@ def _zero_snr() -> NoiseSchedule:
     return from_alphas(zero_terminal_snr(list(accumulate((1.0 - beta for beta in steps), mul))))
 
 
+def _named_vae(path: Path) -> list[Path]:
+    try:
+        vae = read_override(path).vae
+    except ModelError:
+        return []
+    return [path.with_name(vae)] if vae else []
+
+
+def _part(path: Path, part: str) -> Path:
+    try:
+        return part_folder(path, part)
+    except ModelError:
+        return path / part
+
+
 def _stat(file: Path) -> tuple[int, int] | None:
     try:
         known = file.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return known.st_size, known.st_mtime_ns
