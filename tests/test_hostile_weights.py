@@ -156,6 +156,10 @@ FILES = {
     "a sparse tensor": ("aw.ckpt", lambda w, good, folder: pickled(w | {OUT: w[OUT].to_sparse()}), "holds .*out.2.weight as a tensor of layout torch.sparse_coo"),
     "layers without end": ("ax.safetensors", lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.999999999.z"])), "not complete: .*encoder.layers.1 is missing"),
     "too many layers": ("ay.safetensors", lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.{n}.z" for n in range(100)])), "a text encoder of up to 64 layers"),
+    "a width that no norm divides": ("az.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(24, 32, 64, 1, tokens=64)).items()}), "az.safetensors is of another kind than it looks: its shapes do not make a network .num_channels"),
+    "a width that no heads divide": ("ba.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 200, 1, tokens=64)).items()}), "ba.safetensors is of another kind than it looks: its shapes do not make a network .*200"),
+    "a width of nothing": ("bb.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(32, 0, 64, 1, tokens=64)).items()}), "bb.safetensors is of another kind than it looks|not complete"),
+    "a flat embedding": ("bc.safetensors", lambda w, good, folder: tensors(w | {LAYERS.replace("encoder.layers", "embeddings.token_embedding.weight"): torch.zeros(4)}), "of another kind than it looks: a tensor has fewer dimensions"),
 }  # fmt: skip
 
 
@@ -180,7 +184,7 @@ def test_there_are_more_than_twenty():
     assert len(FILES) >= 20 and len({name for name, _, _ in FILES.values()}) == len(FILES)
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse:UserWarning")
+@pytest.mark.filterwarnings("ignore:Validating sparse:UserWarning", "ignore:Initializing zero-element:UserWarning")
 @pytest.mark.parametrize("kind", FILES)
 def test_each_has_the_right_error_and_runs_nothing(kind, weights, good, tmp_path):
     name, content, reason = FILES[kind]
@@ -197,6 +201,15 @@ def test_a_hostile_vae_beside_a_good_file_is_refused(good, tmp_path):
     (tmp_path / "a.vae.pt").write_bytes(pickled(Harm(tmp_path / "harm")))
     assert "a.vae.pt asks for" in Catalog().problems(tmp_path)["a"]
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_vae_of_odd_shapes_beside_a_good_file_is_refused(good, weights, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(good)
+    vae = {name.removeprefix("first_stage_model."): tensor for name, tensor in only(weights, "first_stage_model.").items()}
+    for odd in (torch.zeros(()), torch.zeros(33, 3, 3, 3)):
+        (tmp_path / "a.vae.safetensors").write_bytes(tensors(vae | {"encoder.down.0.block.0.conv1.weight": odd}))
+        with pytest.raises(ModelError, match="a.vae.safetensors is "):
+            check_model(Catalog().find_models(tmp_path)["a"])
 
 
 def test_a_folder_with_a_cut_file_is_refused_before_it_is_opened(tmp_path):

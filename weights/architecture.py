@@ -53,10 +53,12 @@ def recognize(file: Tensors) -> Architecture:
         text = text_config(version, sizes)
         vae = vae_config(sizes, VAE) if f"{VAE}decoder.conv_in.weight" in sizes else None
         return Architecture(version, unet_config(version, sizes, text["hidden_size"]), vae, text)
-    except (KeyError, IndexError, ValueError) as error:
+    except IndexError:
         raise ModelError(
-            f"{file.path.name} is not complete: {error.args[0] if error.args else 'tensors'} is missing"
+            f"{file.path.name} is of another kind than it looks: a tensor has fewer dimensions than a network needs"
         ) from None
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{file.path.name} is not complete: {error.args[0]} is missing") from None
 
 
 def normalized(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -120,12 +122,13 @@ def text_config(version: int, sizes: Mapping[str, tuple[int, ...]]) -> dict[str,
     """
     if version == 1:
         prefix, layer, hidden = f"{CLIP}text_model.", "encoder.layers", "mlp.fc1.weight"
-        vocabulary, width = sizes[prefix + "embeddings.token_embedding.weight"]
+        tokens = sizes[prefix + "embeddings.token_embedding.weight"]
         positions = sizes[prefix + "embeddings.position_embedding.weight"][0]
     else:
         prefix, layer, hidden = OPEN_CLIP, "transformer.resblocks", "mlp.c_fc.weight"
-        vocabulary, width = sizes[prefix + "token_embedding.weight"]
+        tokens = sizes[prefix + "token_embedding.weight"]
         positions = sizes[prefix + "positional_embedding"][0]
+    vocabulary, width = tokens[0], tokens[1]
     pattern = re.compile(rf"{re.escape(prefix + layer)}\.(\d+)\.")
     numbers = {int(found[1]) for name in sizes if (found := pattern.match(name))}
     # Not the largest number: a single name would ask for any number of layers.

@@ -73,8 +73,15 @@ def tokenizer_for(version: int) -> Any:
 
 
 def _part(build: Callable[[], torch.nn.Module], file: Tensors, source: Callable[[str], Source]) -> Part:
-    with torch.device("meta"):
-        module = build()
+    try:
+        with torch.device("meta"):
+            module = build()
+    except Exception as error:
+        # The libraries refuse widths in many ways, and none of them names the file.
+        said = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise ModelError(
+            f"{file.path.name} is of another kind than it looks: its shapes do not make a network ({said[:200]})"
+        ) from error
     names = {usual(name): name for name in file.shapes}
     sources = {}
     for name in module.state_dict():
@@ -94,7 +101,7 @@ def _vae_part(kind: type, found: Found, made: Architecture, file: Tensors) -> Pa
         raise ModelError(f"{file.path.name} is a VAE with diffusers' names; use the one with the original names")
     try:
         config = vae_config(sizes, prefix)
-    except (KeyError, ValueError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         raise ModelError(
             f"{file.path.name} is not a VAE for Stable Diffusion 1 or 2: {error.args[0]} is missing"
         ) from None
