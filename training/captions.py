@@ -66,10 +66,11 @@ def caption(names: Sequence[str], keywords: Sequence[str], style: str, colour: s
     """One of the ways to ask for a picture of one name or of two side by side.
 
     The ground is always named unless it is white, the style unless it is of the house, and neither is ever wrong, so
-    that both words keep a meaning that can be measured; white is often left out because nobody types it.
+    that both words keep a meaning that can be measured; white is often left out because nobody types it. A house style
+    is named three times in four: two of them differ in their shading only, which takes more learning than their absence.
     """
     text = subject(names, rng)
-    if rng.random() < 0.5 or style not in HOUSE:
+    if rng.random() < 0.75 or style not in HOUSE:
         text = f"{style} style {text}" if rng.random() < 0.5 else f"{text}, {style} style"
     if keywords and rng.random() < 0.1:
         text += ", " + ", ".join(rng.sample(keywords, min(len(keywords), rng.randint(1, 2))))

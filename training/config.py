@@ -15,8 +15,8 @@ class Autoencoder:
     kl: float = 1e-6
     colour: float = 2.0
     batch: int = 8
-    # The network is purely convolutional, so small crops teach it most of what it has to know, in steps that
-    # cost an eighth; whole pictures follow, because its normalization sees whole pictures in use.
+    # The network is purely convolutional, so small crops teach it most of what it has to know, and the more
+    # of them in a step; whole pictures follow, because its normalization sees whole pictures in use.
     crop: int = 32
     crops: int = 16  # a batch
     cropped: float = 0.8  # of the budget
@@ -53,11 +53,11 @@ class Denoiser:
     # Words everywhere through the time embedding; through attention only at the levels marked here.
     attends: tuple[bool, ...] = (False, True, True)
     head_width: int = 32
-    grounds: int = 3  # coloured grounds that each picture of a plain name is encoded on
+    grounds: int = 3  # coloured grounds that each picture of a familiar name is encoded on; of other plain ones, one
     white: float = 0.7  # how often the ground is white
     couples: int = 24000  # pictures of two things side by side
-    two: float = 0.2  # how often one of them is drawn
-    house: float = 0.2  # how often the style is one that an unstyled prompt may mean, and not any
+    two: float = 0.15  # how often one of them is drawn
+    house: float = 0.5  # how often the style is one that an unstyled prompt may mean, and not any
     batch: int = 64
     learning_rate: float = 1e-3
     shared_pace: float = 0.1  # learning rate of the layers between words and UNet, relative to the others'
