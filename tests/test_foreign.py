@@ -14,7 +14,7 @@ from webui.pictures import PictureError
 from webui.records.comfy import read_comfy
 from webui.records.infotext import read_infotext
 from webui.records.metadata import MetadataError, infotext
-from webui.records.names import AUTOMATIC, COMFY_METHODS, LEVELS, METHODS
+from webui.records.names import AUTOMATIC, COMFY_LEVELS, COMFY_METHODS, LEVELS, METHODS
 from webui.records.offer import of_foreign, of_record, offer_of
 from webui.request import read
 
@@ -102,12 +102,23 @@ def test_forge(registry):
         ("DPM++ 2M", "DPM++ 2M", {}, "Karras"),
         ("DPM++ 2M SDE, Schedule type: Automatic", "DPM++ 2M SDE", {"eta": 1.0, "solver": "midpoint"}, "Exponential"),
         ("DDIM", "DDIM", {"eta": 0.0}, "Uniform leading"),
-        ("LMS Karras", "LMS", {"order": 4, "refine_start": False}, "Karras"),
+        ("LMS Karras", "k-diffusion LMS", {"order": 4}, "Karras"),
     ],
 )
 def test_names_of_a1111(registry, said, sampler, options, schedule):
     fields = offered(registry, f"a\nSteps: 20, Sampler: {said}, CFG scale: 7, Seed: 1").fields
     assert (fields["sampler"], fields["options"], fields["schedule"]) == (sampler, options, schedule)
+
+
+@pytest.mark.parametrize("name", ["Beta", "KL Optimal", "Align Your Steps"])
+def test_a_schedule_of_the_same_name_and_other_levels_is_unmatched(registry, name):
+    offer = offered(registry, f"a\nSteps: 20, Sampler: Euler, Schedule type: {name}, CFG scale: 7, Seed: 1")
+    assert offer.open == {"schedule"} and "schedule" not in offer.fields
+
+
+def test_what_is_nearly_the_same_says_what_is_not(registry):
+    notes = offered(registry, "a\nSteps: 15, Sampler: DPM2, Schedule type: Simple, CFG scale: 7, Seed: 1").notes
+    assert any("the last but one" in note for note in notes) and any("divide 1,000" in note for note in notes)
 
 
 @pytest.mark.parametrize("said", ["PLMS", "DDIM CFG++", "Euler Karras Negative", "Restart", "My Sampler"])
@@ -126,7 +137,7 @@ def test_a_mapped_plugin_that_is_not_loaded_is_named(registry):
 
 
 def test_the_tables_name_what_there_is(registry):
-    for ours in (*METHODS.values(), *LEVELS.values()):
+    for ours in (*METHODS.values(), *COMFY_LEVELS.values()):
         entry = registry.samplers.get(ours.name) or registry.schedules[ours.name]
         known = {option.name: option for option in entry.item.options}
         assert all(known[name].check(value) == value for name, value in ours.options.items())
@@ -139,7 +150,7 @@ def test_the_tables_name_what_there_is(registry):
 
 def test_the_tables_are_in_the_readme():
     readme = (ROOT / "README.md").read_text("utf-8").split("### Other programs' names")[1].split("\n## ")[0]
-    for ours in (*METHODS.values(), *LEVELS.values()):
+    for ours in (*METHODS.values(), *COMFY_LEVELS.values()):
         assert ours.name in readme or ours.name in ("Karras", "Exponential", "Polyexponential")
     for name in COMFY_METHODS:
         assert f"`{name.removesuffix('_gpu')}`" in readme

@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Ours:
-    """One of our samplers or schedules, with the options that make it the other program's."""
+    """One of our samplers or schedules, with the options that make it the other program's.
+
+    note  where it is still not quite the same
+    """
 
     name: str
     options: Mapping[str, float | int | bool | str] = field(default_factory=dict)
+    note: str = ""
+
+
+ONE_LEVEL_LESS = "Its levels: other programs leave out the last but one for this sampler."
+NO_LAST_CALL = "Its calls: other programs spend all of them above the lowest level, and here the last one ends at 0."
+WHOLE_TIMES = "Its levels are those of the other programs where the steps divide 1,000, and else off by one timestep here or there."
 
 
 # Ancestral Euler is DDIM with eta 1, formula for formula; k-diffusion starts its multistep methods without refinement.
@@ -24,16 +33,16 @@ METHODS: Mapping[str, Ours] = {
     "euler": Ours("Euler"),
     "euler a": Ours("DDIM", {"eta": 1.0}),
     "heun": Ours("Heun"),
-    "dpm2": Ours("DPM2"),
-    "dpm2 a": Ours("k-diffusion DPM2 ancestral"),
-    "lms": Ours("LMS", {"order": 4, "refine_start": False}),
+    "dpm2": Ours("DPM2", note=ONE_LEVEL_LESS),
+    "dpm2 a": Ours("k-diffusion DPM2 ancestral", note=ONE_LEVEL_LESS),
+    "lms": Ours("k-diffusion LMS", {"order": 4}),
     "dpm++ 2m": Ours("DPM++ 2M"),
     "dpm++ 2s a": Ours("DPM++ 2S", {"eta": 1.0}),
     "dpm++ sde": Ours("DPM++ SDE", {"eta": 1.0}),
     "dpm++ 2m sde": Ours("DPM++ 2M SDE", {"eta": 1.0, "solver": "midpoint"}),
     "dpm++ 2m sde heun": Ours("DPM++ 2M SDE", {"eta": 1.0, "solver": "heun"}),
-    "dpm++ 3m sde": Ours("DPM++ 3M SDE", {"eta": 1.0, "refine_start": False}),
-    "dpm fast": Ours("k-diffusion DPM fast"),
+    "dpm++ 3m sde": Ours("k-diffusion DPM++ 3M SDE", {"eta": 1.0}),
+    "dpm fast": Ours("k-diffusion DPM fast", note=NO_LAST_CALL),
     "dpm adaptive": Ours("k-diffusion DPM adaptive"),
     "lcm": Ours("LCM"),
     "ddim": Ours("DDIM", {"eta": 0.0}),
@@ -67,16 +76,17 @@ COMFY_METHODS: Mapping[str, str] = {
 LEVELS: Mapping[str, Ours] = {
     "uniform": Ours("Uniform linspace", {"whole": False}),
     "normal": Ours("Uniform linspace", {"whole": False}),
-    "simple": Ours("Uniform trailing", {"whole": True}),
+    "simple": Ours("Uniform trailing", {"whole": True}, WHOLE_TIMES),
     "karras": Ours("Karras", {"rho": 7.0}),
     "exponential": Ours("Exponential"),
     "polyexponential": Ours("Polyexponential", {"rho": 1.0}),
-    "ddim": Ours("Uniform leading", {"offset": 1}),
-    "ddim_uniform": Ours("Uniform leading", {"offset": 1}),
+    "ddim": Ours("Uniform leading", {"offset": 1}, WHOLE_TIMES),
+    "ddim_uniform": Ours("Uniform leading", {"offset": 1}, WHOLE_TIMES),
+}
+# A1111 and Forge have these names for other levels: Beta's quantiles are of sigma there, and KL Optimal ends above 0.
+COMFY_LEVELS: Mapping[str, Ours] = LEVELS | {
     "beta": Ours("Beta", {"alpha": 0.6, "beta": 0.6, "whole": True}),
-    "kl optimal": Ours("KL-optimal"),
     "kl_optimal": Ours("KL-optimal"),
-    "align your steps": Ours("Align Your Steps"),
 }
 # What A1111 takes for the schedule "Automatic", where it is not the uniform one.
 AUTOMATIC: Mapping[str, str] = {

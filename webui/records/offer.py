@@ -14,7 +14,7 @@ from .comfy import read_comfy
 from .foreign import Foreign
 from .infotext import options_in, read_infotext
 from .metadata import MetadataError, replay
-from .names import COMFY_METHODS, LEVELS, Ours, levels, method, split
+from .names import COMFY_LEVELS, COMFY_METHODS, Ours, levels, method, split
 from .reading import read_picture
 
 WHOLE = ("steps", "seed", "width", "height", "clip_skip")
@@ -88,6 +88,7 @@ def of_foreign(foreign: Foreign, registry: Registry, models: Mapping[str, Any], 
         if ours is not None and ours.name in known:
             fields[place] = ours.name
             fields["options" if place == "sampler" else "schedule_options"] = dict(ours.options)
+            notes += [ours.note] if ours.note else []
         elif theirs:
             opened.add(place)
             here = (
@@ -142,7 +143,7 @@ def _places(foreign: Foreign, registry: Registry) -> dict[str, tuple[str, Ours |
         said = {name: options_in(foreign.said.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
         ours = Ours(sampler, said["Sampler"]), Ours(schedule, said["Schedule"])
     elif foreign.comfy:
-        ours = method(COMFY_METHODS.get(sampler, "")), levels(schedule) if schedule in LEVELS else None
+        ours = method(COMFY_METHODS.get(sampler, "")), COMFY_LEVELS.get(schedule)
     else:
         first, second = split(sampler, schedule) if sampler else ("", schedule)
         ours = method(first), levels(second)
