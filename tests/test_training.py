@@ -424,3 +424,10 @@ def test_the_evaluation_asks_for_names_of_its_lists_and_pairs_of_its_rule():
     assert len(names) == len(set(names)) == 200 and all(len(name.split()) <= 2 for name in names)
     for seen in (True, False):
         assert all(captions.held_out(name, colour) != seen for name, colour in evaluate.pairs(names, seen))
+
+
+def test_the_last_sample_of_a_batch_may_be_rounded_to_the_end_of_time():
+    rounded = (torch.tensor([63.0]) + (1 - 2**-24)) / 64
+    assert rounded.item() == 1.0
+    shown = denoiser.noised(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2), rounded, (0.2, 5.0))
+    assert shown.time.tolist() == [999]

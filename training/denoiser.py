@@ -66,7 +66,8 @@ def noised(clean: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, snr_
     is what the picture will be of.
     """
     alphas = alphas_cumprod().to(clean.device)
-    time = (uniform * len(alphas)).long()
+    # A uniform number just below 1 may be rounded to it on its way here.
+    time = (uniform * len(alphas)).long().clamp(max=len(alphas) - 1)
     square = alphas[time][:, None, None, None]
     snr = alphas[time] / (1 - alphas[time])
     noisy = square.sqrt() * clean + (1 - square).sqrt() * noise
@@ -190,7 +191,8 @@ PROMPTS = (
 @torch.no_grad()
 def sample(config: Config, process: Process, weights: dict) -> None:
     """Pictures of the averaged weights for a few prompts, to watch the training by, beside the checkpoint."""
-    if not (config.folder / "autoencoder.pt").exists():
+    known = any((config.folder / f"{name}.pt").exists() for name in ("decoder", "whitened", "autoencoder"))
+    if not known and not config.start:
         return
     tokenizer = export.tokenizer(config)
     vae, model = autoencoder.restore(config), Model(config, tokenizer)

@@ -35,7 +35,7 @@ class Latents:
 
 
 def plan(entries: list[dict], grounds: int, seed: int) -> list[tuple[int, str]]:
-    """Which picture to encode on which ground: all on white, familiar names on some colours as well.
+    """Which picture to encode on which ground: all on white, familiar names on some colours as well and other plain ones on one.
 
     Pairs that are held out are passed over, so the denoiser cannot have seen them.
     """
