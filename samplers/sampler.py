@@ -1,4 +1,4 @@
-"""The contract of a sampler and of a schedule: everything that a plugin touches is on this screen.
+"""The contract of a sampler and of a schedule.
 
 A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that walks the noise down:
 
@@ -10,7 +10,7 @@ A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that
             yield Step(x, lower, denoised)
 
 x          float tensor (images, channels, height, width): x0 + sigma * eps, on every model
-sigmas     tuple of Python floats, falling, ending with 0; fixed before the run
+sigmas     tuple of Python floats, falling; the last is 0 for a whole run and may be more; fixed before the run
 denoise    denoise(x, sigma) is the estimate of x0; it raises Stopped when the user stops: let it pass
 noise      noise(x) is fresh unit noise shaped like x; noise.brownian(x, low, high) is one path for SDEs
 """

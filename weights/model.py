@@ -41,7 +41,6 @@ class Model:
         self._vae, self._unet = Autoencoder(vae, found.factor, device), unet
         self._text = Prompts(found.name, tokenizer, text_encoder)
         self._prompts: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
-        self._projection: torch.Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         # name, schedule, prediction, channels, factor and defaults are the found model's own.

@@ -17,7 +17,7 @@ from .parts import MODULES, check_folder, open_module, open_tokenizer, refuse_ot
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
-# width of 320, nothing at the embedded model's 48.
+# width of 320, nothing at the embedded model's 64.
 WIDE = 256
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ class Frame:
 
     number           0 is the start, before any network call; then the steps
     sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start
-    state            PNG of the state in the network's scaling, x / sqrt(1 + sigma^2)
+    state            PNG of the state in variance-preserving scaling, x / sqrt(1 + sigma^2)
     denoised         PNG of the estimate of the finished picture; None at the start
     change           root mean square of the state's change in this step, divided by the step's fall of sigma
     estimate_change  root mean square of the estimate's change since the step before; None for the first
