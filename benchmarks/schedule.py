@@ -71,7 +71,7 @@ def measure(engine: Engine) -> int:
         ("UniPC", "UniPC", 1.0, ()),
         ("DDIM, three more schedules", "DDIM", 1.0, ("Exponential", "Beta", "Uniform trailing")),
     ):
-        given = ("SD", sampler, "Karras", 1000, strength, "steps")
+        given = ("SD", sampler, "Karras", 1000, strength, "steps", 5.0, 0.0, 0.0)
         took = best(lambda: redraw(engine, options, [], None, compared, "log-SNR", "step", [], *given)[0].to_json())  # noqa: B023
         slowest = max(slowest, took)
         print(f"| {name} | {1000 * took:.0f} | {took / plain:.0f} |")
