@@ -72,6 +72,20 @@ def test_numbers_are_those_of_the_states(engine):
         assert frame.seen == sigma and frame.gap is None
 
 
+@pytest.mark.parametrize(
+    "sampler, options, seen",
+    [
+        ("Heun", {}, [1, 2, 3, 3]),  # the second call of a step is at its end; the last step has one
+        ("k-diffusion DPM++ 2M", {}, [0, 1, 2, 3]),  # asks everything before it tells of a step
+    ],
+)
+def test_an_estimate_is_told_with_the_level_that_it_was_made_at(engine, sampler, options, seen):
+    request = Request(prompt="x", sampler=sampler, options=options, schedule="Karras", steps=4, seed=9)
+    _, frames = done(engine, make_trajectory(engine, request))
+    sigmas = [frame.sigma for frame in frames]
+    assert [frame.seen for frame in frames[1:]] == pytest.approx([sigmas[at] for at in seen])
+
+
 def test_an_input_picture_is_the_start(engine, tmp_path):
     upload = tmp_path / "input.png"
     Image.radial_gradient("L").convert("RGB").save(upload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
@@ -35,13 +35,14 @@ class Frame:
     """One step of a run.
 
     number           0 is the start, before any network call; then the steps
-    sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start
+    sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start and
+                     where a sampler asked nothing for this step
     state            PNG of the state in variance-preserving scaling, x / sqrt(1 + sigma^2)
     denoised         PNG of the estimate of the finished picture; None at the start
     change           root mean square of the state's change in this step, divided by the step's fall of sigma
     estimate_change  root mean square of the estimate's change since the step before; None for the first
     gap              root mean square of conditional minus unconditional estimate, at the step's first call; None
-                     where guidance computes no second estimate
+                     where guidance computes no second estimate or nothing was asked
     """
 
     number: int
@@ -85,7 +86,7 @@ class Trajectory:
         job = Inner(
             hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock, conditions=self.conditions
         )
-        watched = replace(desk, model=_Watched(desk.model, camera.gap))
+        watched = replace(desk, model=_Watched(desk.model, camera.call, camera.gap))
         drawing = Drawing(job, watched, on_step=camera.step)
         camera.start()
         return drawing.draw()
@@ -123,17 +124,23 @@ def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
 
 
 class _Watched:
-    """A model whose guidance is listened to; in all else it is the model itself."""
+    """A model whose calls and guidance are listened to; in all else it is the model itself."""
 
-    def __init__(self, model: Any, on_gap):
-        self._model, self._on_gap = model, on_gap
+    def __init__(self, model: Any, on_call: Callable[[float], None], on_gap: Callable[[float, torch.Tensor], None]):
+        self._model, self._on_call, self._on_gap = model, on_call, on_gap
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def denoiser(self, *prompt: Any, **conditioning: Any) -> Any:
         denoise = self._model.denoiser(*prompt, **conditioning)
-        return replace(denoise, on_gap=self._on_gap) if isinstance(denoise, Denoiser) else denoise
+        listened = replace(denoise, on_gap=self._on_gap) if isinstance(denoise, Denoiser) else denoise
+
+        def told(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            self._on_call(sigma)
+            return listened(x, sigma)
+
+        return told
 
 
 class _Camera:
@@ -141,7 +148,9 @@ class _Camera:
 
     def __init__(self, desk: Desk, task: Trajectory):
         self._desk, self._task = desk, task
-        self._number, self._gap = 0, None
+        self._number = 0
+        self._calls: list[tuple[float, float | None]] = []  # (sigma, gap) of those that no step has taken yet
+        self._ahead = False  # whether the sampler asks for later steps before it tells of the first
         self._sigma = task.plan.sigmas[0]
         self._x: torch.Tensor | None = None
         self._estimate: torch.Tensor | None = None
@@ -159,28 +168,40 @@ class _Camera:
             self._x = clean + self._sigma * Noise([seed], "initial")(clean)
             self._tell(Frame(0, self._sigma, self._seen(self._x, self._sigma)))
 
+    def call(self, sigma: float) -> None:
+        """Called before each estimate."""
+        self._calls.append((sigma, None))
+
     def gap(self, sigma: float, gap: torch.Tensor) -> None:
-        """Called with the gap of guidance at each network call; the first of a step counts."""
-        if self._gap is None:
-            self._gap = _rms(self._own(gap))
+        """Called within the estimate with the gap of guidance there."""
+        self._calls[-1] = sigma, _rms(self._own(gap))
+
+    def _take_calls(self, lower: float) -> list[tuple[float, float | None]]:
+        """Those that led to this level: all since the last step, or of a sampler that solves before it steps its share."""
+        self._ahead = self._ahead or any(sigma < lower * (1 - 1e-6) for sigma, _ in self._calls)
+        count = len(self._calls)
+        if self._ahead:
+            count = next((i for i, (sigma, _) in enumerate(self._calls) if sigma <= lower * (1 + 1e-6)), count)
+        taken, self._calls = self._calls[:count], self._calls[count:]
+        return taken
 
     def step(self, step: Step) -> None:
         """Called with each finished step."""
         self._number += 1
         x, denoised = self._own(step.x), self._own(step.denoised)
         # Restart and the like go up, too: there the change counts by the way that sigma went.
-        way = abs(self._sigma - step.sigma)
+        way, calls = abs(self._sigma - step.sigma), self._take_calls(step.sigma)
         frame = Frame(
             self._number,
             step.sigma,
             self._seen(x, step.sigma),
-            self._sigma,
+            calls[-1][0] if calls else None,
             self._picture(denoised),
             _rms(x - self._x) / way if way else None,
             None if self._estimate is None else _rms(denoised - self._estimate),
-            self._gap,
+            next((gap for _, gap in calls if gap is not None), None),
         )
-        self._x, self._estimate, self._sigma, self._gap = x, denoised, step.sigma, None
+        self._x, self._estimate, self._sigma = x, denoised, step.sigma
         self._tell(frame)
 
     def _own(self, batch: torch.Tensor) -> torch.Tensor:

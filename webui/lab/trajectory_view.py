@@ -32,8 +32,8 @@ from .words import ahead_text
 MODE = "trajectory"
 IDLE = "Runs the settings above once, as Generate would, and keeps every step. The picture goes to outputs/ as always."
 LESSON = (
-    "<p class='note'>Left: the noise level after each step. Middle: how far the state moves for each unit of sigma (level "
-    "means a straight way, where large steps do no harm), and how much the estimate changes. Right: how far the estimate "
+    "<p class='note'>Left: the noise level after each step. Middle: how fast the state moves, for each unit of "
+    "sigma, and how much the estimate changes: a straight way keeps both its speed and its estimate. Right: how far the estimate "
     "with the prompt is from the one without; guidance multiplies it.</p>"
 )
 AGAIN = (
@@ -120,7 +120,8 @@ def figures_of(frame: Frame | None) -> str:
     left = f"<strong>State</strong>, {where}: sigma {frame.sigma:.3g}"
     if frame.denoised is None:
         return _pair(state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet")
-    right = f"<strong>Estimate</strong> that led there, made at sigma {frame.seen:.3g}"
+    made = f", made at sigma {frame.seen:.3g}" if frame.seen is not None else ""
+    right = f"<strong>Estimate</strong> that led there{made}"
     return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right)
 
 
