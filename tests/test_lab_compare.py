@@ -92,6 +92,8 @@ def test_every_kind_of_axis_says_what_it_takes(engine):
         assert menu(kind, engine.registry) or hint(kind, engine.registry), kind
     assert menu("option:refine_start", engine.registry) == ["true", "false"]
     assert split('a, "b, c"\nd') == ["a", "b, c", "d"]
+    with pytest.raises(RequestError, match="cannot be read"):
+        split('"' + "a" * 200_000)
 
 
 def test_a_cell_is_the_picture_of_its_request_alone(engine, tmp_path):

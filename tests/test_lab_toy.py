@@ -8,6 +8,8 @@ import torch
 from labs import WAIT, done, laboratory
 
 from samplers.reference import solve_flow
+from samplers.registry import Entry, Registry
+from samplers.sampler import schedule
 from samplers.schedule import stable_diffusion
 from webui.engine.events import StoppedEarly
 from webui.lab.toy import DENSITIES, Path, PathFailed, direction, exact_path, lattice, make_toy, probability
@@ -162,3 +164,13 @@ def test_stop(registry, tmp_path):
 def test_what_cannot_be_is_refused(engine, arguments, problem):
     with pytest.raises(RequestError, match=problem):
         make_toy(engine, *arguments)
+
+
+def test_a_schedule_that_fails_is_named(engine):
+    def mine(model, steps):
+        return [model.sigmas[-1] * (1 - i / (steps - 1)) for i in range(steps)] + [0.0]
+
+    item = schedule("Mine")(mine)
+    engine.registry = Registry(engine.registry.samplers, {**engine.registry.schedules, "Mine": Entry(item, "a/b", "1")})
+    with pytest.raises(RequestError, match="Schedule Mine or a sampler cannot plan this: ZeroDivisionError"):
+        make_toy(engine, "Ring", ["DDIM"], "Mine", 1, 1)

@@ -166,3 +166,9 @@ def test_pictures_of_others_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "empty.png", pnginfo=chunks)
     with pytest.raises(MetadataError, match="no list of sigmas"):
         load(tmp_path / "empty.png")
+
+
+@pytest.mark.parametrize("sigmas", [[10**400, 0], [float("nan"), 0], [-1, 0], [True, 0]])
+def test_a_list_of_what_is_no_level_is_refused(sigmas):
+    with pytest.raises(MetadataError, match="no list of sigmas"):
+        read_run({"sigmas": sigmas})

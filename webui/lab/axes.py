@@ -114,7 +114,10 @@ def read_axis(kind: str, given: str | Sequence[str], registry: Registry) -> Axis
 
 def split(text: str) -> list[str]:
     """The values of a typed list: apart at commas and line breaks, "quoted" where they contain some."""
-    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise RequestError(f"The values of an axis cannot be read ({error}); give them apart by commas.") from None
     return [value.strip() for row in rows for value in row if value.strip()]
 
 

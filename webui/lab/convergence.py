@@ -130,6 +130,9 @@ def make_convergence(
         raise
     except ValueError as error:
         raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+    except Exception as error:  # samplers and schedules are plugins, and may raise anything
+        what = f"Schedule {schedule} or a sampler cannot plan this"
+        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
     if calls > engine.limits.calls:
         raise RequestError(
             f"This takes {calls} network calls; allowed here are {engine.limits.calls}. Choose fewer samplers."

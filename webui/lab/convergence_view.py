@@ -56,10 +56,12 @@ def build_convergence(page: Page, settings: Settings) -> Tool:
     table = gr.HTML(elem_id=f"{MODE}-table", elem_classes="plugins")
 
     def make(where: Any, names: Any, schedule: Any, most: Any, *given: Any) -> Convergence:
-        request, options = request_of(settings.form, given)
+        # A form that is not filled in yet is no hindrance to the mixture, which reads its options only.
+        if where == "model":
+            on, options = request_of(settings.form, given)
+        else:
+            on, options = None, settings.form.values(given)["options"]
         kept = options["schedules"].get(schedule, {}) if isinstance(schedule, str) else {}
-        # A form that is not filled in yet is no hindrance to the mixture, which reads none of it.
-        on = request if where == "model" else None
         picked = [str(name) for name in names] if isinstance(names, list) else []
         # What the browser sends may be anything; a measurement of nothing but known sizes is made of it.
         limit = most if most in MOST else 160

@@ -171,6 +171,9 @@ def make_toy(
             plans[entry.name] = plan(stable_diffusion(), entry.item, chosen, steps, given, schedule_options or {})
     except ValueError as error:
         raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+    except Exception as error:  # samplers and schedules are plugins, and may raise anything
+        what = f"Schedule {schedule} or a sampler cannot plan this"
+        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
     return Toy(density, plans, tuple(range(seed, seed + points)))
 
 

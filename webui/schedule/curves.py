@@ -33,7 +33,7 @@ SAYS = {
     "alpha-bar": ("The share of picture in the variance: 0 is nothing but noise, 1 the clean picture.", "Where it is flat, a step changes little."),
     "timestep": ("The training timestep that the network is told.", "It decides what the network looks for at each step."),
 }
-SAYS_TIME = "Against time every schedule lies on the model's own curve; what differs is where its points are."
+SAYS_TIME = "Against time every schedule lies on the model's own curve as far as that reaches; what differs is where its points are."
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def draw(model: NoiseSchedule, model_name: str, curves: Sequence[Curve], view: V
         if each.look == "other":
             colour += 1
         _trace(drawing, model, each, view, field, colour if each.look == "other" else 0)
-    if view.against == "time" and not view.log_x:
+    if view.against == "time":
         drawing.update_xaxes(autorange="reversed")
     if start and view.against == "step" and not view.log_x:
         mark(drawing, curves[0].places[0], escape(start))

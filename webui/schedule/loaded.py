@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,6 +16,7 @@ from .curves import Curve, curve
 from .guided import guidance_note, guided_curve
 
 LONGEST = 20_000  # sigmas of a run that are drawn
+MOST_CALLS = 10**9  # more than any run has
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_run(record: Mapping[str, Any]) -> Loaded:
     if not isinstance(sigmas, list) or not 2 <= len(sigmas) <= LONGEST or not all(map(_level, sigmas)):
         raise MetadataError("The picture's settings are damaged: they have no list of sigmas.")
     name = model.get("name") if isinstance(model, dict) else None
-    calls = nfe if isinstance(nfe, int | float) and math.isfinite(nfe) else 0
+    calls = nfe if isinstance(nfe, int | float) and 0 <= nfe < MOST_CALLS else 0
     return Loaded(replay(record), tuple(map(float, sigmas)), calls, name if isinstance(name, str) else "")
 
 
@@ -89,4 +89,4 @@ def _differs(now: Sequence[float], then: Sequence[float]) -> str:
 
 
 def _level(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value < 1e6
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6

@@ -20,6 +20,7 @@ from weights.catalog import Found
 from ..describe import percent, problem
 from ..engine.engine import Engine
 from ..pictures import fit_picture, to_jpeg
+from ..planned import run_levels
 from ..plots import FAINT, figure, line
 from ..request import RequestError
 from .forward import (
@@ -134,7 +135,7 @@ def _levels(engine: Engine, process: Any, at: Any, options: Mapping[str, Any], g
     if process not in PROCESSES or isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at <= 1:
         raise RequestError(f"Process must be one of {', '.join(PROCESSES)}, and time a number from 0 to 1.")
     made = plan_from(engine, options, given)
-    return made.found, sigma_at(made.found.schedule, at), some_of(made.run.sigmas, STRIP)
+    return made.found, sigma_at(made.found.schedule, at), some_of(run_levels(made).sigmas, STRIP)
 
 
 def _caption(sigma: float) -> str:
