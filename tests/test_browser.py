@@ -13,6 +13,12 @@ pytestmark = pytest.mark.browser
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 SLOW = 0.25  # seconds a network call, for what has to be seen while it runs
 PATIENCE = 60_000  # milliseconds, on a machine that may be busy
+# Keeps what page.js answers to each choice that Gradio tells of.
+LISTEN = """() => {
+  const chosen = window.sigmalab.chosen;
+  window.heard = [];
+  window.sigmalab.chosen = (...told) => { const answer = chosen(...told); window.heard.push(answer); return answer; };
+}"""
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 expect = sync_api.expect
 expect.set_options(timeout=PATIENCE)
@@ -202,6 +208,43 @@ def test_options_keep_their_values_when_one_switches_back(visit):
     page.locator("#txt2img-samplers-options").get_by_role("button", name="Defaults").click()
     expect(eta).to_have_value("0")
     expect(page.locator("#txt2img-note")).not_to_contain_text("tochastic")
+
+
+def test_a_menu_that_is_only_looked_into_changes_nothing(visit):
+    """Gradio tells an input whenever a menu is left, and a choice twice."""
+    page = visit()
+    guidance = page.locator("#txt2img-guidance input[type=number]")
+    guidance.fill("3")
+    for box in ("#txt2img-model", "#txt2img-sampler"):
+        page.locator(f"{box} input").click()
+        expect(page.get_by_role("option").first).to_be_visible()
+        page.keyboard.press("Escape")
+        page.keyboard.press("Tab")
+    page.evaluate(LISTEN)
+    choose(page, "#txt2img-sampler", "Euler")
+    # What is typed into an option that has only just come is not overwritten by a second telling of the choice.
+    option(page, "Churn").fill("3")
+    choose(page, "#txt2img-schedule", "Karras")
+    expect(option(page, "Rho", "txt2img-schedules")).to_be_visible()
+    expect(option(page, "Churn")).to_have_value("3")
+    expect(guidance).to_have_value("3")
+    heard = page.evaluate("window.heard")
+    assert len(heard) > 2 and len([answer for answer in heard if isinstance(answer, int | float)]) == 2
+    # The keyboard chooses, too.
+    page.locator("#txt2img-model input").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("other")
+    page.keyboard.press("Enter")
+    expect(guidance).to_have_value("5")
+
+
+def test_the_last_of_quick_choices_has_its_options(visit):
+    page = visit()
+    for name in ("Euler", "k-diffusion DPM adaptive (bridge)", "DDPM", "Euler", "DDIM"):
+        choose(page, "#txt2img-sampler", name)
+    labels = page.locator("#txt2img-samplers-options [data-testid=block-info]").locator("visible=true")
+    expect(labels).to_have_text(["Eta"])
+    expect(page.locator("#txt2img-sampler input")).to_have_value("DDIM")
 
 
 def test_a_wrong_setting_is_explained_and_what_was_just_typed_is_used(visit, server):

@@ -95,6 +95,19 @@ def test_stop_keeps_what_is_there_and_a_reload_finds_it(visit, server):
     idle(server.engine)
 
 
+def test_values_stay_when_a_menu_is_only_looked_into(visit):
+    page = lab(visit())
+    values = page.locator("#compare-values2 input, #compare-values2 textarea")
+    values.fill("2, 3")
+    page.locator("#compare-axis2 input").click()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    choose(page, "#compare-axis1", "Schedule")
+    expect(page.locator("#compare-names1")).to_contain_text("Polyexponential")
+    expect(values).to_have_value("2, 3")
+
+
 def test_what_cannot_be_made_says_why(visit):
     page = lab(visit())
     choose(page, "#compare-axis2", "Option eta")

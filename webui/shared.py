@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from .engine.engine import Engine
 from .engine.jobs import Job
@@ -63,3 +64,19 @@ def on_change(watched: Sequence[Component], function: Callable[..., Any], inputs
     changes = [each.change for each in watched]
     gr.on(changes, None, None, turn, js="() => performance.now()", trigger_mode="multiple", **QUIET)
     turn.change(function, inputs, outputs, trigger_mode="always_last", **how)
+
+
+def on_choice(
+    menus: Sequence[gr.Dropdown], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any
+) -> Dependency:
+    """Run `function` when a visitor has chosen something else in one of these menus, once for each choice.
+
+    `input` alone will not do: Gradio 6 tells it a second time when the menu is left, also of a menu that was only
+    looked into, and what the visitor typed since then would be overwritten.
+    """
+    turn = gr.Number(0, visible="hidden")
+    for menu in menus:
+        menu.focus(None, menu, None, js=f"(name) => window.sigmalab.entered({menu._id}, name)", **QUIET)
+        told = f"(name) => window.sigmalab.chosen({menu._id}, name)"
+        menu.input(None, menu, turn, js=told, trigger_mode="multiple", **QUIET)
+    return turn.change(function, inputs, outputs, trigger_mode="always_last", **how)

@@ -27,6 +27,16 @@ window.sigmalab = (() => {
   };
   const calmed = calm();
 
+  // Gradio tells an input twice when something is chosen from a menu, and once when a menu is only left: what a menu
+  // holds is compared with what it held before. Answers a number that is new with each choice, or no change of it.
+  const held = new Map();
+  const entered = (menu, name) => { held.set(menu, name); };
+  const chosen = (menu, name) => {
+    if (held.get(menu) === name) return { __type__: "update" };
+    entered(menu, name);
+    return performance.now();
+  };
+
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (press("button.generate")) { event.preventDefault(); event.stopPropagation(); }
@@ -75,5 +85,5 @@ window.sigmalab = (() => {
     setTimeout(() => { button.textContent = label; }, 1200);
   });
 
-  return { identify, remember, link, hold, calmed };
+  return { identify, remember, link, hold, calmed, entered, chosen };
 })();

@@ -12,7 +12,7 @@ import gradio as gr
 from samplers.generate import plan
 
 from ..describe import plan_note, sampler_note
-from ..shared import QUIET, RAW, Page, on_change
+from ..shared import QUIET, RAW, Page, on_change, on_choice
 from .controls import schedule_update, side
 from .form import Form
 from .memory import DEFAULTS, recall, recall_options
@@ -30,8 +30,8 @@ def connect_form(page: Page, form: Form) -> gr.BrowserState:
     _describe(page, form)
     model = form.fields["model"]
     follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
-    # .input, not .change: a model that was restored or reloaded must not reset what goes with it.
-    model.input(lambda name: _follow_model(page, name), model, follow, **QUIET)
+    # Not a change: a model that was restored or reloaded must not reset what goes with it.
+    on_choice([model], lambda name: _follow_model(page, name), model, follow, **QUIET)
     return kept
 
 

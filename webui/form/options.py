@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from samplers.options import Option
 from samplers.registry import Entry
 
-from ..shared import QUIET, RAW
+from ..shared import QUIET, RAW, on_choice
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
@@ -65,17 +66,17 @@ class OptionBox:
         mine = {option.name: values[place] for place, option in self.options(name).items()}
         return {**kept, self.kind: {**kept[self.kind], name: mine}} if mine else kept
 
-    def drawn(self, before: str, name: str | None, kept: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-        """What the browser does for the options of `name`, where those of `before` were: first to `slots`, then to `inputs`."""
-        old, new = self.options(before), self.options(name)
-        changed = name != before
-        dressed = {place: _update(**limits(option)) for place, option in new.items() if changed}
-        filled = dict.fromkeys(old, _update(visible=HIDDEN)) if changed else {}
-        for place, option in new.items():
-            # The value comes first: the browser changes the first property of all widgets in one go.
-            filled[place] = _update(value=kept[self.kind][name][option.name], **(dict(visible=True) if changed else {}))
-        first, then = ([updates.get(place, _update()) for place in range(len(self.slots))] for updates in (dressed, filled))
-        return first, [name or "", *then]
+    def drawn(self, name: str | None, kept: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+        """What the browser does to show the options of `name`: first to `slots`, then to `inputs`."""
+        new = self.options(name)
+        dressed = {place: _update(**limits(option)) for place, option in new.items()}
+        # The value comes first: the browser changes the first property of all widgets in one go.
+        filled = {
+            place: _update(value=kept[self.kind][name][option.name], visible=True) for place, option in new.items()
+        }
+        places = range(len(self.slots))
+        first = [dressed.get(place, _update()) for place in places]
+        return first, [name or "", *(filled.get(place, _update(visible=HIDDEN)) for place in places)]
 
 
 def build_options(mode: str, kind: str, entries: Mapping[str, Entry], choice: gr.Dropdown) -> OptionBox:
@@ -96,12 +97,7 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
     edits     is changed with each change of an option
     """
     sizes = [len(box.inputs) for box in boxes]
-    slots = [slot for box in boxes for slot in box.slots]
-
-    def draw(kept: dict[str, Any], *names: Any) -> list[list[Any]]:
-        pairs = zip(boxes, names[::2], names[1::2], strict=True)
-        updates = [box.drawn(before, name, kept) for box, before, name in pairs]
-        return [[each for update in updates for each in update[step]] for step in (0, 1)]
+    inputs = [each for box in boxes for each in box.inputs]
 
     def keep(kept: dict[str, Any], *given: Any) -> list[Any]:
         now, rest = kept, given
@@ -109,25 +105,30 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
             now, rest = box.merged(now, rest[:size]), rest[size:]
         return [gr.skip()] * 2 if now == kept else [now, time.time()]
 
-    drawn = gr.JSON(visible=False)
-    # Of the choices only the visitor's own: what fills a form changes the revision too.
-    chosen = gr.on(
-        [*(box.choice.input for box in boxes), revision.change],
-        draw,
-        [store, *(each for box in boxes for each in (box.shown, box.choice))],
-        drawn,
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    # By the browser itself: for each event of the server's, Gradio goes through all that were ever its outputs.
-    inputs = [each for box in boxes for each in box.inputs]
-    dressed = chosen.then(None, drawn, slots, js="(drawn) => drawn[0]", **QUIET)
-    dressed.then(None, drawn, inputs, js="(drawn) => drawn[1]", **QUIET)
+    # A choice touches no other menu's options: one of them may have been typed a moment ago.
+    for box in boxes:
+        _draw([box], store, partial(on_choice, [box.choice]))
+    _draw(boxes, store, partial(revision.change, trigger_mode="always_last"))
+    slots = [slot for box in boxes for slot in box.slots]
     if slots:
         changes = [each.change for each in slots]
         gr.on(changes, keep, [store, *inputs], [store, edits], trigger_mode="always_last", **QUIET, **RAW)
     for box in boxes:
         box.usual.click(partial(_reset, box), [box.shown, store], [store, edits, revision], **QUIET)
+
+
+def _draw(boxes: Sequence[OptionBox], store: gr.State, listen: Callable[..., Dependency]) -> None:
+    """Show the options of what is chosen in these boxes, with their values, whenever `listen` hears something."""
+
+    def draw(kept: dict[str, Any], *names: Any) -> list[list[Any]]:
+        updates = [box.drawn(name, kept) for box, name in zip(boxes, names, strict=True)]
+        return [[each for update in updates for each in update[step]] for step in (0, 1)]
+
+    drawn = gr.JSON(visible=False)
+    told = listen(draw, [store, *(box.choice for box in boxes)], drawn, **QUIET)
+    # By the browser itself: for each event of the server's, Gradio goes through all that were ever its outputs.
+    dressed = told.then(None, drawn, [slot for box in boxes for slot in box.slots], js="(drawn) => drawn[0]", **QUIET)
+    dressed.then(None, drawn, [each for box in boxes for each in box.inputs], js="(drawn) => drawn[1]", **QUIET)
 
 
 def _reset(box: OptionBox, name: str, kept: dict[str, Any]) -> list[Any]:

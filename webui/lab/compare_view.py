@@ -15,7 +15,7 @@ from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..files import served
 from ..form.result import SMALL
-from ..shared import QUIET, RAW, Page
+from ..shared import QUIET, RAW, Page, on_choice
 from ..storage import write_new
 from .axes import HINTS, Axis, hint, kinds, menu, read_axis
 from .cells import Made
@@ -107,8 +107,8 @@ def _build_axis(page: Page, place: str, kind: str, values: Any) -> tuple[gr.Drop
             gr.update(value="", placeholder=hint(kind, registry) if kind else "", visible=bool(kind) and not names),
         ]
 
-    # .input: a kind that is set from elsewhere brings its values with it.
-    chosen.input(follow, chosen, [picked, typed], **QUIET, **RAW)
+    # Not a change: a kind that is set from elsewhere brings its values with it.
+    on_choice([chosen], follow, chosen, [picked, typed], **QUIET, **RAW)
     return chosen, picked, typed
 
 

@@ -16,7 +16,7 @@ from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..limits import SEEDS
 from ..menus import in_order
-from ..shared import QUIET, Page
+from ..shared import QUIET, Page, on_choice
 from .figures import plane_figure
 from .form_view import Settings
 from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
@@ -103,8 +103,8 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     triggers = [level.change, arrived.change, tab.select]
     gr.on(triggers, draw, [density, level, paths], [note, plot], trigger_mode="always_last", **QUIET)
     # Other data: the paths drawn belong to the old ones.
-    density.input(
-        lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
+    on_choice(
+        [density], lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
     )
 
     def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:

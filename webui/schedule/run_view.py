@@ -14,7 +14,7 @@ from ..form.memory import DEFAULTS, fresh, recall_options
 from ..form.options import build_options, connect_options
 from ..limits import MAX_GUIDANCE
 from ..request import RequestError
-from ..shared import QUIET, RAW, Page, on_change
+from ..shared import QUIET, RAW, Page, on_change, on_choice
 from .curves import AGAINST, LOGS, MEASURES, Curve
 from .memory import LOOKS, WHOLE
 from .redraw import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
@@ -132,8 +132,8 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
     on_change([*controls, view.edits, view.revision], again, view.inputs, view.outputs, **QUIET, **RAW)
 
     model = view.fields["model"]
-    # .input: a model that comes with its settings brings its guidance, too.
-    model.input(lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
+    # Not a change: a model that comes with its settings brings its guidance, too.
+    on_choice([model], lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
 
     def keep_curve(*given: Any) -> tuple[Any, float]:
         kept = given[1]
