@@ -92,13 +92,13 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
     def first(*filters: str) -> list[Any]:
         return look(*filters, [END])
 
-    def opened(*filters: str) -> list[Any]:
-        updates = first(*filters)
+    def menus() -> list[Any]:
         try:
-            menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
+            history.look(WAIT)
+            names = [history.names(column) for column in ("sampler", "model")]
         except (sqlite3.Error, OSError):
-            return [gr.skip(), gr.skip(), *updates]  # which tell why
-        return [*(gr.update(choices=menu) for menu in menus), *updates]
+            return [gr.skip(), gr.skip()]  # the look at the pictures tells why
+        return [gr.update(choices=ANY + [(name, name) for name in each]) for each in names]
 
     def turn(prompt: str, sampler: str, model: str, cursors: list[int], older: bool) -> list[Any]:
         filters = prompt or "", sampler or "", model or ""
@@ -112,10 +112,10 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
         # Only the first page grows while one looks at it; others would slip away under the eye.
         return look(prompt, sampler, model, cursors) if cursors == [END] else [gr.skip()] * len(view.outputs)
 
-    tab.select(opened, view.filters, [view.sampler, view.model, *view.outputs], **QUIET)
-    gr.on(
-        [each.change for each in view.filters], first, view.filters, view.outputs, trigger_mode="always_last", **QUIET
-    )
+    tab.select(menus, None, [view.sampler, view.model], **QUIET)
+    # One listener: what was asked for last is what is shown, also by who types while the tab is being opened.
+    asked = [tab.select, *(each.change for each in view.filters)]
+    gr.on(asked, first, view.filters, view.outputs, trigger_mode="always_last", **QUIET)
     view.timer.tick(tick, [*view.filters, view.cursors], view.outputs, **QUIET)
     turning = [*view.filters, view.cursors]
     view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
