@@ -80,6 +80,7 @@ def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, serve
     page.locator("#info-replay").click()
     expect(page.locator("#info-verdict")).to_contain_text("step 5 of 40")
     page.locator("#info-stop").click()
+    expect(page.locator("#info-stop")).to_be_disabled()
     server.pace.fast()
     expect(page.locator("#info-verdict [role=alert]")).to_contain_text("The replay was stopped.")
     expect(page.locator("#info-replay")).to_be_enabled()

@@ -1,5 +1,6 @@
 """The page as scripts see it: few endpoints, files that really arrive, errors that help, and a server that is shut."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +25,8 @@ from samplers.options import Option
 from samplers.registry import Broken, Entry, Registry
 from webui.describe import fitted, paper_link, sampler_note, seconds_text
 from webui.engine.engine import Engine
+from webui.engine.jobs import Job
+from webui.form import runs
 from webui.form.memory import fresh, recall, recall_options
 from webui.form.options import control, limits, on_slider, placed, row_for
 from webui.guard import Guard
@@ -52,6 +56,24 @@ def page(server):
 @pytest.fixture
 def client(page, tmp_path):
     return connect(page, tmp_path / "client")
+
+
+def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeypatch):
+    monkeypatch.setattr(runs, "TICK", 0.0)
+    left = []
+    page = SimpleNamespace(watching=Counter(), engine=SimpleNamespace(abandon=left.append))
+    job = Job(None, None, owner="someone")
+
+    async def looks(many):
+        watched = runs.snapshots(page, job)
+        told = [await anext(watched) for _ in range(many)]
+        assert page.watching["someone"] == 1
+        await watched.aclose()
+        return told
+
+    told = asyncio.run(looks(2 * runs.AGAIN))
+    assert [place for place, now in enumerate(told, 1) if now is job.snapshot()] == [1, runs.AGAIN]
+    assert page.watching["someone"] == 0 and left == [job]
 
 
 def connect(page, folder):

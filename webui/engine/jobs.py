@@ -70,6 +70,11 @@ class Job:
         return self._now.state
 
     @property
+    def stopping(self) -> bool:
+        """Whether somebody asked it to end, which it will before its next network call."""
+        return self._stop
+
+    @property
     def pictures(self) -> tuple[Picture, ...]:
         """The pictures finished so far, in order."""
         return self._now.pictures

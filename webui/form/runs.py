@@ -17,20 +17,25 @@ from .form import Form, to_request
 from .result import SMALL, Result, show, show_problem
 
 TICK = 0.2  # seconds between looks: what an eye can use and a slow line can take
+AGAIN = 6  # the look that tells even what is not new
 
 
 async def snapshots(page: Page, job: Job) -> AsyncIterator[Snapshot | None]:
     """What is new about a job, None where nothing is, until it has ended.
 
+    The state after the first second comes twice: a tab that is just being opened can miss an update, and a job in a long
+    network call has no other for a while.
+
     Counts as one watcher of the job, from before the first look on; closing it, which Gradio does when the browser
     goes away, leaves the job alone with the engine's patience.
     """
-    seen = None
+    seen, looks = None, 0
     page.watching[job.owner] += 1
     try:
         while True:
             now = job.snapshot()
-            yield None if now is seen else now
+            looks += 1
+            yield now if now is not seen or looks == AGAIN else None
             seen = now
             if now.outcome:
                 return
@@ -105,7 +110,7 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
                 if now is None:
                     yield nothing
                     continue
-                buttons = _idle() if now.outcome else _busy()
+                buttons = _idle() if now.outcome else _busy(job)
                 yield [*await show(now, before, small), *buttons, job.request.seed if before is None else gr.skip()]
                 before = now
         finally:
@@ -117,8 +122,8 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
     return resumer(page, mode, follow, nothing), outputs
 
 
-def _busy() -> list[Any]:
-    return [gr.update(interactive=False, value="Generating"), gr.update(interactive=True)]
+def _busy(job: Job) -> list[Any]:
+    return [gr.update(interactive=False, value="Generating"), gr.update(interactive=not job.stopping)]
 
 
 def _idle() -> list[Any]:

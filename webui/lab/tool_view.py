@@ -94,7 +94,7 @@ def connect_tool(
         try:
             job = await submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
         except RequestError as error:
-            yield [problem(str(error)), *_buttons(buttons, False), *nothing[3:]]
+            yield [problem(str(error)), *_idle(buttons), *nothing[3:]]
             return
         async for updates in follow(job):
             yield updates
@@ -107,7 +107,7 @@ def connect_tool(
                     yield nothing
                     continue
                 words = status(now, buttons.idle, finished)
-                yield [words, *_buttons(buttons, now.outcome is None), *await show(now)]
+                yield [words, *(_idle(buttons) if now.outcome else _busy(job)), *await show(now)]
         finally:
             # Not left to the garbage collector: the job has to know at once that nobody looks any more.
             await news.aclose()
@@ -147,5 +147,9 @@ def connect_cost(
     on_change(watched, show, inputs, box, **QUIET, **RAW)
 
 
-def _buttons(buttons: Buttons, busy: bool) -> list[Any]:
-    return [gr.update(interactive=not busy, value="At work" if busy else buttons.label), gr.update(interactive=busy)]
+def _busy(job: Job) -> list[Any]:
+    return [gr.update(interactive=False, value="At work"), gr.update(interactive=not job.stopping)]
+
+
+def _idle(buttons: Buttons) -> list[Any]:
+    return [gr.update(interactive=True, value=buttons.label), gr.update(interactive=False)]

@@ -184,7 +184,6 @@ def _input_of(page: Page, offer: Offer) -> str | None:
 
 def _replay_of(page: Page) -> Any:
     """The event that makes the picture again and compares."""
-    busy = [gr.update(interactive=False), gr.update(interactive=True)]
     idle = [gr.update(interactive=True), gr.update(interactive=False)]
 
     async def run(request: gr.Request, token: str, image: Any) -> AsyncIterator[list[Any]]:
@@ -202,6 +201,7 @@ def _replay_of(page: Page) -> Any:
             news = snapshots(page, job)
             try:
                 async for now in news:
+                    busy = [gr.update(interactive=False), gr.update(interactive=not job.stopping)]
                     yield [gr.skip()] * 3 if now is None else [message(now), *busy]
             finally:
                 # Nobody wants a replay that is not looked at; its folder goes now.
