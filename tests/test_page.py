@@ -31,7 +31,7 @@ from webui.form.memory import fresh, recall, recall_options
 from webui.form.options import control, limits, on_slider, placed, row_for
 from webui.guard import Guard
 from webui.limits import LOCAL
-from webui.menus import sampler_choices
+from webui.menus import SCHEDULES, sampler_choices, schedules_in_order
 from webui.page import build_page, choose_token
 from webui.records.metadata import read_png
 from webui.settings import Settings
@@ -415,6 +415,13 @@ def test_samplers_of_other_libraries_are_offered_last_and_marked(registry):
     assert marked == sorted(marked) and 0 < sum(marked) < len(marked)
     bridges = ("diffusers_schedulers", "k_diffusion")
     assert marked == [registry.samplers[name].source.endswith(bridges) for name in names]
+
+
+def test_schedules_to_try_first_are_offered_first(registry):
+    names = schedules_in_order(registry.schedules)
+    assert sorted(names) == sorted(registry.schedules) and names[0] == "Uniform leading"
+    assert [name for name in names if name in SCHEDULES] == list(SCHEDULES) == names[: len(SCHEDULES)]
+    assert names[len(SCHEDULES) :] == sorted(names[len(SCHEDULES) :], key=str.casefold)
 
 
 def test_one_row_of_controls_shows_every_entry_in_its_order(registry):

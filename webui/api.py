@@ -14,7 +14,7 @@ from samplers.testing import geometric
 
 from .engine.engine import Engine
 from .engine.jobs import Event, Failed
-from .menus import in_order
+from .menus import in_order, schedules_in_order
 from .planned import numbers, planned
 from .request import read
 
@@ -130,7 +130,7 @@ class Api:
         registry = self._engine.registry
         return dict(
             samplers=[describe_sampler(registry.samplers[name]) for name in in_order(registry.samplers)],
-            schedules=[describe_schedule(entry) for entry in registry.schedules.values()],
+            schedules=[describe_schedule(registry.schedules[name]) for name in schedules_in_order(registry.schedules)],
             models=[
                 dict(
                     name=found.name,

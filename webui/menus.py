@@ -1,20 +1,31 @@
-"""In which order samplers are offered, and by what words. Their names, which scripts use, are never touched."""
+"""In which order samplers and schedules are offered, and by what words. Their names, which scripts use, are never touched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-FIRST = ("DDIM", "DDPM", "Euler", "Flow", "Heun")  # what a newcomer should try
+# What a newcomer should try.
+SAMPLERS = ("DDIM", "DDPM", "Euler", "Flow", "Heun")
+SCHEDULES = ("Uniform leading", "Uniform trailing", "Uniform linspace", "Karras", "Exponential", "SNR shift")
 # The plugins that run another library's code name their samplers after it.
 BRIDGED = ("diffusers ", "k-diffusion ")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
     """The first ones to try, the others by the alphabet, then those of other libraries, to compare with."""
-    places = {name: place for place, name in enumerate(FIRST)}
-    return sorted(names, key=lambda name: (name.startswith(BRIDGED), places.get(name, len(FIRST)), name.casefold()))
+    return _sorted(names, SAMPLERS)
+
+
+def schedules_in_order(names: Iterable[str]) -> list[str]:
+    """The first ones to try, then the others by the alphabet."""
+    return _sorted(names, SCHEDULES)
 
 
 def sampler_choices(names: Iterable[str]) -> list[tuple[str, str]]:
     """The menu of samplers, (shown, name), with another library's marked."""
     return [(f"{name} (bridge)" if name.startswith(BRIDGED) else name, name) for name in in_order(names)]
+
+
+def _sorted(names: Iterable[str], first: Sequence[str]) -> list[str]:
+    places = {name: place for place, name in enumerate(first)}
+    return sorted(names, key=lambda name: (name.startswith(BRIDGED), places.get(name, len(first)), name.casefold()))

@@ -11,7 +11,7 @@ from samplers.registry import Registry
 from weights.catalog import Found
 
 from ..limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, sides
-from ..menus import sampler_choices
+from ..menus import sampler_choices, schedules_in_order
 from ..shared import Page
 from .form import Form
 from .memory import FIELDS, fresh, recall_options
@@ -235,7 +235,7 @@ def build_interval(mode: str) -> tuple[gr.Number, gr.Number]:
 
 def schedule_choices(schedules: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The menu of schedules, the model's own first; what that is says the note about the run."""
-    return [("Model's own", ""), *((name, name) for name in schedules)]
+    return [("Model's own", ""), *((name, name) for name in schedules_in_order(schedules))]
 
 
 def side(found: Found | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from samplers.options import Option
 from samplers.registry import Registry
 
-from ..menus import in_order
+from ..menus import in_order, schedules_in_order
 from ..request import RequestError, read
 
 MAX_VALUES = 256
@@ -75,7 +75,7 @@ def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:
 def menu(kind: str, registry: Registry) -> list[str] | None:
     """The names that an axis of this kind can take, None if its values are typed."""
     if kind in NAMED:
-        return in_order(registry.samplers) if kind == "sampler" else list(getattr(registry, f"{kind}s"))
+        return in_order(registry.samplers) if kind == "sampler" else schedules_in_order(registry.schedules)
     options = _options(kind, registry)
     if options and all(option.kind in ("choice", "bool") for option in options):
         texts = [choice for option in options for choice in (option.choices or ("true", "false"))]

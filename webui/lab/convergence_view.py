@@ -11,7 +11,7 @@ import gradio as gr
 from ..describe import seconds_text
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
-from ..menus import in_order
+from ..menus import in_order, schedules_in_order
 from ..shared import Page
 from .contest import Contestant
 from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, levels_of, make_convergence, orders
@@ -33,7 +33,7 @@ IDLE = (
 def build_convergence(page: Page, settings: Settings) -> Tool:
     """Build the tab's content and wire it."""
     registry = page.registry
-    names, schedules = in_order(registry.samplers), list(registry.schedules)
+    names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)
     with gr.Column(elem_classes="card"):
         where = gr.Radio(WHERE, value="mixture", label="On", elem_id=f"{MODE}-where", interactive=True)
         chosen = gr.Dropdown(

@@ -15,7 +15,7 @@ from ..describe import percent, seconds_text
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..limits import SEEDS
-from ..menus import in_order
+from ..menus import in_order, schedules_in_order
 from ..shared import QUIET, Page, on_choice
 from .figures import plane_figure
 from .form_view import Settings
@@ -38,7 +38,7 @@ LESSON = (
 def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
     registry = page.registry
-    names, schedules = in_order(registry.samplers), list(registry.schedules)
+    names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)
     with gr.Row(elem_classes="plane"):
         with gr.Column(elem_classes="compose", min_width=300, scale=2):
             with gr.Column(elem_classes="card"):

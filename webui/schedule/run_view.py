@@ -13,6 +13,7 @@ from ..form.controls import build_interval, build_menus
 from ..form.memory import DEFAULTS, fresh, recall_options
 from ..form.options import build_options, connect_options
 from ..limits import MAX_GUIDANCE
+from ..menus import schedules_in_order
 from ..request import RequestError
 from ..shared import QUIET, RAW, Page, on_change, on_choice
 from .curves import AGAINST, LOGS, MEASURES, Curve
@@ -110,7 +111,7 @@ def build_plot(page: Page) -> dict[str, Any]:
     sentence = gr.HTML(elem_id="schedule-sentence")
     about = gr.HTML(elem_id="schedule-facts")
     compare = gr.Dropdown(
-        list(page.registry.schedules), value=[], multiselect=True, label="Compare with",
+        schedules_in_order(page.registry.schedules), value=[], multiselect=True, label="Compare with",
         info="More schedules over this one, with the same steps and strength. A click on a name in the legend hides it.",
         elem_id="schedule-compare", interactive=True,
     )  # fmt: skip

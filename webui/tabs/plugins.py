@@ -13,7 +13,7 @@ from samplers.sampler import Sampler
 from samplers.testing import measure_order
 
 from ..describe import calls_text, paper_link
-from ..menus import in_order
+from ..menus import in_order, schedules_in_order
 from ..shared import LONG, Page
 
 # A measurement takes parts of a second; a sampler that hangs must not hold up the ones after it.
@@ -50,7 +50,7 @@ def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
     samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
     schedules = [
         [escape(entry.name), *_origin(entry), paper_link(entry.item.paper), escape(entry.check)]
-        for entry in registry.schedules.values()
+        for entry in map(registry.schedules.get, schedules_in_order(registry.schedules))
     ]
     parts = [
         _section("Samplers", SAMPLERS, samplers),
