@@ -132,10 +132,22 @@ def test_no_list_is_an_error_that_shows_one(text):
 def test_a_picture_gives_back_the_sigmas_that_ran(engine, sampler):
     file, info = picture(engine, sampler=sampler, schedule="Karras", steps=6)
     run = load(file)
-    assert list(run.sigmas) == info["sigmas"] == list(run.curves[0].sigmas) and run.nfe == info["nfe"]
+    assert list(run.sigmas) == info["sigmas"] == list(run.curves(engine)[0].sigmas) and run.nfe == info["nfe"]
     note = loaded_note(engine, run)
     assert ("Its sampler made these steps itself" if sampler == "Flow" else "The same settings run the same list here") in note
     assert f"{info['nfe']} network calls" in note
+
+
+def test_a_run_of_img2img_stands_behind_what_it_left_out(engine):
+    record = read_png(picture(engine, schedule="Karras", steps=10)[0]).record
+    record["request"] |= dict(mode="img2img", strength=0.4, strength_as="steps")
+    run = read_run(record | {"sigmas": record["sigmas"][6:]})
+    own, guided = run.curves(engine)
+    assert own.places == (6.0, 7.0, 8.0, 9.0, 10.0) and guided.places == own.places[:-1]
+    # Of what would run otherwise now, nothing is known but the list.
+    assert read_run(record | {"sigmas": record["sigmas"][5:]}).curves(engine)[0].places[0] == 0.0
+    record["request"]["model"] = "gone"
+    assert read_run(record | {"sigmas": record["sigmas"][6:]}).curves(engine)[0].places[0] == 0.0
 
 
 def test_a_list_that_would_differ_now_is_told(engine):

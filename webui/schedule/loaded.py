@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.engine import Engine
-from ..planned import planned
+from ..planned import Planned, planned
 from ..records.metadata import MetadataError, read_png, replay
 from ..request import Request, RequestError
-from .curves import Curve, curve
+from .curves import Curve, curve, places_of
 from .guided import guidance_note, guided_curve
 
 LONGEST = 20_000  # sigmas of a run that are drawn
@@ -33,11 +33,28 @@ class Loaded:
         """The run in a few words."""
         return f"Run: {self.request.sampler}, {self.request.schedule}, {len(self.sigmas) - 1} steps"
 
-    @property
-    def curves(self) -> list[Curve]:
-        """Its curve, and the mark of the levels that were guided."""
-        own = curve(self.name, self.sigmas)
-        return [own, *guided_curve(self.request, own.places, list(enumerate(self.sigmas[:-1])), self.name)]
+    def planned(self, engine: Engine) -> Planned:
+        """What the same settings would run here and now. Raises RequestError."""
+        names = ("model", "schedule", "steps", "sampler", "options", "schedule_options")
+        fields = {name: getattr(self.request, name) for name in names}
+        if self.request.mode == "img2img":
+            fields |= dict(strength=self.request.strength, strength_as=self.request.strength_as)
+        return planned(engine, fields)
+
+    def curves(self, engine: Engine) -> list[Curve]:
+        """Its curve, and the mark of the levels that were guided.
+
+        A run that the same settings would make again stands where they would draw it: behind what img2img left out.
+        """
+        places = curve(self.name, self.sigmas).places
+        try:
+            made = self.planned(engine)
+            if made.run.sigmas == self.sigmas and not made.run.own_grid:
+                places = places_of(made.whole.sigmas, self.sigmas)
+        except RequestError:
+            pass  # `loaded_note` tells why
+        guided = guided_curve(self.request, places, list(enumerate(self.sigmas[:-1])), self.name)
+        return [Curve(self.name, places, self.sigmas), *guided]
 
 
 def load(path: Path) -> Loaded:
@@ -67,13 +84,8 @@ def loaded_note(engine: Engine, loaded: Loaded) -> str:
 
 
 def _now(engine: Engine, loaded: Loaded) -> str:
-    request = loaded.request
-    names = ("model", "schedule", "steps", "sampler", "options", "schedule_options")
-    fields = {name: getattr(request, name) for name in names}
-    if request.mode == "img2img":
-        fields |= dict(strength=request.strength, strength_as=request.strength_as)
     try:
-        made = planned(engine, fields)
+        made = loaded.planned(engine)
     except RequestError as error:
         return f"It cannot be run again here: {error}"
     if made.run.own_grid:

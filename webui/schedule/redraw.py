@@ -51,7 +51,7 @@ def redraw(
         return [gr.skip(), gr.skip(), problem(str(error)), gr.skip(), gr.skip()]
     calls = asked(made, rehearsed)
     if loaded:
-        curves += loaded.curves
+        curves += loaded.curves(engine)
     curves += guided_curve(made.request, own[0].places, calls or ())
     start = f"starts with {percent(shown.noise_share)} noise" if made.request.strength < 1 else ""
     said = guidance_note(made.request, calls and [sigma for _, sigma in calls], len(shown.sigmas) - 1)
