@@ -159,6 +159,19 @@ def test_whole_folders_are_taken_in_every_form(folder, emoji, form):
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "tokenizer"])
+def test_a_digest_tells_when_another_part_than_the_unet_has_changed(folder, emoji, part):
+    same = open_model(read_folder(folder), "cpu")
+    assert len(emoji.parts_digest) == 10 and same.parts_digest == emoji.parts_digest and same.digest == emoji.digest
+    if part == "tokenizer":
+        file = folder / part / "tokenizer.json"
+        file.write_text(file.read_text() + "\n")
+    else:
+        replace(folder, part, lambda tensors: {name: tensor * 2 for name, tensor in tensors.items()})
+    changed = open_model(read_folder(folder), "cpu")
+    assert changed.digest == emoji.digest and changed.parts_digest != emoji.parts_digest
+
+
 def test_a_missing_shard_is_noticed(folder):
     shards(folder)
     (folder / "vae" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()

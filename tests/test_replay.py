@@ -220,6 +220,7 @@ def test_the_recorded_sigmas_are_walked(bench):
             "has hash 0123456789, and the picture was made with another .hash ffff",
         ),
         (lambda r: r["model"].update(vae="ffff"), "used with its own VAE here, .* made with VAE ffff beside it"),
+        (lambda r: r["model"].update(parts="ffff"), "text encoder and VAE .* was made with others .hash ffff"),
         (lambda r: r.update(batch=[7]), "batch is not"),
         (lambda r: r.update(batch=[1, 5]), "batch is not"),
         (lambda r: r.update(batch=[True]), "batch is not"),

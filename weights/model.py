@@ -24,14 +24,15 @@ log = logging.getLogger(__name__)
 class Model:
     """One model on one device (Rombach et al. 2022, arXiv:2112.10752). Latents are float32, scaled to unit variance.
 
-    found       its name, schedule, prediction type and defaults
-    dtype       the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
-    digest      of the UNet's weights, or of the whole single file
-    vae_digest  of the VAE's file, where it takes the place of the model's own
-    compiled    whether torch.compile has translated the UNet
+    found         its name, schedule, prediction type and defaults
+    dtype         the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
+    digest        of the UNet's weights, or of the whole single file
+    vae_digest    of the VAE's file, where it takes the place of the model's own
+    parts_digest  of a folder's text encoder and VAE, which `digest` leaves out
+    compiled      whether torch.compile has translated the UNet
     """
 
-    vae_digest = ""
+    vae_digest = parts_digest = ""
     compiled = False
 
     def __init__(

@@ -13,7 +13,7 @@ import torch
 
 from .found import Found, ModelError
 from .model import Model
-from .parts import MODULES, check_folder, open_module, open_tokenizer, refuse_other_classes
+from .parts import MODULES, check_folder, open_module, open_tokenizer, other_files, refuse_other_classes
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
@@ -72,12 +72,17 @@ def dtypes(device: torch.device) -> dict[str, torch.dtype]:
 def _open_folder(found: Found, target: torch.device) -> Model:
     formats = dtypes(target)
     refuse_other_classes(found)
-    modules = {name: open_module(found, name, formats[name]) for name in MODULES}
-    tokenizer = open_tokenizer(found)
-    for module in modules.values():
-        module.eval().requires_grad_(False).to(target)
-    digest = _digest(sorted((found.path / "unet").glob("*.safetensors")))
-    return Model(found, tokenizer, device=target, dtype=formats["unet"], digest=digest, **modules)
+    with ThreadPoolExecutor(1) as pool:
+        # Hashing does not hold up the reading.
+        digest = pool.submit(_digest, sorted((found.path / "unet").glob("*.safetensors")))
+        parts = pool.submit(lambda: _digest(other_files(found)))
+        modules = {name: open_module(found, name, formats[name]) for name in MODULES}
+        tokenizer = open_tokenizer(found)
+        for module in modules.values():
+            module.eval().requires_grad_(False).to(target)
+        model = Model(found, tokenizer, device=target, dtype=formats["unet"], digest=digest.result(), **modules)
+        model.parts_digest = parts.result()
+    return model
 
 
 def _open_file(found: Found, target: torch.device) -> Model:
@@ -85,7 +90,7 @@ def _open_file(found: Found, target: torch.device) -> Model:
 
     formats = dtypes(target)
     with ThreadPoolExecutor(1) as pool:
-        # Of the whole file, as other programs do; hashing does not hold up the reading.
+        # Of the whole file, as other programs do.
         digest = pool.submit(_digest, [found.path])
         parts, version = plan_parts(found)
         fill(parts, target, formats)

@@ -67,6 +67,17 @@ def open_module(found: Found, name: str, dtype: torch.dtype) -> torch.nn.Module:
     return module
 
 
+def other_files(found: Found) -> list[Path]:
+    """What a folder's pictures depend on beside the UNet, its own or borrowed: vocabulary, text encoder and VAE.
+
+    Raises ModelError.
+    """
+    tokenizer = part_folder(found.path, "tokenizer")
+    words = [tokenizer / file for files in VOCABULARIES for file in files]
+    weights = (_weight_files(part_folder(found.path, name), name)[0] for name in ("text_encoder", "vae"))
+    return [file for file in words if file.is_file()] + [file for files in weights for file in files]
+
+
 def open_tokenizer(found: Found) -> Any:
     """The tokenizer, for no more tokens than the text encoder takes. Raises ModelError."""
     _quiet()

@@ -22,6 +22,7 @@ class Conditions:
     sigmas   the levels to visit, in place of the schedule's
     digest   of the only weights that will do
     vae      the same of a VAE beside them; "" is the model's own
+    parts    the same of the text encoder and VAE of a folder, which have files of their own
     outputs  folder of the pictures
     """
 
@@ -31,6 +32,7 @@ class Conditions:
     sigmas: tuple[float, ...] | None = None
     digest: str | None = None
     vae: str | None = None
+    parts: str | None = None
     outputs: Path | None = None
 
 
@@ -51,8 +53,8 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def weights_of(model: Any) -> str:
-    """The digest of all weights that draw: the model's, and of a VAE beside it."""
-    return model.digest + getattr(model, "vae_digest", "")
+    """The digest of all weights that draw: the model's, of a VAE beside it, and of a folder's other parts."""
+    return model.digest + getattr(model, "vae_digest", "") + getattr(model, "parts_digest", "")
 
 
 def origin_of(model: Any) -> dict[str, str]:
@@ -65,7 +67,7 @@ def origin_of(model: Any) -> dict[str, str]:
     dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
     origin = dict(name=model.name, digest=model.digest, device=str(device), dtype=dtype, hardware=kind)
     # These bear on the picture where they are not as usual.
-    for name, value in (("vae", "vae_digest"), ("prediction", "prediction")):
+    for name, value in (("vae", "vae_digest"), ("parts", "parts_digest"), ("prediction", "prediction")):
         if found := getattr(model, value, ""):
             origin[name] = found
     if getattr(model, "compiled", False):

@@ -63,6 +63,10 @@ def _model_of(job: Job, models: Models, device: str) -> Any:
     if wanted.vae not in (None, vae):
         here, other = (f"VAE {each} beside it" if each else "its own VAE" for each in (vae, wanted.vae))
         raise RequestError(f"Model {job.model} is used with {here} here, and the picture was made with {other}.")
+    parts = getattr(model, "parts_digest", "")
+    if wanted.parts not in (None, parts):
+        other = f"the picture was made with others (hash {wanted.parts})"
+        raise RequestError(f"The text encoder and VAE of model {job.model} here have hash {parts}, and {other}.")
     return model
 
 

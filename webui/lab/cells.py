@@ -58,7 +58,7 @@ def key_of_record(record: Mapping[str, Any]) -> str | None:
             return None
         request = {**record["request"], "seed": record["image"]["seed"], "count": 1}
         model, source = record["model"], record.get("input_digest", "")
-        weights = model["digest"] + model.get("vae", "")
+        weights = model["digest"] + model.get("vae", "") + model.get("parts", "")
         return key_of(request, record["sampler"], record["schedule"], weights, model["device"], source)
     except (KeyError, TypeError):
         return None

@@ -108,6 +108,8 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
         sigmas=_sigmas(record, settled, engine),
         digest=_text(record, "model", "digest"),
         vae=_text(record, "model", "vae") or "",
+        # Older pictures do not say it.
+        parts=_text(record, "model", "parts"),
     )
     return Recipe(settled, conditions, batch.index(single.seed), record)
 
