@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from PIL import Image
 from samplers.registry import Registry, discover
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
+from webui.records.metadata import encode_png
+from webui.storage import write_new
 from weights.catalog import Defaults, Found
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +77,11 @@ def toy(name: str = "toy", max_batch: int = 4) -> Found:
         size=64, multiple=8, largest=2048, guidance=5.0, schedule="Uniform leading", max_batch=max_batch
     )
     return Found(name, Path("nowhere") / name, stable_diffusion(), "epsilon", 3, 8, defaults)
+
+
+def write_png(image: Image.Image, path: Path, record: Mapping[str, Any]) -> None:
+    """A picture with a record, as the engine saves it."""
+    write_new(path, encode_png(image, record))
 
 
 @pytest.fixture(scope="session")

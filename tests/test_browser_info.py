@@ -2,6 +2,7 @@
 
 from urllib.parse import urlsplit
 
+from conftest import write_png
 from pages import idle
 from PIL import Image
 from test_browser import (  # noqa: F401  (fixtures)
@@ -69,8 +70,6 @@ def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, serve
     made(page, steps=40)
     (path,) = [one for one in server.outputs.rglob("*.png") if read_picture(one).record["request"]["steps"] == 40]
     record = read_picture(path).record
-    from webui.records.metadata import write_png
-
     write_png(Image.open(path).point(lambda value: min(255, value + 5)), tmp_path / "touched.png", record)
     drop(page, tmp_path / "touched.png")
     page.locator("#info-replay").click()

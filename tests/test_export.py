@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import pytest
-from conftest import toy
+from conftest import toy, write_png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +15,7 @@ from test_metadata import make, png
 from webui.pictures import PictureError
 from webui.records.exif import MAKER_NOTE, MARK, SEGMENT, UNICODE, USER_COMMENT, to_exif
 from webui.records.export import FORMATS, convert, encode
-from webui.records.metadata import MetadataError, digest_of, infotext, packages, replay, write_png
+from webui.records.metadata import MetadataError, digest_of, infotext, packages, replay
 from webui.records.reading import read_picture
 
 MODELS = {"toy": toy()}

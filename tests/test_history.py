@@ -5,7 +5,7 @@ import sqlite3
 import time
 
 import pytest
-from conftest import ToyModel, toy, until
+from conftest import ToyModel, toy, until, write_png
 from PIL import Image
 from test_metadata import make, png
 
@@ -15,7 +15,6 @@ from webui.page import build_page
 from webui.records import index
 from webui.records.history import History
 from webui.records.index import END, FILE, Index, insert, statement
-from webui.records.metadata import write_png
 from webui.request import Request
 from webui.settings import Settings
 from webui.tabs import history as history_tab

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ToyModel, toy
+from conftest import ToyModel, toy, write_png
 from labs import WAIT, done, laboratory
 from PIL import Image
 from test_lab_trajectory import pixels
-from test_metadata import write_png
 
 from samplers.registry import Registry
 from webui.engine.engine import Engine

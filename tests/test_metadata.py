@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
-from conftest import toy
+from conftest import toy, write_png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from webui import storage
 from webui.pictures import PictureError
-from webui.records.metadata import MetadataError, encode_png, infotext, read_png, record, replay, write_png
+from webui.records.metadata import MetadataError, encode_png, infotext, read_png, record, replay
 from webui.request import Request, RequestError, plan_of, settle
 
 MODELS = {"toy": toy()}

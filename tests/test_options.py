@@ -29,7 +29,6 @@ def everything(
 
 
 OPTIONS = read_options(everything, POSITIONAL)
-BY_NAME = {option.name: option for option in OPTIONS}
 
 
 def check_settled(**given):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, ToyModel, toy
+from conftest import ROOT, ToyModel, toy, write_png
 from PIL import Image, ImageFilter
 from test_metadata import png
 
@@ -17,7 +17,7 @@ from samplers.registry import Registry, discover
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
 from webui.records.export import convert
-from webui.records.metadata import MetadataError, digest_of, write_png
+from webui.records.metadata import MetadataError, digest_of
 from webui.records.reading import read_picture
 from webui.records.replay import changes, recipe
 from webui.records.replay_command import replay_file

@@ -25,7 +25,6 @@ from samplers.registry import Entry
 
 from ..pictures import open_untrusted
 from ..request import Request, RequestError, read
-from ..storage import write_new
 
 KEYWORD, A1111_KEYWORD = "sigmalab", "parameters"
 SCHEMA = 1
@@ -133,11 +132,6 @@ def encode_png(image: Image.Image, record: Mapping[str, Any]) -> bytes:
     chunks.add_text(KEYWORD, json.dumps(record, allow_nan=False))
     image.save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
-
-
-def write_png(image: Image.Image, path: Path, record: Mapping[str, Any]) -> None:
-    """Write a PNG with its settings in one step, never over another file. Raises OSError."""
-    write_new(path, encode_png(image, record))
 
 
 def read_png(path: Path) -> Carried:
