@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 from conftest import ToyModel, toy
 
@@ -15,9 +16,12 @@ WAIT = 60
 
 
 @contextmanager
-def laboratory(registry, folder, on_call=lambda sigma: None, public=False):
-    """An engine that runs, with its pictures in folder/outputs; `engine.opened` lists the toy models it opened."""
-    found = {name: toy(name) for name in ("toy", "other")}
+def laboratory(registry, folder, on_call=lambda sigma: None, public=False, **changes):
+    """An engine that runs, with its pictures in folder/outputs; `engine.opened` lists the toy models it opened.
+
+    changes  of what was found of the models
+    """
+    found = {name: replace(toy(name), **changes) for name in ("toy", "other")}
     settings = Settings(root=folder, outputs=folder / "outputs", model="toy", host="0.0.0.0" if public else "127.0.0.1")
     opened = []
 

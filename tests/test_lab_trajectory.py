@@ -10,7 +10,7 @@ from PIL import Image
 
 from samplers.denoiser import Denoiser
 from samplers.noise import Noise
-from samplers.schedule import stable_diffusion
+from samplers.schedule import flow, stable_diffusion
 from samplers.testing import GaussianDenoiser
 from webui.engine.engine import Engine
 from webui.engine.events import StoppedEarly
@@ -84,6 +84,17 @@ def test_an_estimate_is_told_with_the_level_that_it_was_made_at(engine, sampler,
     _, frames = done(engine, make_trajectory(engine, request))
     sigmas = [frame.sigma for frame in frames]
     assert [frame.seen for frame in frames[1:]] == pytest.approx([sigmas[at] for at in seen])
+
+
+@pytest.mark.parametrize(
+    "schedule, share", [(stable_diffusion(), lambda s: 1 / math.sqrt(1 + s * s)), (flow(), lambda s: 1 / (1 + s))]
+)
+def test_states_are_shown_as_the_network_is_given_them(registry, tmp_path, schedule, share):
+    with laboratory(registry, tmp_path, schedule=schedule) as engine:
+        _, frames = done(engine, make_trajectory(engine, Request(prompt="cat", sampler="Euler", steps=4, seed=3)))
+        sigma = frames[0].sigma
+        state = share(sigma) * sigma * Noise([3], "initial")(torch.zeros(1, 3, 8, 8))
+        assert pixels(frames[0].state) == engine.opened[0].preview(state)[0].tobytes()
 
 
 def test_an_input_picture_is_the_start(engine, tmp_path):

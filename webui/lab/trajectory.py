@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from samplers.denoiser import Denoiser
+from samplers.denoiser import Denoiser, to_network
 from samplers.generate import Plan
 from samplers.noise import Noise
 from samplers.sampler import Step
@@ -37,7 +36,7 @@ class Frame:
     number           0 is the start, before any network call; then the steps
     sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start and
                      where a sampler asked nothing for this step
-    state            PNG of the state in variance-preserving scaling, x / sqrt(1 + sigma^2)
+    state            PNG of the state in the scaling that the network is given it in
     denoised         PNG of the estimate of the finished picture; None at the start
     change           root mean square of the state's change in this step, divided by the step's fall of sigma
     estimate_change  root mean square of the estimate's change since the step before; None for the first
@@ -213,7 +212,7 @@ class _Camera:
             self._desk.tell(Part(frame))
 
     def _seen(self, x: torch.Tensor, sigma: float) -> bytes:
-        return self._picture(x / math.sqrt(1.0 + sigma * sigma))
+        return self._picture(to_network(x, sigma, self._desk.model.schedule.flow))
 
     def _picture(self, latents: torch.Tensor) -> bytes:
         buffer = BytesIO()
