@@ -80,7 +80,7 @@ def run(
         result.x = step.x
         result.sigmas.append(step.sigma)
         on_step(step)
-    _check_end(plan, result, x)
+    _check_end(plan, result)
     return result
 
 
@@ -105,7 +105,7 @@ def steps(plan: Plan, denoise, x: torch.Tensor, noise: Noise) -> Iterator[Step]:
         yield step
 
 
-def _check_end(plan: Plan, result: Result, x: torch.Tensor) -> None:
+def _check_end(plan: Plan, result: Result) -> None:
     name = plan.sampler.name
     if len(result.sigmas) == 1:
         raise SamplerFailed(f"sampler {name} ended without a step; it has to yield Step(x, sigma, denoised)")

@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
     ended = _until_told()
     url = open_page(page, engine)
     try:
-        _announce(settings, registry, url)
+        _announce(registry, url)
         # After the server is up: importing diffusers holds Python's lock while a page is being served.
         engine.warm_up()
         if settings.share:
@@ -92,7 +92,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
     )
 
 
-def _announce(settings: Settings, registry: Registry, url: str) -> None:
+def _announce(registry: Registry, url: str) -> None:
     print(f"\nSigmalab is open at {url}", flush=True)
     print(f"  Plugins        {len(registry.samplers)} samplers, {len(registry.schedules)} schedules")
     for broken in registry.broken:

@@ -118,7 +118,7 @@ def _gallery(made: list[tuple[str, int]], ended: bool, small: bool) -> list[Any]
         elem_classes=looks,
     )
     download = gr.update(value=made[0][0]) if made else gr.skip()
-    picked = _picked(*made[0]) if made else ""
+    picked = _picked(made[0][1]) if made else ""
     return [gallery, gr.update(visible=bool(made) and ended), picked, download, made, 0]
 
 
@@ -126,10 +126,10 @@ def _select(made: list[tuple[str, int]], event: gr.SelectData) -> list[Any]:
     choice = chosen_of(made, event.index if isinstance(event.index, int) else 0)
     if choice is None:
         return [gr.skip()] * 3
-    return [event.index, _picked(*choice), gr.update(value=choice[0])]
+    return [event.index, _picked(choice[1]), gr.update(value=choice[0])]
 
 
-def _picked(file: str, seed: int) -> str:
+def _picked(seed: int) -> str:
     return (
         f"<span>Seed <code>{int(seed)}</code></span> "
         f'<button type="button" class="copy" data-copy="{int(seed)}" aria-label="Copy seed {int(seed)}">Copy seed</button>'

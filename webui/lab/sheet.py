@@ -38,7 +38,7 @@ def draw_sheet(grid: Grid, made: Mapping[int, Made]) -> Image.Image:
     """All cells on one page: the first axis along the rows, the second down, the third as blocks below one another."""
     lengths = [len(axis.values) for axis in grid.axes] + [1, 1]
     columns, rows, blocks = lengths[:3]
-    side = _side(grid, made, columns * rows * blocks)
+    side = _side(grid, columns * rows * blocks)
     font, strong = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 1)
     left = MARGIN + (
         max(_width(strong, value.label, 260) for value in grid.axes[1].values) + 2 * GAP if len(grid.axes) > 1 else 0
@@ -99,7 +99,7 @@ def _cell(cell: Cell, made: Made | None) -> dict[str, Any]:
     return known | (dict(seconds=made.seconds, nfe=made.nfe) if made else dict(reason=cell.reason or "not made"))
 
 
-def _side(grid: Grid, made: Mapping[int, Made], cells: int) -> tuple[int, int]:
+def _side(grid: Grid, cells: int) -> tuple[int, int]:
     """Width and height of a picture on the sheet: that of the largest, enlarged or scaled to what fits."""
     sizes = [(cell.request.width, cell.request.height) for cell in grid.possible]
     width, height = max(w for w, _ in sizes), max(h for _, h in sizes)

@@ -45,7 +45,7 @@ class ForwardView:
     moved: gr.Number
 
 
-def build_forward(page: Page) -> ForwardView:
+def build_forward() -> ForwardView:
     """Build the part's content."""
     with gr.Row(elem_classes="bench visual"):
         with gr.Column(elem_classes="compose"):

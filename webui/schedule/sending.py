@@ -90,7 +90,7 @@ def newest_result(given: Sequence[Any]) -> Path:
     return max(paths, key=lambda path: path.stat().st_mtime)
 
 
-def connect_taking(page: Page, view: RunView, form: Form, take: gr.Button) -> None:
+def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
     """Take the settings of a form into the plot."""
 
     def bring(*given: Any) -> list[Any]:

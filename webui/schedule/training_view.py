@@ -40,7 +40,7 @@ class TrainingView:
         return [self.plot, self.sentence, self.table]
 
 
-def build_training(page: Page) -> TrainingView:
+def build_training() -> TrainingView:
     """Build the part's content."""
     with gr.Row(elem_classes="bench visual"):
         with gr.Column(elem_classes="compose"):

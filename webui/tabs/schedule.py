@@ -37,9 +37,9 @@ def build_schedule(page: Page) -> ScheduleTab:
         with gr.Tab("The run", id="schedule-run"):
             parts = _build_run(page)
         with gr.Tab("A picture into noise", id="schedule-forward"):
-            forward = build_forward(page)
+            forward = build_forward()
         with gr.Tab("How models are trained", id="schedule-training"):
-            training = build_training(page)
+            training = build_training()
     return ScheduleTab(forward=forward, training=training, **parts)
 
 
@@ -50,7 +50,7 @@ def connect_schedule(page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: S
     connect_forward(page, view, tab.forward, benches)
     connect_training(page, view, tab.training)
     for bench in benches:
-        connect_taking(page, view, bench.form, tab.take[bench.mode])
+        connect_taking(view, bench.form, tab.take[bench.mode])
         connect_using(page, view, bench.form, tabs, tab.use[bench.mode])
     connect_keeping(page, blocks, view, tab.forward, tab.training)
 
