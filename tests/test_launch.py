@@ -162,7 +162,15 @@ def test_changed_requirements_are_installed(project):
     assert served(project.require("tiny>=2,<3").start())["tiny"] == "2"
 
 
-def test_interrupted_installation_recovers(project):
+@pytest.fixture
+def interruptible():
+    """Ctrl+C reaches what is started meanwhile, also where the tests run in the background of a script, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupted_installation_recovers(project, interruptible):
     process = subprocess.Popen(
         project.command(), env={**project.environment, "FAKE_PIP": "slow"}, start_new_session=True, stderr=subprocess.PIPE
     )
