@@ -152,7 +152,9 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     page.get_by_label("alpha-bar").first.click()
     expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
     page.wait_for_function("() => JSON.stringify({...localStorage}).includes('sigmalab-schedule')")
-    page.reload()
+    # They come while the tab is closed: what it is told then must not be lost.
+    with page.expect_response(lambda answer: '"DDIM","Karras"]' in (answer.request.post_data or "")):
+        page.reload()
     page.get_by_role("tab", name="Schedule", exact=True).click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
     expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")

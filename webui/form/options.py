@@ -25,8 +25,9 @@ from ..shared import QUIET, RAW, on_choice
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
-# In the page all the same: a widget that Gradio takes out of it comes back with its old value, whatever it was given.
-HIDDEN = "hidden"
+# Classes of a widget that stands for no option. Not `visible`: a widget that Gradio takes out of the page comes back with
+# its old value, whatever it was given, and one that it hides in a tab that was never opened stays hidden.
+UNUSED = ["unused"]
 Control = type[gr.components.Component]
 
 
@@ -72,11 +73,11 @@ class OptionBox:
         dressed = {place: _update(**limits(option)) for place, option in new.items()}
         # The value comes first: the browser changes the first property of all widgets in one go.
         filled = {
-            place: _update(value=kept[self.kind][name][option.name], visible=True) for place, option in new.items()
+            place: _update(value=kept[self.kind][name][option.name], elem_classes=[]) for place, option in new.items()
         }
         places = range(len(self.slots))
         first = [dressed.get(place, _update()) for place in places]
-        return first, [name or "", *(filled.get(place, _update(visible=HIDDEN)) for place in places)]
+        return first, [name or "", *(filled.get(place, _update(elem_classes=UNUSED)) for place in places)]
 
 
 def build_options(mode: str, kind: str, entries: Mapping[str, Entry], choice: gr.Dropdown) -> OptionBox:
@@ -180,7 +181,7 @@ def _slot(kind: Control, option: Option | None) -> gr.components.Component:
     # Gradio takes a control without static listeners for an output, so each has to say that it is interactive. The
     # slider's own button would go back to what another sampler had here.
     more = dict(interactive=True) | (dict(buttons=[]) if kind is gr.Slider else {})
-    return kind(value=option.default, **limits(option), **more) if option else kind(visible=HIDDEN, **more)
+    return kind(value=option.default, **limits(option), **more) if option else kind(elem_classes=UNUSED, **more)
 
 
 def _update(**properties: Any) -> dict[str, Any]:
