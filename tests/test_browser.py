@@ -382,6 +382,29 @@ def test_form_and_pictures_survive_a_refresh(visit):
     expect(page.locator("#txt2img-width input[type=number]")).to_have_value("128")
 
 
+@pytest.mark.parametrize("tab, mode", [("img2img", "img2img"), ("Lab", "lab")])
+def test_the_form_of_a_closed_tab_survives_a_refresh_too(visit, tab, mode):
+    page = visit()
+
+    def show():
+        page.get_by_role("tab", name=tab, exact=True).click()
+        if mode == "lab":
+            page.get_by_role("button", name="Settings of the run").click()
+
+    show()
+    churn = option(page, "Churn", f"{mode}-samplers")
+    choose(page, f"#{mode}-sampler", "Euler")
+    with page.expect_response(lambda answer: "/predict" in answer.url and '"churn":12' in answer.text()):
+        churn.fill("12")
+        churn.press("Tab")
+    # It is filled before the tab is opened, and its options drawn.
+    with page.expect_response(lambda answer: '"Euler",""]' in (answer.request.post_data or "")):
+        page.reload()
+    show()
+    expect(page.locator(f"#{mode}-sampler input")).to_have_value("Euler")
+    expect(churn).to_have_value("12")
+
+
 def test_a_phone_has_the_result_above_the_controls(visit):
     page = visit(PHONE)
     page.get_by_role("button", name="rocket").first.click()

@@ -14,7 +14,7 @@ import gradio as gr
 from .endpoints import build_endpoints
 from .engine.engine import Engine
 from .engine.jobs import Job
-from .form.form_events import refill, refilled
+from .form.form_events import browser_store, refill, refilled
 from .form.link_events import connect_link, mode_of, open_form, open_outputs
 from .form.result import chosen_of
 from .form.workbench import Workbench
@@ -28,6 +28,7 @@ from .tabs.schedule import build_schedule, connect_schedule
 from .tabs.txt2img import build_txt2img
 from .theme import ASSETS
 
+FORMS = ("txt2img", "img2img", "lab")
 TOKEN = re.compile(r"[\w-]{16,64}")
 SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until it is ready, and after
 CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; outputs/ keeps the pictures themselves
@@ -36,7 +37,8 @@ CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; output
 def build_page(engine: Engine) -> gr.Blocks:
     """The page for an engine; nothing is started and no model is loaded."""
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
-        page = Page(engine, token=gr.State(""), status=_build_header(engine))
+        kept = {mode: browser_store(mode) for mode in FORMS}
+        page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine))
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)

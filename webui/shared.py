@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,14 @@ class Page:
     """One built page, the same for all its visitors.
 
     token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
+    kept      where the browser keeps each form, by its mode
     watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     status    the line about the engine at the top, whose change tells that a model has been opened
     """
 
     engine: Engine
     token: gr.State
+    kept: Mapping[str, gr.BrowserState] = field(default_factory=dict)
     watching: Counter[str] = field(default_factory=Counter)
     status: gr.HTML | None = None
 

@@ -22,10 +22,15 @@ TYPED = ("prompt", "negative_prompt")
 CONDITIONING = ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
 
 
+def browser_store(name: str) -> gr.BrowserState:
+    """Where the browser keeps a form. It has to stand outside all tabs: in a closed one Gradio does not read it."""
+    # Fixed names: Gradio's random ones would forget everything at each start.
+    return gr.BrowserState(None, storage_key=f"sigmalab-{name}", secret=SECRET)
+
+
 def connect_form(page: Page, form: Form) -> gr.BrowserState:
     """Wire a form and return where the browser keeps it."""
-    # Fixed names: Gradio's random ones would forget everything at each start.
-    kept = gr.BrowserState(None, storage_key=f"sigmalab-{form.mode}", secret=SECRET)
+    kept = page.kept[form.mode]
     _remember(form, kept)
     _describe(page, form)
     model = form.fields["model"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..form.form_events import SECRET
+from ..form.form_events import browser_store
 from ..form.memory import recall_options
 from ..shared import QUIET, RAW, Page, on_change
 from .forward_view import ForwardView
@@ -19,8 +19,7 @@ from .training_view import TrainingView
 
 def connect_keeping(page: Page, blocks: gr.Blocks, run: RunView, forward: ForwardView, training: TrainingView) -> None:
     """Keep every setting of the tab in the browser, and fill the tab with them; menus are read anew."""
-    # A fixed name: Gradio's random ones would forget everything at each start.
-    kept = gr.BrowserState(None, storage_key="sigmalab-schedule", secret=SECRET)
+    kept = browser_store("schedule")
     fields = [run.fields[name] for name in FIELDS]
     more = [run.compare, *run.view, forward.at, forward.process, *training.controls]
     names = (*FIELDS, *MORE)
