@@ -114,6 +114,32 @@ def test_values_stay_when_a_menu_is_only_looked_into(visit):
     expect(values).to_have_value("2, 3")
 
 
+def test_axes_outlive_the_page(visit):
+    page = lab(visit())
+    choose(page, "#compare-axis1", "Schedule")
+    expect(page.locator("#compare-names1")).to_contain_text("Uniform leading")
+    page.locator("#compare-names1").get_by_role("button", name="Remove").first.click()
+    expect(page.get_by_role("option")).to_have_count(0)
+    choose(page, "#compare-axis3", "Guidance")
+    third = page.locator("#compare-values3 textarea")
+    with page.expect_response(lambda answer: "/predict" in answer.url and '"1, 7"' in answer.text()):
+        third.fill("1, 7")
+        page.locator("#compare-policy").get_by_label("A seed of its own").click()
+    expect(page.locator("#compare-cost")).to_contain_text("30 pictures")
+    # They come while the tab is closed.
+    with page.expect_response(lambda answer: '"axes":[["schedule"' in (answer.request.post_data or "")):
+        page.reload()
+    lab(page)
+    expect(page.locator("#compare-axis1 input")).to_have_value("Schedule")
+    expect(page.locator("#compare-names1")).to_contain_text("Karras")
+    expect(page.locator("#compare-names1")).not_to_contain_text("Uniform leading")
+    expect(page.locator("#compare-values1")).to_be_hidden()
+    expect(page.locator("#compare-values2 textarea")).to_have_value("5, 10, 20")
+    expect(third).to_have_value("1, 7")
+    expect(page.locator("#compare-cost")).to_contain_text("30 pictures")
+    expect(page.locator("#compare-policy").get_by_label("A seed of its own")).to_be_checked()
+
+
 def test_what_cannot_be_made_says_why(visit):
     page = lab(visit())
     choose(page, "#compare-axis2", "Option eta")

@@ -12,6 +12,7 @@ from samplers import Step, sampler
 from samplers.registry import Entry, Registry
 from webui.engine.events import StoppedEarly
 from webui.lab.axes import hint, kinds, menu, read_axis, split
+from webui.lab.axes_view import read_axes, recall_axes, refill_axes
 from webui.lab.cells import Cells, key_of_record, key_of_request
 from webui.lab.compare import Compare, cost_of
 from webui.lab.grid import make_grid
@@ -299,3 +300,35 @@ def test_a_grid_is_kept_as_one_labelled_png_and_a_zip_of_the_pictures(engine, tm
 def test_file_names_are_safe(engine):
     made = grid(engine, BASE, ("prompt", "apple -> ../../etc/passwd, a:b*c?, ..."))
     assert [file_name(cell) for cell in made.cells] == ["_.._etc_passwd", "a_b_c_", "cell"]
+
+
+# --- what the browser keeps
+
+
+def test_kept_axes_come_back_and_make_the_same(registry):
+    kept = {"axes": [["schedule", ["Karras", "Exponential"], ""], ["option:eta", [], "0, 1"], ["", [], ""]], "policy": "each"}
+    axes, policy = recall_axes(kept, registry)
+    given = [value for axis in axes for value in (axis.kind, list(axis.picked), axis.typed)] + [policy]
+    read, same = read_axes(given, registry)
+    assert [(axis.kind, len(axis.values)) for axis in read] == [("schedule", 2), ("option:eta", 2)] and same == "each"
+    assert recall_axes({"axes": [given[at : at + 3] for at in (0, 3, 6)], "policy": policy}, registry) == (axes, policy)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        None, [], "axes", {}, {"axes": None, "policy": None}, {"axes": [], "policy": 5}, {"axes": [[], [], []]}, {"axes": [1, None, "x"]},
+        {"axes": [["gone", [], ""], ["steps", [], None], [["sampler"], {}, []]], "policy": ["same"]},
+        {"axes": [[5, 5, 5]] * 3}, {"axes": [["sampler"]] * 3}, {"axes": [["steps", [], "1"]] * 4},
+    ],
+)  # fmt: skip
+def test_what_a_browser_kept_wrong_is_the_first_of_its_place(registry, saved):
+    assert recall_axes(saved, registry) == recall_axes(None, registry)
+    assert len(refill_axes(registry, saved)) == 11
+
+
+def test_names_that_are_gone_fall_out_of_a_kept_axis(registry):
+    kept = {"axes": [["sampler", ["Euler", "Gone", 5, "DDIM"], ""], ["sampler", "Euler", ""], ["steps", [], "5" * 20_000]]}
+    axes, policy = recall_axes(kept, registry)
+    assert [list(axis.picked) for axis in axes] == [["Euler", "DDIM"], [], []] and policy == "same"
+    assert len(axes[2].typed) == 10_000

@@ -18,6 +18,8 @@ from .form.form_events import browser_store, refill, refilled
 from .form.link_events import connect_link, mode_of, open_form, open_outputs
 from .form.result import chosen_of
 from .form.workbench import Workbench
+from .lab.axes_view import STORE as AXES
+from .lab.axes_view import refill_axes
 from .shared import LONG, QUIET, Page
 from .tabs.history import build_history
 from .tabs.img2img import build_img2img
@@ -28,7 +30,6 @@ from .tabs.schedule import build_schedule, connect_schedule
 from .tabs.txt2img import build_txt2img
 from .theme import ASSETS
 
-FORMS = ("txt2img", "img2img", "lab")
 TOKEN = re.compile(r"[\w-]{16,64}")
 SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until it is ready, and after
 CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; outputs/ keeps the pictures themselves
@@ -37,7 +38,7 @@ CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; output
 def build_page(engine: Engine) -> gr.Blocks:
     """The page for an engine; nothing is started and no model is loaded."""
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
-        kept = {mode: browser_store(mode) for mode in FORMS}
+        kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES)}
         page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine))
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
@@ -125,6 +126,7 @@ def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ..
         fill = partial(open_form, page, bench.form)
         blocks.load(fill, [bench.kept, link], open_outputs(bench), js="(kept) => [kept, window.sigmalab.link()]", **QUIET)
     blocks.load(partial(refill, page, lab.form), lab.kept, refilled(lab.form), **QUIET)
+    blocks.load(partial(refill_axes, page.registry), page.kept[AXES], lab.axes.outputs, **QUIET)
     for each in followed:
         remembered.then(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
 

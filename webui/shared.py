@@ -31,7 +31,7 @@ class Page:
     """One built page, the same for all its visitors.
 
     token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
-    kept      where the browser keeps each form, by its mode
+    kept      where the browser keeps each form, by its mode, and the axes of a grid
     watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     status    the line about the engine at the top, whose change tells that a model has been opened
     """

@@ -15,35 +15,24 @@ from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..files import served
 from ..form.result import SMALL
-from ..shared import QUIET, RAW, Page, on_choice
+from ..shared import QUIET, Page
 from ..storage import write_new
-from .axes import HINTS, Axis, hint, kinds, menu, read_axis
+from .axes_view import AxesView, read_axes
 from .cells import Made
 from .compare import CellDone, Compare, cost_of
 from .form_view import Settings, request_of
-from .grid import POLICIES, Grid, make_grid
+from .grid import Grid, make_grid
 from .grid_html import EMPTY, tables
 from .sheet import encode_sheet, write_zip
 from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
 from .words import compared, cost_text
 
 MODE = "compare"
-PLACES = ("Along a row", "Down a column", "One block each")
-FIRST = (("sampler", ("DDPM", "DDIM", "Euler", "Heun")), ("steps", "5, 10, 20"), ("", ""))
 IDLE = "Choose what varies, look at the cost, and start. Every other setting is the one above."
 
 
-def build_compare(page: Page, settings: Settings) -> Tool:
-    """Build the tab's content and wire it."""
-    with gr.Row(elem_classes="axes"):
-        axes = [_build_axis(page, place, *first) for place, first in zip(PLACES, FIRST, strict=True)]
-    policy = gr.Radio(
-        [(text, name) for name, text in POLICIES.items()],
-        value="same",
-        label="Seed",
-        elem_id=f"{MODE}-policy",
-        interactive=True,
-    )
+def build_compare(page: Page, settings: Settings, axes: AxesView) -> Tool:
+    """Build what stands below the axes and wire it."""
     cost = gr.HTML(elem_id=f"{MODE}-cost")
     buttons = build_buttons(MODE, "Make the grid", IDLE)
     table = gr.HTML(EMPTY, elem_id=f"{MODE}-grid")
@@ -60,68 +49,26 @@ def build_compare(page: Page, settings: Settings) -> Tool:
             bundle = gr.DownloadButton("Save as zip", size="sm", elem_id=f"{MODE}-zip")
     made = gr.State({})
 
-    controls = [control for axis in axes for control in axis]
-    inputs = [*controls, policy, *settings.form.inputs]
+    form, mine = settings.form, len(axes.inputs)
+    inputs = [*axes.inputs, *form.inputs]
 
     def plan(*given: Any) -> Grid:
-        return _plan(page, settings, given)
+        varied, policy = read_axes(given[:mine], page.registry)
+        base, options = request_of(form, given[mine:])
+        return make_grid(page.engine, base, varied, policy, options)
 
     def tell_cost(*given: Any) -> str:
         grid = plan(*given)
         return cost_text(cost_of(grid, page.engine), len(grid.cells) - len(grid.possible))
 
-    form = settings.form
     # The last one changes when a grid has ended: there is less left to make.
-    watched = (*controls, policy, *form.fields.values(), form.edits, form.revision, made)
+    watched = (*axes.inputs, *form.fields.values(), form.edits, form.revision, made)
     connect_cost(cost, watched, inputs, tell_cost)
     gr.on([first.change, second.change], _pair, [made, first, second], slider, trigger_mode="always_last", **QUIET)
     # The seed that was drawn stays: who stops a grid and starts it again goes on with the same one.
     seeds = [form.fields["seed"], form.fields["random_seed"]]
     outputs = [*seeds, table, after, first, second, slider, sheet, bundle, made]
     return connect_tool(page, buttons, inputs, outputs, lambda *given: Compare(plan(*given)), _view, compared)
-
-
-def _build_axis(page: Page, place: str, kind: str, values: Any) -> tuple[gr.Dropdown, gr.Dropdown, gr.Textbox]:
-    """What varies along one axis, and its values: from a menu, or typed."""
-    number = PLACES.index(place) + 1
-    registry = page.registry
-    choices = [("Nothing", ""), *((title, name) for name, title in kinds(registry).items())]
-    names = menu(kind, registry) if kind else None
-    with gr.Column(elem_classes="card", min_width=240):
-        chosen = gr.Dropdown(choices, value=kind, label=place, elem_id=f"{MODE}-axis{number}", interactive=True)
-        known = [name for name in values if name in (names or ())] if names else []
-        picked = gr.Dropdown(
-            names or [], value=known, multiselect=True, label="Values", visible=bool(names), interactive=True,
-            elem_id=f"{MODE}-names{number}",
-        )  # fmt: skip
-        typed = gr.Textbox(
-            values if isinstance(values, str) else "", label="Values", placeholder=HINTS.get(kind, ""), max_lines=3,
-            visible=bool(kind) and not names, interactive=True, elem_id=f"{MODE}-values{number}",
-        )  # fmt: skip
-
-    def follow(kind: str | None) -> list[Any]:
-        kind = kind if kind in kinds(registry) else ""
-        names = menu(kind, registry) if kind else None
-        return [
-            gr.update(choices=names or [], value=(names or [])[:6], visible=bool(names)),
-            gr.update(value="", placeholder=hint(kind, registry) if kind else "", visible=bool(kind) and not names),
-        ]
-
-    # Not a change: a kind that is set from elsewhere brings its values with it.
-    on_choice([chosen], follow, chosen, [picked, typed], **QUIET, **RAW)
-    return chosen, picked, typed
-
-
-def _plan(page: Page, settings: Settings, given: tuple[Any, ...]) -> Grid:
-    axes: list[Axis] = []
-    for place in range(len(PLACES)):
-        kind, picked, typed = given[3 * place : 3 * place + 3]
-        if not isinstance(kind, str) or not kind:
-            continue
-        names = [str(name) for name in picked] if isinstance(picked, list) else []
-        axes.append(read_axis(kind, names if menu(kind, page.registry) else str(typed or ""), page.registry))
-    base, options = request_of(settings.form, given[3 * len(PLACES) + 1 :])
-    return make_grid(page.engine, base, axes, str(given[3 * len(PLACES)]), options)
 
 
 def _view(job: Job) -> View:

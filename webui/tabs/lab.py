@@ -9,6 +9,8 @@ import gradio as gr
 
 from ..form.form import Form
 from ..form.workbench import Workbench
+from ..lab.axes_view import AxesView, build_axes
+from ..lab.compare_view import MODE as COMPARE
 from ..lab.compare_view import build_compare
 from ..lab.convergence_view import build_convergence
 from ..lab.form_view import build_settings
@@ -20,10 +22,11 @@ from ..shared import QUIET, Page
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """The shared form, where the browser keeps it, and the tools, each with a job of its own."""
+    """The shared form, where the browser keeps it, the axes of a grid, and the tools, each with a job of its own."""
 
     form: Form
     kept: gr.BrowserState
+    axes: AxesView
     tools: tuple[Tool, ...]
 
 
@@ -33,7 +36,8 @@ def build_lab(page: Page, benches: Sequence[Workbench]) -> Lab:
         settings = build_settings(page)
         with gr.Tabs(elem_classes="tabs inner", overflow_behavior="wrap"):
             with gr.Tab("Compare", id="compare") as compare:
-                tools = [build_compare(page, settings)]
+                axes = build_axes(page, COMPARE)
+                tools = [build_compare(page, settings, axes)]
             with gr.Tab("Trajectory", id="trajectory") as trajectory:
                 tools.append(build_trajectory(page, settings, benches))
             with gr.Tab("Convergence", id="convergence") as convergence:
@@ -49,4 +53,4 @@ def build_lab(page: Page, benches: Sequence[Workbench]) -> Lab:
             **QUIET,
         )
         plane.select(lambda: gr.update(visible=False), None, settings.box, **QUIET)
-    return Lab(settings.form, settings.kept, tuple(tools))
+    return Lab(settings.form, settings.kept, axes, tuple(tools))
