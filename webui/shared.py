@@ -69,16 +69,15 @@ def on_change(watched: Sequence[Component], function: Callable[..., Any], inputs
 
 
 def on_choice(
-    menus: Sequence[gr.Dropdown], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any
+    menu: gr.Dropdown, function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any
 ) -> Dependency:
-    """Run `function` when a visitor has chosen something else in one of these menus, once for each choice.
+    """Run `function` when a visitor has chosen something else from a menu, once for each choice.
 
     `input` alone will not do: Gradio 6 tells it a second time when the menu is left, also of a menu that was only
     looked into, and what the visitor typed since then would be overwritten.
     """
     turn = gr.Number(0, visible="hidden")
-    for menu in menus:
-        menu.focus(None, menu, None, js=f"(name) => window.sigmalab.entered({menu._id}, name)", **QUIET)
-        told = f"(name) => window.sigmalab.chosen({menu._id}, name)"
-        menu.input(None, menu, turn, js=told, trigger_mode="multiple", **QUIET)
+    entered, chosen = (f"(name) => window.sigmalab.{told}({menu._id}, name)" for told in ("entered", "chosen"))
+    menu.focus(None, menu, None, js=entered, **QUIET)
+    menu.input(None, menu, turn, js=chosen, trigger_mode="multiple", **QUIET)
     return turn.change(function, inputs, outputs, trigger_mode="always_last", **how)

@@ -36,7 +36,7 @@ def connect_form(page: Page, form: Form) -> gr.BrowserState:
     model = form.fields["model"]
     follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
     # Not a change: a model that was restored or reloaded must not reset what goes with it.
-    on_choice([model], lambda name: _follow_model(page, name), model, follow, **QUIET)
+    on_choice(model, lambda name: _follow_model(page, name), model, follow, **QUIET)
     return kept
 
 

@@ -108,7 +108,7 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
 
     # A choice touches no other menu's options: one of them may have been typed a moment ago.
     for box in boxes:
-        _draw([box], store, partial(on_choice, [box.choice]))
+        _draw([box], store, partial(on_choice, box.choice))
     _draw(boxes, store, partial(revision.change, trigger_mode="always_last"))
     slots = [slot for box in boxes for slot in box.slots]
     if slots:

@@ -155,5 +155,5 @@ def _build_axis(registry: Registry, mode: str, place: int, axis: Described) -> l
         return _updates(Described(kind, (names or [])[:6], ""), registry)[1:]
 
     # Not a change: a kind that is set from elsewhere brings its values with it.
-    on_choice([kind], follow, kind, [picked, typed], **QUIET, **RAW)
+    on_choice(kind, follow, kind, [picked, typed], **QUIET, **RAW)
     return [kind, picked, typed]

@@ -104,7 +104,7 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     gr.on(triggers, draw, [density, level, paths], [note, plot], trigger_mode="always_last", **QUIET)
     # Other data: the paths drawn belong to the old ones.
     on_choice(
-        [density], lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
+        density, lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
     )
 
     def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:

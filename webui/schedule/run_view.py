@@ -134,7 +134,7 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
 
     model = view.fields["model"]
     # Not a change: a model that comes with its settings brings its guidance, too.
-    on_choice([model], lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
+    on_choice(model, lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
 
     def keep_curve(*given: Any) -> tuple[Any, float]:
         kept = given[1]
