@@ -97,7 +97,7 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
             wanted = to_request(mode, form.values(given))
             job = await submit(page, partial(page.engine.submit, wanted, page.owner(token, mode)))
         except RequestError as error:
-            yield [*show_problem(str(error)), *_idle(), gr.skip()]
+            yield [*show_problem(str(error)), *idle(value="Generate"), gr.skip()]
             return
         async for updates in follow(job):
             yield updates
@@ -110,7 +110,7 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
                 if now is None:
                     yield nothing
                     continue
-                buttons = _idle() if now.outcome else _busy(job)
+                buttons = idle(value="Generate") if now.outcome else working(job, value="Generating")
                 yield [*await show(now, before, small), *buttons, job.request.seed if before is None else gr.skip()]
                 before = now
         finally:
@@ -122,9 +122,11 @@ def connect_run(page: Page, form: Form, result: Result, generate: gr.Button, sto
     return resumer(page, mode, follow, nothing), outputs
 
 
-def _busy(job: Job) -> list[Any]:
-    return [gr.update(interactive=False, value="Generating"), gr.update(interactive=not job.stopping)]
+def working(job: Job, **start: Any) -> list[Any]:
+    """Updates of a start and a Stop button for a job that has not ended; `start` is what else changes of the first."""
+    return [gr.update(interactive=False, **start), gr.update(interactive=not job.stopping)]
 
 
-def _idle() -> list[Any]:
-    return [gr.update(interactive=True, value="Generate"), gr.update(interactive=False)]
+def idle(**start: Any) -> list[Any]:
+    """The same where there is no job, or where it has ended."""
+    return [gr.update(interactive=True, **start), gr.update(interactive=False)]

@@ -13,7 +13,7 @@ from ..describe import problem
 from ..engine.events import Snapshot
 from ..engine.jobs import Job
 from ..engine.tasks import Task
-from ..form.runs import resumer, snapshots, stop_job, submit
+from ..form.runs import idle, resumer, snapshots, stop_job, submit, working
 from ..request import RequestError
 from ..shared import LONG, QUIET, RAW, Page, on_change
 from .words import status
@@ -94,7 +94,7 @@ def connect_tool(
         try:
             job = await submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
         except RequestError as error:
-            yield [problem(str(error)), *_idle(buttons), *nothing[3:]]
+            yield [problem(str(error)), *idle(value=buttons.label), *nothing[3:]]
             return
         async for updates in follow(job):
             yield updates
@@ -107,7 +107,8 @@ def connect_tool(
                     yield nothing
                     continue
                 words = status(now, buttons.idle, finished)
-                yield [words, *(_idle(buttons) if now.outcome else _busy(job)), *await show(now)]
+                pair = idle(value=buttons.label) if now.outcome else working(job, value="At work")
+                yield [words, *pair, *await show(now)]
         finally:
             # Not left to the garbage collector: the job has to know at once that nobody looks any more.
             await news.aclose()
@@ -145,11 +146,3 @@ def connect_cost(
             return problem(str(error))
 
     on_change(watched, show, inputs, box, **QUIET, **RAW)
-
-
-def _busy(job: Job) -> list[Any]:
-    return [gr.update(interactive=False, value="At work"), gr.update(interactive=not job.stopping)]
-
-
-def _idle(buttons: Buttons) -> list[Any]:
-    return [gr.update(interactive=True, value=buttons.label), gr.update(interactive=False)]

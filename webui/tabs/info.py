@@ -18,7 +18,7 @@ from ..files import served, uploaded
 from ..form.filling import fill
 from ..form.form_events import refilled
 from ..form.result import chosen_of
-from ..form.runs import snapshots, stop_job, submit
+from ..form.runs import idle, snapshots, stop_job, submit, working
 from ..form.workbench import Workbench
 from ..pictures import open_picture, to_jpeg
 from ..records.metadata import replay as request_of
@@ -184,7 +184,6 @@ def _input_of(page: Page, offer: Offer) -> str | None:
 
 def _replay_of(page: Page) -> Any:
     """The event that makes the picture again and compares."""
-    idle = [gr.update(interactive=True), gr.update(interactive=False)]
 
     async def run(request: gr.Request, token: str, image: Any) -> AsyncIterator[list[Any]]:
         token = token or request.session_hash or ""
@@ -196,18 +195,17 @@ def _replay_of(page: Page) -> Any:
                 owner = page.owner(token, MODE)
                 job = await submit(page, partial(page.engine.submit, wanted.request, owner, False, wanted.conditions))
             except RequestError as error:
-                yield [problem(str(error)), *idle]
+                yield [problem(str(error)), *idle()]
                 return
             news = snapshots(page, job)
             try:
                 async for now in news:
-                    busy = [gr.update(interactive=False), gr.update(interactive=not job.stopping)]
-                    yield [gr.skip()] * 3 if now is None else [message(now), *busy]
+                    yield [gr.skip()] * 3 if now is None else [message(now), *working(job)]
             finally:
                 # Nobody wants a replay that is not looked at; its folder goes now.
                 page.engine.stop(job)
                 await news.aclose()
-            yield [await asyncio.to_thread(_verdict, path, job, wanted), *idle]
+            yield [await asyncio.to_thread(_verdict, path, job, wanted), *idle()]
 
     return run
 
