@@ -28,16 +28,14 @@ def browser_store(name: str) -> gr.BrowserState:
     return gr.BrowserState(None, storage_key=f"sigmalab-{name}", secret=SECRET)
 
 
-def connect_form(page: Page, form: Form) -> gr.BrowserState:
-    """Wire a form and return where the browser keeps it."""
-    kept = page.kept[form.mode]
-    _remember(form, kept)
+def connect_form(page: Page, form: Form) -> None:
+    """Wire a form."""
+    _remember(form, page.kept[form.mode])
     _describe(page, form)
     model = form.fields["model"]
     follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
     # Not a change: a model that was restored or reloaded must not reset what goes with it.
     on_choice(model, lambda name: _follow_model(page, name), model, follow, **QUIET)
-    return kept
 
 
 def refill(page: Page, form: Form, saved: Any) -> list[Any]:

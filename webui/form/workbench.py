@@ -19,7 +19,7 @@ from .runs import connect_run
 
 @dataclass(frozen=True, eq=False)
 class Workbench:
-    """One tab's form and result; `kept` is where the browser keeps the form, `resume` follows a job after a reload.
+    """One tab's form and result; `resume` follows a job after a reload.
 
     link  copies the form's settings as an address
     """
@@ -27,7 +27,6 @@ class Workbench:
     mode: str
     form: Form
     result: Result
-    kept: gr.BrowserState
     resume: Callable[..., Any]
     outputs: list[gr.components.Component]
     link: gr.Button
@@ -69,7 +68,7 @@ def build_workbench(
         with gr.Column(elem_classes="controls"):
             more |= strength()
             form = build_form(page, mode, prompt, more)
-    kept = connect_form(page, form)
+    connect_form(page, form)
     connect_model(page, form, tokens)
     resume, outputs = connect_run(page, form, result, generate, stop)
-    return Workbench(mode, form, result, kept, resume, outputs, link)
+    return Workbench(mode, form, result, resume, outputs, link)

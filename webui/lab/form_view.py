@@ -21,10 +21,9 @@ MODE = "lab"
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The form, where the browser keeps it, and the box around it, which hides for tools that need none of it."""
+    """The form and the box around it, which hides for tools that need none of it."""
 
     form: Form
-    kept: gr.BrowserState
     box: gr.Column
 
 
@@ -36,9 +35,9 @@ def build_settings(page: Page) -> Settings:
             with gr.Column(elem_classes="lab-form"):
                 more = _picture()
                 form = build_form(page, MODE, prompt, more)
-    kept = connect_form(page, form)
+    connect_form(page, form)
     connect_model(page, form, tokens)
-    return Settings(form, kept, box)
+    return Settings(form, box)
 
 
 def _picture() -> dict[str, gr.components.Component]:

@@ -254,4 +254,4 @@ def _connect_send(page: Page, view: Tab, bench: Workbench, tabs: gr.Tabs) -> Non
             gr.Warning(str(error))
             return [gr.skip()] * len(outputs)
 
-    view.send[bench.mode].click(send, [view.shown, view.chosen, bench.kept], outputs, **QUIET)
+    view.send[bench.mode].click(send, [view.shown, view.chosen, page.kept[bench.mode]], outputs, **QUIET)

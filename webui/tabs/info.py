@@ -168,7 +168,7 @@ def _connect_send(page: Page, parts: Parts, bench: Workbench, tabs: gr.Tabs) -> 
             gr.Warning(str(error))
             return [gr.skip()] * len(outputs)
 
-    parts.send[bench.mode].click(send, [parts.image, bench.kept], outputs, **QUIET, **RAW)
+    parts.send[bench.mode].click(send, [parts.image, page.kept[bench.mode]], outputs, **QUIET, **RAW)
 
 
 def _input_of(page: Page, offer: Offer) -> str | None:

@@ -22,10 +22,9 @@ from ..shared import QUIET, Page
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """The shared form, where the browser keeps it, the axes of a grid, and the tools, each with a job of its own."""
+    """The shared form, the axes of a grid, and the tools, each with a job of its own."""
 
     form: Form
-    kept: gr.BrowserState
     axes: AxesView
     tools: tuple[Tool, ...]
 
@@ -53,4 +52,4 @@ def build_lab(page: Page, benches: Sequence[Workbench]) -> Lab:
             **QUIET,
         )
         plane.select(lambda: gr.update(visible=False), None, settings.box, **QUIET)
-    return Lab(settings.form, settings.kept, axes, tuple(tools))
+    return Lab(settings.form, axes, tuple(tools))
