@@ -90,15 +90,12 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
         return _page_of(pictures, cursors, done, any((prompt, sampler, model)))
 
     def first(*filters: str) -> list[Any]:
-        return look(*filters, [END])
-
-    def menus() -> list[Any]:
+        updates = look(*filters, [END])
         try:
-            history.look(WAIT)
-            names = [history.names(column) for column in ("sampler", "model")]
+            menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
         except (sqlite3.Error, OSError):
-            return [gr.skip(), gr.skip()]  # the look at the pictures tells why
-        return [gr.update(choices=ANY + [(name, name) for name in each]) for each in names]
+            return [gr.skip(), gr.skip(), *updates]  # which tell why
+        return [*(gr.update(choices=menu) for menu in menus), *updates]
 
     def turn(prompt: str, sampler: str, model: str, cursors: list[int], older: bool) -> list[Any]:
         filters = prompt or "", sampler or "", model or ""
@@ -112,10 +109,10 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
         # Only the first page grows while one looks at it; others would slip away under the eye.
         return look(prompt, sampler, model, cursors) if cursors == [END] else [gr.skip()] * len(view.outputs)
 
-    tab.select(menus, None, [view.sampler, view.model], **QUIET)
     # One listener: what was asked for last is what is shown, also by who types while the tab is being opened.
     asked = [tab.select, *(each.change for each in view.filters)]
-    gr.on(asked, first, view.filters, view.outputs, trigger_mode="always_last", **QUIET)
+    filled = [view.sampler, view.model, *view.outputs]
+    gr.on(asked, first, view.filters, filled, trigger_mode="always_last", **QUIET)
     view.timer.tick(tick, [*view.filters, view.cursors], view.outputs, **QUIET)
     turning = [*view.filters, view.cursors]
     view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
