@@ -66,7 +66,7 @@ def build_axes(page: Page, mode: str) -> AxesView:
 
     def keep(filled: float, *given: Any) -> Any:
         # Before the browser's own values are in the tab, the first ones must not overwrite them.
-        return {"axes": [given[at : at + 3] for at in range(0, 9, 3)], "policy": given[9]} if filled else gr.skip()
+        return {"axes": _by_axis(given), "policy": given[-1]} if filled else gr.skip()
 
     on_change(view.inputs, keep, [filled, *view.inputs], page.kept[STORE], **QUIET, **RAW)
     return view
@@ -75,29 +75,31 @@ def build_axes(page: Page, mode: str) -> AxesView:
 def read_axes(given: Sequence[Any], registry: Registry) -> tuple[list[Axis], str]:
     """The axes that the values of `AxesView.inputs` stand for, and the seed policy. Raises RequestError."""
     axes = []
-    for kind, picked, typed in (given[at : at + 3] for at in range(0, 9, 3)):
+    for kind, picked, typed in _by_axis(given):
         if isinstance(kind, str) and kind:
             names = [str(name) for name in picked] if isinstance(picked, list) else []
             axes.append(read_axis(kind, names if menu(kind, registry) else str(typed or ""), registry))
-    return axes, str(given[9])
+    return axes, str(given[-1])
 
 
 def recall_axes(saved: Any, registry: Registry) -> tuple[list[Described], str]:
     """Axes and seed policy from what a browser kept; an axis that no longer fits is the first one of its place."""
     saved = saved if isinstance(saved, dict) else {}
-    axes = saved.get("axes")
-    if not (isinstance(axes, list) and len(axes) == len(PLACES)):
-        axes = [None] * len(PLACES)
-    policy = saved.get("policy")
-    found = [_described(each, registry) or _described(first, registry) for each, first in zip(axes, FIRST, strict=True)]
-    known = isinstance(policy, str) and policy in POLICIES
-    return [each or Described("", (), "") for each in found], policy if known else "same"
+    axes, policy = saved.get("axes"), saved.get("policy")
+    kept = axes if isinstance(axes, list) and len(axes) == len(PLACES) else FIRST
+    found = [_described(each, registry) or _described(first, registry) for each, first in zip(kept, FIRST, strict=True)]
+    return found, policy if isinstance(policy, str) and policy in POLICIES else "same"
 
 
 def refill_axes(registry: Registry, saved: Any) -> list[Any]:
     """Updates for `AxesView.outputs` from what the browser kept."""
     axes, policy = recall_axes(saved, registry)
     return [*(update for axis in axes for update in _updates(axis, registry)), policy, time.time()]
+
+
+def _by_axis(given: Sequence[Any]) -> list[Sequence[Any]]:
+    """The kind, the menu's and the typed value of each place, from those of `AxesView.inputs`."""
+    return [given[at : at + 3] for at in range(0, 3 * len(PLACES), 3)]
 
 
 def _described(kept: Any, registry: Registry) -> Described | None:

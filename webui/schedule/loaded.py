@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,14 @@ class Loaded:
 
         A run that the same settings would make again stands where they would draw it: behind what img2img left out.
         """
-        places = curve(self.name, self.sigmas).places
+        own = curve(self.name, self.sigmas)
         try:
             made = self.planned(engine)
             if made.run.sigmas == self.sigmas and not made.run.own_grid:
-                places = places_of(made.whole.sigmas, self.sigmas)
+                own = replace(own, places=places_of(made.whole.sigmas, self.sigmas))
         except RequestError:
             pass  # `loaded_note` tells why
-        guided = guided_curve(self.request, places, list(enumerate(self.sigmas[:-1])), self.name)
-        return [Curve(self.name, places, self.sigmas), *guided]
+        return [own, *guided_curve(self.request, own.places, list(enumerate(self.sigmas[:-1])), self.name)]
 
 
 def load(path: Path) -> Loaded:
