@@ -28,7 +28,7 @@ class Model:
     dtype         the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
     digest        of the UNet's weights, or of the whole single file
     vae_digest    of the VAE's file, where it takes the place of the model's own
-    parts_digest  of a folder's text encoder and VAE, which `digest` leaves out
+    parts_digest  of a folder's vocabulary, text encoder and VAE, which `digest` leaves out
     compiled      whether torch.compile has translated the UNet
     """
 

@@ -22,7 +22,7 @@ class Conditions:
     sigmas   the levels to visit, in place of the schedule's
     digest   of the only weights that will do
     vae      the same of a VAE beside them; "" is the model's own
-    parts    the same of the text encoder and VAE of a folder, which have files of their own
+    parts    the same of the vocabulary, text encoder and VAE of a folder, which have files of their own
     outputs  folder of the pictures
     """
 
