@@ -1,5 +1,6 @@
 """PNG Info, replay, links, export and history as a visitor has them, in a real browser on a toy model."""
 
+import threading
 from urllib.parse import urlsplit
 
 from conftest import write_png
@@ -23,7 +24,10 @@ from test_browser import (  # noqa: F401  (fixtures)
 from test_foreign import A1111
 from test_metadata import png
 
+from webui.records.history import History
+from webui.records.index import END
 from webui.records.reading import read_picture
+from webui.tabs.history import PAGE
 
 
 def made(page, prompt="red apple", **numbers):
@@ -240,18 +244,39 @@ def test_history_is_searched_and_sends(visit, server):  # noqa: F811
     expect(page.locator("#history-note")).to_contain_text("No picture fits.")
 
 
-def test_history_turns_pages(visit, server):  # noqa: F811
+def test_history_turns_pages_whatever_is_still_on_its_way(visit, server, monkeypatch):  # noqa: F811
     page = visit()
     made(page, "page after page", count=30, steps=2)
     page.get_by_role("tab", name="History").click()
+    note, items = page.locator("#history-note"), page.locator("#history-gallery .thumbnail-item")
+    expect(note).to_contain_text("Page 1")
+    find, asked, turned, go_on = History.find, threading.Event(), threading.Event(), threading.Event()
+
+    def late(history, prompt, sampler, model, before, limit):
+        if limit == PAGE:  # for the page after this one
+            turned.set()
+        elif prompt == "page after" and before == END:
+            asked.set()
+            go_on.wait(60)
+        return find(history, prompt, sampler, model, before, limit)
+
+    monkeypatch.setattr(History, "find", late)
     page.locator("#history-prompt textarea, #history-prompt input").fill("page after")
-    items = page.locator("#history-gallery .thumbnail-item")
-    expect(items).to_have_count(24)
+    assert asked.wait(60)
     page.locator("#history-older").click()
+    assert turned.wait(60)
+    go_on.set()
+    expect(note).to_contain_text("Page 2")
     expect(items).to_have_count(6)
-    expect(page.locator("#history-note")).to_contain_text("Page 2")
     page.locator("#history-newer").click()
+    expect(note).to_contain_text("Page 1")
     expect(items).to_have_count(24)
+    # Who comes back sees the newest.
+    page.locator("#history-older").click()
+    expect(note).to_contain_text("Page 2")
+    page.get_by_role("tab", name="txt2img").click()
+    page.get_by_role("tab", name="History").click()
+    expect(note).to_contain_text("Page 1")
 
 
 def test_png_info_fits_a_phone(visit):  # noqa: F811

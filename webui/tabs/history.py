@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,17 @@ SIDE = 256  # pixels of a thumbnail; what is no larger is shown as it is
 WAIT = 0.7  # seconds that a look waits for the index
 AGAIN = 2.0  # seconds between looks while it is being filled
 ANY = [("Any", "")]
+FIRST = [END]  # where the first page begins
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Tab:
-    """The tab's parts; `shown` holds the pictures on view, `cursors` the ends of the pages before this one."""
+    """The tab's parts; `shown` holds the pictures on view, `place` the filters and where their pages up to it begin.
+
+    turned  a new number with each change of `place`; a hidden control, for a state's own event may get lost
+    """
 
     prompt: gr.Textbox
     sampler: gr.Dropdown
@@ -50,26 +56,28 @@ class Tab:
     info: gr.Button
     send: dict[str, gr.Button]
     shown: gr.State
-    cursors: gr.State
+    place: gr.State
     chosen: gr.State
+    turned: gr.Number
     timer: gr.Timer
 
     @property
-    def filters(self) -> list[gr.components.Component]:
+    def inputs(self) -> list[gr.components.Component]:
         """What chooses the pictures."""
-        return [self.prompt, self.sampler, self.model]
+        return [self.prompt, self.sampler, self.model, self.place]
 
     @property
     def outputs(self) -> list[Any]:
         """What a page of pictures fills."""
         return [
+            self.sampler,
+            self.model,
             self.note,
             self.gallery,
             self.newer,
             self.older,
             self.actions,
             self.shown,
-            self.cursors,
             self.chosen,
             self.timer,
         ]
@@ -80,43 +88,34 @@ def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workben
     history = History(page.engine.settings.outputs)
     view = _build()
 
-    def look(prompt: str, sampler: str, model: str, cursors: list[int], force: bool = True) -> list[Any]:
+    def look(*given: Any) -> list[Any]:
+        filters, cursors = _place(given)
         try:
-            done = history.look(WAIT) if force else True
-            pictures = history.find(prompt or "", sampler or "", model or "", cursors[-1], PAGE + 1)
+            # Only the first page grows while one looks at it; others would slip away under the eye.
+            done = cursors != FIRST or history.look(WAIT)
+            menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
+            pictures = history.find(*filters, cursors[-1], PAGE + 1)
         except (sqlite3.Error, OSError) as error:
             log.warning("the history cannot be read", exc_info=error)
-            return [problem(f"The history cannot be read ({error})."), *[gr.skip()] * 7, gr.Timer(active=False)]
-        return _page_of(pictures, cursors, done, any((prompt, sampler, model)))
+            told = problem(f"The history cannot be read ({error}).")
+            return [gr.skip(), gr.skip(), told, *[gr.skip()] * 6, gr.Timer(active=False)]
+        return [*(gr.update(choices=menu) for menu in menus), *_page_of(pictures, cursors, done, any(filters))]
 
-    def first(*filters: str) -> list[Any]:
-        updates = look(*filters, [END])
+    def turn(older: bool, *given: Any) -> list[Any]:
+        filters, cursors = _place(given)
         try:
-            menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
-        except (sqlite3.Error, OSError):
-            return [gr.skip(), gr.skip(), *updates]  # which tell why
-        return [*(gr.update(choices=menu) for menu in menus), *updates]
-
-    def turn(prompt: str, sampler: str, model: str, cursors: list[int], older: bool) -> list[Any]:
-        filters = prompt or "", sampler or "", model or ""
-        try:
-            cursors = _older(history, filters, cursors) if older else cursors[:-1] or [END]
+            cursors = _older(history, filters, cursors) if older else cursors[:-1] or FIRST
         except (sqlite3.Error, OSError):
             pass  # the look tells why
-        return look(*filters, cursors, force=False)
+        return [(filters, cursors), time.time()]
 
-    def tick(prompt: str, sampler: str, model: str, cursors: list[int]) -> list[Any]:
-        # Only the first page grows while one looks at it; others would slip away under the eye.
-        return look(prompt, sampler, model, cursors) if cursors == [END] else [gr.skip()] * len(view.outputs)
-
-    # One listener: what was asked for last is what is shown, also by who types while the tab is being opened.
-    asked = [tab.select, *(each.change for each in view.filters)]
-    filled = [view.sampler, view.model, *view.outputs]
-    gr.on(asked, first, view.filters, filled, trigger_mode="always_last", **QUIET)
-    view.timer.tick(tick, [*view.filters, view.cursors], view.outputs, **QUIET)
-    turning = [*view.filters, view.cursors]
-    view.older.click(lambda *given: turn(*given, True), turning, view.outputs, **QUIET)
-    view.newer.click(lambda *given: turn(*given, False), turning, view.outputs, **QUIET)
+    # One listener, which asks where the visitor is now: an answer that comes late shows nothing else.
+    asked = [view.turned.change, *(each.change for each in view.inputs[:-1]), view.timer.tick]
+    gr.on(asked, look, view.inputs, view.outputs, trigger_mode="always_last", **QUIET)
+    moved = [view.place, view.turned]
+    tab.select(lambda: [None, time.time()], None, moved, **QUIET)
+    view.older.click(partial(turn, True), view.inputs, moved, **QUIET)
+    view.newer.click(partial(turn, False), view.inputs, moved, **QUIET)
     view.gallery.select(_pick, view.shown, [view.chosen, view.picked, view.actions], **QUIET)
     view.info.click(_to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET)
     for bench in benches:
@@ -154,7 +153,7 @@ def _build() -> Tab:
     with gr.Row(elem_classes="turn"):
         newer = gr.Button("Newer", size="sm", visible=False, scale=0, min_width=90, elem_id="history-newer")
         older = gr.Button("Older", size="sm", visible=False, scale=0, min_width=90, elem_id="history-older")
-    states = gr.State([]), gr.State([END]), gr.State(0)
+    states = gr.State([]), gr.State(None), gr.State(0)
     return Tab(
         prompt,
         sampler,
@@ -168,8 +167,16 @@ def _build() -> Tab:
         info,
         send,
         *states,
+        gr.Number(0, visible="hidden"),
         gr.Timer(AGAIN, active=False),
     )
+
+
+def _place(given: Sequence[Any]) -> tuple[tuple[str, str, str], list[int]]:
+    """The filters, and where their pages up to the one on view begin; other filters than the place's begin anew."""
+    *filters, place = given
+    filters = tuple(each or "" for each in filters)
+    return filters, place[1] if place and place[0] == filters else FIRST
 
 
 def _older(history: History, filters: tuple[str, str, str], cursors: list[int]) -> list[int]:
@@ -179,7 +186,7 @@ def _older(history: History, filters: tuple[str, str, str], cursors: list[int]) 
 
 
 def _page_of(pictures: list[Shown], cursors: list[int], done: bool, filtered: bool) -> list[Any]:
-    """Updates for `Tab.outputs`: the pictures, one more of which than fit says that there are older ones."""
+    """Updates for `Tab.outputs` but the menus: the pictures, one more of which than fit says that there are older ones."""
     more, shown = len(pictures) > PAGE, [each for each in pictures[:PAGE] if each.path.is_file()]
     thumbnails = [(picture, each) for each in shown if (picture := _thumbnail(each.path))]
     if not thumbnails:
@@ -198,7 +205,6 @@ def _page_of(pictures: list[Shown], cursors: list[int], done: bool, filtered: bo
         *turns,
         gr.update(visible=False),
         kept,
-        cursors,
         0,
         gr.Timer(active=not done),
     ]
