@@ -398,7 +398,7 @@ def test_the_form_of_a_closed_tab_survives_a_refresh_too(visit, tab, mode):
         churn.fill("12")
         churn.press("Tab")
     # It is filled before the tab is opened, and its options drawn.
-    with page.expect_response(lambda answer: '"Euler",""]' in (answer.request.post_data or "")):
+    with page.expect_response(lambda answer: '"Euler","",1]' in (answer.request.post_data or "")):
         page.reload()
     show()
     expect(page.locator(f"#{mode}-sampler input")).to_have_value("Euler")

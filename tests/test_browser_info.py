@@ -129,6 +129,9 @@ def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path)
 
 def test_our_own_settings_go_to_img2img_with_the_picture(visit, tmp_path):  # noqa: F811
     page = visit()
+    page.get_by_role("tab", name="img2img").click()
+    page.locator("#img2img-negative textarea").fill("blurry")
+    page.get_by_role("tab", name="txt2img").click()
     choose(page, "#txt2img-sampler", "Euler")
     made(page, "sunflower")
     page.locator("#txt2img-info").click()
@@ -136,6 +139,8 @@ def test_our_own_settings_go_to_img2img_with_the_picture(visit, tmp_path):  # no
     page.locator("#info-to-img2img").click()
     expect(page.get_by_role("tab", name="img2img")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#img2img-prompt textarea")).to_have_value("sunflower")
+    # What the picture was made without is not left over from before.
+    expect(page.locator("#img2img-negative textarea")).to_have_value("")
     expect(page.locator("#img2img-sampler input")).to_have_value("Euler")
     expect(page.locator("#img2img-used")).to_contain_text("Used: 64 × 64")
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 import zipfile
 
 import pytest
@@ -9,6 +10,8 @@ from pages import idle
 from PIL import Image
 from test_browser import DESKTOP, PHONE, browser, choose, expect, option, server, visit
 
+from webui.form import form_events
+from webui.lab import axes_view
 from webui.records.metadata import read_png
 
 __all__ = ["browser", "server", "visit"]  # fixtures
@@ -112,6 +115,36 @@ def test_values_stay_when_a_menu_is_only_looked_into(visit):
     choose(page, "#compare-axis1", "Schedule")
     expect(page.locator("#compare-names1")).to_contain_text("Uniform leading")
     expect(values).to_have_value("2, 3")
+
+
+def test_what_is_entered_before_the_page_has_been_filled_stays(visit, monkeypatch):
+    """On a busy machine the answer takes its time, and nobody waits for it."""
+    page, come = visit(), threading.Event()
+
+    def late(function):
+        return lambda *given: come.wait(60) and function(*given)
+
+    monkeypatch.setattr(form_events, "recall_options", late(form_events.recall_options))
+    monkeypatch.setattr(axes_view, "recall_axes", late(axes_view.recall_axes))
+    page.reload()
+    page.get_by_role("tab", name="Lab", exact=True).click()
+    page.locator("#lab-more button").first.click()
+    entered = {
+        "0.5": option(page, "Eta", "lab-samplers"),
+        "7": page.locator("#lab-steps input"),
+        "2, 3": page.locator("#compare-values2 input, #compare-values2 textarea"),
+        "red apple": page.locator("#lab-prompt textarea"),
+    }
+    for text, box in entered.items():
+        box.fill(text)
+        box.press("Tab")
+    come.set()
+    for arrived in ("#lab-revision input", "#compare-filled input"):
+        expect(page.locator(arrived)).not_to_have_value("0")
+    choose(page, "#lab-schedule", "Karras")
+    expect(page.locator("#lab-schedules-options").get_by_label("Rho", exact=False).first).to_be_visible()
+    for text, box in entered.items():
+        expect(box).to_have_value(text)
 
 
 def test_axes_outlive_the_page(visit):

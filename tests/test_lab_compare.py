@@ -12,7 +12,7 @@ from samplers import Step, sampler
 from samplers.registry import Entry, Registry
 from webui.engine.events import StoppedEarly
 from webui.lab.axes import hint, kinds, menu, read_axis, split
-from webui.lab.axes_view import read_axes, recall_axes, refill_axes
+from webui.lab.axes_view import read_axes, recall_axes
 from webui.lab.cells import Cells, key_of_record, key_of_request
 from webui.lab.compare import Compare, cost_of
 from webui.lab.grid import make_grid
@@ -324,7 +324,6 @@ def test_kept_axes_come_back_and_make_the_same(registry):
 )  # fmt: skip
 def test_what_a_browser_kept_wrong_is_the_first_of_its_place(registry, saved):
     assert recall_axes(saved, registry) == recall_axes(None, registry)
-    assert len(refill_axes(registry, saved)) == 11
 
 
 def test_names_that_are_gone_fall_out_of_a_kept_axis(registry):

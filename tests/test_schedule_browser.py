@@ -149,11 +149,11 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     page.locator("#schedule-clear").click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])
     # The settings and the looks outlive the page, in the browser.
-    page.get_by_label("alpha-bar").first.click()
+    with page.expect_response(lambda answer: "/predict" in answer.url and '"measure":"alpha-bar"' in answer.text()):
+        page.get_by_label("alpha-bar").first.click()
     expect(page.locator("#schedule-sentence")).to_contain_text("share of picture in the variance")
-    page.wait_for_function("() => JSON.stringify({...localStorage}).includes('sigmalab-schedule')")
     # They come while the tab is closed: what it is told then must not be lost.
-    with page.expect_response(lambda answer: '"DDIM","Karras"]' in (answer.request.post_data or "")):
+    with page.expect_response(lambda answer: '"DDIM","Karras",1]' in (answer.request.post_data or "")):
         page.reload()
     page.get_by_role("tab", name="Schedule", exact=True).click()
     until_drawn(page, ["Training of toy", "Karras, rho 3, 20 steps"])

@@ -14,12 +14,12 @@ import gradio as gr
 from .endpoints import build_endpoints
 from .engine.engine import Engine
 from .engine.jobs import Job
-from .form.form_events import browser_store, refill, refilled
+from .form.form_events import browser_store, refilled, restore
 from .form.link_events import connect_link, mode_of, open_form, open_outputs
 from .form.result import chosen_of
 from .form.workbench import Workbench
 from .lab.axes_view import STORE as AXES
-from .lab.axes_view import refill_axes
+from .lab.axes_view import restore_axes
 from .shared import LONG, QUIET, Page
 from .tabs.history import build_history
 from .tabs.img2img import build_img2img
@@ -125,8 +125,8 @@ def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ..
     for bench in benches:
         fill = partial(open_form, page, bench.form)
         blocks.load(fill, [page.kept[bench.mode], link], open_outputs(bench), js="(kept) => [kept, window.sigmalab.link()]", **QUIET)
-    blocks.load(partial(refill, page, lab.form), page.kept[lab.form.mode], refilled(lab.form), **QUIET)
-    blocks.load(partial(refill_axes, page.registry), page.kept[AXES], lab.axes.outputs, **QUIET)
+    blocks.load(partial(restore, page, lab.form), page.kept[lab.form.mode], refilled(lab.form), **QUIET)
+    blocks.load(partial(restore_axes, page.registry, lab.axes), page.kept[AXES], lab.axes.outputs, **QUIET)
     for each in followed:
         remembered.then(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
 

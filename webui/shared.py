@@ -56,6 +56,22 @@ class Page:
         return self.engine.find(self.owner(token, mode)) if token else None
 
 
+def opening(updates: Sequence[Any], components: Sequence[Component]) -> list[Any]:
+    """Updates for a page that is being opened, without the values that these components were built with.
+
+    On a busy machine the answer takes its time; what a visitor entered before it came is not theirs to lose.
+    """
+    return [_unless_built(update, each) for update, each in zip(updates, components, strict=True)]
+
+
+def _unless_built(update: Any, component: Component) -> Any:
+    if not (isinstance(update, dict) and update.get("__type__") == "update"):
+        return gr.skip() if update == component.value else update
+    if "value" in update and update["value"] == component.value:
+        return {name: value for name, value in update.items() if name != "value"}
+    return update
+
+
 def on_change(watched: Sequence[Component], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any) -> None:
     """Run `function` when any of these components changes: for the newest change, and never twice at a time.
 

@@ -32,6 +32,7 @@ EXAMPLES = (
 def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:
     """The prompt and, below it, its tokens and examples that fill it with one click."""
     prompt = gr.Textbox(
+        "",
         label="Prompt",
         placeholder="What do you want to see?",
         lines=2,
@@ -63,6 +64,7 @@ def build_form(
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
         negative = gr.Textbox(
+            "",
             label="Negative prompt",
             placeholder="What it should keep away from",
             lines=1,

@@ -12,10 +12,10 @@ import gradio as gr
 from samplers.generate import plan
 
 from ..describe import plan_note, sampler_note
-from ..shared import QUIET, RAW, Page, on_change, on_choice
+from ..shared import QUIET, RAW, Page, on_change, on_choice, opening
 from .controls import schedule_update, side
 from .form import Form
-from .memory import DEFAULTS, recall, recall_options
+from .memory import DEFAULTS, RESTORED, recall, recall_options
 
 SECRET = "not a secret: it only keeps the stored form readable for the next start"
 TYPED = ("prompt", "negative_prompt")
@@ -52,10 +52,13 @@ def refill(page: Page, form: Form, saved: Any) -> list[Any]:
     }
     values["model"] = values["model"] or None
     names = [name for name in form.names if name != "image"]
-    # Whoever was quicker than this answer keeps what they typed into an empty prompt.
-    chosen = {name: {} if name in TYPED and not values[name] else {"value": values[name]} for name in names}
-    updates = [gr.update(**chosen[name], **more.get(name, {})) for name in names]
+    updates = [gr.update(value=values[name], **more.get(name, {})) for name in names]
     return [recall_options(saved, page.registry), *updates, time.time()]
+
+
+def restore(page: Page, form: Form, saved: Any) -> list[Any]:
+    """The same for a page that is being opened, where a visitor may have been quicker than this answer."""
+    return opening([*refill(page, form, saved)[:-1], RESTORED], refilled(form))
 
 
 def refilled(form: Form) -> list[gr.components.Component]:
@@ -71,7 +74,9 @@ def _remember(form: Form, kept: gr.BrowserState) -> None:
         # Before the browser's own values are in the form, the defaults must not overwrite them.
         return {"options": options, **dict(zip(names, given, strict=True))} if revision else gr.skip()
 
-    on_change([*controls, form.edits], keep, [form.revision, form.options, *controls], kept, **QUIET, **RAW)
+    # `revision`, too: settings from elsewhere may change options without an edit.
+    watched = [*controls, form.edits, form.revision]
+    on_change(watched, keep, [form.revision, form.options, *controls], kept, **QUIET, **RAW)
 
 
 def _describe(page: Page, form: Form) -> None:

@@ -11,7 +11,7 @@ from ..request import Request, RequestError
 from ..shared import QUIET, RAW, Page
 from .filling import fill
 from .form import Form, to_request
-from .form_events import refill, refilled
+from .form_events import refilled, restore
 from .links import from_query, to_query
 from .workbench import Workbench
 
@@ -51,7 +51,7 @@ def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
     fields, problems = from_query(query) if isinstance(query, str) else ({}, {})
     mode = fields.get("mode", "txt2img")
     if not (fields or problems) or mode != form.mode:
-        return [*refill(page, form, saved), gr.skip()]
+        return [*restore(page, form, saved), gr.skip()]
     missing = [_unknown(page, place, fields[place]) for place in PLACES if fields.get(place)]
     missing = dict(filter(None, missing))
     fields = {name: value for name, value in fields.items() if name not in missing}

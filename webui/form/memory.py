@@ -39,6 +39,7 @@ FIELDS = tuple(name for name in DEFAULTS if name not in ("strength", "strength_a
 PICTURE_FIELDS = ("strength", "strength_as", "fit")
 STRENGTH_AS, FITS = ("steps", "noise"), ("crop", "pad", "stretch")
 KINDS = ("samplers", "schedules")
+RESTORED = 1.0  # a form's revision as soon as it has what the browser kept, until it is filled anew
 
 
 def fresh(registry: Registry, found: Found | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from samplers.options import Option
 from samplers.registry import Entry
 
 from ..shared import QUIET, RAW, on_choice
+from .memory import RESTORED
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
@@ -67,9 +68,14 @@ class OptionBox:
         mine = {option.name: values[place] for place, option in self.options(name).items()}
         return {**kept, self.kind: {**kept[self.kind], name: mine}} if mine else kept
 
-    def drawn(self, name: str | None, kept: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-        """What the browser does to show the options of `name`: first to `slots`, then to `inputs`."""
+    def drawn(self, name: str | None, kept: Mapping[str, Any], built: bool = False) -> tuple[list[Any], list[Any]]:
+        """What the browser does to show the options of `name`: first to `slots`, then to `inputs`.
+
+        built  whether the widgets are as they were built, but for what a visitor entered, which is left alone
+        """
         new = self.options(name)
+        if built and name == self.shown.value and all(kept[self.kind][name][o.name] == o.default for o in new.values()):
+            return [_update()] * len(self.slots), [_update()] * len(self.inputs)
         dressed = {place: _update(**limits(option)) for place, option in new.items()}
         # The value comes first: the browser changes the first property of all widgets in one go.
         filled = {
@@ -109,7 +115,7 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
     # A choice touches no other menu's options: one of them may have been typed a moment ago.
     for box in boxes:
         _draw([box], store, partial(on_choice, box.choice))
-    _draw(boxes, store, partial(revision.change, trigger_mode="always_last"))
+    _draw(boxes, store, partial(revision.change, trigger_mode="always_last"), revision)
     slots = [slot for box in boxes for slot in box.slots]
     if slots:
         changes = [each.change for each in slots]
@@ -118,15 +124,18 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
         box.usual.click(partial(_reset, box), [box.shown, store], [store, edits, revision], **QUIET)
 
 
-def _draw(boxes: Sequence[OptionBox], store: gr.State, listen: Callable[..., Dependency]) -> None:
+def _draw(
+    boxes: Sequence[OptionBox], store: gr.State, listen: Callable[..., Dependency], revision: gr.Number | None = None
+) -> None:
     """Show the options of what is chosen in these boxes, with their values, whenever `listen` hears something."""
 
-    def draw(kept: dict[str, Any], *names: Any) -> list[list[Any]]:
-        updates = [box.drawn(name, kept) for box, name in zip(boxes, names, strict=True)]
+    def draw(kept: dict[str, Any], *given: Any) -> list[list[Any]]:
+        names, built = given[: len(boxes)], given[len(boxes) :] == (RESTORED,)
+        updates = [box.drawn(name, kept, built) for box, name in zip(boxes, names, strict=True)]
         return [[each for update in updates for each in update[step]] for step in (0, 1)]
 
     drawn = gr.JSON(visible=False)
-    told = listen(draw, [store, *(box.choice for box in boxes)], drawn, **QUIET)
+    told = listen(draw, [store, *(box.choice for box in boxes), *filter(None, [revision])], drawn, **QUIET)
     # By the browser itself: for each event of the server's, Gradio goes through all that were ever its outputs.
     dressed = told.then(None, drawn, [slot for box in boxes for slot in box.slots], js="(drawn) => drawn[0]", **QUIET)
     dressed.then(None, drawn, [each for box in boxes for each in box.inputs], js="(drawn) => drawn[1]", **QUIET)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from samplers.registry import Registry
 
-from ..shared import QUIET, RAW, Page, on_change, on_choice
+from ..shared import QUIET, RAW, Page, on_change, on_choice, opening
 from .axes import Axis, hint, kinds, menu, read_axis
 from .grid import POLICIES
 
@@ -45,7 +45,7 @@ class AxesView:
 
     @property
     def outputs(self) -> list[gr.components.Component]:
-        """What `refill_axes` returns updates for."""
+        """What `restore_axes` returns updates for."""
         return [*self.inputs, self.filled]
 
 
@@ -61,7 +61,7 @@ def build_axes(page: Page, mode: str) -> AxesView:
         elem_id=f"{mode}-policy",
         interactive=True,
     )
-    filled = gr.Number(0, visible="hidden")
+    filled = gr.Number(0, visible="hidden", elem_id=f"{mode}-filled")
     view = AxesView(controls, policy, filled)
 
     def keep(filled: float, *given: Any) -> Any:
@@ -91,10 +91,11 @@ def recall_axes(saved: Any, registry: Registry) -> tuple[list[Described], str]:
     return found, policy if isinstance(policy, str) and policy in POLICIES else "same"
 
 
-def refill_axes(registry: Registry, saved: Any) -> list[Any]:
-    """Updates for `AxesView.outputs` from what the browser kept."""
+def restore_axes(registry: Registry, view: AxesView, saved: Any) -> list[Any]:
+    """Updates for `view.outputs` from what the browser kept, for a page that is being opened."""
     axes, policy = recall_axes(saved, registry)
-    return [*(update for axis in axes for update in _updates(axis, registry)), policy, time.time()]
+    updates = [*(update for axis in axes for update in _updates(axis, registry)), policy, time.time()]
+    return opening(updates, view.outputs)
 
 
 def _by_axis(given: Sequence[Any]) -> list[Sequence[Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import gradio as gr
 
 from ..form.form_events import browser_store
-from ..form.memory import recall_options
-from ..shared import QUIET, RAW, Page, on_change
+from ..form.memory import RESTORED, recall_options
+from ..shared import QUIET, RAW, Page, on_change, opening
 from .forward_view import ForwardView
 from .memory import MORE, recall_more, recall_run
 from .redraw import FIELDS
@@ -39,6 +38,8 @@ def connect_keeping(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwar
         model = gr.update(choices=list(models), value=values.pop("model") or None)
         values["steps"] = steps_update(values["steps"])
         looks = recall_more(saved, page.registry)
-        return [recall_options(saved, page.registry), model, *values.values(), *looks.values(), time.time()]
+        updates = [recall_options(saved, page.registry), model, *values.values(), *looks.values(), RESTORED]
+        return opening(updates, filled)
 
-    blocks.load(fill, kept, [run.options, *fields, *more, run.revision], **QUIET)
+    filled = [run.options, *fields, *more, run.revision]
+    blocks.load(fill, kept, filled, **QUIET)
