@@ -219,10 +219,10 @@ def test_two_clients_are_served_one_after_the_other(page, tmp_path):
 def test_cancel_frees_the_engine_for_the_next(page, client, tmp_path):
     page.pace.seconds = 0.2
     job = client.submit("a", steps=1000, api_name="/txt2img")
-    wait_for(lambda: page.pace.calls and page.engine._running)
+    wait_for(lambda: page.pace.calls and page.engine._running and job.communicator.event_id)
     running = page.engine._running
     job.cancel()
-    wait_for(lambda: running.state == "stopped", 5)
+    wait_for(lambda: running.state == "stopped")
     page.pace.seconds = 0.0
     assert connect(page, tmp_path / "next").predict("b", steps=2, api_name="/txt2img")[1]["nfe"] == 2
 
@@ -233,9 +233,10 @@ def test_cancel_takes_a_waiting_job_out_of_the_queue(page, tmp_path):
     one = first.submit("a", steps=1000, api_name="/txt2img")
     wait_for(lambda: page.engine._running)
     two = second.submit("b", api_name="/txt2img")
-    wait_for(lambda: page.engine._waiting)
+    # The client can cancel what it has been given a name for.
+    wait_for(lambda: page.engine._waiting and two.communicator.event_id)
     two.cancel()
-    wait_for(lambda: not page.engine._waiting, 5)
+    wait_for(lambda: not page.engine._waiting)
     assert page.engine._running.state == "running"
     one.cancel()
 
