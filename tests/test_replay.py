@@ -58,9 +58,10 @@ def from_picture(real, pairs):
     return make(real, mode="img2img", image=pairs["DDIM"][0], prompt="rocket", steps=6, strength=0.5, seed=3)[0]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_makes_its_picture_again(real, pairs, name):
-    verdict = replay_file(real, pairs[name][1])
+# Of each kind; every sampler's is made again below, where nothing of this process is left to help it.
+@pytest.mark.parametrize("name", ["DDPM", "DDIM", "Restart", "Flow", "DPM++ 3M SDE", "k-diffusion DPM adaptive", "diffusers UniPC"])
+def test_a_sampler_makes_its_picture_again(real, pairs, name):
+    verdict = replay_file(real, pairs[name][0])
     assert verdict.equal and str(verdict) == "bit-equal"
 
 
@@ -76,7 +77,7 @@ def test_another_batch_size_is_within_one_step_of_colour(real, pairs, name):
 def test_a_fresh_process_makes_all_of_them_again(real, pairs, from_picture, tmp_path):
     name, data = convert(pairs["Euler"][0], "JPEG")
     (tmp_path / name).write_bytes(data)
-    files = [paths[0] for paths in pairs.values()] + [from_picture, tmp_path / name]
+    files = [paths[1] for paths in pairs.values()] + [from_picture, tmp_path / name]
     command = [sys.executable, ROOT / "launch.py", "replay", "--no-setup", "--no-plugins"]
     # The thread count is the picture's, whatever that of the new process would be.
     run = subprocess.run([*command, "--outputs", real.settings.outputs, *files], cwd=tmp_path, capture_output=True,
