@@ -20,6 +20,7 @@ from test_browser import (  # noqa: F401  (fixtures)
     seed_box,
     server,
     visit,
+    window,
 )
 from test_foreign import A1111
 from test_metadata import png

@@ -8,13 +8,13 @@ import zipfile
 import pytest
 from pages import idle
 from PIL import Image
-from test_browser import DESKTOP, PHONE, browser, choose, expect, option, server, visit
+from test_browser import DESKTOP, PHONE, browser, choose, expect, option, server, visit, window
 
 from webui.form import form_events
 from webui.lab import axes_view
 from webui.records.metadata import read_png
 
-__all__ = ["browser", "server", "visit"]  # fixtures
+__all__ = ["browser", "server", "visit", "window"]  # fixtures
 pytestmark = pytest.mark.browser
 
 

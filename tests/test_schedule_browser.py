@@ -5,7 +5,20 @@ import json
 import pytest
 from pages import idle
 from PIL import Image
-from test_browser import DESKTOP, PHONE, browser, choose, expect, finished, generate, option, seed_box, server, visit  # noqa: F401
+from test_browser import (  # noqa: F401
+    DESKTOP,
+    PHONE,
+    browser,
+    choose,
+    expect,
+    finished,
+    generate,
+    option,
+    seed_box,
+    server,
+    visit,
+    window,
+)
 
 from samplers.schedule import noise_share, stable_diffusion
 from webui.planned import planned

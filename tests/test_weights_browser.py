@@ -3,7 +3,7 @@
 import pytest
 from conftest import toy
 from pages import idle, served
-from test_browser import DESKTOP, PHONE, browser, expect, ready, visit  # noqa: F401 - fixtures, used by name
+from test_browser import DESKTOP, PHONE, browser, expect, ready, visit, window  # noqa: F401 - fixtures, used by name
 
 from webui.form.model_events import SHOWN, model_note, tokens_note
 from weights.catalog import Found
