@@ -57,7 +57,7 @@ def refill(page: Page, form: Form, saved: Any) -> list[Any]:
 
 
 def restore(page: Page, form: Form, saved: Any) -> list[Any]:
-    """The same for a page that is being opened, where a visitor may have been quicker than this answer."""
+    """As `refill`, for a page that is being opened, where a visitor may have been quicker than this answer."""
     return opening([*refill(page, form, saved)[:-1], RESTORED], refilled(form))
 
 
