@@ -30,7 +30,8 @@ def browser_store(name: str) -> gr.BrowserState:
 
 def connect_form(page: Page, form: Form) -> None:
     """Wire a form."""
-    _remember(form, page.kept[form.mode])
+    controls = {name: form.fields[name] for name in form.names if name != "image"}
+    remember(controls, form.options, form.edits, form.revision, page.kept[form.mode])
     _describe(page, form)
     model = form.fields["model"]
     follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
@@ -66,17 +67,22 @@ def refilled(form: Form) -> list[gr.components.Component]:
     return [form.options, *(form.fields[name] for name in form.names if name != "image"), form.revision]
 
 
-def _remember(form: Form, kept: gr.BrowserState) -> None:
-    names = [name for name in form.names if name != "image"]
-    controls = [form.fields[name] for name in names]
+def remember(
+    controls: Mapping[str, gr.components.Component],
+    options: gr.State,
+    edits: gr.Number,
+    revision: gr.Number,
+    kept: gr.BrowserState,
+) -> None:
+    """Have the browser keep the values of these controls by name, and every option; the rest as in `Form`."""
 
     def keep(revision: float, options: dict[str, Any], *given: Any) -> Any:
         # Before the browser's own values are in the form, the defaults must not overwrite them.
-        return {"options": options, **dict(zip(names, given, strict=True))} if revision else gr.skip()
+        return {"options": options, **dict(zip(controls, given, strict=True))} if revision else gr.skip()
 
     # `revision`, too: settings from elsewhere may change options without an edit.
-    watched = [*controls, form.edits, form.revision]
-    on_change(watched, keep, [form.revision, form.options, *controls], kept, **QUIET, **RAW)
+    values = list(controls.values())
+    on_change([*values, edits, revision], keep, [revision, options, *values], kept, **QUIET, **RAW)
 
 
 def _describe(page: Page, form: Form) -> None:

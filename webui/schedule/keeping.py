@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from ..form.form_events import browser_store
+from ..form.form_events import browser_store, remember
 from ..form.memory import RESTORED, recall_options
-from ..shared import QUIET, RAW, Page, on_change, opening
+from ..shared import QUIET, Page, opening
 from .forward_view import ForwardView
 from .memory import MORE, recall_more, recall_run
 from .redraw import FIELDS
@@ -21,16 +21,8 @@ def connect_keeping(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwar
     kept = browser_store("schedule")
     fields = [run.fields[name] for name in FIELDS]
     more = [run.compare, *run.view, forward.at, forward.process, *training.controls]
-    names = (*FIELDS, *MORE)
-
-    def keep(revision: float, options: dict[str, Any], *given: Any) -> Any:
-        # Before the browser's own values are in the tab, the defaults must not overwrite them.
-        return {"options": options, **dict(zip(names, given, strict=True))} if revision else gr.skip()
-
-    # `revision`, too: a pasted list or a form's settings change options without an edit.
-    watched = [*fields, *more, run.edits, run.revision]
-    inputs = [run.revision, run.options, *fields, *more]
-    on_change(watched, keep, inputs, kept, **QUIET, **RAW)
+    controls = dict(zip((*FIELDS, *MORE), [*fields, *more], strict=True))
+    remember(controls, run.options, run.edits, run.revision, kept)
 
     def fill(saved: Any) -> list[Any]:
         models, limits = page.engine.models(), page.engine.limits
@@ -41,5 +33,5 @@ def connect_keeping(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwar
         updates = [recall_options(saved, page.registry), model, *values.values(), *looks.values(), RESTORED]
         return opening(updates, filled)
 
-    filled = [run.options, *fields, *more, run.revision]
+    filled = [run.options, *controls.values(), run.revision]
     blocks.load(fill, kept, filled, **QUIET)
