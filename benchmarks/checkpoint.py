@@ -174,9 +174,16 @@ def steps(file: Path, side: int, count: int, repeat: int) -> dict[str, Any]:
         x = run(ready, model.denoiser("a cat", "", 7.5), zeros, (1,), mine).x
         model._unet.to(memory_format=torch.contiguous_format)
         latents = pipe(
-            "a cat", negative_prompt="", num_inference_steps=count, guidance_scale=7.5, height=side, width=side,
-            latents=start.clone(), output_type="latent", callback_on_step_end=theirs,
-        ).images  # fmt: skip
+            "a cat",
+            negative_prompt="",
+            num_inference_steps=count,
+            guidance_scale=7.5,
+            height=side,
+            width=side,
+            latents=start.clone(),
+            output_type="latent",
+            callback_on_step_end=theirs,
+        ).images
         results["ours"] += mine.laps
         results["theirs"] += theirs.laps
         apart = float((x - latents).abs().max() / latents.abs().max())

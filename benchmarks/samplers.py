@@ -99,7 +99,9 @@ def row(sampler: Sampler, label: str, measured: bool, **options) -> str:
     order_text = f"{order} ({measure_order(sampler, **options):.2f})" if measured and order else ""
     calls = sampler.count_calls(grid(20), **options) / 20
     cells = [error(sampler, budget, **options) for budget in BUDGETS]
-    return f"| {label} | {order_text} | {calls:.2g} | " + " | ".join("" if e is None else f"{e:.2g}" for e in cells) + " |"
+    return (
+        f"| {label} | {order_text} | {calls:.2g} | " + " | ".join("" if e is None else f"{e:.2g}" for e in cells) + " |"
+    )
 
 
 def deterministic_options(name: str) -> dict[str, str]:
@@ -109,7 +111,9 @@ def deterministic_options(name: str) -> dict[str, str]:
 
 def deterministic_table(registry: Registry) -> list[str]:
     """Native samplers that draw no noise of their own, each above its namesakes."""
-    lines = ["| sampler | order (measured) | calls a step | " + " | ".join(f"error at {b} calls" for b in BUDGETS) + " |"]
+    lines = [
+        "| sampler | order (measured) | calls a step | " + " | ".join(f"error at {b} calls" for b in BUDGETS) + " |"
+    ]
     lines.append("| --- " * (3 + len(BUDGETS)) + "|")
     for name, sampler in native(registry).items():
         options = deterministic_options(name)

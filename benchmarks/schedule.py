@@ -62,7 +62,9 @@ def measure(engine: Engine) -> int:
     model, options = stable_diffusion(), recall_options(None, engine.registry)
     karras = engine.registry.schedule("Karras").item
     plain = best(lambda: levels(model, karras(model, 1000)))
-    print(f"plain computation of 1,000 points: {1000 * plain:.1f} ms\n\n| redraw | ms | times the plain one |\n| --- | --- | --- |")
+    print(
+        f"plain computation of 1,000 points: {1000 * plain:.1f} ms\n\n| redraw | ms | times the plain one |\n| --- | --- | --- |"
+    )
     slowest = 0.0
     for name, sampler, strength, compared in (
         ("DDIM", "DDIM", 1.0, ()),

@@ -12,7 +12,9 @@ from typing import Annotated
 from samplers import Range, Step, hookimpl, sampler
 
 
-@sampler("DDIM", order=lambda eta: 1 if eta == 0 else None, calls=1, stochastic=lambda eta: eta > 0, paper="arXiv:2010.02502")
+@sampler(
+    "DDIM", order=lambda eta: 1 if eta == 0 else None, calls=1, stochastic=lambda eta: eta > 0, paper="arXiv:2010.02502"
+)
 def ddim(
     denoise,
     x,

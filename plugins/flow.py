@@ -25,15 +25,21 @@ def _calls(sigmas, method, **_):
     return None if method in ADAPTIVE else 2 * (len(sigmas) - 1) - (sigmas[-1] == 0)
 
 
-@sampler("Flow", order=lambda **o: None if _adaptive(**o) else 2, calls=_calls, own_grid=_adaptive, paper="arXiv:2210.02747")
+@sampler(
+    "Flow", order=lambda **o: None if _adaptive(**o) else 2, calls=_calls, own_grid=_adaptive, paper="arXiv:2210.02747"
+)
 def flow(
     denoise,
     x,
     sigmas,
     noise,
     *,
-    method: Annotated[str, Choice(*ADAPTIVE, "heun"), "dopri5 and adaptive_heun choose their own steps; heun uses the schedule"] = "dopri5",
-    tolerance: Annotated[float, Range(1e-10, 1e-2), "error allowed in a step; above 0.003 the picture may be another one"] = 1e-3,
+    method: Annotated[
+        str, Choice(*ADAPTIVE, "heun"), "dopri5 and adaptive_heun choose their own steps; heun uses the schedule"
+    ] = "dopri5",
+    tolerance: Annotated[
+        float, Range(1e-10, 1e-2), "error allowed in a step; above 0.003 the picture may be another one"
+    ] = 1e-3,
     max_calls: Annotated[int, Range(10, 10000), "give up after so many network calls for an image"] = 1000,
 ):
     solve = _solve_adaptively(method, tolerance, max_calls) if method in ADAPTIVE else _heun
@@ -61,7 +67,9 @@ def _solve_adaptively(method, tolerance, max_calls):
 
     def solve(denoise, x, sigmas):
         positive = [sigma for sigma in sigmas if sigma > 0]
-        paths = [_Path(denoise, max_calls).solve(image[None], positive[0], positive[-1], method, tolerance) for image in x]
+        paths = [
+            _Path(denoise, max_calls).solve(image[None], positive[0], positive[-1], method, tolerance) for image in x
+        ]
         if len(paths) == 1:
             yield from paths[0].steps
         x = torch.cat([path.end for path in paths])

@@ -44,7 +44,12 @@ def linspace(model, steps, *, whole: Annotated[bool, WHOLE] = True):
 
 
 @schedule("Karras", paper="arXiv:2206.00364")
-def karras(model, steps, *, rho: Annotated[float, Range(1, 20, 0.5), "7 spends most steps at low noise; 1 is uniform in sigma"] = 7.0):
+def karras(
+    model,
+    steps,
+    *,
+    rho: Annotated[float, Range(1, 20, 0.5), "7 spends most steps at low noise; 1 is uniform in sigma"] = 7.0,
+):
     """sigma^(1/rho) falls linearly. Karras et al. 2022, equation 5."""
     high, low = model.sigma_max ** (1 / rho), model.sigma_min ** (1 / rho)
     return [(high + (low - high) * i / max(1, steps - 1)) ** rho for i in range(steps)]

@@ -6,4 +6,15 @@ from .exponential import multistep_weights
 from .options import Choice, Length, Range
 from .sampler import Step, Stopped, hookimpl, sampler, schedule
 
-__all__ = ["Choice", "Length", "NoiseSchedule", "Range", "Step", "Stopped", "hookimpl", "multistep_weights", "sampler", "schedule"]
+__all__ = [
+    "Choice",
+    "Length",
+    "NoiseSchedule",
+    "Range",
+    "Step",
+    "Stopped",
+    "hookimpl",
+    "multistep_weights",
+    "sampler",
+    "schedule",
+]

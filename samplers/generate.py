@@ -101,7 +101,9 @@ def steps(plan: Plan, denoise, x: torch.Tensor, noise: Noise) -> Iterator[Step]:
         if not isinstance(state, torch.Tensor) or state.shape != x.shape:
             shape = getattr(state, "shape", None)
             got = type(step).__name__ if shape is None else f"x of shape {tuple(shape)}"
-            raise SamplerFailed(f"sampler {plan.sampler.name} must yield Step with x of shape {tuple(x.shape)}, not {got}")
+            raise SamplerFailed(
+                f"sampler {plan.sampler.name} must yield Step with x of shape {tuple(x.shape)}, not {got}"
+            )
         yield step
 
 
@@ -110,7 +112,9 @@ def _check_end(plan: Plan, result: Result) -> None:
     if len(result.sigmas) == 1:
         raise SamplerFailed(f"sampler {name} ended without a step; it has to yield Step(x, sigma, denoised)")
     if result.sigmas[-1] != plan.sigmas[-1]:
-        raise SamplerFailed(f"sampler {name} stopped at sigma {result.sigmas[-1]:g}; it has to go down to {plan.sigmas[-1]:g}")
+        raise SamplerFailed(
+            f"sampler {name} stopped at sigma {result.sigmas[-1]:g}; it has to go down to {plan.sigmas[-1]:g}"
+        )
     # Only the end is checked: looking at every step would make the GPU wait for the CPU.
     if not torch.isfinite(result.x).all():
         raise SamplerFailed(f"sampler {name} ended with numbers that are not finite; try other options or more steps")

@@ -104,7 +104,9 @@ class Schedule:
         """
         values = settle(f"schedule {self.name}", self.options, options)
         sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **values))
-        falling = all(0 < b < a < float("inf") for a, b in zip(sigmas, sigmas[1:] + (sigmas[-1] / 2,))) if sigmas else False
+        falling = (
+            all(0 < b < a < float("inf") for a, b in zip(sigmas, sigmas[1:] + (sigmas[-1] / 2,))) if sigmas else False
+        )
         if len(sigmas) != steps or not falling:
             raise ValueError(f"schedule {self.name} did not give {steps} falling positive sigmas, but {_brief(sigmas)}")
         return (*sigmas, 0.0)
@@ -126,7 +128,9 @@ def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=Fal
         options = read_options(function, ("denoise", "x", "sigmas", "noise"))
         # no_grad must wrap the generator function itself: a `with` around a yield leaks into other threads.
         quiet = torch.no_grad()(function)
-        return Sampler(name, functools.wraps(function)(quiet), options, order, calls, stochastic, own_grid, version, paper)
+        return Sampler(
+            name, functools.wraps(function)(quiet), options, order, calls, stochastic, own_grid, version, paper
+        )
 
     return decorate
 

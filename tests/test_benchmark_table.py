@@ -20,7 +20,9 @@ def rows_of(name: str) -> list[list[str]]:
 def test_every_native_sampler_is_in_a_table(registry):
     for name, sampler in native(registry).items():
         kind = f"**{name}**" if not sampler.stochastic_with(**deterministic_options(name)) else name
-        assert any(row[0].startswith(kind) for row in ROWS), f"{name} is missing; run python -m benchmarks.samplers --write"
+        assert any(row[0].startswith(kind) for row in ROWS), (
+            f"{name} is missing; run python -m benchmarks.samplers --write"
+        )
 
 
 @pytest.mark.parametrize("name", ["DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 3M", "UniPC", "DEIS", "Flow"])

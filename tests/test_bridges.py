@@ -29,10 +29,20 @@ BRIDGED = [name for name in builtin().samplers if name.startswith(("k-diffusion 
 WHITE = ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"]
 BROWNIAN = ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"]
 NAMES = dict(
-    euler="Euler", heun="Heun", dpm_2="DPM2", lms="LMS", dpmpp_2m="DPM++ 2M", euler_ancestral="Euler ancestral",
-    dpm_2_ancestral="DPM2 ancestral", dpmpp_2s_ancestral="DPM++ 2S ancestral", dpmpp_sde="DPM++ SDE",
-    dpmpp_2m_sde="DPM++ 2M SDE", dpmpp_3m_sde="DPM++ 3M SDE", dpm_fast="DPM fast", dpm_adaptive="DPM adaptive",
-)  # fmt: skip
+    euler="Euler",
+    heun="Heun",
+    dpm_2="DPM2",
+    lms="LMS",
+    dpmpp_2m="DPM++ 2M",
+    euler_ancestral="Euler ancestral",
+    dpm_2_ancestral="DPM2 ancestral",
+    dpmpp_2s_ancestral="DPM++ 2S ancestral",
+    dpmpp_sde="DPM++ SDE",
+    dpmpp_2m_sde="DPM++ 2M SDE",
+    dpmpp_3m_sde="DPM++ 3M SDE",
+    dpm_fast="DPM fast",
+    dpm_adaptive="DPM adaptive",
+)
 
 
 def start(images: int = 2) -> torch.Tensor:
@@ -146,7 +156,7 @@ DIRECT = [
     ("UniPC", dict(order=3), "UniPCMultistepScheduler", 12, "preserving", "eps", THIRD),
     ("DEIS", {}, "DEISMultistepScheduler", 9, "preserving", "eps", KARRAS | ALL_THE_WAY),
     ("DEIS", dict(order=3), "DEISMultistepScheduler", 9, "preserving", "eps", THIRD | ALL_THE_WAY),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", DIRECT, ids=lambda case: f"{case[0]} {case[1] or ''}")

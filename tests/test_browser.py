@@ -247,7 +247,9 @@ def test_options_keep_their_values_when_one_switches_back(visit):
     choose(page, "#txt2img-sampler", "DDIM")
     expect(page.locator("#txt2img-schedule")).not_to_contain_text("makes its own steps")
     expect(eta).to_have_value("0.5")
-    expect(page.locator("#txt2img-samplers-options").get_by_label("range slider for Eta").locator("visible=true")).to_have_value("0.5")
+    expect(
+        page.locator("#txt2img-samplers-options").get_by_label("range slider for Eta").locator("visible=true")
+    ).to_have_value("0.5")
     expect(page.locator("#txt2img-schedule input")).to_be_enabled()
     generate(page)
     finished(page)

@@ -149,8 +149,11 @@ def test_our_own_settings_go_to_img2img_with_the_picture(visit, tmp_path):  # no
 def test_what_cannot_be_read_is_explained(visit, tmp_path):  # noqa: F811
     page = visit()
     (tmp_path / "bad.png").write_bytes(b"not a picture")
-    for path, said in ((png(tmp_path / "plain.png"), "carries no settings"), (tmp_path / "bad.png", "not a picture"),
-                       (png(tmp_path / "broken.png", ("sigmalab", "{")), "damaged")):  # fmt: skip
+    for path, said in (
+        (png(tmp_path / "plain.png"), "carries no settings"),
+        (tmp_path / "bad.png", "not a picture"),
+        (png(tmp_path / "broken.png", ("sigmalab", "{")), "damaged"),
+    ):
         drop(page, path)
         expect(page.locator("#info-facts [role=alert]")).to_contain_text(said)
         expect(page.locator("#info-to-txt2img")).to_be_disabled()

@@ -199,7 +199,10 @@ def test_the_model_does_not_change_with_its_file(weights, tmp_path):
     with path.open("r+b") as stream:
         stream.seek(200_000)
         stream.write(b"\xff" * (path.stat().st_size - 200_000))
-    assert torch.equal(model._unet.conv_in.weight, before) and torch.isfinite(model._vae.module.decoder.conv_in.weight).all()
+    assert (
+        torch.equal(model._unet.conv_in.weight, before)
+        and torch.isfinite(model._vae.module.decoder.conv_in.weight).all()
+    )
 
 
 class TestPrediction:
@@ -379,7 +382,10 @@ def test_checking_reads_no_weights(files, tmp_path):
 
 def test_the_table_of_the_benchmark_has_ratios_of_medians():
     kinds = ("safetensors", "ckpt", "diffusers")
-    opened = {kind: [dict(seconds=s * f, memory=m) for s, m in ((9, 0.5), (2, 1), (1, 3))] for kind, f in zip(kinds, (1, 3, 2))}
+    opened = {
+        kind: [dict(seconds=s * f, memory=m) for s, m in ((9, 0.5), (2, 1), (1, 3))]
+        for kind, f in zip(kinds, (1, 3, 2))
+    }
     step = dict(ours=[4.0, 3.0, 90.0], theirs=[5.0, 5.0, 1.0], apart=4.4e-6, side=256)
     both = table({"open": opened, "step": step}).splitlines()
     assert both[2:6] == [

@@ -39,7 +39,9 @@ def test_every_measure_has_the_training_behind_and_the_run_in_front(measure, aga
 
 
 def test_on_log_axes_the_zero_is_left_out():
-    drawing = draw(sd(), "toy", [curve("Karras", made().sigmas, "run")], View("sigma", "step", ("vertical", "horizontal")))
+    drawing = draw(
+        sd(), "toy", [curve("Karras", made().sigmas, "run")], View("sigma", "step", ("vertical", "horizontal"))
+    )
     run = traces(drawing)["Karras"]
     assert run.y[-1] is None and run.x[0] is None and drawing.layout.yaxis.type == drawing.layout.xaxis.type == "log"
     assert draw(sd(), "toy", [], View("log-SNR", "step")).layout.yaxis.type == "linear"
@@ -102,8 +104,15 @@ def test_places_rise_and_end_with_the_schedule(strength, meaning, steps):
 
 def test_several_schedules_lie_over_one_another_each_in_its_colour():
     lists = {name: schedule(name)(sd(), 10) for name in ("Karras", "Exponential", "Beta")}
-    drawing = draw(sd(), "toy", [curve(name, sigmas, "run" if name == "Karras" else "other") for name, sigmas in lists.items()], View())
-    assert list(traces(drawing)) == ["Training of toy", *lists] and len({trace.line.color for trace in drawing.data}) == 4
+    drawing = draw(
+        sd(),
+        "toy",
+        [curve(name, sigmas, "run" if name == "Karras" else "other") for name, sigmas in lists.items()],
+        View(),
+    )
+    assert (
+        list(traces(drawing)) == ["Training of toy", *lists] and len({trace.line.color for trace in drawing.data}) == 4
+    )
 
 
 def test_a_name_from_a_plugin_is_text_and_not_markup():

@@ -62,7 +62,9 @@ def test_every_prediction_on_every_scaling_is_the_same_denoiser(data, schedule, 
 def test_a_conversion_finds_the_image_that_was_noised(prediction, sigma):
     clean, eps = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
     x = clean + sigma * eps
-    assert (to_denoised(target(prediction, clean, eps, sigma), x, sigma, prediction) - clean).abs().max() < 1e-13 * max(10, 4 * sigma)
+    assert (to_denoised(target(prediction, clean, eps, sigma), x, sigma, prediction) - clean).abs().max() < 1e-13 * max(
+        10, 4 * sigma
+    )
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample", "flow_prediction"])
@@ -83,7 +85,9 @@ def test_the_network_sees_unit_variance_or_the_flow_s_blend():
 
 
 def test_an_unknown_prediction_names_the_known_ones():
-    with pytest.raises(ValueError, match="'noise' is unknown; known are epsilon, v_prediction, sample, flow_prediction"):
+    with pytest.raises(
+        ValueError, match="'noise' is unknown; known are epsilon, v_prediction, sample, flow_prediction"
+    ):
         to_denoised(ONE, ONE, 1.0, "noise")
 
 
@@ -121,7 +125,9 @@ def test_guidance_extrapolates_from_the_unconditional_estimate(guidance, predict
     x, sigma = 3 * normal(*SHAPE), 2.5
     alone = {}
     for name, condition in (("cond", ONE), ("uncond", OTHER)):
-        network = lambda scaled, t, c, condition=condition: Conditioned()(scaled, t, condition.expand(len(scaled), -1, -1))  # noqa: E731
+        network = lambda scaled, t, c, condition=condition: Conditioned()(
+            scaled, t, condition.expand(len(scaled), -1, -1)
+        )  # noqa: E731
         alone[name] = denoiser(network, prediction=prediction)(x, sigma)
     expected = alone["uncond"] + guidance * (alone["cond"] - alone["uncond"])
     assert (denoiser(Conditioned(), prediction=prediction, guidance=guidance)(x, sigma) - expected).abs().max() < 1e-10

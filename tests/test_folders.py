@@ -85,9 +85,17 @@ def test_a_tokenizer_that_is_missing_or_has_no_vocabulary_is_refused(folder):
 @pytest.mark.parametrize(
     "file, values, said",
     [
-        ("tokenizer/tokenizer_config.json", {"model_max_length": 2}, "tokenizer/tokenizer_config.json: model_max_length is 2"),
+        (
+            "tokenizer/tokenizer_config.json",
+            {"model_max_length": 2},
+            "tokenizer/tokenizer_config.json: model_max_length is 2",
+        ),
         ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, "cannot be opened: tokenizer/: "),
-        ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; allowed are up to 64"),
+        (
+            "text_encoder/config.json",
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers is 1000000000; allowed are up to 64",
+        ),
         ("unet/config.json", {"layers_per_block": [[1, 10**9]]}, "layers_per_block is .* allowed are up to 64"),
         ("unet/config.json", {"norm_num_groups": 7}, "model copy cannot be opened: unet/: "),
         ("text_encoder/config.json", {"hidden_size": 100}, "model copy.*text_encoder/"),

@@ -30,20 +30,52 @@ FORGE = """a cat
 Steps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, Seed: 1, Size: 896x1152, \
 Model hash: bea01d51bd, Model: flux1-dev, Version: f2.0.1v1.10.1-previous-665, Module 1: ae, Diffusion in Low Bits: "Automatic (fp16 LoRA)" """
 COMFY = {
-    "3": {"class_type": "KSampler", "inputs": {"seed": 156680208700286, "steps": 20, "cfg": 8, "sampler_name": "euler_ancestral",
-          "scheduler": "normal", "denoise": 1, "model": ["10", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}},
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 156680208700286,
+            "steps": 20,
+            "cfg": 8,
+            "sampler_name": "euler_ancestral",
+            "scheduler": "normal",
+            "denoise": 1,
+            "model": ["10", 0],
+            "positive": ["6", 0],
+            "negative": ["7", 0],
+            "latent_image": ["5", 0],
+        },
+    },
     "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15\\v1-5-pruned-emaonly.safetensors"}},
     "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 640, "batch_size": 1}},
     "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat, 猫", "clip": ["4", 1]}},
     "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "text, watermark", "clip": ["4", 1]}},
     "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-    "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "ComfyUI", "images": ["8", 0]}, "is_changed": [float("nan")]},
-    "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "fluffy.safetensors", "strength_model": 1, "model": ["4", 0], "clip": ["4", 1]}},
-}  # fmt: skip
+    "9": {
+        "class_type": "SaveImage",
+        "inputs": {"filename_prefix": "ComfyUI", "images": ["8", 0]},
+        "is_changed": [float("nan")],
+    },
+    "10": {
+        "class_type": "LoraLoader",
+        "inputs": {"lora_name": "fluffy.safetensors", "strength_model": 1, "model": ["4", 0], "clip": ["4", 1]},
+    },
+}
 CUSTOM = {
-    "1": {"class_type": "SamplerCustomAdvanced", "inputs": {"noise": ["2", 0], "guider": ["3", 0], "sampler": ["4", 0], "sigmas": ["5", 0], "latent_image": ["6", 0]}},
+    "1": {
+        "class_type": "SamplerCustomAdvanced",
+        "inputs": {
+            "noise": ["2", 0],
+            "guider": ["3", 0],
+            "sampler": ["4", 0],
+            "sigmas": ["5", 0],
+            "latent_image": ["6", 0],
+        },
+    },
     "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 7}},
-    "3": {"class_type": "CFGGuider", "inputs": {"cfg": 3.5, "model": ["7", 0], "positive": ["8", 0], "negative": ["9", 0]}},
+    "3": {
+        "class_type": "CFGGuider",
+        "inputs": {"cfg": 3.5, "model": ["7", 0], "positive": ["8", 0], "negative": ["9", 0]},
+    },
     "4": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "dpmpp_2m"}},
     "5": {"class_type": "KarrasScheduler", "inputs": {"steps": 12, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 7}},
     "6": {"class_type": "EmptySD3LatentImage", "inputs": {"width": ["10", 0], "height": 64, "batch_size": 1}},
@@ -53,19 +85,32 @@ CUSTOM = {
     "10": {"class_type": "PrimitiveInt", "inputs": {"value": 128}},
     "11": {"class_type": "CLIPTextEncode", "inputs": {"text": ["12", 0]}},
     "12": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "good"}},
-}  # fmt: skip
+}
 WORKFLOW = {
     "nodes": [
-        {"id": 3, "type": "KSampler", "widgets_values": [42, "randomize", 30, 7.5, "dpmpp_2m_sde", "exponential", 0.6],
-         "inputs": [{"name": "positive", "type": "CONDITIONING", "link": 1}, {"name": "model", "link": 2}, {"name": "latent_image", "link": 4}]},
+        {
+            "id": 3,
+            "type": "KSampler",
+            "widgets_values": [42, "randomize", 30, 7.5, "dpmpp_2m_sde", "exponential", 0.6],
+            "inputs": [
+                {"name": "positive", "type": "CONDITIONING", "link": 1},
+                {"name": "model", "link": 2},
+                {"name": "latent_image", "link": 4},
+            ],
+        },
         {"id": 6, "type": "CLIPTextEncode", "widgets_values": ["a cat"], "inputs": []},
         {"id": 4, "type": "CheckpointLoaderSimple", "widgets_values": ["toy.ckpt"]},
         {"id": 9, "type": "SaveImage", "widgets_values": ["x"], "inputs": [{"name": "images", "link": 3}]},
         {"id": 11, "type": "VAEEncode", "inputs": []},
         {"id": 12, "type": "Note", "widgets_values": {"text": "x"}},
     ],
-    "links": [[1, 6, 0, 3, 1, "CONDITIONING"], [2, 4, 0, 3, 0, "MODEL"], [3, 3, 0, 9, 0, "IMAGE"], [4, 11, 0, 3, 3, "LATENT"]],
-}  # fmt: skip
+    "links": [
+        [1, 6, 0, 3, 1, "CONDITIONING"],
+        [2, 4, 0, 3, 0, "MODEL"],
+        [3, 3, 0, 9, 0, "IMAGE"],
+        [4, 11, 0, 3, 3, "LATENT"],
+    ],
+}
 
 
 def offered(registry, text):
@@ -76,11 +121,25 @@ def test_a1111(registry):
     offer = offered(registry, A1111)
     assert offer.program == "AUTOMATIC1111" and not offer.missing
     assert offer.fields == {
-        "prompt": "a (photo:1.2) of a cat, <lora:fluffy:0.8>\non a mat", "negative_prompt": 'blurry, "low quality"\ntwo lines',
-        "steps": 25, "sampler": "DPM++ 2M", "options": {}, "schedule": "Karras", "schedule_options": {"rho": 7.0}, "guidance": 6.5,
-        "seed": 3141592653, "width": 512, "height": 768, "model": "v1-5-pruned-emaonly", "strength": 0.45, "strength_as": "steps",
-        "mode": "img2img"} | ({"clip_skip": 2} if "clip_skip" in offer.fields else {})  # fmt: skip
-    assert {"ENSD: 31337.", "VAE hash: 735e4c3a44."} <= set(offer.notes) and "lora 'fluffy' in the prompt." in offer.notes
+        "prompt": "a (photo:1.2) of a cat, <lora:fluffy:0.8>\non a mat",
+        "negative_prompt": 'blurry, "low quality"\ntwo lines',
+        "steps": 25,
+        "sampler": "DPM++ 2M",
+        "options": {},
+        "schedule": "Karras",
+        "schedule_options": {"rho": 7.0},
+        "guidance": 6.5,
+        "seed": 3141592653,
+        "width": 512,
+        "height": 768,
+        "model": "v1-5-pruned-emaonly",
+        "strength": 0.45,
+        "strength_as": "steps",
+        "mode": "img2img",
+    } | ({"clip_skip": 2} if "clip_skip" in offer.fields else {})
+    assert {"ENSD: 31337.", "VAE hash: 735e4c3a44."} <= set(
+        offer.notes
+    ) and "lora 'fluffy' in the prompt." in offer.notes
     assert dict(offer.rows)["Lora hashes"] == "fluffy: 0123456789ab"
     read(offer.fields)
 
@@ -186,24 +245,52 @@ def test_comfyui(registry):
     offer = of_foreign(read_comfy({"prompt": json.dumps(COMFY)}), registry, MODELS)
     assert offer.program == "ComfyUI" and not offer.missing
     assert offer.fields == {
-        "prompt": "a cat, 猫", "negative_prompt": "text, watermark", "sampler": "DDIM", "options": {"eta": 1.0},
-        "schedule": "Uniform linspace", "schedule_options": {"whole": False}, "model": "v1-5-pruned-emaonly",
-        "steps": 20, "guidance": 8.0, "width": 512, "height": 640}  # fmt: skip
+        "prompt": "a cat, 猫",
+        "negative_prompt": "text, watermark",
+        "sampler": "DDIM",
+        "options": {"eta": 1.0},
+        "schedule": "Uniform linspace",
+        "schedule_options": {"whole": False},
+        "model": "v1-5-pruned-emaonly",
+        "steps": 20,
+        "guidance": 8.0,
+        "width": 512,
+        "height": 640,
+    }
     assert any(note.startswith("Seed must be") for note in offer.notes)  # it has 64 bits
     assert "LoRA 'fluffy.safetensors'." in offer.notes
 
 
 def test_comfyui_in_pieces(registry):
     offer = of_foreign(read_comfy({"prompt": json.dumps(CUSTOM)}), registry, MODELS)
-    expected = dict(prompt="good", negative_prompt="bad", sampler="DPM++ 2M", schedule="Karras", steps=12, guidance=3.5,
-                    seed=7, width=128, height=64, model="toy")  # fmt: skip
+    expected = dict(
+        prompt="good",
+        negative_prompt="bad",
+        sampler="DPM++ 2M",
+        schedule="Karras",
+        steps=12,
+        guidance=3.5,
+        seed=7,
+        width=128,
+        height=64,
+        model="toy",
+    )
     assert {name: offer.fields.get(name) for name in expected} == expected and not offer.missing
 
 
 def test_comfyui_from_the_editor(registry):
     offer = of_foreign(read_comfy({"workflow": json.dumps(WORKFLOW)}), registry, MODELS)
-    expected = dict(prompt="a cat", sampler="DPM++ 2M SDE", schedule="Exponential", steps=30, guidance=7.5, seed=42,
-                    model="toy", strength=0.6, mode="img2img")  # fmt: skip
+    expected = dict(
+        prompt="a cat",
+        sampler="DPM++ 2M SDE",
+        schedule="Exponential",
+        steps=30,
+        guidance=7.5,
+        seed=42,
+        model="toy",
+        strength=0.6,
+        mode="img2img",
+    )
     assert {name: offer.fields.get(name) for name in expected} == expected
 
 
@@ -229,19 +316,27 @@ def test_a_hundred_thousand_openings_are_read_at_once():
 
 
 def test_a_graph_in_a_circle_ends():
-    graph = {"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "model": ["1", 0], "latent_image": ["1", 0]}},
-             "2": {"class_type": "X", "inputs": {"text": ["2", 0], "conditioning": ["1", 0]}}}  # fmt: skip
+    graph = {
+        "1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "model": ["1", 0], "latent_image": ["1", 0]}},
+        "2": {"class_type": "X", "inputs": {"text": ["2", 0], "conditioning": ["1", 0]}},
+    }
     assert read_comfy({"prompt": json.dumps(graph)}).prompt == ""
 
 
 @pytest.mark.parametrize(
     "texts",
     [
-        {"prompt": "{"}, {"prompt": "[]"}, {"prompt": "{}"}, {"prompt": "[" * 100_000}, {"prompt": '{"1": {"class_type": "SaveImage"}}'},
-        {"workflow": '{"nodes": 3}'}, {"workflow": '{"nodes": []}'}, {"workflow": '{"nodes": [1, null, {"type": 3}]}'},
+        {"prompt": "{"},
+        {"prompt": "[]"},
+        {"prompt": "{}"},
+        {"prompt": "[" * 100_000},
+        {"prompt": '{"1": {"class_type": "SaveImage"}}'},
+        {"workflow": '{"nodes": 3}'},
+        {"workflow": '{"nodes": []}'},
+        {"workflow": '{"nodes": [1, null, {"type": 3}]}'},
         {"prompt": json.dumps({str(i): {"class_type": "KSampler"} for i in range(2_001)})},
     ],
-)  # fmt: skip
+)
 def test_malformed_graphs_are_refused(texts):
     with pytest.raises(MetadataError):
         read_comfy(texts)

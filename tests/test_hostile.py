@@ -158,7 +158,9 @@ def test_waiting_for_a_processor_is_not_held_against_a_plugin(monkeypatch):
     assert bounded(lambda: time.sleep(0.5) or 3, limit) == 3
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this system does not tell how long a thread waited")
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="this system does not tell how long a thread waited"
+)
 def test_waiting_for_a_processor_is_read_from_the_system():
     done = threading.Event()
     thread = threading.Thread(target=done.wait, daemon=True)

@@ -105,62 +105,266 @@ def reshaped(weights):
 
 # The file's name, its content from (weights, a good file's bytes, a folder), and what its error has to say.
 FILES = {
-    "a shell command": ("a.ckpt", lambda w, good, folder: pickled({"state_dict": w, "x": Harm(folder / "harm")}), "asks for (posix|nt).system, which may run code.*nothing was run"),
+    "a shell command": (
+        "a.ckpt",
+        lambda w, good, folder: pickled({"state_dict": w, "x": Harm(folder / "harm")}),
+        "asks for (posix|nt).system, which may run code.*nothing was run",
+    ),
     "an evaluated text": ("b.ckpt", lambda w, good, folder: pickled(Loads()), "asks for .*eval, which may run code"),
-    "a bare hostile pickle": ("c.ckpt", lambda w, good, folder: pickle.dumps(Harm(folder / "harm")), "a pickle in the format of PyTorch before 1.6"),
-    "an old PyTorch file": ("d.ckpt", lambda w, good, folder: pickled(w, _use_new_zipfile_serialization=False), "before 1.6, .* save it anew as .safetensors"),
+    "a bare hostile pickle": (
+        "c.ckpt",
+        lambda w, good, folder: pickle.dumps(Harm(folder / "harm")),
+        "a pickle in the format of PyTorch before 1.6",
+    ),
+    "an old PyTorch file": (
+        "d.ckpt",
+        lambda w, good, folder: pickled(w, _use_new_zipfile_serialization=False),
+        "before 1.6, .* save it anew as .safetensors",
+    ),
     "a truncated safetensors file": ("e.safetensors", lambda w, good, folder: good[: len(good) // 2], "cut short"),
     "a truncated header": ("f.safetensors", lambda w, good, folder: good[:300], "cut short"),
     "a truncated pickle": ("g.ckpt", lambda w, good, folder: pickled(w)[:-1000], "cut short or damaged"),
     "an empty file": ("h.safetensors", lambda w, good, folder: b"", "is empty"),
-    "a LoRA": ("i.safetensors", lambda w, good, folder: tensors(zeros(["lora_unet_down_blocks_0.lora_up.weight", "lora_te_x.alpha"])), "looks like a LoRA"),
-    "a VAE alone": ("j.safetensors", lambda w, good, folder: tensors({n.removeprefix("first_stage_model."): t for n, t in only(w, "first_stage_model.").items()}), "looks like a VAE alone.*NAME.vae.safetensors"),
-    "a web page": ("k.ckpt", lambda w, good, folder: b"<!DOCTYPE html>\n<html><title>Sign in</title></html>", "is a web page"),
-    "a Git LFS pointer": ("l.safetensors", lambda w, good, folder: b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 4\n", "Git LFS pointer"),
-    "a packed zip bomb": ("m.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q\x00." + b"\0" * 10_000_000}, zipfile.ZIP_DEFLATED), "may be a zip bomb"),
-    "a zip with impossible sizes": ("n.ckpt", lambda w, good, folder: claims_more(pickled({"a": torch.zeros(4)})), "may be a zip bomb|cut short or damaged"),
-    "an ordinary zip": ("o.ckpt", lambda w, good, folder: archive({"model.safetensors": good[:100]}), "ordinary zip archive; unpack it"),
-    "a pickle named .safetensors": ("p.safetensors", lambda w, good, folder: pickled(w), "a PyTorch pickle under the name of a safetensors file"),
+    "a LoRA": (
+        "i.safetensors",
+        lambda w, good, folder: tensors(zeros(["lora_unet_down_blocks_0.lora_up.weight", "lora_te_x.alpha"])),
+        "looks like a LoRA",
+    ),
+    "a VAE alone": (
+        "j.safetensors",
+        lambda w, good, folder: tensors(
+            {n.removeprefix("first_stage_model."): t for n, t in only(w, "first_stage_model.").items()}
+        ),
+        "looks like a VAE alone.*NAME.vae.safetensors",
+    ),
+    "a web page": (
+        "k.ckpt",
+        lambda w, good, folder: b"<!DOCTYPE html>\n<html><title>Sign in</title></html>",
+        "is a web page",
+    ),
+    "a Git LFS pointer": (
+        "l.safetensors",
+        lambda w, good, folder: b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 4\n",
+        "Git LFS pointer",
+    ),
+    "a packed zip bomb": (
+        "m.ckpt",
+        lambda w, good, folder: archive(
+            {"archive/data.pkl": b"\x80\x02}q\x00." + b"\0" * 10_000_000}, zipfile.ZIP_DEFLATED
+        ),
+        "may be a zip bomb",
+    ),
+    "a zip with impossible sizes": (
+        "n.ckpt",
+        lambda w, good, folder: claims_more(pickled({"a": torch.zeros(4)})),
+        "may be a zip bomb|cut short or damaged",
+    ),
+    "an ordinary zip": (
+        "o.ckpt",
+        lambda w, good, folder: archive({"model.safetensors": good[:100]}),
+        "ordinary zip archive; unpack it",
+    ),
+    "a pickle named .safetensors": (
+        "p.safetensors",
+        lambda w, good, folder: pickled(w),
+        "a PyTorch pickle under the name of a safetensors file",
+    ),
     "a picture": ("q.ckpt", lambda w, good, folder: b"\x89PNG\r\n\x1a\n" + b"0" * 100, "is a picture"),
     "a GGUF file": ("r.safetensors", lambda w, good, folder: b"GGUF\x03\0\0\0", "is a GGUF file"),
-    "noise": ("s.safetensors", lambda w, good, folder: bytes(range(255, 0, -1)) * 9, "damaged: it does not begin as a safetensors file"),
+    "noise": (
+        "s.safetensors",
+        lambda w, good, folder: bytes(range(255, 0, -1)) * 9,
+        "damaged: it does not begin as a safetensors file",
+    ),
     "text": ("t.ckpt", lambda w, good, folder: b"hello " * 99, "neither a safetensors file nor a PyTorch checkpoint"),
-    "a header of another kind": ("u.safetensors", lambda w, good, folder: header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"0000"), "damaged, its safetensors header cannot be read"),
-    "offsets beyond the end": ("v.safetensors", lambda w, good, folder: header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "cut short"),
-    "an inpainting checkpoint": ("w.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 64, 1, tokens=64, taken=9)).items()}), "is an inpainting network .9 input channels"),
-    "Stable Diffusion XL": ("x.safetensors", lambda w, good, folder: tensors(only(w, "model.") | zeros(["conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"])), "looks like a Stable Diffusion XL checkpoint"),
-    "Stable Diffusion 3": ("y.safetensors", lambda w, good, folder: tensors(zeros(["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"])), "looks like a Stable Diffusion 3 checkpoint"),
-    "a Flux model": ("z.safetensors", lambda w, good, folder: tensors(zeros(["double_blocks.0.img_attn.qkv.weight"])), "looks like a Flux checkpoint"),
-    "a ControlNet": ("aa.safetensors", lambda w, good, folder: tensors(zeros(["control_model.input_blocks.0.0.weight"])), "looks like a ControlNet"),
-    "a textual inversion": ("ab.ckpt", lambda w, good, folder: pickled({"string_to_param": {"*": torch.zeros(2, 768)}, "name": "x"}), "looks like a textual inversion"),
-    "a UNet of a folder": ("ac.safetensors", lambda w, good, folder: tensors(zeros(["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"])), "looks like the UNet of a diffusers folder"),
-    "a UNet alone": ("ad.safetensors", lambda w, good, folder: tensors(only(w, "model.diffusion_model.")), "looks like a UNet alone"),
-    "something else": ("ae.safetensors", lambda w, good, folder: tensors(zeros(["bert.encoder.weight"])), "looks like something else .its first names are bert.encoder.weight"),
+    "a header of another kind": (
+        "u.safetensors",
+        lambda w, good, folder: header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"0000"),
+        "damaged, its safetensors header cannot be read",
+    ),
+    "offsets beyond the end": (
+        "v.safetensors",
+        lambda w, good, folder: header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}),
+        "cut short",
+    ),
+    "an inpainting checkpoint": (
+        "w.safetensors",
+        lambda w, good, folder: tensors(
+            {n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 64, 1, tokens=64, taken=9)).items()}
+        ),
+        "is an inpainting network .9 input channels",
+    ),
+    "Stable Diffusion XL": (
+        "x.safetensors",
+        lambda w, good, folder: tensors(
+            only(w, "model.") | zeros(["conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"])
+        ),
+        "looks like a Stable Diffusion XL checkpoint",
+    ),
+    "Stable Diffusion 3": (
+        "y.safetensors",
+        lambda w, good, folder: tensors(zeros(["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"])),
+        "looks like a Stable Diffusion 3 checkpoint",
+    ),
+    "a Flux model": (
+        "z.safetensors",
+        lambda w, good, folder: tensors(zeros(["double_blocks.0.img_attn.qkv.weight"])),
+        "looks like a Flux checkpoint",
+    ),
+    "a ControlNet": (
+        "aa.safetensors",
+        lambda w, good, folder: tensors(zeros(["control_model.input_blocks.0.0.weight"])),
+        "looks like a ControlNet",
+    ),
+    "a textual inversion": (
+        "ab.ckpt",
+        lambda w, good, folder: pickled({"string_to_param": {"*": torch.zeros(2, 768)}, "name": "x"}),
+        "looks like a textual inversion",
+    ),
+    "a UNet of a folder": (
+        "ac.safetensors",
+        lambda w, good, folder: tensors(zeros(["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"])),
+        "looks like the UNet of a diffusers folder",
+    ),
+    "a UNet alone": (
+        "ad.safetensors",
+        lambda w, good, folder: tensors(only(w, "model.diffusion_model.")),
+        "looks like a UNet alone",
+    ),
+    "something else": (
+        "ae.safetensors",
+        lambda w, good, folder: tensors(zeros(["bert.encoder.weight"])),
+        "looks like something else .its first names are bert.encoder.weight",
+    ),
     "no weights": ("af.ckpt", lambda w, good, folder: pickled({}), "looks like nothing"),
-    "a lone tensor": ("ag.ckpt", lambda w, good, folder: pickled(torch.zeros(3)), "holds a Tensor where a checkpoint has names"),
-    "no VAE": ("ah.safetensors", lambda w, good, folder: tensors(without(w, "first_stage_model.")), "has no VAE; put one beside it as ah.vae.safetensors"),
-    "a layer missing": ("ai.safetensors", lambda w, good, folder: tensors(without(w, "model.diffusion_model.input_blocks.5.0")), "ai.safetensors is not complete: .*input_blocks.5.0.* missing"),
-    "a wrong shape": ("aj.safetensors", lambda w, good, folder: tensors(reshaped(w)), "out.2.weight has shape .4, 32, 1, 1. instead of"),
-    "whole numbers for weights": ("ak.safetensors", lambda w, good, folder: tensors({n: t.to(torch.int8) for n, t in w.items()}), "use fp16, bf16 or fp32"),
-    "no numbers at all behind a pickle": ("al.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q\x00.", "archive/version": b"3"}), "looks like nothing|damaged"),
-    "a pickle that ends early": ("am.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q", "archive/version": b"3"}), "damaged"),
-    "a tensor larger than its storage": ("an.ckpt", lambda w, good, folder: pickled({"a": torch.zeros(4)}).replace(b"K\x04\x85", b"K\xff\x85"), "damaged|looks like"),
-    "a flat convolution": ("ao.safetensors", lambda w, good, folder: tensors(w | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4)}), "of another kind than it looks: its first convolution has shape .4."),
-    "a key without end": ("ap.ckpt", lambda w, good, folder: archive({"archive/data.pkl": KEY, "archive/version": b"3"}), "damaged or hostile.*nothing was run"),
-    "a key without bottom": ("aq.ckpt", lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns.", "archive/version": b"3"}), "damaged or hostile.*nothing was run"),
-    "a call of what is endless to write out": ("ar.ckpt", lambda w, good, folder: archive({"archive/data.pkl": CALLS, "archive/version": b"3"}), "damaged or hostile.*nothing was run"),
-    "a pickle in capitals": ("as.ckpt", lambda w, good, folder: archive({"a/DATA.PKL": KEY, "a/data.pkl": b"\x80\x02}q\x00.", "a/version": b"3"}), "ordinary zip archive"),
-    "one number for all": ("at.ckpt", lambda w, good, folder: pickled({"state_dict": {n: torch.zeros(1).expand(t.shape) if t.ndim else t for n, t in w.items()}}), "claims more numbers for .* than it holds"),
-    "one tensor for all": ("au.ckpt", lambda w, good, folder: pickled({"state_dict": dict.fromkeys(w, torch.zeros(10_000))}), "several times as large as the file"),
-    "a tensor without numbers": ("av.ckpt", lambda w, good, folder: pickled(w | {OUT: torch.empty(w[OUT].shape, device="meta")}), "holds .*out.2.weight as a tensor without numbers"),
-    "a sparse tensor": ("aw.ckpt", lambda w, good, folder: pickled(w | {OUT: w[OUT].to_sparse()}), "holds .*out.2.weight as a tensor of layout torch.sparse_coo"),
-    "layers without end": ("ax.safetensors", lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.999999999.z"])), "not complete: .*encoder.layers.1 is missing"),
-    "too many layers": ("ay.safetensors", lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.{n}.z" for n in range(100)])), "a text encoder of up to 64 layers"),
-    "a width that no norm divides": ("az.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(24, 32, 64, 1, tokens=64)).items()}), "az.safetensors is of another kind than it looks: its shapes do not make a network .num_channels"),
-    "a width that no heads divide": ("ba.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 200, 1, tokens=64)).items()}), "ba.safetensors is of another kind than it looks: its shapes do not make a network .*200"),
-    "a width of nothing": ("bb.safetensors", lambda w, good, folder: tensors({n: torch.zeros(s) for n, s in shapes(1, Width(32, 0, 64, 1, tokens=64)).items()}), "bb.safetensors is of another kind than it looks|not complete"),
-    "a flat embedding": ("bc.safetensors", lambda w, good, folder: tensors(w | {LAYERS.replace("encoder.layers", "embeddings.token_embedding.weight"): torch.zeros(4)}), "of another kind than it looks: a tensor has fewer dimensions"),
-}  # fmt: skip
+    "a lone tensor": (
+        "ag.ckpt",
+        lambda w, good, folder: pickled(torch.zeros(3)),
+        "holds a Tensor where a checkpoint has names",
+    ),
+    "no VAE": (
+        "ah.safetensors",
+        lambda w, good, folder: tensors(without(w, "first_stage_model.")),
+        "has no VAE; put one beside it as ah.vae.safetensors",
+    ),
+    "a layer missing": (
+        "ai.safetensors",
+        lambda w, good, folder: tensors(without(w, "model.diffusion_model.input_blocks.5.0")),
+        "ai.safetensors is not complete: .*input_blocks.5.0.* missing",
+    ),
+    "a wrong shape": (
+        "aj.safetensors",
+        lambda w, good, folder: tensors(reshaped(w)),
+        "out.2.weight has shape .4, 32, 1, 1. instead of",
+    ),
+    "whole numbers for weights": (
+        "ak.safetensors",
+        lambda w, good, folder: tensors({n: t.to(torch.int8) for n, t in w.items()}),
+        "use fp16, bf16 or fp32",
+    ),
+    "no numbers at all behind a pickle": (
+        "al.ckpt",
+        lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q\x00.", "archive/version": b"3"}),
+        "looks like nothing|damaged",
+    ),
+    "a pickle that ends early": (
+        "am.ckpt",
+        lambda w, good, folder: archive({"archive/data.pkl": b"\x80\x02}q", "archive/version": b"3"}),
+        "damaged",
+    ),
+    "a tensor larger than its storage": (
+        "an.ckpt",
+        lambda w, good, folder: pickled({"a": torch.zeros(4)}).replace(b"K\x04\x85", b"K\xff\x85"),
+        "damaged|looks like",
+    ),
+    "a flat convolution": (
+        "ao.safetensors",
+        lambda w, good, folder: tensors(w | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4)}),
+        "of another kind than it looks: its first convolution has shape .4.",
+    ),
+    "a key without end": (
+        "ap.ckpt",
+        lambda w, good, folder: archive({"archive/data.pkl": KEY, "archive/version": b"3"}),
+        "damaged or hostile.*nothing was run",
+    ),
+    "a key without bottom": (
+        "aq.ckpt",
+        lambda w, good, folder: archive(
+            {"archive/data.pkl": b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns.", "archive/version": b"3"}
+        ),
+        "damaged or hostile.*nothing was run",
+    ),
+    "a call of what is endless to write out": (
+        "ar.ckpt",
+        lambda w, good, folder: archive({"archive/data.pkl": CALLS, "archive/version": b"3"}),
+        "damaged or hostile.*nothing was run",
+    ),
+    "a pickle in capitals": (
+        "as.ckpt",
+        lambda w, good, folder: archive({"a/DATA.PKL": KEY, "a/data.pkl": b"\x80\x02}q\x00.", "a/version": b"3"}),
+        "ordinary zip archive",
+    ),
+    "one number for all": (
+        "at.ckpt",
+        lambda w, good, folder: pickled(
+            {"state_dict": {n: torch.zeros(1).expand(t.shape) if t.ndim else t for n, t in w.items()}}
+        ),
+        "claims more numbers for .* than it holds",
+    ),
+    "one tensor for all": (
+        "au.ckpt",
+        lambda w, good, folder: pickled({"state_dict": dict.fromkeys(w, torch.zeros(10_000))}),
+        "several times as large as the file",
+    ),
+    "a tensor without numbers": (
+        "av.ckpt",
+        lambda w, good, folder: pickled(w | {OUT: torch.empty(w[OUT].shape, device="meta")}),
+        "holds .*out.2.weight as a tensor without numbers",
+    ),
+    "a sparse tensor": (
+        "aw.ckpt",
+        lambda w, good, folder: pickled(w | {OUT: w[OUT].to_sparse()}),
+        "holds .*out.2.weight as a tensor of layout torch.sparse_coo",
+    ),
+    "layers without end": (
+        "ax.safetensors",
+        lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.999999999.z"])),
+        "not complete: .*encoder.layers.1 is missing",
+    ),
+    "too many layers": (
+        "ay.safetensors",
+        lambda w, good, folder: tensors(w | zeros([f"{LAYERS}.{n}.z" for n in range(100)])),
+        "a text encoder of up to 64 layers",
+    ),
+    "a width that no norm divides": (
+        "az.safetensors",
+        lambda w, good, folder: tensors(
+            {n: torch.zeros(s) for n, s in shapes(1, Width(24, 32, 64, 1, tokens=64)).items()}
+        ),
+        "az.safetensors is of another kind than it looks: its shapes do not make a network .num_channels",
+    ),
+    "a width that no heads divide": (
+        "ba.safetensors",
+        lambda w, good, folder: tensors(
+            {n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 200, 1, tokens=64)).items()}
+        ),
+        "ba.safetensors is of another kind than it looks: its shapes do not make a network .*200",
+    ),
+    "a width of nothing": (
+        "bb.safetensors",
+        lambda w, good, folder: tensors(
+            {n: torch.zeros(s) for n, s in shapes(1, Width(32, 0, 64, 1, tokens=64)).items()}
+        ),
+        "bb.safetensors is of another kind than it looks|not complete",
+    ),
+    "a flat embedding": (
+        "bc.safetensors",
+        lambda w, good, folder: tensors(
+            w | {LAYERS.replace("encoder.layers", "embeddings.token_embedding.weight"): torch.zeros(4)}
+        ),
+        "of another kind than it looks: a tensor has fewer dimensions",
+    ),
+}
 
 
 def tensors(named):
@@ -205,7 +409,9 @@ def test_a_hostile_vae_beside_a_good_file_is_refused(good, tmp_path):
 
 def test_a_vae_of_odd_shapes_beside_a_good_file_is_refused(good, weights, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(good)
-    vae = {name.removeprefix("first_stage_model."): tensor for name, tensor in only(weights, "first_stage_model.").items()}
+    vae = {
+        name.removeprefix("first_stage_model."): tensor for name, tensor in only(weights, "first_stage_model.").items()
+    }
     for odd in (torch.zeros(()), torch.zeros(33, 3, 3, 3)):
         (tmp_path / "a.vae.safetensors").write_bytes(tensors(vae | {"encoder.down.0.block.0.conv1.weight": odd}))
         with pytest.raises(ModelError, match="a.vae.safetensors is "):

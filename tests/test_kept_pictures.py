@@ -34,7 +34,9 @@ TILES, CLOSE = 4, 3.0  # tiles a side; difference of their means, of 255, that a
 SETTINGS = dict(model="emoji", prompt="red apple", steps=4, seed=5)
 MORE = {
     "img2img": dict(mode="img2img", prompt="rocket", sampler="Euler", steps=6, strength=0.5, strength_as="noise"),
-    "weights and negative": dict(prompt="(red:1.3) apple", negative_prompt="[green]", sampler="DPM++ 2M", schedule="Karras"),
+    "weights and negative": dict(
+        prompt="(red:1.3) apple", negative_prompt="[green]", sampler="DPM++ 2M", schedule="Karras"
+    ),
     "conditioning": dict(sampler="Heun", clip_skip=2, guidance_rescale=0.5, guidance_low=0.5, guidance_high=8.0),
     "flow model": dict(model="emoji-flow", sampler="UniPC", schedule="Uniform trailing"),
     "no guidance": dict(sampler="DDIM", guidance=1.0, options={"eta": 1.0}),

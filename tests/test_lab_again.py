@@ -47,7 +47,9 @@ def test_every_step_of_a_picture_is_made_again(engine, name, index):
     fields = dict(prompt="cat", sampler=name, schedule="Karras", steps=5)
     file = make(engine, **fields, seed=7, count=3)[index]
     info, frames = done(engine, make_again(engine, file))
-    assert info["again"] == f"compared with {file.name}, the final picture is bit-equal" and info["seeds"] == [7 + index]
+    assert info["again"] == f"compared with {file.name}, the final picture is bit-equal" and info["seeds"] == [
+        7 + index
+    ]
     assert [frame.sigma for frame in frames] == read_png(file).record["sigmas"]
     assert pixels(frames[-1].state) == pixels(file)
     # Watched among its batch or alone, it is the same run: on this model the batch changes no bit.
@@ -84,7 +86,10 @@ def test_a_picture_that_was_changed_is_not_called_equal(engine):
     touched = file.with_name("touched.png")
     write_png(Image.open(file).point(lambda value: max(0, value - 3)), touched, read_png(file).record)
     info, _ = done(engine, make_again(engine, touched))
-    assert info["again"] == "compared with touched.png, the final picture differs by at most 3/255; nothing that is recorded has changed"
+    assert (
+        info["again"]
+        == "compared with touched.png, the final picture differs by at most 3/255; nothing that is recorded has changed"
+    )
     assert _finished(info).endswith(info["again"])
 
 
@@ -119,7 +124,10 @@ def test_what_is_missing_is_named(engine, registry, tmp_path):
     with pytest.raises(RequestError, match="Unknown sampler 'built-in/euler/Euler'"):
         make_again(bare, file)
     job = engine.submit_task(make_again(engine, edited(file, lambda record: record["model"].update(digest="ffff"))))
-    assert isinstance(job.wait(WAIT), Failed) and "has hash 0123456789, and the picture was made with another" in job.outcome.message
+    assert (
+        isinstance(job.wait(WAIT), Failed)
+        and "has hash 0123456789, and the picture was made with another" in job.outcome.message
+    )
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     with pytest.raises(MetadataError):
         make_again(engine, tmp_path / "plain.png")

@@ -306,7 +306,10 @@ def test_file_names_are_safe(engine):
 
 
 def test_kept_axes_come_back_and_make_the_same(registry):
-    kept = {"axes": [["schedule", ["Karras", "Exponential"], ""], ["option:eta", [], "0, 1"], ["", [], ""]], "policy": "each"}
+    kept = {
+        "axes": [["schedule", ["Karras", "Exponential"], ""], ["option:eta", [], "0, 1"], ["", [], ""]],
+        "policy": "each",
+    }
     axes, policy = recall_axes(kept, registry)
     given = [value for axis in axes for value in (axis.kind, list(axis.picked), axis.typed)] + [policy]
     read, same = read_axes(given, registry)
@@ -317,17 +320,28 @@ def test_kept_axes_come_back_and_make_the_same(registry):
 @pytest.mark.parametrize(
     "saved",
     [
-        None, [], "axes", {}, {"axes": None, "policy": None}, {"axes": [], "policy": 5}, {"axes": [[], [], []]}, {"axes": [1, None, "x"]},
+        None,
+        [],
+        "axes",
+        {},
+        {"axes": None, "policy": None},
+        {"axes": [], "policy": 5},
+        {"axes": [[], [], []]},
+        {"axes": [1, None, "x"]},
         {"axes": [["gone", [], ""], ["steps", [], None], [["sampler"], {}, []]], "policy": ["same"]},
-        {"axes": [[5, 5, 5]] * 3}, {"axes": [["sampler"]] * 3}, {"axes": [["steps", [], "1"]] * 4},
+        {"axes": [[5, 5, 5]] * 3},
+        {"axes": [["sampler"]] * 3},
+        {"axes": [["steps", [], "1"]] * 4},
     ],
-)  # fmt: skip
+)
 def test_what_a_browser_kept_wrong_is_the_first_of_its_place(registry, saved):
     assert recall_axes(saved, registry) == recall_axes(None, registry)
 
 
 def test_names_that_are_gone_fall_out_of_a_kept_axis(registry):
-    kept = {"axes": [["sampler", ["Euler", "Gone", 5, "DDIM"], ""], ["sampler", "Euler", ""], ["steps", [], "5" * 20_000]]}
+    kept = {
+        "axes": [["sampler", ["Euler", "Gone", 5, "DDIM"], ""], ["sampler", "Euler", ""], ["steps", [], "5" * 20_000]]
+    }
     axes, policy = recall_axes(kept, registry)
     assert [list(axis.picked) for axis in axes] == [["Euler", "DDIM"], [], []] and policy == "same"
     assert len(axes[2].typed) == 10_000

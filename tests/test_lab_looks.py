@@ -64,7 +64,10 @@ def test_what_a_grid_will_cost():
     assert "4 network calls and as many as they need for 2 adaptive cells" in cost_text(Cost(3, 0, 4, 2, None), 0)
     assert ahead_text("One picture", [39]) == "One picture: 39 network calls."
     assert ahead_text("One picture", [None]) == "One picture: as many as it needs for 1 adaptive run."
-    assert ahead_text("All runs", [3, None, None], "call") == "All runs: 3 calls and as many as they need for 2 adaptive runs."
+    assert (
+        ahead_text("All runs", [3, None, None], "call")
+        == "All runs: 3 calls and as many as they need for 2 adaptive runs."
+    )
     assert cost_text(Cost(0, 5, 0, 0, 0), 0).startswith("All 5 cells are there already")
     assert (
         compared(dict(made=1, reused=2, seconds=3.0, calls=20))

@@ -76,7 +76,10 @@ class Project:
             shutil.copy(ROOT / name, self.folder / name)
         (self.folder / "webui" / "app.py").write_text(SERVE)
         (self.folder / "pyproject.toml").write_text(PYPROJECT)
-        for name, text in {"pip/__main__.py": FAKE_PIP, "pip-99.dist-info/METADATA": "Name: pip\nVersion: 99\n"}.items():
+        for name, text in {
+            "pip/__main__.py": FAKE_PIP,
+            "pip-99.dist-info/METADATA": "Name: pip\nVersion: 99\n",
+        }.items():
             (self.folder / "fakes" / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / "fakes" / name).write_text(text)
         return self.require(requirement)
@@ -90,7 +93,9 @@ class Project:
 
     def start(self, *arguments: str, python: Path | str = sys.executable, **environment: str):
         command = self.command(*arguments, python=python)
-        return subprocess.run(command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=600
+        )
 
     def pip_calls(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -111,7 +116,9 @@ def wheel(folder: Path, version: str) -> None:
     with zipfile.ZipFile(folder / f"tiny-{version}-py3-none-any.whl", "w") as archive:
         archive.writestr("tiny.py", f"VERSION = {version!r}\n")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", f"tiny.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
@@ -172,7 +179,10 @@ def interruptible():
 
 def test_interrupted_installation_recovers(project, interruptible):
     process = subprocess.Popen(
-        project.command(), env={**project.environment, "FAKE_PIP": "slow"}, start_new_session=True, stderr=subprocess.PIPE
+        project.command(),
+        env={**project.environment, "FAKE_PIP": "slow"},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 300
     while not project.pip_calls() and time.monotonic() < deadline:
@@ -197,7 +207,9 @@ def test_unusable_environments_are_made_anew(project):
 
 
 def test_running_interpreter_is_used_when_it_has_all(project):
-    assert served(project.require("packaging>=20,<99").start(PYTHONPATH=str(tiny_folder(project))))["prefix"] == sys.prefix
+    assert (
+        served(project.require("packaging>=20,<99").start(PYTHONPATH=str(tiny_folder(project))))["prefix"] == sys.prefix
+    )
     assert not (project.folder / ".venv").exists()
 
 
@@ -233,7 +245,9 @@ def test_test_command_adds_its_requirements_and_keeps_the_status(project):
     result = project.start("test", "-k", "some thing", "--maxfail=1", "--no-setup")
     assert result.returncode == 1 and "pytest" not in project.pip_calls()
     result = project.start("test", "-k", "some thing", "--maxfail=1", PYTHONPATH=project.environment["PYTHONPATH"])
-    assert result.returncode == 3 and result.stdout.endswith("PYTEST ['-k', 'some thing', '--maxfail=1']\n"), result.stderr
+    assert result.returncode == 3 and result.stdout.endswith("PYTEST ['-k', 'some thing', '--maxfail=1']\n"), (
+        result.stderr
+    )
 
 
 def test_torch_index_is_asked_for_torch_alone(project):
@@ -250,14 +264,18 @@ def test_torch_index_is_asked_for_torch_alone(project):
 def test_too_little_disk_space(project, monkeypatch, index, need):
     project.require("torch>=99,<100")
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.25e9))
-    with pytest.raises(environment.StartError, match=rf"1\.2 GB are free, about {need} GB are needed(?s:.*)Free some space"):
+    with pytest.raises(
+        environment.StartError, match=rf"1\.2 GB are free, about {need} GB are needed(?s:.*)Free some space"
+    ):
         environment.prepare(project.folder, torch_index=index)
     assert not (project.folder / ".venv").exists()
 
 
 def test_python_without_ensurepip(project, monkeypatch):
     found = environment.importlib.util.find_spec
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found(name))
+    monkeypatch.setattr(
+        environment.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else found(name)
+    )
     with pytest.raises(environment.StartError, match=r"apt install python3\.\d+-venv"):
         environment.prepare(project.folder)
 
@@ -299,7 +317,17 @@ def test_old_pythons_can_read_launch():
 @pytest.mark.parametrize("specifiers", [">=2.10,<3", "==0.0.16", ">=5.3", "!=2.1,>=2", "<=2.13", ">=2.13.0"])
 @pytest.mark.parametrize(
     "version",
-    ["2.9.1", "2.10", "2.10.0", "2.13.0+cpu", "2.13.0", "2.14.0.dev20260101+cu132", "2.10.0a0+git12", "2.10rc1", "2.10.post1"]
+    [
+        "2.9.1",
+        "2.10",
+        "2.10.0",
+        "2.13.0+cpu",
+        "2.13.0",
+        "2.14.0.dev20260101+cu132",
+        "2.10.0a0+git12",
+        "2.10rc1",
+        "2.10.post1",
+    ]
     + ["3.0rc1", "3.0", "3.0.1", "0.0.16", "0.0.16.post1", "0.0.160", "5.3.0.dev0", "5.3", "2.1", "2.1.0"],
 )
 def test_versions_are_compared_as_pip_does(specifiers, version):
@@ -324,7 +352,9 @@ def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as end:
         settings.parse(["--help"])
     text = capsys.readouterr().out
-    flags = "host port share auth model device plugins-dir plugins json no-plugins outputs no-browser no-setup torch-index"
+    flags = (
+        "host port share auth model device plugins-dir plugins json no-plugins outputs no-browser no-setup torch-index"
+    )
     assert end.value.code == 0 and all(f"  --{flag}" in text for flag in flags.split())
     assert "{auto,cuda,mps,cpu}" in text and "launch.py test" in text
 
@@ -368,7 +398,9 @@ def test_plugins_are_listed_whatever_they_do(tmp_path, capsys):
     assert "Karras" in {row["name"] for row in listing["schedules"]}
     assert {row["source"].split("/")[-1] for row in listing["broken"]} >= {"bad.py"}
     assert "nothing_like_this" in text and "Odd" not in {row["name"] for row in listing["samplers"]}
-    assert all({"version", "order", "calls", "stochastic", "paper", "options"} <= row.keys() for row in listing["samplers"])
+    assert all(
+        {"version", "order", "calls", "stochastic", "paper", "options"} <= row.keys() for row in listing["samplers"]
+    )
     assert not any(str(tmp_path) in row["source"] for row in json.loads(listed("--json", "--no-plugins"))["broken"])
 
 
@@ -377,7 +409,9 @@ def settle(*arguments: str) -> settings.Settings:
 
 
 def test_settings_from_flags(tmp_path):
-    given = settle("--plugins-dir", str(tmp_path), "--outputs", str(tmp_path / "new"), "--auth", "ann:a:b", "--no-browser")
+    given = settle(
+        "--plugins-dir", str(tmp_path), "--outputs", str(tmp_path / "new"), "--auth", "ann:a:b", "--no-browser"
+    )
     assert given.plugin_folders == (tmp_path,) and given.plugin_packages and given.outputs == tmp_path / "new"
     assert given.auth == ("ann", "a:b") and not given.open_browser and not given.public
     assert given.weights == ROOT / "weights" and settle().outputs == ROOT / "outputs" and settle().auth is None
@@ -404,7 +438,9 @@ def test_public_pages_get_a_login(arguments):
     assert settle(*arguments, "--auth", "ann:secret").auth == ("ann", "secret")
 
 
-@pytest.mark.parametrize("host, private", [("localhost", 1), ("127.0.0.5", 1), ("::1", 1), ("", 0), ("::", 0), ("10.0.0.1", 0)])
+@pytest.mark.parametrize(
+    "host, private", [("localhost", 1), ("127.0.0.5", 1), ("::1", 1), ("", 0), ("::", 0), ("10.0.0.1", 0)]
+)
 def test_what_counts_as_private(host, private):
     assert settings.is_loopback(host) == bool(private)
 

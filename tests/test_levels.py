@@ -117,7 +117,9 @@ def test_churn_raises_the_sigmas_that_are_asked():
     made = planned("Euler", 10, churn=2.0, churn_from=5.0, churn_to=0.5)
     for sigma, seen in zip(made.sigmas, asked(made), strict=False):
         assert seen == pytest.approx(sigma * (1.2 if 0.5 <= sigma <= 5.0 else 1.0), rel=1e-12)
-    assert max(a / b for a, b in zip(asked(planned("Euler", 4, churn=100.0)), planned("Euler", 4).sigmas, strict=False)) == pytest.approx(math.sqrt(2))
+    assert max(
+        a / b for a, b in zip(asked(planned("Euler", 4, churn=100.0)), planned("Euler", 4).sigmas, strict=False)
+    ) == pytest.approx(math.sqrt(2))
 
 
 def test_restart_goes_back_up():

@@ -27,12 +27,28 @@ OPTIONS = st.dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    prompt=TEXTS, negative=TEXTS, seed=st.integers(-1, 2**32 - 1), guidance=st.floats(0, 30), steps=st.integers(1, 1000),
-    options=OPTIONS, schedule_options=OPTIONS, mode=st.sampled_from(["txt2img", "img2img"]), strength=st.floats(0.01, 1),
-)  # fmt: skip
+    prompt=TEXTS,
+    negative=TEXTS,
+    seed=st.integers(-1, 2**32 - 1),
+    guidance=st.floats(0, 30),
+    steps=st.integers(1, 1000),
+    options=OPTIONS,
+    schedule_options=OPTIONS,
+    mode=st.sampled_from(["txt2img", "img2img"]),
+    strength=st.floats(0.01, 1),
+)
 def test_everything_comes_back(prompt, negative, seed, guidance, steps, options, schedule_options, mode, strength):
-    request = Request(prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance, steps=steps, mode=mode,
-                      options=options, schedule_options=schedule_options, strength=strength)  # fmt: skip
+    request = Request(
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=seed,
+        guidance=guidance,
+        steps=steps,
+        mode=mode,
+        options=options,
+        schedule_options=schedule_options,
+        strength=strength,
+    )
     fields, problems = from_query("?__theme=dark&" + to_query(request))
     assert not problems and Request(**fields) == request
 
@@ -147,7 +163,12 @@ def test_menus_without_a_choice_are_an_error_that_says_so():
 def test_the_tab_is_that_of_the_link():
     modes = ["txt2img", "img2img"]
     assert [mode_of(query, modes) for query in ("prompt=a", "mode=img2img", "__theme=dark", "", "mode=x")] == [
-        "txt2img", "img2img", None, None, "txt2img"]  # fmt: skip
+        "txt2img",
+        "img2img",
+        None,
+        None,
+        "txt2img",
+    ]
     assert mode_of(None, modes) is None
 
 

@@ -47,8 +47,19 @@ def fields_of(text):
 
 
 def test_the_text_is_what_a1111_writes(registry):
-    _, made = make(registry, index=1, prompt="a cat,\na dog", negative_prompt="blurry: very", sampler="DDIM", schedule="Karras",
-                   steps=7, guidance=4.5, seed=41, count=2, options={"eta": 0.5})  # fmt: skip
+    _, made = make(
+        registry,
+        index=1,
+        prompt="a cat,\na dog",
+        negative_prompt="blurry: very",
+        sampler="DDIM",
+        schedule="Karras",
+        steps=7,
+        guidance=4.5,
+        seed=41,
+        count=2,
+        options={"eta": 0.5},
+    )
     text = infotext(made)
     assert text.startswith(
         "a cat,\na dog\nNegative prompt: blurry: very\nSteps: 7, Sampler: DDIM, Schedule type: Karras, "
@@ -183,7 +194,10 @@ def test_pictures_are_named_by_time_and_seed_and_never_overwritten(tmp_path):
     now = datetime(2030, 1, 2, 3, 4, 5)
     paths = [storage.save(tmp_path, 7, data, now) for data in (b"one", b"two", b"three")]
     assert [str(path.relative_to(tmp_path)) for path in paths] == [
-        "2030-01-02/030405-7.png", "2030-01-02/030405-7-2.png", "2030-01-02/030405-7-3.png"]  # fmt: skip
+        "2030-01-02/030405-7.png",
+        "2030-01-02/030405-7-2.png",
+        "2030-01-02/030405-7-3.png",
+    ]
     assert [path.read_bytes() for path in paths] == [b"one", b"two", b"three"]
     with pytest.raises(FileExistsError):
         storage.write_new(paths[0], b"other")

@@ -101,7 +101,9 @@ def test_global_generators_are_not_touched():
     noise(x)
     increment = noise.brownian(x, 0.03, 14.6)
     first = increment(14.6, 3.0), increment(3.0, 1.0)
-    assert torch.equal(torch.get_rng_state(), before[0]) and (random.getstate(), repr(np.random.get_state())) == before[1:]
+    assert (
+        torch.equal(torch.get_rng_state(), before[0]) and (random.getstate(), repr(np.random.get_state())) == before[1:]
+    )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         again = Noise((1, 2))
@@ -123,7 +125,10 @@ def brownian(seeds=(1,), shape=(4, 16, 16), low=0.029167158, high=14.614641229, 
     return Noise(seeds).brownian(torch.zeros(len(seeds), *shape, dtype=dtype), low, high)
 
 
-@pytest.mark.parametrize("high, middle, low", [(14.6, 5.0, 0.03), (14.614641229, 14.0, 13.9), (1.0, 0.5, 0.4), (0.05, 0.04, 0.03), (0.1, 0.0999, 0.0998)])
+@pytest.mark.parametrize(
+    "high, middle, low",
+    [(14.6, 5.0, 0.03), (14.614641229, 14.0, 13.9), (1.0, 0.5, 0.4), (0.05, 0.04, 0.03), (0.1, 0.0999, 0.0998)],
+)
 def test_increments_add_up(high, middle, low):
     increment = brownian(dtype=torch.float64)
     parts = increment(high, middle) * math.sqrt(high - middle) + increment(middle, low) * math.sqrt(middle - low)
@@ -133,10 +138,14 @@ def test_increments_add_up(high, middle, low):
 def test_increments_do_not_depend_on_the_order_of_questions():
     one, other = brownian(), brownian()
     questions = [(14.0, 9.0), (9.0, 3.0), (3.0, 0.5), (0.5, 0.05), (9.0, 0.5)]
-    assert all(torch.equal(a, b) for a, b in zip([one(*q) for q in questions], [other(*q) for q in reversed(questions)][::-1]))
+    assert all(
+        torch.equal(a, b) for a, b in zip([one(*q) for q in questions], [other(*q) for q in reversed(questions)][::-1])
+    )
 
 
-@pytest.mark.parametrize("sigma, lower", [(14.614641229, 10.0), (1.0, 0.9), (0.1, 0.0999), (0.03, 0.0299), (0.029267158, 0.029167158)])
+@pytest.mark.parametrize(
+    "sigma, lower", [(14.614641229, 10.0), (1.0, 0.9), (0.1, 0.0999), (0.03, 0.0299), (0.029267158, 0.029167158)]
+)
 def test_increments_are_unit_normal(sigma, lower):
     values = brownian(shape=(1, 150, 150))(sigma, lower).flatten().double()
     assert abs(values.mean()) < 0.034 and abs(values.std() - 1) < 0.024
@@ -158,13 +167,22 @@ def test_a_path_does_not_depend_on_the_neighbours():
 
 def test_a_path_is_independent_of_the_drawn_noise_and_of_another_path():
     noise, x = Noise((1,)), torch.zeros(1, 1, 120, 120)
-    streams = [noise(x), noise.brownian(x, 0.1, 10.0)(10.0, 0.1), noise.brownian(x, 0.1, 10.0)(10.0, 0.1), Noise((1,), "initial")(x)]
+    streams = [
+        noise(x),
+        noise.brownian(x, 0.1, 10.0)(10.0, 0.1),
+        noise.brownian(x, 0.1, 10.0)(10.0, 0.1),
+        Noise((1,), "initial")(x),
+    ]
     assert (torch.corrcoef(torch.stack([s.flatten() for s in streams])) - torch.eye(4)).abs().max() < 0.045
 
 
 def test_the_ends_of_a_path_are_inside_it():
     # Real levels have more digits than the tree keeps.
-    for low, high in ((0.029167158151720367, 14.614641229333643), (0.001001001001, 998.9999999999991), (0.0291671, 4500.0)):
+    for low, high in (
+        (0.029167158151720367, 14.614641229333643),
+        (0.001001001001, 998.9999999999991),
+        (0.0291671, 4500.0),
+    ):
         increment = brownian(low=low, high=high)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

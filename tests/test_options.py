@@ -149,8 +149,12 @@ def test_what_was_given_is_not_changed():
 def test_the_schema_is_json_without_fields_that_do_not_apply():
     schema = [option.schema() for option in OPTIONS]
     assert json.loads(json.dumps(schema)) == schema
-    assert schema[0] == dict(name="eta", kind="float", default=0.0, help="share of fresh noise", low=0, high=1, step=0.05)
-    assert schema[2] == dict(name="method", kind="choice", default="heun", help="which method", choices=["heun", "midpoint"])
+    assert schema[0] == dict(
+        name="eta", kind="float", default=0.0, help="share of fresh noise", low=0, high=1, step=0.05
+    )
+    assert schema[2] == dict(
+        name="method", kind="choice", default="heun", help="which method", choices=["heun", "midpoint"]
+    )
     assert schema[3] == dict(name="exact", kind="bool", default=False, help="slower")
 
 

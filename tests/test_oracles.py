@@ -61,7 +61,9 @@ def ddim_of_diffusers(steps, spacing, to_one, eta, x, noises, network):
 
 
 # diffusers' trailing DDIM takes T // n for the distance of neighbours, which is right for divisors of T only.
-@pytest.mark.parametrize("spacing, steps", [("leading", 10), ("leading", 7), ("leading", 30), ("trailing", 10), ("trailing", 25)])
+@pytest.mark.parametrize(
+    "spacing, steps", [("leading", 10), ("leading", 7), ("leading", 30), ("trailing", 10), ("trailing", 25)]
+)
 @pytest.mark.parametrize("to_one", [True, False])
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_ddim_equals_diffusers(spacing, steps, to_one, eta):
@@ -77,12 +79,16 @@ def test_ddim_equals_diffusers(spacing, steps, to_one, eta):
     assert (mine / scale(sigmas[-1]) - theirs).abs().max() < 1e-11
 
 
-@pytest.mark.parametrize("spacing, steps", [("leading", 10), ("leading", 33), ("trailing", 8), ("trailing", 30), ("linspace", 12)])
+@pytest.mark.parametrize(
+    "spacing, steps", [("leading", 10), ("leading", 33), ("trailing", 8), ("trailing", 30), ("linspace", 12)]
+)
 def test_ddpm_equals_diffusers_with_the_posterior_variance(spacing, steps):
     from diffusers import DDPMScheduler
 
     offset = 1 if spacing == "leading" else 0
-    theirs = DDPMScheduler(**STABLE_DIFFUSION, variance_type="fixed_small", timestep_spacing=spacing, steps_offset=offset)
+    theirs = DDPMScheduler(
+        **STABLE_DIFFUSION, variance_type="fixed_small", timestep_spacing=spacing, steps_offset=offset
+    )
     theirs.alphas_cumprod = torch.from_numpy(scaled_linear_alphas())
     theirs.set_timesteps(steps)
     network = NoisePredictor(mixture(), scaled_linear_alphas())
@@ -201,7 +207,9 @@ def test_adaptive_flow_equals_scipy_on_a_mixture(method, tolerance, bound):
 
     ends = (math.log(14.6), math.log(0.1))
     theirs = solve_ivp(slope, ends, start.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-11).y[:, -1]
-    mine = end(sampler("Flow"), denoise, start, (14.6, 0.1), Silence(), method=method, tolerance=tolerance, max_calls=10000)
+    mine = end(
+        sampler("Flow"), denoise, start, (14.6, 0.1), Silence(), method=method, tolerance=tolerance, max_calls=10000
+    )
 
     assert np.abs(mine.flatten().numpy() - theirs).max() < bound
 

@@ -93,7 +93,10 @@ def wait_for(condition, seconds=20.0):
 
 def test_exactly_these_endpoints_are_named(page):
     info = api(page, "/gradio_api/info").json()
-    assert set(info["named_endpoints"]) == {"/txt2img", "/img2img", "/schedule", "/catalog"} and not info["unnamed_endpoints"]
+    assert (
+        set(info["named_endpoints"]) == {"/txt2img", "/img2img", "/schedule", "/catalog"}
+        and not info["unnamed_endpoints"]
+    )
     names = [parameter["parameter_name"] for parameter in info["named_endpoints"]["/txt2img"]["parameters"]]
     promised = "prompt negative_prompt sampler schedule steps guidance width height seed count options model".split()
     assert names[:12] == promised and names[12] == "schedule_options"

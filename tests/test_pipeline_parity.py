@@ -72,7 +72,14 @@ def test_ddim_draws_what_diffusers_pipeline_draws(model, pipeline, steps, guidan
     assert np.ptp(mine[0]) > 20 and np.abs(mine[0] - mine[1]).max() > 10
 
 
-CASES = [("DDPM", {}), ("DDIM", {}), ("DDIM", dict(eta=0.7)), ("Euler", dict(churn=2.0)), ("Flow", dict(tolerance=1e-2)), ("Flow", dict(method="heun"))]
+CASES = [
+    ("DDPM", {}),
+    ("DDIM", {}),
+    ("DDIM", dict(eta=0.7)),
+    ("Euler", dict(churn=2.0)),
+    ("Flow", dict(tolerance=1e-2)),
+    ("Flow", dict(method="heun")),
+]
 
 
 @pytest.mark.parametrize("name, options", CASES)

@@ -16,11 +16,15 @@ from samplers.testing import check_sampler
 
 README = (ROOT / "README.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^(python launch\.py.*)$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(python launch\.py.*)$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE
+)
 (PLUGIN,) = (block for block in PYTHON if "hookimpl" in block)
 (SCRIPT,) = (block for block in PYTHON if "gradio_client" in block)
 (DIFFUSERS,) = (block for block in PYTHON if "from diffusers" in block)
-HELP = subprocess.run([sys.executable, str(ROOT / "launch.py"), "--help"], capture_output=True, text=True, check=True).stdout
+HELP = subprocess.run(
+    [sys.executable, str(ROOT / "launch.py"), "--help"], capture_output=True, text=True, check=True
+).stdout
 
 
 def test_the_sampler_that_is_shown_is_a_plugin_that_keeps_the_contract(tmp_path):
@@ -45,7 +49,10 @@ def test_diffusers_draws_with_the_flow_network_as_shown(tmp_path, monkeypatch):
     assert blue > 150 > 100 > red, "the ground is blue"
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"--[a-z][a-z-]+", "\n".join(re.findall(r"`[^`]*launch\.py[^`]*`|`--[^`]*`", README))))))
+@pytest.mark.parametrize(
+    "flag",
+    sorted(set(re.findall(r"--[a-z][a-z-]+", "\n".join(re.findall(r"`[^`]*launch\.py[^`]*`|`--[^`]*`", README))))),
+)
 def test_every_flag_that_is_named_exists(flag):
     assert flag in HELP
 

@@ -29,17 +29,32 @@ GOOD = """
 
 # What is wrong with a plugin, its source, and what its reason has to tell.
 BROKEN = {
-    "needs_a_package": ("import a_package_that_is_not_here", "ModuleNotFoundError: No module named 'a_package_that_is_not_here'"),
+    "needs_a_package": (
+        "import a_package_that_is_not_here",
+        "ModuleNotFoundError: No module named 'a_package_that_is_not_here'",
+    ),
     "raises": ("1 / 0", "ZeroDivisionError: division by zero"),
     "no_python": ("def broken(:", "SyntaxError: invalid syntax"),
     "exits": ("import sys\nsys.exit('no licence')", "SystemExit.*no licence"),
     "quits": ("raise SystemExit", "SystemExit"),
     "no_hook": ("x = 1", "implements no hook; it needs @hookimpl on register_samplers or register_schedules"),
     "unmarked": ("def register_samplers():\n    return []", "implements no hook"),
-    "misspelt": ("from samplers import hookimpl\n@hookimpl\ndef register_sampler():\n    return []", "unknown hook 'register_sampler'"),
-    "hook_raises": ("from samplers import hookimpl\n@hookimpl\ndef register_samplers():\n    raise KeyError('x')", "KeyError: 'x'"),
-    "hook_exits": ("from samplers import hookimpl\n@hookimpl\ndef register_samplers():\n    raise SystemExit(3)", "SystemExit.*3"),
-    "returns_nothing": ("from samplers import hookimpl\n@hookimpl\ndef register_samplers():\n    pass", "TypeError.*NoneType"),
+    "misspelt": (
+        "from samplers import hookimpl\n@hookimpl\ndef register_sampler():\n    return []",
+        "unknown hook 'register_sampler'",
+    ),
+    "hook_raises": (
+        "from samplers import hookimpl\n@hookimpl\ndef register_samplers():\n    raise KeyError('x')",
+        "KeyError: 'x'",
+    ),
+    "hook_exits": (
+        "from samplers import hookimpl\n@hookimpl\ndef register_samplers():\n    raise SystemExit(3)",
+        "SystemExit.*3",
+    ),
+    "returns_nothing": (
+        "from samplers import hookimpl\n@hookimpl\ndef register_samplers():\n    pass",
+        "TypeError.*NoneType",
+    ),
     "returns_one": (
         GOOD.format(name="One", version="1").replace("[walk]", "walk"),
         "TypeError.*Sampler",
@@ -53,16 +68,31 @@ BROKEN = {
         "@hookimpl\ndef register_samplers():\n    return [s]",
         "register_samplers returned Schedule; it has to return a list of Sampler",
     ),
-    "takes_arguments": ("from samplers import hookimpl\n@hookimpl\ndef register_samplers(page):\n    return []", "page"),
-    "no_generator": ("from samplers import sampler\n@sampler('N')\ndef n(denoise, x, sigmas, noise):\n    return x", r"n\(\) must be a generator"),
-    "bad_option": ("from samplers import sampler\n@sampler('N')\ndef n(denoise, x, sigmas, noise, *, eta=1.0):\n    yield", r"n\(\): option 'eta' needs a type"),
+    "takes_arguments": (
+        "from samplers import hookimpl\n@hookimpl\ndef register_samplers(page):\n    return []",
+        "page",
+    ),
+    "no_generator": (
+        "from samplers import sampler\n@sampler('N')\ndef n(denoise, x, sigmas, noise):\n    return x",
+        r"n\(\) must be a generator",
+    ),
+    "bad_option": (
+        "from samplers import sampler\n@sampler('N')\ndef n(denoise, x, sigmas, noise, *, eta=1.0):\n    yield",
+        r"n\(\): option 'eta' needs a type",
+    ),
     "bad_annotation": (
         "from __future__ import annotations\nfrom samplers import sampler\n"
         "@sampler('N')\ndef n(denoise, x, sigmas, noise, *, eta: Anotated[float, 3] = 1.0):\n    yield",
         "NameError: name 'Anotated' is not defined",
     ),
-    "bad_arguments": ("from samplers import sampler\n@sampler('N')\ndef n(denoise, x):\n    yield", r"n\(\) must take \(denoise, x, sigmas, noise\)"),
-    "bad_schedule": ("from samplers import schedule\n@schedule('N')\ndef n(model):\n    return []", r"n\(\) must take \(model, steps\)"),
+    "bad_arguments": (
+        "from samplers import sampler\n@sampler('N')\ndef n(denoise, x):\n    yield",
+        r"n\(\) must take \(denoise, x, sigmas, noise\)",
+    ),
+    "bad_schedule": (
+        "from samplers import schedule\n@schedule('N')\ndef n(model):\n    return []",
+        r"n\(\) must take \(model, steps\)",
+    ),
 }
 
 
@@ -162,7 +192,9 @@ def package(tmp_path, monkeypatch):
         site = write(tmp_path / f"site-{distribution}", **modules)
         info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8"
+        )
         lines = "".join(f"{name} = {target}\n" for name, target in points.items())
         (info / "entry_points.txt").write_text(f"[sigmalab]\n{lines}", encoding="utf-8")
         monkeypatch.syspath_prepend(site)
@@ -188,7 +220,13 @@ def test_an_entry_point_may_name_an_object(package, tmp_path):
         import sigmalab_test_inner
         plugin = types.SimpleNamespace(register_samplers=sigmalab_test_inner.register_samplers)
     """
-    package("objects", "1", {"o": "sigmalab_test_outer:plugin"}, sigmalab_test_outer=source, sigmalab_test_inner=good("Object"))
+    package(
+        "objects",
+        "1",
+        {"o": "sigmalab_test_outer:plugin"},
+        sigmalab_test_outer=source,
+        sigmalab_test_inner=good("Object"),
+    )
     assert discover(tmp_path / "nowhere").sampler("Object").source == "objects/o"
 
 
@@ -300,11 +338,16 @@ def test_two_discoveries_do_not_share_anything(tmp_path):
 
 
 def test_a_plugin_with_a_dataclass_and_late_annotations_loads(tmp_path):
-    source = "from __future__ import annotations\n" + textwrap.dedent(good("Walk")).replace(
-        "def walk(denoise, x, sigmas, noise):",
-        "def walk(denoise, x, sigmas, noise, *, eta: Annotated[float, Range(0, 1)] = 0.5):",
-    ).replace("import Step", "import Range, Step").replace(
-        "from itertools", "from dataclasses import dataclass\nfrom typing import Annotated\nfrom itertools"
-    ) + "\n@dataclass\nclass State:\n    x: float\n"
+    source = (
+        "from __future__ import annotations\n"
+        + textwrap.dedent(good("Walk"))
+        .replace(
+            "def walk(denoise, x, sigmas, noise):",
+            "def walk(denoise, x, sigmas, noise, *, eta: Annotated[float, Range(0, 1)] = 0.5):",
+        )
+        .replace("import Step", "import Range, Step")
+        .replace("from itertools", "from dataclasses import dataclass\nfrom typing import Annotated\nfrom itertools")
+        + "\n@dataclass\nclass State:\n    x: float\n"
+    )
     registry = only(write(tmp_path / "mine", walk=source))
     assert [option.name for option in registry.sampler("Walk").item.options] == ["eta"]

@@ -59,7 +59,9 @@ def from_picture(real, pairs):
 
 
 # Of each kind; every sampler's is made again below, where nothing of this process is left to help it.
-@pytest.mark.parametrize("name", ["DDPM", "DDIM", "Restart", "Flow", "DPM++ 3M SDE", "k-diffusion DPM adaptive", "diffusers UniPC"])
+@pytest.mark.parametrize(
+    "name", ["DDPM", "DDIM", "Restart", "Flow", "DPM++ 3M SDE", "k-diffusion DPM adaptive", "diffusers UniPC"]
+)
 def test_a_sampler_makes_its_picture_again(real, pairs, name):
     verdict = replay_file(real, pairs[name][0])
     assert verdict.equal and str(verdict) == "bit-equal"
@@ -80,8 +82,13 @@ def test_a_fresh_process_makes_all_of_them_again(real, pairs, from_picture, tmp_
     files = [paths[1] for paths in pairs.values()] + [from_picture, tmp_path / name]
     command = [sys.executable, ROOT / "launch.py", "replay", "--no-setup", "--no-plugins"]
     # The thread count is the picture's, whatever that of the new process would be.
-    run = subprocess.run([*command, "--outputs", real.settings.outputs, *files], cwd=tmp_path, capture_output=True,
-                         text=True, env=os.environ | {"OMP_NUM_THREADS": "2"})  # fmt: skip
+    run = subprocess.run(
+        [*command, "--outputs", real.settings.outputs, *files],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
     lines = run.stdout.splitlines()
     expected = [f"{file}: bit-equal" for file in files]
     expected[-1] += " to the picture before it was saved as JPEG"

@@ -73,7 +73,10 @@ def test_numbers_as_sliders_and_json_send_them(registry):
         (dict(prompt="a\0b"), "Prompt must be a text without NUL characters and broken Unicode (lone surrogates)."),
         (dict(negative_prompt="\ud83d"), "Negative prompt must be a text without NUL characters"),
         (dict(options=[1]), "Options: must be names with values."),
-        (dict(options={"eta": [1]}), "Options: option 'eta' must be a number, a text of at most 100000 characters, true or false."),
+        (
+            dict(options={"eta": [1]}),
+            "Options: option 'eta' must be a number, a text of at most 100000 characters, true or false.",
+        ),
         (dict(sampler=7), "Sampler must be a text of at most 200 characters."),
         (dict(stepz=3), "Unknown setting 'stepz'; known are mode, prompt,"),
     ],

@@ -37,7 +37,9 @@ SHAPE = (3, 2, 3, 3)
 ALL = all_variants()
 RANDOM = [("DDIM", dict(eta=0.5)), ("DDIM", dict(eta=1.0)), ("Euler", dict(churn=12.0))]
 # Its own grid is long at the default tolerance, and nothing here needs that.
-CHEAP = [(name, options | ({"tolerance": 1e-2} if options.get("method") == "adaptive_heun" else {})) for name, options in ALL]
+CHEAP = [
+    (name, options | ({"tolerance": 1e-2} if options.get("method") == "adaptive_heun" else {})) for name, options in ALL
+]
 EVERY = CHEAP + RANDOM
 ORDERED = [(name, options) for name, options in ALL if sampler(name).order_of(**options) is not None]
 DETERMINISTIC = [(name, options) for name, options in ALL if not sampler(name).stochastic_with(**options)]
@@ -128,7 +130,9 @@ def test_the_test_of_order_accepts_a_right_method_of_second_order():
     assert_order(heun_with(0.5))
 
 
-@pytest.mark.parametrize("wrong", [heun_with(0.45), heun_with(0.5, shift=0.05), heun_with(0.0)], ids=["weights", "times", "one stage"])
+@pytest.mark.parametrize(
+    "wrong", [heun_with(0.45), heun_with(0.5, shift=0.05), heun_with(0.0)], ids=["weights", "times", "one stage"]
+)
 def test_the_test_of_order_rejects_a_wrong_method(wrong):
     with pytest.raises(AssertionError, match="declares order 2 and shows [01]"):
         assert_order(wrong)
@@ -185,7 +189,10 @@ def test_a_constant_denoiser_is_reached_whatever_the_noise(chosen, options):
     assert (end(chosen, lambda x, sigma: target[: len(x)], start(), grid(), **options) - target).abs().max() < 1e-12
 
 
-ONE_STEP = [case for case in ALL if not sampler(case[0]).stochastic_with(**case[1])] + [("DDPM", {}), ("DDIM", dict(eta=1.0))]
+ONE_STEP = [case for case in ALL if not sampler(case[0]).stochastic_with(**case[1])] + [
+    ("DDPM", {}),
+    ("DDIM", dict(eta=1.0)),
+]
 
 
 @pytest.mark.parametrize("sigma", [0.02, 1.0, 14.6, 4500.0])
@@ -230,7 +237,9 @@ def test_churn_lifts_the_noise_level_and_stays_in_its_band():
 # --- moments
 
 
-@pytest.mark.parametrize("name, options", [("DDPM", {}), ("DDIM", dict(eta=1.0)), ("DDIM", dict(eta=0.5)), ("DDIM", {})])
+@pytest.mark.parametrize(
+    "name, options", [("DDPM", {}), ("DDIM", dict(eta=1.0)), ("DDIM", dict(eta=0.5)), ("DDIM", {})]
+)
 @pytest.mark.parametrize("std", [0.3, 1.2])
 def test_samples_of_a_gaussian_have_its_mean_and_width(name, options, std):
     denoise, sigmas = GaussianDenoiser(0.4, std), schedule("Exponential")(sd(), 70)
@@ -328,7 +337,9 @@ def test_steps_go_down_and_end_where_the_schedule_ends(chosen, options):
             steps = run_all(chosen, mixture(), x, sigmas, **options)
             levels = [sigmas[0], *(step.sigma for step in steps)]
             assert all(a > b for a, b in pairwise(levels)) and levels[-1] == sigmas[-1]
-            assert all(isinstance(step.sigma, float) and step.x.shape == x.shape == step.denoised.shape for step in steps)
+            assert all(
+                isinstance(step.sigma, float) and step.x.shape == x.shape == step.denoised.shape for step in steps
+            )
             if not chosen.own_grid_with(**options):
                 assert levels == list(sigmas)
 
@@ -346,7 +357,10 @@ def test_the_dtype_of_the_state_is_kept_and_the_clock_is_python_s(chosen, option
 def test_float32_is_good_enough(chosen, options):
     # An adaptive solver chooses its steps by a small difference, which rounding moves.
     bound = 5e-3 if chosen.own_grid_with(**options) else 1e-4
-    fine, coarse = (end(chosen, mixture(), start().to(d), grid(20), Noise((1, 2, 3)), **options) for d in (torch.float64, torch.float32))
+    fine, coarse = (
+        end(chosen, mixture(), start().to(d), grid(20), Noise((1, 2, 3)), **options)
+        for d in (torch.float64, torch.float32)
+    )
     assert (fine - coarse).abs().max() < bound
 
 
@@ -428,7 +442,9 @@ def test_adaptive_flow_takes_only_the_ends_of_the_schedule():
     assert (ends[0] - ends[1]).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("method, tolerances, least", [("dopri5", (1e-2, 1e-4, 1e-6), 1e-4), ("adaptive_heun", (1e-2, 1e-3, 1e-4), 1e-2)])
+@pytest.mark.parametrize(
+    "method, tolerances, least", [("dopri5", (1e-2, 1e-4, 1e-6), 1e-4), ("adaptive_heun", (1e-2, 1e-3, 1e-4), 1e-2)]
+)
 def test_a_tighter_tolerance_costs_more_calls_and_errs_less(method, tolerances, least):
     denoise, x = GaussianDenoiser(0.3, 0.4), start()[:1]
     exact, calls, errors = denoise.flow(x, 14.6, 0.05), [], []
@@ -458,14 +474,26 @@ def test_adaptive_flow_reports_the_steps_that_it_took():
 @pytest.mark.parametrize("max_calls", [10, 25])
 def test_adaptive_flow_gives_up_at_its_cap_and_says_what_to_do(max_calls):
     counted = Recorded(mixture())
-    with pytest.raises(SamplerFailed, match=f"Flow.*{max_calls} network calls did not reach the end; raise max_calls or the tolerance"):
-        run(plan(sd(), sampler("Flow"), schedule("Karras"), 10, dict(tolerance=1e-9, max_calls=max_calls)), counted, start(), (1, 2, 3))
+    with pytest.raises(
+        SamplerFailed, match=f"Flow.*{max_calls} network calls did not reach the end; raise max_calls or the tolerance"
+    ):
+        run(
+            plan(sd(), sampler("Flow"), schedule("Karras"), 10, dict(tolerance=1e-9, max_calls=max_calls)),
+            counted,
+            start(),
+            (1, 2, 3),
+        )
     assert len(counted.sigmas) == max_calls
 
 
 def test_adaptive_flow_on_a_denoiser_of_nan_says_so_in_a_short_sentence():
     with pytest.raises(SamplerFailed, match="finite") as failure:
-        run(plan(sd(), sampler("Flow"), schedule("Karras"), 10), lambda x, sigma: x * math.nan, torch.zeros(1, 4, 32, 32), (1,))
+        run(
+            plan(sd(), sampler("Flow"), schedule("Karras"), 10),
+            lambda x, sigma: x * math.nan,
+            torch.zeros(1, 4, 32, 32),
+            (1,),
+        )
     assert len(str(failure.value)) < 300
 
 
@@ -522,7 +550,12 @@ BROKEN = {
 def test_a_sampler_that_breaks_the_contract_is_named_with_what_it_did(case):
     results, message = BROKEN[case]
     with pytest.raises(SamplerFailed, match=message):
-        run(plan(sd(), walk(*results), schedule("Karras"), 4), mixture(), torch.zeros(SHAPE, dtype=torch.float64), (1, 2, 3))
+        run(
+            plan(sd(), walk(*results), schedule("Karras"), 4),
+            mixture(),
+            torch.zeros(SHAPE, dtype=torch.float64),
+            (1, 2, 3),
+        )
 
 
 def test_running_out_of_memory_is_not_called_the_sampler_s_failure():
@@ -541,10 +574,14 @@ def test_the_four_samplers_are_there():
 
 
 def test_end_of_is_the_last_state():
-    assert torch.equal(end_of(sampler("Euler"), mixture(), start(), grid()), end(sampler("Euler"), mixture(), start(), grid()))
+    assert torch.equal(
+        end_of(sampler("Euler"), mixture(), start(), grid()), end(sampler("Euler"), mixture(), start(), grid())
+    )
 
 
 def test_replayed_noise_reaches_the_state_with_the_posterior_s_width():
     zero, one = torch.zeros(SHAPE, dtype=torch.float64), torch.ones(SHAPE, dtype=torch.float64)
-    still, moved = (end(sampler("DDPM"), lambda x, s: zero, start(), (4.0, 3.0), Replay([draw])) for draw in (zero, one))
+    still, moved = (
+        end(sampler("DDPM"), lambda x, s: zero, start(), (4.0, 3.0), Replay([draw])) for draw in (zero, one)
+    )
     assert (moved - still - 3 * math.sqrt(1 - 9 / 16)).abs().max() < 1e-12

@@ -50,12 +50,16 @@ def test_scaled_linear_alphas_are_a_recomputation_s_and_diffusers():
 
     mine = np.array([alpha_bar(sigma) for sigma in sd().sigmas])
     assert np.abs(mine / scaled_linear_alphas() - 1).max() < 1e-12
-    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod.double().numpy()
+    theirs = (
+        DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod.double().numpy()
+    )
     assert np.abs(mine / theirs - 1).max() < 2e-5  # theirs is a product of a thousand float32 numbers
     assert sd().sigma_min == pytest.approx(0.029167, abs=1e-6) and sd().sigma_max == pytest.approx(14.6146, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind, start, end", [("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("squaredcos_cap_v2", 0, 0)])
+@pytest.mark.parametrize(
+    "kind, start, end", [("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("squaredcos_cap_v2", 0, 0)]
+)
 def test_betas_equal_diffusers(kind, start, end):
     from diffusers import DDIMScheduler
 
@@ -64,7 +68,9 @@ def test_betas_equal_diffusers(kind, start, end):
 
 
 def test_an_unknown_beta_schedule_names_the_known_ones():
-    with pytest.raises(ValueError, match="'sine' is unknown; known are linear, scaled_linear, squaredcos_cap_v2, sigmoid"):
+    with pytest.raises(
+        ValueError, match="'sine' is unknown; known are linear, scaled_linear, squaredcos_cap_v2, sigmoid"
+    ):
         betas("sine", 0.1, 0.2)
 
 
@@ -139,7 +145,10 @@ def test_log_snr_of_no_noise_is_none():
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 50, 999, 1000])
 @pytest.mark.parametrize("name", builtin().schedules)
 def test_a_grid_falls_within_the_trained_levels_and_ends_at_zero(name, steps, model):
-    for options in [{}, *({option.name: not option.default} for option in schedule(name).options if option.kind == "bool")]:
+    for options in [
+        {},
+        *({option.name: not option.default} for option in schedule(name).options if option.kind == "bool"),
+    ]:
         sigmas = schedule(name)(model, steps, **options)
         assert isinstance(sigmas, tuple) and {type(sigma) for sigma in sigmas} == {float}
         assert len(sigmas) == steps + 1 and sigmas[-1] == 0
@@ -155,7 +164,43 @@ def timesteps_of_diffusers(spacing: str, steps: int) -> list[int]:
     return theirs.timesteps.tolist()
 
 
-STEPS = [2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 15, 16, 18, 20, 23, 24, 25, 27, 28, 29, 30, 31, 35, 40, 47, 48, 50, 53, 64, 75, 96, 100, 112, 128]
+STEPS = [
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    9,
+    10,
+    11,
+    12,
+    13,
+    15,
+    16,
+    18,
+    20,
+    23,
+    24,
+    25,
+    27,
+    28,
+    29,
+    30,
+    31,
+    35,
+    40,
+    47,
+    48,
+    50,
+    53,
+    64,
+    75,
+    96,
+    100,
+    112,
+    128,
+]
 STEPS += [144, 150, 200, 250, 333, 500, 501, 750, 999]
 
 
@@ -172,7 +217,9 @@ def test_whole_timesteps_are_exactly_diffusers(spacing):
 
 @pytest.mark.parametrize("offset", [0, 1, 7])
 def test_leading_is_moved_up_by_its_offset(offset):
-    assert [round(sd().timestep(s)) for s in schedule("Uniform leading")(sd(), 4, offset=offset)[:-1]] == [t + offset for t in (750, 500, 250, 0)]
+    assert [round(sd().timestep(s)) for s in schedule("Uniform leading")(sd(), 4, offset=offset)[:-1]] == [
+        t + offset for t in (750, 500, 250, 0)
+    ]
 
 
 def test_leading_with_as_many_steps_as_the_model_stays_on_the_table():
@@ -217,7 +264,17 @@ def test_exponential_has_constant_ratios():
 
 
 @pytest.mark.parametrize(
-    "numbers", [[3.0, 2.0], [3.0, 3.0, 1.0], [1.0, 2.0, 3.0], [3.0, 2.0, 0.0], [math.inf, 2.0, 1.0], [3.0, math.nan, 1.0], [3.0, 2.0, -1.0], []]
+    "numbers",
+    [
+        [3.0, 2.0],
+        [3.0, 3.0, 1.0],
+        [1.0, 2.0, 3.0],
+        [3.0, 2.0, 0.0],
+        [math.inf, 2.0, 1.0],
+        [3.0, math.nan, 1.0],
+        [3.0, 2.0, -1.0],
+        [],
+    ],
 )
 def test_a_schedule_that_is_no_falling_list_is_refused_with_its_name(numbers):
     wrong = make_schedule("Wrong")(lambda model, steps: numbers)
@@ -229,7 +286,10 @@ def test_a_schedule_s_options_are_checked():
     with pytest.raises(ValueError, match="schedule Karras has no option 'roh'; it takes rho"):
         schedule("Karras")(sd(), 3, roh=7)
     assert [option.name for option in schedule("Karras").options] == ["rho"]
-    assert (schedule("Karras").options[0].low, schedule("Karras").options[0].high) == (Range(1, 20).low, Range(1, 20).high)
+    assert (schedule("Karras").options[0].low, schedule("Karras").options[0].high) == (
+        Range(1, 20).low,
+        Range(1, 20).high,
+    )
 
 
 # --- the part that img2img runs
@@ -237,7 +297,18 @@ def test_a_schedule_s_options_are_checked():
 
 @pytest.mark.parametrize(
     "steps, strength, runs",
-    [(50, 0.58, 29), (50, 1.0, 50), (50, 0.5, 25), (20, 0.6, 12), (10, 0.29, 3), (7, 0.5, 4), (50, 0.01, 1), (1, 0.01, 1), (1, 1.0, 1), (1000, 0.001, 1)]
+    [
+        (50, 0.58, 29),
+        (50, 1.0, 50),
+        (50, 0.5, 25),
+        (20, 0.6, 12),
+        (10, 0.29, 3),
+        (7, 0.5, 4),
+        (50, 0.01, 1),
+        (1, 0.01, 1),
+        (1, 1.0, 1),
+        (1000, 0.001, 1),
+    ]
     + [(n, k / n, k) for n in (3, 7, 30, 49, 100, 999) for k in (1, n // 2, n - 1, n)],
 )
 def test_strength_as_steps_runs_that_share_of_the_last_steps(steps, strength, runs):

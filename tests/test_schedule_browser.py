@@ -51,7 +51,10 @@ def traces(page, plot="schedule-plot"):
 
 
 def until_drawn(page, names, plot="schedule-plot"):
-    page.wait_for_function(f"([id, names]) => JSON.stringify(({TRACES})(id).map(t => t.name)) == names", arg=[plot, json.dumps(names, separators=(",", ":"))])
+    page.wait_for_function(
+        f"([id, names]) => JSON.stringify(({TRACES})(id).map(t => t.name)) == names",
+        arg=[plot, json.dumps(names, separators=(",", ":"))],
+    )
 
 
 def fill(page, box, value):
@@ -187,7 +190,9 @@ def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811
     assert shown_sigmas(page) == [9.5, 4.0, 1.25, 0.3, 0.0]
     page.locator("#schedule-use-txt2img").click()
     expect(page.locator("#txt2img-schedule input")).to_have_value("Custom")
-    expect(page.locator("#txt2img-plan")).to_contain_text("4 network calls a picture, starting at 98.9 % noise (sigma 9.5)")
+    expect(page.locator("#txt2img-plan")).to_contain_text(
+        "4 network calls a picture, starting at 98.9 % noise (sigma 9.5)"
+    )
     generate(page)
     finished(page)
     page.get_by_role("tab", name="Schedule", exact=True).click()
@@ -212,7 +217,9 @@ def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa
     expect(page.locator("#schedule-facts")).to_contain_text("Guidance 5 acts in 7 of 13 network calls (sigma above 1).")
     saved = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
     open_file(page, saved)
-    expect(page.locator("#schedule-message")).to_contain_text("Run: Heun, Uniform leading, 7 steps on toy: 13 network calls. Guidance 5 acts in 4 of 7 steps")
+    expect(page.locator("#schedule-message")).to_contain_text(
+        "Run: Heun, Uniform leading, 7 steps on toy: 13 network calls. Guidance 5 acts in 4 of 7 steps"
+    )
     plain = server.outputs / "plain.png"
     Image.new("RGB", (8, 8)).save(plain)
     open_file(page, plain)
@@ -261,7 +268,15 @@ def test_trainings_can_be_played_with(visit):  # noqa: F811
     until_drawn(page, ["Training of toy", "scaled linear", "cosine", "flow"], "training-plot")
     page.locator("#training-zero input").check()
     fill(page, "#training-shift", 3)
-    names = ["Training of toy", "scaled linear", "scaled linear, zero terminal SNR", "cosine", "cosine, zero terminal SNR", "flow", "flow, shift 3"]
+    names = [
+        "Training of toy",
+        "scaled linear",
+        "scaled linear, zero terminal SNR",
+        "cosine",
+        "cosine, zero terminal SNR",
+        "flow",
+        "flow, shift 3",
+    ]
     until_drawn(page, names, "training-plot")
     expect(page.locator("#training-table")).to_contain_text("6.8 %")
     expect(page.locator("#training-sentence")).to_contain_text("where the network never was")

@@ -157,7 +157,9 @@ def test_scripts_get_it_through_gradio(tmp_path):
         client = Client(page.url, verbose=False, analytics_enabled=False)
         said = client.predict(api_name="/schedule")
         assert set(said) == KEYS and said["nfe"] == 20 and said["log_snr"][-1] is None
-        said = client.predict("other", "Karras", 50, 0.58, "Heun", {"churn": 1}, {"rho": 5}, "steps", api_name="/schedule")
+        said = client.predict(
+            "other", "Karras", 50, 0.58, "Heun", {"churn": 1}, {"rho": 5}, "steps", api_name="/schedule"
+        )
         assert said["nfe"] == 57 and len(said["sigmas"]) == 30
         with pytest.raises(AppError, match="Strength must be a number from 0.01 to 1"):
             client.predict(strength=2, api_name="/schedule")
@@ -169,7 +171,13 @@ def drawn_for_emoji():
     chance = random.Random(2023)
     menus = list(builtin().schedules)
     return [
-        (chance.choice(fixed), chance.choice(menus), chance.choice(STEPS), chance.choice(STRENGTHS), chance.choice(MEANINGS))
+        (
+            chance.choice(fixed),
+            chance.choice(menus),
+            chance.choice(STEPS),
+            chance.choice(STRENGTHS),
+            chance.choice(MEANINGS),
+        )
         for _ in range(30)
     ]
 

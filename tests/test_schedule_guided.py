@@ -62,9 +62,18 @@ def guided_sigmas(made, request):
 @pytest.mark.parametrize("sampler", ["DDIM", "Heun", "DPM2", "Euler", "Restart", "DPM++ 2M", "k-diffusion DPM fast"])
 @pytest.mark.parametrize(
     "settings",
-    [INTERVAL, dict(guidance_low=0.5), dict(guidance_high=5.0), {}, dict(guidance=1.0), dict(guidance=0.0, **INTERVAL),
-     dict(guidance_low=20.0), dict(strength=0.5, **INTERVAL), dict(strength=0.5, strength_as="noise", **INTERVAL)],
-)  # fmt: skip
+    [
+        INTERVAL,
+        dict(guidance_low=0.5),
+        dict(guidance_high=5.0),
+        {},
+        dict(guidance=1.0),
+        dict(guidance=0.0, **INTERVAL),
+        dict(guidance_low=20.0),
+        dict(strength=0.5, **INTERVAL),
+        dict(strength=0.5, strength_as="noise", **INTERVAL),
+    ],
+)
 def test_the_marks_are_the_guided_calls_of_a_real_run(engine, sampler, settings):
     options = {"churn": 4.0} if sampler == "Euler" else {}
     curves, note, made = marks(engine, sampler=sampler, options=options, **settings)
@@ -106,7 +115,7 @@ def test_the_emoji_model_is_asked_twice_where_the_marks_are(emoji):
         (dict(sampler="Flow"), "Guidance 5 acts wherever this sampler asks."),
         (dict(sampler="Flow", **INTERVAL), "Guidance 5 acts wherever this sampler asks at sigma 0.5 to 5."),
     ],
-)  # fmt: skip
+)
 def test_the_sentence_counts_them(engine, settings, says):
     assert marks(engine, **settings)[1] == says
 
@@ -127,9 +136,31 @@ def test_a_mark_lies_on_its_curve_in_every_measure(engine, measure, against, mod
 def test_a_loaded_run_has_its_own_mark(engine):
     sigmas = (10.0, 4.0, 1.0, 0.3, 0.0)
     loaded = Loaded(Request(steps=4, guidance=3.0, guidance_low=0.5), sigmas, 4, "toy")
-    plot = redraw(engine, {"samplers": {}, "schedules": {}}, [], loaded, [], "sigma", "step", [], "toy", "DDIM", "", 20, 1.0, "steps", 1.0, 0.0, 0.0)[0]
+    plot = redraw(
+        engine,
+        {"samplers": {}, "schedules": {}},
+        [],
+        loaded,
+        [],
+        "sigma",
+        "step",
+        [],
+        "toy",
+        "DDIM",
+        "",
+        20,
+        1.0,
+        "steps",
+        1.0,
+        0.0,
+        0.0,
+    )[0]
     names = [trace.name for trace in plot.data]
-    assert names[-1] == f"Guidance 3, {loaded.name}" and list(plot.data[-1].y) == [10.0, 4.0, 1.0] and "Guidance 1" not in names
+    assert (
+        names[-1] == f"Guidance 3, {loaded.name}"
+        and list(plot.data[-1].y) == [10.0, 4.0, 1.0]
+        and "Guidance 1" not in names
+    )
 
 
 def test_a_long_run_is_marked_where_its_steps_start(engine):

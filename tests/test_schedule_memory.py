@@ -14,13 +14,30 @@ from webui.schedule.training_curves import trained
 
 MODELS = {name: toy(name) for name in ("toy", "other")}
 RUN = dict(
-    model="other", sampler="Heun", schedule="Karras", steps=12, strength=0.5, strength_as="noise", guidance=3.0,
-    guidance_low=0.5, guidance_high=5.0,
-)  # fmt: skip
+    model="other",
+    sampler="Heun",
+    schedule="Karras",
+    steps=12,
+    strength=0.5,
+    strength_as="noise",
+    guidance=3.0,
+    guidance_low=0.5,
+    guidance_high=5.0,
+)
 LOOK = dict(
-    compare=["Exponential"], measure="log-SNR", against="time", logs=[], at=0.8, process="flow", kinds=["linear"], start=0.001,
-    end=0.02, zero=True, shift=3.0, shown="sigma",
-)  # fmt: skip
+    compare=["Exponential"],
+    measure="log-SNR",
+    against="time",
+    logs=[],
+    at=0.8,
+    process="flow",
+    kinds=["linear"],
+    start=0.001,
+    end=0.02,
+    zero=True,
+    shift=3.0,
+    shown="sigma",
+)
 
 
 def run(saved, limits=LOCAL):
@@ -35,7 +52,13 @@ def test_what_was_kept_comes_back():
 @pytest.mark.parametrize("saved", [None, 5, "x", [], {}, {"steps": None}])
 def test_nothing_or_nonsense_is_the_start(saved):
     start = run(saved)
-    assert (start["model"], start["sampler"], start["steps"], start["strength"], start["guidance"]) == ("toy", "DDIM", 20, 1.0, 5.0)
+    assert (start["model"], start["sampler"], start["steps"], start["strength"], start["guidance"]) == (
+        "toy",
+        "DDIM",
+        20,
+        1.0,
+        5.0,
+    )
     assert recall_more(saved, builtin()) == MORE
     View(MORE["measure"], MORE["against"], tuple(MORE["logs"]))
     assert trained(MORE["kinds"], MORE["start"], MORE["end"], MORE["zero"], MORE["shift"])
@@ -43,19 +66,46 @@ def test_nothing_or_nonsense_is_the_start(saved):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("model", "gone"), ("sampler", "Eular"), ("schedule", ["Karras"]), ("steps", 1001), ("steps", True), ("strength", 0),
-     ("strength", "1"), ("strength_as", "x"), ("guidance", 31), ("guidance_low", -1), ("guidance_high", math.inf)],
-)  # fmt: skip
+    [
+        ("model", "gone"),
+        ("sampler", "Eular"),
+        ("schedule", ["Karras"]),
+        ("steps", 1001),
+        ("steps", True),
+        ("strength", 0),
+        ("strength", "1"),
+        ("strength_as", "x"),
+        ("guidance", 31),
+        ("guidance_low", -1),
+        ("guidance_high", math.inf),
+    ],
+)
 def test_a_setting_that_does_not_fit_falls_back_alone(name, value):
     assert run({**RUN, name: value}) == {**RUN, name: run(None)[name]}
 
 
 @pytest.mark.parametrize(
     "name, value",
-    [("compare", ["Karas"]), ("compare", "Karras"), ("compare", [["Karras"]]), ("measure", "entropy"), ("measure", ["sigma"]),
-     ("against", 1), ("logs", ["depth"]), ("at", 2), ("at", math.nan), ("at", True), ("process", "reverse"), ("kinds", ["x"]),
-     ("start", 0), ("end", 1), ("zero", 1), ("shift", 0.5), ("shown", "timestep")],
-)  # fmt: skip
+    [
+        ("compare", ["Karas"]),
+        ("compare", "Karras"),
+        ("compare", [["Karras"]]),
+        ("measure", "entropy"),
+        ("measure", ["sigma"]),
+        ("against", 1),
+        ("logs", ["depth"]),
+        ("at", 2),
+        ("at", math.nan),
+        ("at", True),
+        ("process", "reverse"),
+        ("kinds", ["x"]),
+        ("start", 0),
+        ("end", 1),
+        ("zero", 1),
+        ("shift", 0.5),
+        ("shown", "timestep"),
+    ],
+)
 def test_a_look_that_does_not_fit_falls_back_alone(name, value):
     assert recall_more({**LOOK, name: value}, builtin()) == {**LOOK, name: MORE[name]}
 

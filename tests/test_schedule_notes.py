@@ -114,7 +114,9 @@ def test_a_list_that_is_too_long_is_refused_with_its_length(engine):
         planned(engine, settings | dict(schedule_options={"numbers": "1" * 100_001}))
 
 
-@pytest.mark.parametrize("text, numbers, count", [("[3; 2 1]", "3, 2, 1", 3), ("max, 1, 0", "max, 1", 2), ("5", "5", 1), ("a b", "a, b", 2)])
+@pytest.mark.parametrize(
+    "text, numbers, count", [("[3; 2 1]", "3, 2, 1", 3), ("max, 1, 0", "max, 1", 2), ("5", "5", 1), ("a b", "a, b", 2)]
+)
 def test_lists_come_in_many_spellings(text, numbers, count):
     assert custom_settings(text) == (numbers, count)
 
@@ -134,7 +136,9 @@ def test_a_picture_gives_back_the_sigmas_that_ran(engine, sampler):
     run = load(file)
     assert list(run.sigmas) == info["sigmas"] == list(run.curves(engine)[0].sigmas) and run.nfe == info["nfe"]
     note = loaded_note(engine, run)
-    assert ("Its sampler made these steps itself" if sampler == "Flow" else "The same settings run the same list here") in note
+    assert (
+        "Its sampler made these steps itself" if sampler == "Flow" else "The same settings run the same list here"
+    ) in note
     assert f"{info['nfe']} network calls" in note
 
 
@@ -160,7 +164,9 @@ def test_a_list_that_would_differ_now_is_told(engine):
     assert "cannot be run again here: Unknown sampler" in note and "<b>" not in note
 
 
-@pytest.mark.parametrize("sigmas", [None, [], [1.0], ["3", 0], [1.0, -1], [float("inf"), 0], [True, 0], [1e9, 0], [1.0] * 20_001])
+@pytest.mark.parametrize(
+    "sigmas", [None, [], [1.0], ["3", 0], [1.0, -1], [float("inf"), 0], [True, 0], [1e9, 0], [1.0] * 20_001]
+)
 def test_damaged_lists_are_refused(engine, sigmas):
     record = read_png(picture(engine, steps=2)[0]).record
     with pytest.raises(MetadataError, match="they have no list of sigmas"):

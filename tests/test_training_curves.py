@@ -42,7 +42,9 @@ def test_a_flow_shift_moves_log_snr_by_twice_its_logarithm():
 
 @pytest.mark.parametrize("measure", SHOWN)
 def test_the_model_s_own_training_is_behind(measure):
-    drawing = draw_trained(list(curves("cosine", "sigmoid", "flow", zero=True, shift=2).values()), sd(), "toy <b>", measure)
+    drawing = draw_trained(
+        list(curves("cosine", "sigmoid", "flow", zero=True, shift=2).values()), sd(), "toy <b>", measure
+    )
     assert drawing.data[0].name == "Training of toy &lt;b&gt;" and len(drawing.data) == 7
     assert [trace.line.dash for trace in drawing.data[1:]] == [None, "dash"] * 3
     assert drawing.layout.yaxis.type == ("log" if measure == "sigma" else "linear")
@@ -51,7 +53,9 @@ def test_the_model_s_own_training_is_behind(measure):
 
 
 def test_the_words_follow_what_is_switched_on():
-    assert "zero terminal" not in trained_sentence("alpha-bar", False, 1) and "Zero" not in trained_sentence("sigma", False, 1)
+    assert "zero terminal" not in trained_sentence("alpha-bar", False, 1) and "Zero" not in trained_sentence(
+        "sigma", False, 1
+    )
     assert "starts where the network never was" in trained_sentence("alpha-bar", True, 1)
     assert "multiplies sigma by 3" in trained_sentence("sigma", False, 3)
 

@@ -67,13 +67,17 @@ def whiten(vae: AutoencoderKL, values: torch.Tensor) -> None:
     weight, bias = enter.weight.double(), enter.bias.double()
     weight[:count] = torch.einsum("ij,jkyx->ikyx", there, weight[:count])
     bias[:count] = there @ (bias[:count] - mean)
-    bias[count:] += 2 * there.diagonal().log()  # the posterior's log-variance, for the channel that it is mostly made of
+    bias[count:] += (
+        2 * there.diagonal().log()
+    )  # the posterior's log-variance, for the channel that it is mostly made of
     leave_weight = leave.weight.double()
     leave_bias = leave.bias.double() + leave_weight[:, :, 0, 0] @ mean
     for parameter, value in (
-        (enter.weight, weight), (enter.bias, bias),
-        (leave.weight, torch.einsum("ijyx,jk->ikyx", leave_weight, back)), (leave.bias, leave_bias),
-    ):  # fmt: skip
+        (enter.weight, weight),
+        (enter.bias, bias),
+        (leave.weight, torch.einsum("ijyx,jk->ikyx", leave_weight, back)),
+        (leave.bias, leave_bias),
+    ):
         parameter.copy_(value)
 
 

@@ -183,9 +183,15 @@ def learn(
 
 
 PROMPTS = (
-    "red apple on a white background", "rocket", "cat face on a blue background", "pizza on a yellow background",
-    "noto style red heart", "penguin, 3d style", "house on a pink background", "sunflower",
-)  # fmt: skip
+    "red apple on a white background",
+    "rocket",
+    "cat face on a blue background",
+    "pizza on a yellow background",
+    "noto style red heart",
+    "penguin, 3d style",
+    "house on a pink background",
+    "sunflower",
+)
 
 
 @torch.no_grad()

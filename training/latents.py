@@ -51,7 +51,9 @@ def plan(entries: list[dict], grounds: int, seed: int) -> list[tuple[int, str]]:
 def plan_couples(entries: list[dict], count: int, seed: int) -> list[tuple[int, int, str]]:
     """Which two pictures to put side by side: familiar names in one style, half on white, never a pair held out."""
     rng = random.Random(seed)
-    by_style = {style: [i for i, e in enumerate(entries) if e["style"] == style and e["weight"] == 1] for style in STYLES}
+    by_style = {
+        style: [i for i, e in enumerate(entries) if e["style"] == style and e["weight"] == 1] for style in STYLES
+    }
     by_style = {style: rows for style, rows in by_style.items() if len(rows) > 1}
     couples = []
     while by_style and len(couples) < count:
@@ -106,7 +108,11 @@ def run(config: Config) -> None:
         lambda part: np.stack([side_by_side(pictures[a], pictures[b]) for a, b, _ in couples[part]]),
         [colour for *_, colour in couples],
     )
-    state = {"values": torch.cat([values, both]).half() if couples else values.half(), "pairs": pairs, "couples": couples}
+    state = {
+        "values": torch.cat([values, both]).half() if couples else values.half(),
+        "pairs": pairs,
+        "couples": couples,
+    }
     loop.save(config.folder / "latents.pt", state)
     print(f"{len(pairs)} latents of one thing, {len(couples)} of two")
 

@@ -26,37 +26,54 @@ class Package:
 
 
 NAMES = Package(
-    "emojibase-data", "17.0.0",
+    "emojibase-data",
+    "17.0.0",
     "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
-    "MIT", "Miles Johnson, https://emojibase.dev",
-)  # fmt: skip
+    "MIT",
+    "Miles Johnson, https://emojibase.dev",
+)
 SETS = (
     Package(
-        "@iconify-json/noto", "1.2.9",
+        "@iconify-json/noto",
+        "1.2.9",
         "DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
-        "Apache-2.0", "Google Inc, https://github.com/googlefonts/noto-emoji", "noto",
+        "Apache-2.0",
+        "Google Inc, https://github.com/googlefonts/noto-emoji",
+        "noto",
     ),
     Package(
-        "@iconify-json/fluent-emoji-flat", "1.2.6",
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
         "RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
-        "MIT", "Microsoft Corporation, https://github.com/microsoft/fluentui-emoji", "flat",
+        "MIT",
+        "Microsoft Corporation, https://github.com/microsoft/fluentui-emoji",
+        "flat",
     ),
     Package(
-        "@iconify-json/fluent-emoji", "1.2.7",
+        "@iconify-json/fluent-emoji",
+        "1.2.7",
         "D8G6bKAyIsyxP1rzZtIWr/gg/fO4Rg1+DyCWlfqKK4h8W+4Em/Y0P6QYgJUQTlUcagzJvSyg+9OBv4hz4Hc/QA==",
-        "MIT", "Microsoft Corporation, https://github.com/microsoft/fluentui-emoji", "fluent",
+        "MIT",
+        "Microsoft Corporation, https://github.com/microsoft/fluentui-emoji",
+        "fluent",
     ),
     Package(
-        "@iconify-json/twemoji", "1.2.5",
+        "@iconify-json/twemoji",
+        "1.2.5",
         "uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
-        "CC-BY-4.0", "Twitter, Inc and other contributors, https://github.com/jdecked/twemoji", "twemoji",
+        "CC-BY-4.0",
+        "Twitter, Inc and other contributors, https://github.com/jdecked/twemoji",
+        "twemoji",
     ),
     Package(
-        "@lobehub/fluent-emoji-3d", "1.1.0",
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
         "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
-        "MIT", "Microsoft Corporation, packed by LobeHub, https://github.com/lobehub/fluent-emoji", "3d",
+        "MIT",
+        "Microsoft Corporation, packed by LobeHub, https://github.com/lobehub/fluent-emoji",
+        "3d",
     ),
-)  # fmt: skip
+)
 
 
 def fetch(package: Package, folder: Path) -> Path:
@@ -66,8 +83,9 @@ def fetch(package: Package, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["npm", "pack", "--silent", f"{package.name}@{package.version}", "--pack-destination", str(folder)],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if digest != package.sha512:
         raise SystemExit(f"{path} is not {package.name} {package.version}: sha512 {digest}. Delete it and try again.")

@@ -28,11 +28,18 @@ class Tower(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, padding=1), nn.GELU(),
-            nn.Conv2d(64, 128, 3, stride=2, padding=1), nn.GroupNorm(8, 128), nn.GELU(),
-            nn.Conv2d(128, 192, 3, stride=2, padding=1), nn.GroupNorm(8, 192), nn.GELU(),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(192 * 16, width),
-        )  # fmt: skip
+            nn.Conv2d(channels, 64, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(64, 128, 3, stride=2, padding=1),
+            nn.GroupNorm(8, 128),
+            nn.GELU(),
+            nn.Conv2d(128, 192, 3, stride=2, padding=1),
+            nn.GroupNorm(8, 192),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(192 * 16, width),
+        )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return self.layers(values)
@@ -57,7 +64,9 @@ def restore(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextModel:
                 f"{config.start} numbers its words in another way than {config.folder / 'tokenizer'} does. "
                 f"First: python -m training data --size {config.size} --start {config.start}"
             )
-        text.load_state_dict(CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32).state_dict())
+        text.load_state_dict(
+            CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32).state_dict()
+        )
     if found := loop.restore(config.folder / "text.pt"):
         text.load_state_dict(found["text"])
     return text

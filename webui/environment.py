@@ -38,6 +38,7 @@ def requirements(root: Path, tests: bool = False) -> list[str]:
     wanted = [wish for line in lines if (wish := line.partition("#")[0].strip())]
     if tests:
         import tomllib  # not at the top: it would cost every start of the page some milliseconds
+
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         wanted += project["optional-dependencies"]["test"]
     return wanted

@@ -67,7 +67,9 @@ def sentence(problem: Mapping[str, Any], known: Iterable[str]) -> str:
         return f"Unknown setting {name[:MAX_NAME]!r}; known are {', '.join(known)}."
     if name in ("options", "schedule_options"):
         option = f" option {where[1]!r}" if len(where) > 1 else ""
-        allowed = f"a number, a text of at most {MOST_LENGTH} characters, true or false" if option else "names with values"
+        allowed = (
+            f"a number, a text of at most {MOST_LENGTH} characters, true or false" if option else "names with values"
+        )
         return f"{_title(name)}:{option} must be {allowed}."
     longest = LOCAL.prompt if name.endswith("prompt") else MAX_NAME
     allowed = ALLOWED.get(name, f"a text of at most {longest} characters")

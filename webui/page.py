@@ -124,7 +124,13 @@ def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ..
     remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
     for bench in benches:
         fill = partial(open_form, page, bench.form)
-        blocks.load(fill, [page.kept[bench.mode], link], open_outputs(bench), js="(kept) => [kept, window.sigmalab.link()]", **QUIET)
+        blocks.load(
+            fill,
+            [page.kept[bench.mode], link],
+            open_outputs(bench),
+            js="(kept) => [kept, window.sigmalab.link()]",
+            **QUIET,
+        )
     blocks.load(partial(restore, page, lab.form), page.kept[lab.form.mode], refilled(lab.form), **QUIET)
     blocks.load(partial(restore_axes, page.registry, lab.axes), page.kept[AXES], lab.axes.outputs, **QUIET)
     for each in followed:

@@ -58,18 +58,30 @@ def line(
             line=dict(color=paint, width=width, dash=dash),
             marker=dict(color=paint, size=6),
             text=list(hover) if hover is not None else None,
-            hovertemplate="%{text}<extra></extra>" if hover is not None else "%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
+            hovertemplate="%{text}<extra></extra>"
+            if hover is not None
+            else "%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
         )
     )
 
 
-def dots(drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name: str, *, colour: str | int = 0, hover: Sequence[str] | None = None) -> None:
+def dots(
+    drawing: go.Figure,
+    x: Sequence[float],
+    y: Sequence[float | None],
+    name: str,
+    *,
+    colour: str | int = 0,
+    hover: Sequence[str] | None = None,
+) -> None:
     """Add rings that are no line: what was measured or asked at single places."""
     line(drawing, x, y, name, colour=colour, hover=hover)
     drawing.data[-1].update(mode="markers", marker=dict(symbol="circle-open", size=9, line=dict(width=1.8)))
 
 
-def halos(drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name: str, *, colour: str | int = 0) -> None:
+def halos(
+    drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name: str, *, colour: str | int = 0
+) -> None:
     """Add soft discs behind the points of other traces, which keep their numbers on hover."""
     line(drawing, x, y, name, colour=colour)
     # The opacity of the trace and not of its discs: where they overlap they would else grow dark.

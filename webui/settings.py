@@ -99,8 +99,12 @@ def _replay_flags() -> argparse.ArgumentParser:
     flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture made by Sigmalab")
     flags.add_argument("--one-at-a-time", action="store_true", help="draw each picture alone, whatever its batch was")
     flags.add_argument("--input", type=Path, metavar="FILE", help="input picture of img2img (default: the kept one)")
-    flags.add_argument("--outputs", type=output_folder, metavar="DIR", help="where inputs were kept (default: outputs/)")
-    flags.add_argument("--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP)
+    flags.add_argument(
+        "--outputs", type=output_folder, metavar="DIR", help="where inputs were kept (default: outputs/)"
+    )
+    flags.add_argument(
+        "--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP
+    )
     flags.add_argument("--no-plugins", action="store_true", help="load the built-in plugins alone")
     flags.set_defaults(plugins=False)
     _add_environment(flags)

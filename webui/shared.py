@@ -72,7 +72,9 @@ def _unless_built(update: Any, component: Component) -> Any:
     return update
 
 
-def on_change(watched: Sequence[Component], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any) -> None:
+def on_change(
+    watched: Sequence[Component], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any
+) -> None:
     """Run `function` when any of these components changes: for the newest change, and never twice at a time.
 
     Through a number of its own. In Gradio 6 a listener that was busy starts, when it is free, all listeners of the same
@@ -84,9 +86,7 @@ def on_change(watched: Sequence[Component], function: Callable[..., Any], inputs
     turn.change(function, inputs, outputs, trigger_mode="always_last", **how)
 
 
-def on_choice(
-    menu: gr.Dropdown, function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any
-) -> Dependency:
+def on_choice(menu: gr.Dropdown, function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any) -> Dependency:
     """Run `function` when a visitor has chosen something else from a menu, once for each choice.
 
     `input` alone will not do: Gradio 6 tells it a second time when the menu is left, also of a menu that was only

@@ -41,7 +41,9 @@ def recognize(file: Tensors) -> Architecture:
         raise ModelError(f"{file.path.name} looks like {foreign(file.shapes, file.facts)}")
     first = sizes[f"{UNET}input_blocks.0.0.weight"]
     if len(first) != 4:
-        raise ModelError(f"{file.path.name} is of another kind than it looks: its first convolution has shape {list(first)}")
+        raise ModelError(
+            f"{file.path.name} is of another kind than it looks: its first convolution has shape {list(first)}"
+        )
     taken = first[1]
     if taken != 4:
         what = INPUTS.get(taken, "a network of another kind")

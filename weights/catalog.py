@@ -93,10 +93,14 @@ def read_folder(path: Path) -> Found:
         )
     if taken != channels:
         what = "an inpainting network" if taken == 2 * channels + 1 else "a network of another kind"
-        raise ModelError(f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported")
+        raise ModelError(
+            f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported"
+        )
     # A batch that keeps about a million pixels in work serves small and large models alike.
     max_batch = max(1, min(16, (512 * 512) // (size * size)))
-    defaults = Defaults(size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch)
+    defaults = Defaults(
+        size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch
+    )
     return Found(path.name, path, schedule, prediction, channels, factor, defaults, stamp_of(path))
 
 
@@ -111,7 +115,10 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:
     if prediction not in ("epsilon", "v_prediction", "sample"):
         raise ValueError(f"prediction_type {prediction!r} is unknown")
     steps = config.get("trained_betas") or betas(
-        config["beta_schedule"], config["beta_start"], config["beta_end"], _count(config, "num_train_timesteps", MAX_STEPS)
+        config["beta_schedule"],
+        config["beta_start"],
+        config["beta_end"],
+        _count(config, "num_train_timesteps", MAX_STEPS),
     )
     if not config.get("rescale_betas_zero_snr", False):
         return from_betas(steps), prediction

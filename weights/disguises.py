@@ -18,7 +18,7 @@ SIGNS = (
     (b"\x1f\x8b", "is a gzip archive; unpack it first"),
     (b"Rar!", "is a RAR archive; unpack it first"),
     (b"7z\xbc\xaf", "is a 7z archive; unpack it first"),
-)  # fmt: skip
+)
 MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", re.IGNORECASE)
 
 # A part of a tensor's name, and what a file with such names is. The first that fits counts.

@@ -60,7 +60,12 @@ def open_module(found: Found, name: str, dtype: torch.dtype) -> torch.nn.Module:
         # The libraries fill up what is missing with random numbers and go on.
         files, variant = _check_module(folder, name)
         module, report = _kind(name).from_pretrained(
-            folder, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            torch_dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"{files[0].name} is not complete: {missing[0]} is missing; download it again")

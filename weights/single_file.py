@@ -75,8 +75,11 @@ def read_single(path: Path, name: str = "") -> Found:
     size = override.size or (768 if made.version == 2 and guess == "v_prediction" and "512" not in path.stem else 512)
     spacing = "Uniform trailing" if zero_snr else "Uniform leading"
     defaults = Defaults(size, FACTOR * 8, max(LARGEST, size), 7.5, spacing, 1)
-    notes = [f"{path.stem}{ending} is not read; what is wrong about the model can be said in {path.stem}{OVERRIDES}."
-             for ending in NOT_READ if path.with_name(path.stem + ending).exists()]  # fmt: skip
+    notes = [
+        f"{path.stem}{ending} is not read; what is wrong about the model can be said in {path.stem}{OVERRIDES}."
+        for ending in NOT_READ
+        if path.with_name(path.stem + ending).exists()
+    ]
     if vae:
         notes.append(f"Its VAE is {vae.name}.")
     if prediction is None:

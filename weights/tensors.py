@@ -102,10 +102,19 @@ def _is_cut(path: Path) -> bool:
 
 def _dtype(path: Path, name: str, code: str) -> torch.dtype:
     known = dict(
-        F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, F8_E4M3=torch.float8_e4m3fn,
-        F8_E5M2=torch.float8_e5m2, I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8,
+        F64=torch.float64,
+        F32=torch.float32,
+        F16=torch.float16,
+        BF16=torch.bfloat16,
+        F8_E4M3=torch.float8_e4m3fn,
+        F8_E5M2=torch.float8_e5m2,
+        I64=torch.int64,
+        I32=torch.int32,
+        I16=torch.int16,
+        I8=torch.int8,
+        U8=torch.uint8,
         BOOL=torch.bool,
-    )  # fmt: skip
+    )
     if code not in known:
         raise ModelError(
             f"{path.name}: tensor {name[:100]} is of type {code}, which is not supported; use fp16, bf16 or fp32"

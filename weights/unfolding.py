@@ -9,9 +9,21 @@ import pickletools
 MAX_ITEMS = 5_000_000
 GLOBAL = 0  # the size of a class or a function: what may be called
 PLAIN = {
-    "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "BININT", "BININT1",
-    "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1",
-}  # fmt: skip
+    "NONE",
+    "NEWFALSE",
+    "NEWTRUE",
+    "EMPTY_TUPLE",
+    "EMPTY_LIST",
+    "EMPTY_DICT",
+    "EMPTY_SET",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINSTRING",
+    "LONG1",
+}
 
 
 def check_unfolding(data: bytes) -> None:

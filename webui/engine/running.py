@@ -66,7 +66,9 @@ def _model_of(job: Job, models: Models, device: str) -> Any:
     parts = getattr(model, "parts_digest", "")
     if wanted.parts not in (None, parts):
         other = f"the picture was made with others (hash {wanted.parts})"
-        raise RequestError(f"The vocabulary, text encoder and VAE of model {job.model} here have hash {parts}, and {other}.")
+        raise RequestError(
+            f"The vocabulary, text encoder and VAE of model {job.model} here have hash {parts}, and {other}."
+        )
     return model
 
 

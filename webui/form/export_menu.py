@@ -17,9 +17,18 @@ from ..shared import QUIET
 def format_menu(mode: str) -> gr.Dropdown:
     """The menu."""
     return gr.Dropdown(
-        list(FORMATS), value="PNG", label="File format", show_label=False, container=False, interactive=True, scale=0,
-        min_width=96, filterable=False, elem_id=f"{mode}-format", elem_classes="format",
-    )  # fmt: skip
+        list(FORMATS),
+        value="PNG",
+        label="File format",
+        show_label=False,
+        container=False,
+        interactive=True,
+        scale=0,
+        min_width=96,
+        filterable=False,
+        elem_id=f"{mode}-format",
+        elem_classes="format",
+    )
 
 
 def connect_format(menu: gr.Dropdown, result: Any) -> None:

@@ -54,9 +54,18 @@ def build_result(mode: str) -> Result:
     """An empty panel."""
     live = gr.HTML(EMPTY, elem_id=f"{mode}-stage", elem_classes="stage-box")
     gallery = gr.Gallery(
-        visible=False, show_label=False, format="png", type="filepath", columns=3, object_fit="contain", height="auto", interactive=False,
-        buttons=["download", "fullscreen"], elem_id=f"{mode}-gallery", elem_classes="pictures",
-    )  # fmt: skip
+        visible=False,
+        show_label=False,
+        format="png",
+        type="filepath",
+        columns=3,
+        object_fit="contain",
+        height="auto",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id=f"{mode}-gallery",
+        elem_classes="pictures",
+    )
     text = gr.HTML(message(None), elem_id=f"{mode}-message")
     with gr.Row(visible=False, elem_classes="actions", elem_id=f"{mode}-actions") as actions:
         picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
@@ -73,11 +82,26 @@ def build_result(mode: str) -> Result:
 
 
 EMPTY = '<figure class="stage empty" aria-hidden="true"><svg viewBox="0 0 120 60">{}</svg></figure>'.format(
-    "".join(f'<circle cx="{x}" cy="{y}" r="{r}"/>' for x, y, r in (
-        (12, 18, 1.2), (9, 40, 1), (20, 30, 1.4), (24, 12, 1.2), (27, 47, 1.3), (33, 24, 1.8), (36, 38, 1.8), (44, 14, 1.6),
-        (46, 46, 1.6), (48, 30, 2.4), (57, 22, 2.4), (58, 39, 2.6), (67, 31, 3.4), (92, 30, 14),
-    ))
-)  # fmt: skip
+    "".join(
+        f'<circle cx="{x}" cy="{y}" r="{r}"/>'
+        for x, y, r in (
+            (12, 18, 1.2),
+            (9, 40, 1),
+            (20, 30, 1.4),
+            (24, 12, 1.2),
+            (27, 47, 1.3),
+            (33, 24, 1.8),
+            (36, 38, 1.8),
+            (44, 14, 1.6),
+            (46, 46, 1.6),
+            (48, 30, 2.4),
+            (57, 22, 2.4),
+            (58, 39, 2.6),
+            (67, 31, 3.4),
+            (92, 30, 14),
+        )
+    )
+)
 
 
 async def show(snapshot: Snapshot | None, before: Snapshot | None = None, small: bool = False) -> list[Any]:

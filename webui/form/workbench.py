@@ -62,7 +62,9 @@ def build_workbench(
                 )
             with gr.Row(elem_classes="below"):
                 gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
-                link = gr.Button("Copy link", size="sm", elem_id=f"{mode}-link", elem_classes="link", min_width=0, scale=0)
+                link = gr.Button(
+                    "Copy link", size="sm", elem_id=f"{mode}-link", elem_classes="link", min_width=0, scale=0
+                )
         with gr.Column(elem_classes="result"):
             result = build_result(mode)
         with gr.Column(elem_classes="controls"):

@@ -149,7 +149,11 @@ def _build_axis(registry: Registry, mode: str, place: int, axis: Described) -> l
             **_menu(axis, names), multiselect=True, label="Values", interactive=True, elem_id=f"{mode}-names{number}"
         )
         typed = gr.Textbox(
-            **_text(axis, names, registry), label="Values", max_lines=3, interactive=True, elem_id=f"{mode}-values{number}"
+            **_text(axis, names, registry),
+            label="Values",
+            max_lines=3,
+            interactive=True,
+            elem_id=f"{mode}-values{number}",
         )
 
     def follow(kind: Any) -> list[Any]:

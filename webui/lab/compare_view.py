@@ -41,9 +41,16 @@ def build_compare(page: Page, settings: Settings, axes: AxesView) -> Tool:
             first = gr.Dropdown([], label="Left", elem_id=f"{MODE}-a", interactive=True, min_width=140)
             second = gr.Dropdown([], label="Right", elem_id=f"{MODE}-b", interactive=True, min_width=140)
         slider = gr.ImageSlider(
-            type="filepath", format="png", label="Left and right, at the same place", show_label=False, elem_id=f"{MODE}-slider",
-            interactive=False, buttons=["fullscreen"], max_height=420, elem_classes="pixels",
-        )  # fmt: skip
+            type="filepath",
+            format="png",
+            label="Left and right, at the same place",
+            show_label=False,
+            elem_id=f"{MODE}-slider",
+            interactive=False,
+            buttons=["fullscreen"],
+            max_height=420,
+            elem_classes="pixels",
+        )
         with gr.Row(elem_classes="keep"):
             sheet = gr.DownloadButton("Save as one PNG", size="sm", elem_id=f"{MODE}-png")
             bundle = gr.DownloadButton("Save as zip", size="sm", elem_id=f"{MODE}-zip")

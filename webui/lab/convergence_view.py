@@ -37,19 +37,30 @@ def build_convergence(page: Page, settings: Settings) -> Tool:
     with gr.Column(elem_classes="card"):
         where = gr.Radio(WHERE, value="mixture", label="On", elem_id=f"{MODE}-where", interactive=True)
         chosen = gr.Dropdown(
-            names, value=[name for name in FIRST if name in names], multiselect=True, label="Samplers",
-            elem_id=f"{MODE}-samplers", interactive=True,
-        )  # fmt: skip
+            names,
+            value=[name for name in FIRST if name in names],
+            multiselect=True,
+            label="Samplers",
+            elem_id=f"{MODE}-samplers",
+            interactive=True,
+        )
         with gr.Row():
             schedule = gr.Dropdown(
-                schedules, value="Exponential" if "Exponential" in schedules else schedules[0] if schedules else None,
-                label="Schedule", info="One that starts and ends where the model does, or its ends count as errors.",
-                elem_id=f"{MODE}-schedule", interactive=True,
-            )  # fmt: skip
+                schedules,
+                value="Exponential" if "Exponential" in schedules else schedules[0] if schedules else None,
+                label="Schedule",
+                info="One that starts and ends where the model does, or its ends count as errors.",
+                elem_id=f"{MODE}-schedule",
+                interactive=True,
+            )
             most = gr.Dropdown(
-                [(f"up to {count}", count) for count in MOST], value=160, label="Network calls a picture",
-                info="Adaptive samplers run over their tolerance instead.", elem_id=f"{MODE}-most", interactive=True,
-            )  # fmt: skip
+                [(f"up to {count}", count) for count in MOST],
+                value=160,
+                label="Network calls a picture",
+                info="Adaptive samplers run over their tolerance instead.",
+                elem_id=f"{MODE}-most",
+                interactive=True,
+            )
     cost = gr.HTML(elem_id=f"{MODE}-cost")
     buttons = build_buttons(MODE, "Measure", IDLE)
     plot = gr.Plot(show_label=False, visible=False, elem_id=f"{MODE}-plot")

@@ -65,9 +65,15 @@ def convergence_figure(points: Sequence[Point], orders: Mapping[str, float | Non
         hover = [f"{label}, {point.asked}<br>{point.calls:g} calls, error {point.error:.2g}" for point in own]
         dash = (None, "dash", "dot")[colour // 8 % 3]
         line(
-            drawing, [p.calls for p in own], [p.error or None for p in own], _plain(name), colour=colour, dash=dash,
-            hover=[_plain(text, breaks=True) for text in hover], width=_width(colour, labels),
-        )  # fmt: skip
+            drawing,
+            [p.calls for p in own],
+            [p.error or None for p in own],
+            _plain(name),
+            colour=colour,
+            dash=dash,
+            hover=[_plain(text, breaks=True) for text in hover],
+            width=_width(colour, labels),
+        )
     if points:
         _guide_lines(drawing, points, doubt)
         ends = [min(p.calls for p in points), max(p.calls for p in points)]
@@ -177,9 +183,16 @@ def _add_path(drawing: go.Figure, path: Path, labels: Sequence[str], sigma: floa
     hover = [f"{path.label}<br>sigma {level:.3g}" for level in path.sigmas]
     xs, ys = [round(x, 4) for x in path.xs], [round(y, 4) for y in path.ys]
     line(
-        drawing, xs, ys, _plain(path.label), colour=colour, dash="dash" if exact else None, points=not exact, width=1.6 if exact else 0.75 * _width(colour, len(labels)),
+        drawing,
+        xs,
+        ys,
+        _plain(path.label),
+        colour=colour,
+        dash="dash" if exact else None,
+        points=not exact,
+        width=1.6 if exact else 0.75 * _width(colour, len(labels)),
         hover=[_plain(text, breaks=True) for text in hover],
-    )  # fmt: skip
+    )
     # A click in the legend takes all ways of a sampler away.
     drawing.data[-1].update(legendgroup=_plain(path.label), showlegend=path.point == 0, marker_size=4)
     here = max((i for i, level in enumerate(path.sigmas) if level >= sigma), default=0)

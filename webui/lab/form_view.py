@@ -43,13 +43,25 @@ def build_settings(page: Page) -> Settings:
 def _picture() -> dict[str, gr.components.Component]:
     with gr.Column(elem_classes="card"):
         image = gr.Image(
-            type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Input picture, for img2img",
-            height=150, elem_id="lab-image", interactive=True, buttons=[],
-        )  # fmt: skip
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            label="Input picture, for img2img",
+            height=150,
+            elem_id="lab-image",
+            interactive=True,
+            buttons=[],
+        )
         strength = gr.Slider(
-            0.01, 1, value=0.6, step=0.01, label="Strength", info="Counts only with an input picture.",
-            elem_id="lab-strength", interactive=True,
-        )  # fmt: skip
+            0.01,
+            1,
+            value=0.6,
+            step=0.01,
+            label="Strength",
+            info="Counts only with an input picture.",
+            elem_id="lab-strength",
+            interactive=True,
+        )
         with gr.Row():
             meaning = gr.Radio(
                 MEANINGS, value="steps", label="Strength is a", elem_id="lab-strength-as", interactive=True

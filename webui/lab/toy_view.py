@@ -50,13 +50,20 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                     interactive=True,
                 )
                 chosen = gr.Dropdown(
-                    names, value=[name for name in FIRST if name in names], multiselect=True, label="Samplers",
-                    elem_id=f"{MODE}-samplers", interactive=True,
-                )  # fmt: skip
+                    names,
+                    value=[name for name in FIRST if name in names],
+                    multiselect=True,
+                    label="Samplers",
+                    elem_id=f"{MODE}-samplers",
+                    interactive=True,
+                )
                 schedule = gr.Dropdown(
-                    schedules, value="Karras" if "Karras" in schedules else schedules[0] if schedules else None,
-                    label="Schedule", elem_id=f"{MODE}-schedule", interactive=True,
-                )  # fmt: skip
+                    schedules,
+                    value="Karras" if "Karras" in schedules else schedules[0] if schedules else None,
+                    label="Schedule",
+                    elem_id=f"{MODE}-schedule",
+                    interactive=True,
+                )
                 steps = gr.Slider(
                     1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{MODE}-steps", interactive=True
                 )
@@ -87,9 +94,16 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
             failed = gr.HTML(elem_id=f"{MODE}-failed")
         with gr.Column(min_width=320, scale=3):
             level = gr.Slider(
-                0, TOP, value=START, step=1, label="Noise level: density, arrows and marks", info="0 is the data, 100 is all noise",
-                elem_id=f"{MODE}-level", interactive=True, buttons=[],
-            )  # fmt: skip
+                0,
+                TOP,
+                value=START,
+                step=1,
+                label="Noise level: density, arrows and marks",
+                info="0 is the data, 100 is all noise",
+                elem_id=f"{MODE}-level",
+                interactive=True,
+                buttons=[],
+            )
             note = gr.HTML(note_of(START), elem_id=f"{MODE}-note")
             plot = gr.Plot(show_label=False, elem_id=f"{MODE}-plot")
     # Hidden, not a state: a state's change event gets lost while a page is being opened.

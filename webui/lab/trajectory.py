@@ -83,7 +83,13 @@ class Trajectory:
                 desk.tell(event)
 
         job = Inner(
-            hear, self.request, self.plan, source=self.source, previews=False, clock=desk.clock, conditions=self.conditions
+            hear,
+            self.request,
+            self.plan,
+            source=self.source,
+            previews=False,
+            clock=desk.clock,
+            conditions=self.conditions,
         )
         watched = replace(desk, model=_Watched(desk.model, camera.call, camera.gap))
         drawing = Drawing(job, watched, on_step=camera.step)

@@ -101,9 +101,18 @@ def _build_again() -> tuple[gr.Image, gr.Button]:
     with gr.Row(elem_classes="again"):
         # The uploaded file itself, undecoded: its settings are in its bytes.
         opened = gr.Image(
-            type="filepath", image_mode=None, sources=["upload"], label="A finished picture", height=120,
-            elem_id=f"{MODE}-file", elem_classes="dropped", interactive=True, buttons=[], min_width=200, scale=2,
-        )  # fmt: skip
+            type="filepath",
+            image_mode=None,
+            sources=["upload"],
+            label="A finished picture",
+            height=120,
+            elem_id=f"{MODE}-file",
+            elem_classes="dropped",
+            interactive=True,
+            buttons=[],
+            min_width=200,
+            scale=2,
+        )
         with gr.Column(min_width=220, scale=3):
             gr.HTML(AGAIN)
             last = gr.Button("Last result", size="sm", elem_id=f"{MODE}-last", min_width=0)

@@ -31,11 +31,31 @@ LINKS = (
     "text",
 )
 # Nodes that change the picture and have no counterpart here, by how their names begin.
-OTHERS = ("ControlNet", "T2IAdapter", "VAELoader", "unCLIPConditioning", "GLIGENTextBox", "StyleModel", "Hypernetwork", "FreeU")
+OTHERS = (
+    "ControlNet",
+    "T2IAdapter",
+    "VAELoader",
+    "unCLIPConditioning",
+    "GLIGENTextBox",
+    "StyleModel",
+    "Hypernetwork",
+    "FreeU",
+)
 # The editor's form lists values without their names: these are the core nodes' names, in its order.
 WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
-    "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler", "start_at_step", "end_at_step", "return_with_leftover_noise"),
+    "KSamplerAdvanced": (
+        "add_noise",
+        "noise_seed",
+        "",
+        "steps",
+        "cfg",
+        "sampler_name",
+        "scheduler",
+        "start_at_step",
+        "end_at_step",
+        "return_with_leftover_noise",
+    ),
     "SamplerCustom": ("add_noise", "noise_seed", "", "cfg"),
     "RandomNoise": ("noise_seed", ""),
     "KSamplerSelect": ("sampler_name",),
@@ -55,7 +75,7 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "PrimitiveFloat": ("value",),
     "PrimitiveString": ("value",),
     "PrimitiveStringMultiline": ("value",),
-}  # fmt: skip
+}
 
 
 def read_comfy(texts: Mapping[str, str]) -> Foreign:

@@ -199,7 +199,12 @@ def _sigmas(record: Mapping[str, Any], request: Request, engine: Engine) -> tupl
     sigmas = record.get("sigmas")
     if plan_of(request, engine.registry, engine.models()[request.model]).own_grid:
         return None
-    if not isinstance(sigmas, list) or not all(map(_is_level, sigmas)) or not 2 <= len(sigmas) <= engine.limits.steps + 1 or sigmas[-1] != 0:
+    if (
+        not isinstance(sigmas, list)
+        or not all(map(_is_level, sigmas))
+        or not 2 <= len(sigmas) <= engine.limits.steps + 1
+        or sigmas[-1] != 0
+    ):
         raise MetadataError(
             "The picture's settings are damaged: its sigmas are not a list of numbers that ends with 0."
         )

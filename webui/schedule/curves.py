@@ -29,9 +29,18 @@ GUIDED = 5  # the colour of where guidance acts, among those of the plots
 # What each measure is, and what its shape over the steps tells.
 SAYS = {
     "sigma": ("Noise against signal at each level.", "The steeper the curve, the more noise one step takes away."),
-    "log-SNR": ("Signal against noise on a log scale.", "A straight line removes the same factor of noise with each step."),
-    "alpha-bar": ("The share of picture in the variance: 0 is nothing but noise, 1 the clean picture.", "Where it is flat, a step changes little."),
-    "timestep": ("The training timestep that the network is told.", "It decides what the network looks for at each step."),
+    "log-SNR": (
+        "Signal against noise on a log scale.",
+        "A straight line removes the same factor of noise with each step.",
+    ),
+    "alpha-bar": (
+        "The share of picture in the variance: 0 is nothing but noise, 1 the clean picture.",
+        "Where it is flat, a step changes little.",
+    ),
+    "timestep": (
+        "The training timestep that the network is told.",
+        "It decides what the network looks for at each step.",
+    ),
 }
 SAYS_TIME = "Against time every schedule lies on the model's own curve as far as that reaches; what differs is where its points are."
 
@@ -84,7 +93,9 @@ def curve(name: str, sigmas: Sequence[float], look: str = "other") -> Curve:
     return Curve(name, tuple(map(float, range(len(sigmas)))), tuple(sigmas), look)
 
 
-def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearsed: Rehearsal | None = None) -> list[Curve]:
+def run_curves(
+    name: str, whole: Sequence[float], run: Sequence[float], rehearsed: Rehearsal | None = None
+) -> list[Curve]:
     """The curves of one run: the part that runs, the part that img2img leaves out, and the calls between the levels.
 
     whole      all sigmas of the schedule
@@ -97,7 +108,9 @@ def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearse
     if left_out > 1 or places[0] > 0:
         before = [place for place in range(left_out) if place < places[0]]
         skipped = tuple(float(place) for place in before) + places[:1]
-        curves.append(Curve("Left out by the strength", skipped, (*(whole[place] for place in before), run[0]), "skipped"))
+        curves.append(
+            Curve("Left out by the strength", skipped, (*(whole[place] for place in before), run[0]), "skipped")
+        )
     calls = rehearsed.calls if rehearsed else ()
     if [call.sigma for call in calls] != list(run[:-1]) and calls:
         at = tuple(between(places, call.place) for call in calls)
@@ -108,7 +121,12 @@ def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearse
 def ends_curve(name: str, sigmas: Sequence[float]) -> Curve:
     """What is known of an adaptive run before it: the first sigma and the last positive one, where its solver stops."""
     last = len(sigmas) - 2
-    return Curve(f"{name}: from start to end, its own steps between", (0.0, float(max(last, 1))), (sigmas[0], sigmas[last]), "skipped")
+    return Curve(
+        f"{name}: from start to end, its own steps between",
+        (0.0, float(max(last, 1))),
+        (sigmas[0], sigmas[last]),
+        "skipped",
+    )
 
 
 def places_of(whole: Sequence[float], run: Sequence[float]) -> tuple[float, ...]:

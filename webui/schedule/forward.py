@@ -85,7 +85,9 @@ def to_values(picture: Image.Image) -> torch.Tensor:
 def to_picture(values: torch.Tensor) -> Image.Image:
     """The picture (3, height, width) that a screen can show of values; what is outside [-1, 1] is cut off."""
     pixels = ((values.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.frombytes("RGB", (values.shape[2], values.shape[1]), pixels.movedim(0, -1).contiguous().numpy().tobytes())
+    return Image.frombytes(
+        "RGB", (values.shape[2], values.shape[1]), pixels.movedim(0, -1).contiguous().numpy().tobytes()
+    )
 
 
 def example_picture(side: int = 64) -> Image.Image:

@@ -51,22 +51,44 @@ def build_forward() -> ForwardView:
         with gr.Column(elem_classes="compose"):
             with gr.Column(elem_classes="card"):
                 upload = gr.Image(
-                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=170,
-                    elem_id="forward-image", elem_classes="dropped", interactive=True, buttons=[],
-                )  # fmt: skip
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    label="Picture",
+                    height=170,
+                    elem_id="forward-image",
+                    elem_classes="dropped",
+                    interactive=True,
+                    buttons=[],
+                )
                 with gr.Row(elem_classes="small-buttons"):
                     example = gr.Button("The example", size="sm", scale=0, min_width=0, elem_id="forward-example")
                     last = gr.Button("Last result", size="sm", scale=0, min_width=0, elem_id="forward-last")
                 message = gr.HTML(elem_id="forward-message")
                 at = gr.Slider(
-                    0, 1, value=FORWARD["at"], step=0.01, label="Time", info="0 is the picture, 1 the highest noise that the model was trained on.",
-                    elem_id="forward-time", interactive=True,
-                )  # fmt: skip
-                process = gr.Radio(list(PROCESSES), value=FORWARD["process"], label="Process", elem_id="forward-process", interactive=True)
+                    0,
+                    1,
+                    value=FORWARD["at"],
+                    step=0.01,
+                    label="Time",
+                    info="0 is the picture, 1 the highest noise that the model was trained on.",
+                    elem_id="forward-time",
+                    interactive=True,
+                )
+                process = gr.Radio(
+                    list(PROCESSES),
+                    value=FORWARD["process"],
+                    label="Process",
+                    elem_id="forward-process",
+                    interactive=True,
+                )
                 deep = gr.Checkbox(
-                    False, label="Also through the model's VAE", info="Noises the latents and decodes them; needs the model.",
-                    elem_id="forward-deep", interactive=True,
-                )  # fmt: skip
+                    False,
+                    label="Also through the model's VAE",
+                    info="Noises the latents and decodes them; needs the model.",
+                    elem_id="forward-deep",
+                    interactive=True,
+                )
         with gr.Column(elem_classes="result"):
             with gr.Row(elem_classes="beside"):
                 with gr.Column(min_width=260):
@@ -78,9 +100,22 @@ def build_forward() -> ForwardView:
             latents = gr.HTML(elem_id="forward-latents")
     moved = gr.Number(0, visible="hidden", elem_id="forward-moved")
     return ForwardView(
-        upload, example, last, process, at, deep, pictures, plot, sentence, strip, latents, message,
-        source=gr.State(None), encoded=gr.State(None), moved=moved,
-    )  # fmt: skip
+        upload,
+        example,
+        last,
+        process,
+        at,
+        deep,
+        pictures,
+        plot,
+        sentence,
+        strip,
+        latents,
+        message,
+        source=gr.State(None),
+        encoded=gr.State(None),
+        moved=moved,
+    )
 
 
 def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequence[Workbench]) -> None:
@@ -105,9 +140,14 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
         return await show_latents(engine, deep, encoded, *given)
 
     on_change(
-        [*watched, view.deep], deeper, [view.deep, view.encoded, *inputs], [view.latents, view.encoded],
-        concurrency_limit=None, **LONG, **RAW,
-    )  # fmt: skip
+        [*watched, view.deep],
+        deeper,
+        [view.deep, view.encoded, *inputs],
+        [view.latents, view.encoded],
+        concurrency_limit=None,
+        **LONG,
+        **RAW,
+    )
 
 
 def _uploaded(file: Any) -> list[Any]:

@@ -23,7 +23,9 @@ def asked(made: Planned, rehearsed: Rehearsal | None) -> tuple[tuple[float, floa
     return tuple((float(step), sigma) for step, sigma in enumerate(made.run.sigmas[:-1]))
 
 
-def guided_curve(request: Request, places: Sequence[float], calls: Sequence[tuple[float, float]], of: str = "") -> list[Curve]:
+def guided_curve(
+    request: Request, places: Sequence[float], calls: Sequence[tuple[float, float]], of: str = ""
+) -> list[Curve]:
     """The mark of the guided calls on a curve whose points stand at `places`; empty where no call is guided.
 
     of  whose guidance it is, where several are drawn
@@ -51,7 +53,13 @@ def guidance_note(request: Request, sigmas: Sequence[float] | None, steps: int) 
     what = "step" if every == steps else "network call"
     if not guided:
         return f"{does} nowhere: no {what} of this run is at {reach}."
-    many = f"all {every} {what}s" if guided == every > 1 else f"the one {what}" if every == 1 else f"{guided} of {every} {what}s"
+    many = (
+        f"all {every} {what}s"
+        if guided == every > 1
+        else f"the one {what}"
+        if every == 1
+        else f"{guided} of {every} {what}s"
+    )
     return f"{does} in {many}{f' ({reach})' if reach else ''}."
 
 

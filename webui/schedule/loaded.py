@@ -89,7 +89,11 @@ def _now(engine: Engine, loaded: Loaded) -> str:
         return f"It cannot be run again here: {error}"
     if made.run.own_grid:
         return "Its sampler made these steps itself."
-    return "The same settings run the same list here." if made.run.sigmas == loaded.sigmas else _differs(made.run.sigmas, loaded.sigmas)
+    return (
+        "The same settings run the same list here."
+        if made.run.sigmas == loaded.sigmas
+        else _differs(made.run.sigmas, loaded.sigmas)
+    )
 
 
 def _differs(now: Sequence[float], then: Sequence[float]) -> str:

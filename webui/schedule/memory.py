@@ -20,8 +20,13 @@ WHOLE = {"strength": 1.0}  # where this tab starts otherwise than a form: with a
 LOOKS: Mapping[str, Any] = {"compare": [], "measure": "sigma", "against": "step", "logs": ["vertical"]}
 FORWARD: Mapping[str, Any] = {"at": 0.35, "process": PRESERVING}
 TRAINING: Mapping[str, Any] = {
-    "kinds": ["scaled linear", "cosine", "flow"], "start": 0.00085, "end": 0.012, "zero": False, "shift": 1, "shown": SHOWN[0],
-}  # fmt: skip
+    "kinds": ["scaled linear", "cosine", "flow"],
+    "start": 0.00085,
+    "end": 0.012,
+    "zero": False,
+    "shift": 1,
+    "shown": SHOWN[0],
+}
 MORE = {**LOOKS, **FORWARD, **TRAINING}
 
 
@@ -50,7 +55,9 @@ def recall_more(saved: Any, registry: Registry) -> dict[str, Any]:
         "shift": lambda v: is_number(v, 1, LARGEST_SHIFT),
         "shown": lambda v: _one(v, SHOWN),
     }
-    return {name: saved[name] if name in saved and allowed[name](saved[name]) else start for name, start in MORE.items()}
+    return {
+        name: saved[name] if name in saved and allowed[name](saved[name]) else start for name, start in MORE.items()
+    }
 
 
 def _one(value: Any, known: Any) -> bool:

@@ -86,7 +86,9 @@ def _strengths(made: Planned, by_meaning: Mapping[str, Plan]) -> str:
         cells = (MEANINGS[meaning].capitalize(), calls, percent(noise_share(plan.sigmas[0])), f"{plan.sigmas[0]:.3g}")
         tags = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f"<tr{chosen}>{tags}</tr>")
-    head = "".join(f"<th scope='col'>{title}</th>" for title in (f"Strength {made.request.strength:g}", "Calls", "Noise", "Sigma"))
+    head = "".join(
+        f"<th scope='col'>{title}</th>" for title in (f"Strength {made.request.strength:g}", "Calls", "Noise", "Sigma")
+    )
     return f"<table class='strengths'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

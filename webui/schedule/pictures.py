@@ -61,7 +61,9 @@ class Encoded:
     latents: torch.Tensor
 
 
-def show(engine: Engine, source: Image.Image | None, process: Any, at: Any, options: Mapping[str, Any], *given: Any) -> list[Any]:
+def show(
+    engine: Engine, source: Image.Image | None, process: Any, at: Any, options: Mapping[str, Any], *given: Any
+) -> list[Any]:
     """Updates for pictures, plot, sentence and strip: the picture in pixels."""
     try:
         found, sigma, levels = _levels(engine, process, at, options, given)
@@ -83,7 +85,14 @@ def show(engine: Engine, source: Image.Image | None, process: Any, at: Any, opti
 
 
 async def show_latents(
-    engine: Engine, deep: bool, encoded: Encoded | None, source: Image.Image | None, process: Any, at: Any, options: Mapping[str, Any], *given: Any
+    engine: Engine,
+    deep: bool,
+    encoded: Encoded | None,
+    source: Image.Image | None,
+    process: Any,
+    at: Any,
+    options: Mapping[str, Any],
+    *given: Any,
 ) -> tuple[Any, Any]:
     """Updates for the latents' pictures and for what is kept of them; the model works in the engine's thread."""
     if not deep:
@@ -107,7 +116,9 @@ async def show_latents(
     return first + told + (_figures(strip, "strip") if strip else ""), known
 
 
-def decode_noised(model: Any, picture: Image.Image, encoded: Encoded | None, sigmas: Sequence[float], process: str) -> tuple[list[Image.Image], Encoded]:
+def decode_noised(
+    model: Any, picture: Image.Image, encoded: Encoded | None, sigmas: Sequence[float], process: str
+) -> tuple[list[Image.Image], Encoded]:
     """The picture through the VAE alone, then noised at each sigma and decoded; and its latents, to be given again."""
     pixels = picture.tobytes()
     if encoded is None or (encoded.model, encoded.picture) != (model.name, pixels):
@@ -131,7 +142,9 @@ def picture_for(source: Image.Image | None, found: Found) -> Image.Image:
     return example_picture(side) if source is None else fit_picture(source, side, side)
 
 
-def _levels(engine: Engine, process: Any, at: Any, options: Mapping[str, Any], given: Sequence[Any]) -> tuple[Found, float, list[float]]:
+def _levels(
+    engine: Engine, process: Any, at: Any, options: Mapping[str, Any], given: Sequence[Any]
+) -> tuple[Found, float, list[float]]:
     if process not in PROCESSES or isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at <= 1:
         raise RequestError(f"Process must be one of {', '.join(PROCESSES)}, and time a number from 0 to 1.")
     made = plan_from(engine, options, given)
@@ -147,5 +160,9 @@ def _figures(pictures: Sequence[tuple[Image.Image, str]], look: str) -> str:
     for picture, caption in pictures:
         data = base64.b64encode(to_jpeg(picture, quality=92)).decode("ascii")
         text = escape(caption)
-        shown.append(f"<figure><img src='data:image/jpeg;base64,{data}' alt='{text}'><figcaption>{text}</figcaption></figure>")
-    return f"<div class='{look}{' pixels' if pictures and pictures[0][0].width <= QUICK else ''}'>{''.join(shown)}</div>"
+        shown.append(
+            f"<figure><img src='data:image/jpeg;base64,{data}' alt='{text}'><figcaption>{text}</figcaption></figure>"
+        )
+    return (
+        f"<div class='{look}{' pixels' if pictures and pictures[0][0].width <= QUICK else ''}'>{''.join(shown)}</div>"
+    )

@@ -118,4 +118,3 @@ def label(made: Planned) -> str:
     numbers = [(name, value) for name, value in request.schedule_options.items() if type(value) in (int, float)]
     parts = [request.schedule, *(f"{name} {value:g}" for name, value in numbers), f"{request.steps} steps"]
     return ", ".join(parts + [f"strength {request.strength:g}"] * (request.strength < 1))
-

@@ -75,17 +75,31 @@ def build_fields(page: Page) -> dict[str, Any]:
         )
         connect_options(boxes, store, revision, edits)
         steps = gr.Slider(
-            1, min(SLIDER_STEPS, page.engine.limits.steps), value=DEFAULTS["steps"], step=1, label="Steps",
-            elem_id="schedule-steps", interactive=True,
-        )  # fmt: skip
+            1,
+            min(SLIDER_STEPS, page.engine.limits.steps),
+            value=DEFAULTS["steps"],
+            step=1,
+            label="Steps",
+            elem_id="schedule-steps",
+            interactive=True,
+        )
         strength = gr.Slider(
-            0.01, 1, value=WHOLE["strength"], step=0.01, label="Strength", info="1 is a picture from words; below it, img2img.",
-            elem_id="schedule-strength", interactive=True,
-        )  # fmt: skip
+            0.01,
+            1,
+            value=WHOLE["strength"],
+            step=0.01,
+            label="Strength",
+            info="1 is a picture from words; below it, img2img.",
+            elem_id="schedule-strength",
+            interactive=True,
+        )
         meaning = gr.Radio(
-            [("Share of the steps", "steps"), ("Noise level", "noise")], value="steps", label="Strength is a",
-            elem_id="schedule-strength-as", interactive=True,
-        )  # fmt: skip
+            [("Share of the steps", "steps"), ("Noise level", "noise")],
+            value="steps",
+            label="Strength is a",
+            elem_id="schedule-strength-as",
+            interactive=True,
+        )
         guidance = _build_guidance(start["guidance"])
     fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning, *guidance), strict=True))
     return dict(fields=fields, options=store, revision=revision, edits=edits)
@@ -95,31 +109,72 @@ def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
     """Guidance scale and the two ends of its interval, folded."""
     with gr.Accordion("Guidance", open=False, elem_id="schedule-guided", elem_classes="more"):
         slider = gr.Slider(
-            0, MAX_GUIDANCE, value=scale, step=0.1, label="Guidance scale", info="1 is none; where it acts, the curve has a halo.",
-            elem_id="schedule-guidance", interactive=True,
-        )  # fmt: skip
+            0,
+            MAX_GUIDANCE,
+            value=scale,
+            step=0.1,
+            label="Guidance scale",
+            info="1 is none; where it acts, the curve has a halo.",
+            elem_id="schedule-guidance",
+            interactive=True,
+        )
         return slider, *build_interval("schedule")
 
 
 def build_plot(page: Page) -> dict[str, Any]:
     """The plot with the controls of how it is drawn, and what is said below it: arguments of RunView."""
     with gr.Row(elem_classes="looks"):
-        measure = gr.Radio(list(MEASURES), value=LOOKS["measure"], label="Show", elem_id="schedule-measure", interactive=True, min_width=280, scale=4)
-        against = gr.Radio(list(AGAINST), value=LOOKS["against"], label="Against", elem_id="schedule-against", interactive=True, min_width=160, scale=1)
-        logs = gr.CheckboxGroup(list(LOGS), value=LOOKS["logs"], label="Log axes", elem_id="schedule-logs", interactive=True, min_width=190, scale=2)
+        measure = gr.Radio(
+            list(MEASURES),
+            value=LOOKS["measure"],
+            label="Show",
+            elem_id="schedule-measure",
+            interactive=True,
+            min_width=280,
+            scale=4,
+        )
+        against = gr.Radio(
+            list(AGAINST),
+            value=LOOKS["against"],
+            label="Against",
+            elem_id="schedule-against",
+            interactive=True,
+            min_width=160,
+            scale=1,
+        )
+        logs = gr.CheckboxGroup(
+            list(LOGS),
+            value=LOOKS["logs"],
+            label="Log axes",
+            elem_id="schedule-logs",
+            interactive=True,
+            min_width=190,
+            scale=2,
+        )
     plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
     sentence = gr.HTML(elem_id="schedule-sentence")
     about = gr.HTML(elem_id="schedule-facts")
     compare = gr.Dropdown(
-        schedules_in_order(page.registry.schedules), value=[], multiselect=True, label="Compare with",
+        schedules_in_order(page.registry.schedules),
+        value=[],
+        multiselect=True,
+        label="Compare with",
         info="More schedules over this one, with the same steps and strength. A click on a name in the legend hides it.",
-        elem_id="schedule-compare", interactive=True,
-    )  # fmt: skip
+        elem_id="schedule-compare",
+        interactive=True,
+    )
     listed = gr.Textbox(
-        label="The sigmas of this run", lines=3, max_lines=6, interactive=False, buttons=["copy"],
-        elem_id="schedule-list", elem_classes="numbers",
-    )  # fmt: skip
-    return dict(view=(measure, against, logs), plot=plot, sentence=sentence, facts=about, compare=compare, listed=listed)
+        label="The sigmas of this run",
+        lines=3,
+        max_lines=6,
+        interactive=False,
+        buttons=["copy"],
+        elem_id="schedule-list",
+        elem_classes="numbers",
+    )
+    return dict(
+        view=(measure, against, logs), plot=plot, sentence=sentence, facts=about, compare=compare, listed=listed
+    )
 
 
 def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Button) -> None:

@@ -49,7 +49,9 @@ def connect_paste(page: Page, view: RunView, pasted: gr.Textbox, use: gr.Button,
     use.click(paste, [view.options, pasted], outputs, **QUIET, **RAW)
 
 
-def connect_loading(page: Page, view: RunView, benches: Sequence[Workbench], opened: gr.UploadButton, last: gr.Button, message: gr.HTML) -> None:
+def connect_loading(
+    page: Page, view: RunView, benches: Sequence[Workbench], opened: gr.UploadButton, last: gr.Button, message: gr.HTML
+) -> None:
     """Draw the run of an uploaded picture, or that of the newest result."""
 
     def show(path: Path) -> list[Any]:
@@ -97,7 +99,14 @@ def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
         values = form.values(given)
         strength = (values["strength"], values["strength_as"]) if form.mode == "img2img" else (1.0, "steps")
         guidance = (values[name] for name in GUIDANCE)
-        chosen = (values["model"], values["sampler"], values["schedule"], steps_update(values["steps"]), *strength, *guidance)
+        chosen = (
+            values["model"],
+            values["sampler"],
+            values["schedule"],
+            steps_update(values["steps"]),
+            *strength,
+            *guidance,
+        )
         return [values["options"], *chosen, time.time()]
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]

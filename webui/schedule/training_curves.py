@@ -29,7 +29,13 @@ from ..request import RequestError
 from .curves import MEASURES
 
 FLOW = "flow"
-KINDS = {"linear": "linear", "scaled linear": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid", FLOW: FLOW}
+KINDS = {
+    "linear": "linear",
+    "scaled linear": "scaled_linear",
+    "cosine": "squaredcos_cap_v2",
+    "sigmoid": "sigmoid",
+    FLOW: FLOW,
+}
 SHOWN = ("alpha-bar", "log-SNR", "sigma")
 POINTS = 200  # of a thousand timesteps
 LOWEST, HIGHEST, LARGEST_SHIFT = 1e-5, 0.1, 16.0
@@ -84,7 +90,9 @@ def draw_trained(curves: Sequence[Trained], model: NoiseSchedule, model_name: st
     if measure not in SHOWN:
         raise RequestError(f"The plot shows {', '.join(SHOWN)}.")
     field, title = MEASURES[measure]
-    drawing = figure("training time: 0 is the picture, 1 the last timestep", title, log_y=measure == "sigma", height=400)
+    drawing = figure(
+        "training time: 0 is the picture, 1 the last timestep", title, log_y=measure == "sigma", height=400
+    )
     colour = -1
     for each in [_of_model(model, model_name), *curves]:
         own = each.name.startswith("Training of ")
@@ -108,7 +116,9 @@ def trained_table(curves: Sequence[Trained]) -> str:
             "never" if half is None else f"{half:.2f}",
         )
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    head = "".join(f"<th scope='col'>{title}</th>" for title in ("Training", "Sigma", "Picture left at the end", "Half noise at"))
+    head = "".join(
+        f"<th scope='col'>{title}</th>" for title in ("Training", "Sigma", "Picture left at the end", "Half noise at")
+    )
     return f"<table class='strengths wide'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -121,7 +131,9 @@ def trained_sentence(measure: str, zero_snr: bool, shift: float) -> str:
             "starts from pure noise starts where the network never was."
         )
     if shift != 1:
-        said.append(f"A flow shift of {shift:g} multiplies sigma by {shift:g} at every time, as larger pictures need it.")
+        said.append(
+            f"A flow shift of {shift:g} multiplies sigma by {shift:g} at every time, as larger pictures need it."
+        )
     return " ".join(said)
 
 
@@ -161,10 +173,12 @@ def _check(kinds: Sequence[Any], start: Any, end: Any, shift: Any) -> None:
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise RequestError(f"Training schedule {str(unknown[0])[:40]!r} is unknown; known are {', '.join(KINDS)}.")
-    for name, value, low, high in (("First beta", start, LOWEST, HIGHEST), ("Last beta", end, LOWEST, HIGHEST), ("Flow shift", shift, 1 / LARGEST_SHIFT, LARGEST_SHIFT)):
+    for name, value, low, high in (
+        ("First beta", start, LOWEST, HIGHEST),
+        ("Last beta", end, LOWEST, HIGHEST),
+        ("Flow shift", shift, 1 / LARGEST_SHIFT, LARGEST_SHIFT),
+    ):
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise RequestError(f"{name} must be a number from {low:g} to {high:g}.")
     if start >= end:
         raise RequestError(f"The first beta is {start:g}; it has to be below the last one, {end:g}.")
-
-

@@ -50,20 +50,42 @@ def build_training() -> TrainingView:
                 )
                 with gr.Row():
                     start, end = (
-                        gr.Number(value, label=label, minimum=LOWEST, maximum=HIGHEST, elem_id=f"training-{name}", interactive=True, min_width=120)
-                        for name, label, value in (("start", "First beta", TRAINING["start"]), ("end", "Last beta", TRAINING["end"]))
+                        gr.Number(
+                            value,
+                            label=label,
+                            minimum=LOWEST,
+                            maximum=HIGHEST,
+                            elem_id=f"training-{name}",
+                            interactive=True,
+                            min_width=120,
+                        )
+                        for name, label, value in (
+                            ("start", "First beta", TRAINING["start"]),
+                            ("end", "Last beta", TRAINING["end"]),
+                        )
                     )
                 zero = gr.Checkbox(
-                    TRAINING["zero"], label="Zero terminal SNR", info="Rescale, so that nothing of the picture is left at the end.",
-                    elem_id="training-zero", interactive=True,
-                )  # fmt: skip
+                    TRAINING["zero"],
+                    label="Zero terminal SNR",
+                    info="Rescale, so that nothing of the picture is left at the end.",
+                    elem_id="training-zero",
+                    interactive=True,
+                )
                 shift = gr.Slider(
-                    1, LARGEST_SHIFT, value=TRAINING["shift"], step=0.1, label="Flow shift", info="More time at high noise, for larger pictures.",
-                    elem_id="training-shift", interactive=True,
-                )  # fmt: skip
+                    1,
+                    LARGEST_SHIFT,
+                    value=TRAINING["shift"],
+                    step=0.1,
+                    label="Flow shift",
+                    info="More time at high noise, for larger pictures.",
+                    elem_id="training-shift",
+                    interactive=True,
+                )
         with gr.Column(elem_classes="result"):
             with gr.Row(elem_classes="looks"):
-                measure = gr.Radio(list(SHOWN), value=TRAINING["shown"], label="Show", elem_id="training-measure", interactive=True)
+                measure = gr.Radio(
+                    list(SHOWN), value=TRAINING["shown"], label="Show", elem_id="training-measure", interactive=True
+                )
             plot = gr.Plot(show_label=False, elem_id="training-plot", elem_classes="plot")
             sentence = gr.HTML(elem_id="training-sentence")
             table = gr.HTML(elem_id="training-table")

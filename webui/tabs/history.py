@@ -140,9 +140,18 @@ def _build() -> Tab:
         )
     note = gr.HTML(elem_id="history-note")
     gallery = gr.Gallery(
-        visible=False, show_label=False, type="filepath", columns=6, object_fit="contain", height="auto", interactive=False,
-        allow_preview=False, buttons=[], elem_id="history-gallery", elem_classes=["pictures", "pixels"],
-    )  # fmt: skip
+        visible=False,
+        show_label=False,
+        type="filepath",
+        columns=6,
+        object_fit="contain",
+        height="auto",
+        interactive=False,
+        allow_preview=False,
+        buttons=[],
+        elem_id="history-gallery",
+        elem_classes=["pictures", "pixels"],
+    )
     with gr.Row(visible=False, elem_classes="actions", elem_id="history-actions") as actions:
         picked = gr.HTML(elem_id="history-picked", elem_classes="picked")
         info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id="history-info")

@@ -26,9 +26,17 @@ def build_img2img(page: Page) -> Workbench:
         with gr.Row(elem_classes="source"):
             # image_mode None hands over the uploaded file itself, undecoded: it is opened with care, in the engine too.
             image = gr.Image(
-                type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Input picture", height=210,
-                elem_id="img2img-image", interactive=True, min_width=150, scale=3, buttons=[],
-            )  # fmt: skip
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                label="Input picture",
+                height=210,
+                elem_id="img2img-image",
+                interactive=True,
+                min_width=150,
+                scale=3,
+                buttons=[],
+            )
             with gr.Column(min_width=120, scale=2, elem_classes="used"):
                 used.append(gr.HTML(fitted(None), elem_id="img2img-used"))
         return {"image": image}

@@ -84,9 +84,15 @@ def _build() -> Parts:
         with gr.Column(elem_classes="compose"):
             # The uploaded file itself, undecoded: its settings are in its bytes.
             image = gr.Image(
-                type="filepath", image_mode=None, sources=["upload"], label="Picture", height=320, elem_id="info-image",
-                interactive=True, buttons=[],
-            )  # fmt: skip
+                type="filepath",
+                image_mode=None,
+                sources=["upload"],
+                label="Picture",
+                height=320,
+                elem_id="info-image",
+                interactive=True,
+                buttons=[],
+            )
             with gr.Row(elem_classes="actions"):
                 send = {
                     mode: gr.Button(

@@ -18,7 +18,18 @@ from ..shared import LONG, Page
 
 # A measurement takes parts of a second; a sampler that hangs must not hold up the ones after it.
 PATIENCE = Limit(busy=20.0, all=60.0, imports=60.0)
-SAMPLERS = ("Name", "Order", "Measured", "Network calls", "Noise", "Options", "From", "Version", "Paper", "Check at start")
+SAMPLERS = (
+    "Name",
+    "Order",
+    "Measured",
+    "Network calls",
+    "Noise",
+    "Options",
+    "From",
+    "Version",
+    "Paper",
+    "Check at start",
+)
 
 
 def build_plugins(page: Page) -> None:

@@ -43,7 +43,9 @@ def build_schedule(page: Page) -> ScheduleTab:
     return ScheduleTab(forward=forward, training=training, **parts)
 
 
-def connect_schedule(page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
+def connect_schedule(
+    page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: Sequence[Workbench], tabs: gr.Tabs
+) -> None:
     """Wire the tab to the forms and their results, and fill it when the page is opened."""
     view = tab.view
     connect_loading(page, view, benches, tab.opened, tab.last, tab.message)
@@ -68,18 +70,27 @@ def _build_run(page: Page) -> dict[str, Any]:
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h3>More curves</h3>")
                 with gr.Row(elem_classes="small-buttons"):
-                    keep, clear = (_button(text, f"schedule-{text.split()[0].lower()}") for text in ("Keep this curve", "Clear"))
+                    keep, clear = (
+                        _button(text, f"schedule-{text.split()[0].lower()}") for text in ("Keep this curve", "Clear")
+                    )
                     last = _button("Last result", "schedule-last")
                     opened = gr.UploadButton(
                         "Open a picture", file_types=[".png"], size="sm", scale=0, min_width=0, elem_id="schedule-open"
                     )
-                gr.HTML("<p class='note'>A picture made here carries the sigmas that ran: they are drawn with the same code.</p>")
+                gr.HTML(
+                    "<p class='note'>A picture made here carries the sigmas that ran: they are drawn with the same code.</p>"
+                )
                 message = gr.HTML(elem_id="schedule-message")
             with gr.Column(elem_classes="card"):
                 pasted = gr.Textbox(
-                    label="Your own list", placeholder="14.6, 6.5, 3.9, 2.7, 1.9, 1.4, 0.96, 0.65, 0.4, 0.15", lines=2,
-                    max_lines=6, elem_id="schedule-paste", elem_classes="numbers", interactive=True,
-                )  # fmt: skip
+                    label="Your own list",
+                    placeholder="14.6, 6.5, 3.9, 2.7, 1.9, 1.4, 0.96, 0.65, 0.4, 0.15",
+                    lines=2,
+                    max_lines=6,
+                    elem_id="schedule-paste",
+                    elem_classes="numbers",
+                    interactive=True,
+                )
                 draw_it = _button("Use as the schedule Custom", "schedule-paste-use")
                 answer = gr.HTML(elem_id="schedule-paste-message")
     view = RunView(**fields, **drawn, kept=gr.State([]), loaded=gr.State(None))
