@@ -66,9 +66,9 @@ def hand_over(command):
 
 def open_page(flags):
     """Serve the page until Ctrl+C."""
-    from webui.settings import settle
+    from webui.settings import resolve
 
-    settings = settle(flags, ROOT)
+    settings = resolve(flags, ROOT)
     if settings.port != flags.port:
         print("Port %d is taken; using %d." % (flags.port, settings.port))
     if settings.auth != flags.auth:
@@ -80,7 +80,7 @@ def open_page(flags):
 
 def replay(flags):
     """Make pictures again and exit with 0 if all are equal."""
-    from webui.records.replay_command import replay_files
+    from webui.replay_command import replay_files
     from webui.settings import replay_settings
 
     sys.exit(replay_files(replay_settings(flags, ROOT), flags.files, flags.one_at_a_time, flags.input))

@@ -31,9 +31,9 @@ from typing import Any
 
 import torch
 
-from samplers.generate import plan, run
 from samplers.noise import Noise
 from samplers.registry import discover
+from samplers.run import plan, run
 from weights.opening import open_model
 from weights.single_file import read_single
 

@@ -21,17 +21,17 @@ from pathlib import Path
 import torch
 
 from samplers.denoiser import Watched
-from samplers.generate import Plan, run
 from samplers.levels import levels
 from samplers.registry import Registry, discover
+from samplers.run import Plan, run
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
 from webui.engine.engine import Engine
-from webui.form.memory import recall_options
-from webui.planned import numbers, planned
-from webui.schedule.redraw import redraw
+from webui.engine.run_preview import numbers, preview_run
 from webui.settings import Settings
-from weights.catalog import Defaults, Found
+from webui.tabs.form.form_state import recall_options
+from webui.tabs.schedule.run_plot import redraw
+from weights.catalog import Defaults, ModelInfo
 
 ROOT = Path(__file__).parent.parent
 BUDGET = 0.150  # seconds
@@ -53,7 +53,7 @@ def main() -> None:
 def served(registry: Registry, folder: Path) -> Engine:
     """An engine on Stable Diffusion's noise schedule; it is never started."""
     defaults = Defaults(size=64, multiple=8, largest=256, guidance=1.0, schedule="Karras", max_batch=1)
-    found = Found("SD", folder, stable_diffusion(), "epsilon", 4, 8, defaults)
+    found = ModelInfo("SD", folder, stable_diffusion(), "epsilon", 4, 8, defaults)
     return Engine(registry, Settings(root=folder, outputs=folder, model="SD"), find_models=lambda path: {"SD": found})
 
 
@@ -101,7 +101,7 @@ def compare(engine: Engine) -> int:
         known: dict[tuple[float, ...], tuple[list[float], float]] = {}
         for schedule, steps, strength, meaning in product(registry.schedules, STEPS, STRENGTHS, MEANINGS):
             fields = dict(sampler=sampler, schedule=schedule, steps=steps, strength=strength, strength_as=meaning)
-            made = planned(engine, fields)
+            made = preview_run(engine, fields)
             if made.run.sigmas not in known:
                 known[made.run.sigmas] = ran(made.run)
                 runs += 1

@@ -60,7 +60,7 @@ class CountedNoise(Noise):
         return super().brownian(x, low, high)
 
 
-def walk(
+def run_checked(
     sampler: Sampler,
     denoise: Callable[[torch.Tensor, float], torch.Tensor],
     x: torch.Tensor,
@@ -161,7 +161,7 @@ def _form(x: torch.Tensor) -> str:
 def check_quickly(sampler: Sampler) -> str:
     """Run a sampler for two steps on a toy denoiser, in milliseconds; return what passed, for the list of plugins.
 
-    Raises CheckFailed. Not bounded in time: the caller has to be (`samplers.bounded`).
+    Raises CheckFailed. Not bounded in time: the caller has to be (`samplers.timeouts`).
     """
     began = time.perf_counter()
     _check_declarations(sampler)
@@ -171,7 +171,7 @@ def check_quickly(sampler: Sampler) -> str:
     x = torch.linspace(-2.0, 2.5, 16).reshape(2, 2, 2, 2)
     kept = x.clone()
     with global_state_kept(f"random numbers that are not noise(x)'s, {place(sampler)}"):
-        trace = walk(sampler, GaussianDenoiser(), x, TOY)
+        trace = run_checked(sampler, GaussianDenoiser(), x, TOY)
     if not torch.equal(x, kept):
         fail("x to be left as it was given", "a change of it", f"in-place operations, {place(sampler)}")
     check_calls(sampler, declared, trace)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .bounded import Limit, bounded
 from .closed_form import GaussianDenoiser
-from .generate import Plan, steps
 from .noise import Noise
+from .run import Plan, steps
 from .schedule import NoiseSchedule, alpha_bar, log_snr, noise_share
+from .timeouts import Limit, bounded
 
 REHEARSAL = Limit(busy=2.0, all=4.0)  # seconds; 1,000 steps take half of one at most
 
@@ -60,26 +60,26 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """A run on a closed-form denoiser: every network call in order, and the sigmas of its steps, the first one before."""
 
     calls: tuple[Asked, ...]
     sigmas: tuple[float, ...]
 
 
-def rehearse(plan: Plan, limit: Limit = REHEARSAL) -> Rehearsal | None:
+def dry_run(plan: Plan, limit: Limit = REHEARSAL) -> DryRun | None:
     """Walk a plan down on four numbers instead of a network, to see at which sigmas it asks.
 
     The calls of Heun's and DPM2's inner stages, the raised sigmas of churn and the detour of Restart depend on the list
     alone, and so does the own grid of a sampler that declares its calls. An adaptive one goes where the network leads
-    it: None. Raises SamplerFailed, and TookTooLong or Escaped of samplers.bounded, where a sampler misbehaves.
+    it: None. Raises SamplerFailed, and TookTooLong or Escaped of samplers.timeouts, where a sampler misbehaves.
     """
     if plan.calls is None:
         return None
     return bounded(lambda: _walk(plan), limit)
 
 
-def _walk(plan: Plan) -> Rehearsal:
+def _walk(plan: Plan) -> DryRun:
     exact, asked, done = GaussianDenoiser(), [[]], [plan.sigmas[0]]
 
     def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -90,7 +90,7 @@ def _walk(plan: Plan) -> Rehearsal:
     for step in steps(plan, denoise, x, _Still((0,))):
         done.append(float(step.sigma))
         asked.append([])
-    return Rehearsal(tuple(_placed(asked, len(done) - 1)), tuple(done))
+    return DryRun(tuple(_placed(asked, len(done) - 1)), tuple(done))
 
 
 def _placed(asked: Sequence[Sequence[float]], count: int) -> Iterator[Asked]:

@@ -153,7 +153,7 @@ def _option(where: str, parameter: inspect.Parameter, hint: Any) -> Option:
     return option
 
 
-def settle(owner: str, options: tuple[Option, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(owner: str, options: tuple[Option, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option's value, the given ones checked and the others at their defaults.
 
     Raises ValueError that names `owner`, the option and what is allowed.

@@ -16,13 +16,13 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from .bounded import Escaped, ImportGuard, Limit, TookTooLong, bounded
 from .check import check_quickly, check_schedule_quickly
 from .failure import CheckFailed
 from .global_state import global_state_kept
 from .sampler import PROJECT, Hooks, Sampler, Schedule
 from .schedule import NoiseSchedule, flow, stable_diffusion
 from .sources import Source, Unfit, digest, sources
+from .timeouts import Escaped, ImportGuard, Limit, TookTooLong, bounded
 
 Item = TypeVar("Item", Sampler, Schedule)
 

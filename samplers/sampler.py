@@ -26,7 +26,7 @@ from typing import Any
 import pluggy
 import torch
 
-from .options import Option, read_options, settle
+from .options import Option, read_options, resolve
 
 PROJECT = "sigmalab"  # pluggy's project name and the entry-point group of plugin packages
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -62,28 +62,28 @@ class Sampler:
 
     def __call__(self, denoise, x, sigmas, noise, **options) -> Iterator[Step]:
         """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
-        return self.function(denoise, x, tuple(sigmas), noise, **self.settle(options))
+        return self.function(denoise, x, tuple(sigmas), noise, **self.resolve(options))
 
-    def settle(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options' values, checked; ValueError names what is allowed."""
-        return settle(f"sampler {self.name}", self.options, options)
+        return resolve(f"sampler {self.name}", self.options, options)
 
     def order_of(self, **options) -> int | None:
         """The declared order of accuracy with these options."""
-        return _declared(self.order, **self.settle(options))
+        return _declared(self.order, **self.resolve(options))
 
     def stochastic_with(self, **options) -> bool:
         """Whether a run with these options draws noise of its own."""
-        return bool(_declared(self.stochastic, **self.settle(options)))
+        return bool(_declared(self.stochastic, **self.resolve(options)))
 
     def own_grid_with(self, **options) -> bool:
         """Whether a run with these options makes its own grid from the first and last positive sigma."""
-        return bool(_declared(self.own_grid, **self.settle(options)))
+        return bool(_declared(self.own_grid, **self.resolve(options)))
 
     def count_calls(self, sigmas: Sequence[float], **options) -> int | None:
         """The declared number of denoise calls for this list of sigmas; None when only a run can tell."""
         if callable(self.calls):
-            return self.calls(tuple(sigmas), **self.settle(options))
+            return self.calls(tuple(sigmas), **self.resolve(options))
         return None if self.calls is None else self.calls * (len(sigmas) - 1)
 
 
@@ -102,7 +102,7 @@ class Schedule:
 
         Raises ValueError on bad options and when the function's numbers are not `steps` falling positive ones.
         """
-        values = settle(f"schedule {self.name}", self.options, options)
+        values = resolve(f"schedule {self.name}", self.options, options)
         sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **values))
         falling = (
             all(0 < b < a < float("inf") for a, b in zip(sigmas, sigmas[1:] + (sigmas[-1] / 2,))) if sigmas else False

@@ -16,9 +16,9 @@ from PIL import Image
 from samplers.registry import Registry, discover
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
-from webui.records.metadata import encode_png
-from webui.storage import write_new
-from weights.catalog import Defaults, Found
+from webui.core.record import encode_png
+from webui.core.storage import write_new
+from weights.catalog import Defaults, ModelInfo
 
 ROOT = Path(__file__).parent.parent
 # Two test processes share the cores; threads of their own would only stand in each other's way.
@@ -32,7 +32,7 @@ class ToyModel:
     on_call  called before every network call, to make it slow, fail or count
     """
 
-    found: Found
+    found: ModelInfo
     on_call: Callable[[float], None] = lambda sigma: None
     device: torch.device = torch.device("cpu")
     digest: str = "0123456789"
@@ -71,12 +71,12 @@ class ToyModel:
         return len(text.split()), 75
 
 
-def toy(name: str = "toy", max_batch: int = 4) -> Found:
+def toy(name: str = "toy", max_batch: int = 4) -> ModelInfo:
     """A found model of Stable Diffusion's noise schedule, 64 pixels a side by default."""
     defaults = Defaults(
         size=64, multiple=8, largest=2048, guidance=5.0, schedule="Uniform leading", max_batch=max_batch
     )
-    return Found(name, Path("nowhere") / name, stable_diffusion(), "epsilon", 3, 8, defaults)
+    return ModelInfo(name, Path("nowhere") / name, stable_diffusion(), "epsilon", 3, 8, defaults)
 
 
 def write_png(image: Image.Image, path: Path, record: Mapping[str, Any]) -> None:

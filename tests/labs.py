@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from conftest import ToyModel, toy
 
+from webui.core.request import Request
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
-from webui.request import Request
 from webui.settings import Settings
 
 WAIT = 60

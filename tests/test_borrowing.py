@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from weights.catalog import Catalog, read_folder
-from weights.found import ModelError
+from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 
 EMOJI = ROOT / "weights" / "emoji"

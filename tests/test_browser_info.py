@@ -25,10 +25,10 @@ from test_browser import (  # noqa: F401  (fixtures)
 from test_foreign import A1111
 from test_metadata import png
 
-from webui.records.history import History
-from webui.records.index import END
-from webui.records.reading import read_picture
-from webui.tabs.history import PAGE
+from webui.core.picture_metadata import read_picture
+from webui.tabs.history.history_index import END
+from webui.tabs.history.history_store import History
+from webui.tabs.history.history_tab import PAGE
 
 
 def made(page, prompt="red apple", **numbers):

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.checkpoint import table
 from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_average
-from samplers.generate import plan, run
+from samplers.run import plan, run
 from weights.catalog import Catalog, read_folder
-from weights.found import ModelError
+from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 from weights.single_file import read_single
 

@@ -17,8 +17,8 @@ import torch
 from oracles import builtin, sd
 
 from samplers.denoiser import Denoiser, Watched
-from samplers.generate import Plan, steps
 from samplers.noise import Noise
+from samplers.run import Plan, steps
 from samplers.schedule import NoiseSchedule, cut, flow
 from samplers.testing import GaussianDenoiser
 
@@ -94,7 +94,7 @@ def wanted(name: str, where: str) -> bool:
 @pytest.mark.parametrize("name", builtin().samplers)
 def test_every_sampler_runs_every_schedule(name, kind):
     chosen, seen = builtin().sampler(name).item, set()
-    options = chosen.settle({})
+    options = chosen.resolve({})
     for sigmas, where in lists(kind).items():
         ends = (sigmas[0], sigmas[-2], len(sigmas) if chosen.calls is not None else 0)
         key = ends if chosen.own_grid_with() else sigmas

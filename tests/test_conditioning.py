@@ -9,13 +9,13 @@ from PIL import Image
 
 from samplers.denoiser import Denoiser, rescale_guided
 from samplers.schedule import stable_diffusion
-from webui.api import Api, Result
+from webui.api.script_api import Api, ApiResult
+from webui.core.limits import LOCAL
+from webui.core.record import read_png
+from webui.core.request import Request, RequestError, read
 from webui.engine.engine import Engine
-from webui.form.memory import recall
-from webui.limits import LOCAL
-from webui.records.metadata import read_png
-from webui.request import Request, RequestError, read
 from webui.settings import Settings, parse
+from webui.tabs.form.form_state import recall
 
 SHAPE = (3, 4, 8, 8)
 
@@ -129,7 +129,7 @@ def engine(registry, tmp_path):
 
 def last(events):
     *_, result = events
-    assert isinstance(result, Result)
+    assert isinstance(result, ApiResult)
     return result
 
 

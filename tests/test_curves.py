@@ -3,11 +3,11 @@
 import pytest
 from oracles import sampler, schedule, sd
 
-from samplers.generate import plan
-from samplers.levels import rehearse
+from samplers.levels import dry_run
+from samplers.run import plan
 from samplers.schedule import flow
-from webui.request import RequestError
-from webui.schedule.curves import MEASURES, View, curve, draw, ends_curve, places_of, run_curves
+from webui.core.request import RequestError
+from webui.tabs.schedule.curves import MEASURES, View, curve, draw, ends_curve, places_of, run_curves
 
 
 def made(name="DDIM", steps=10, strength=1.0, strength_as="steps", **options):
@@ -16,7 +16,7 @@ def made(name="DDIM", steps=10, strength=1.0, strength_as="steps", **options):
 
 def shown(name="DDIM", strength=1.0, strength_as="steps", **options):
     run = made(name, strength=strength, strength_as=strength_as, **options)
-    return run_curves(name, made(name).sigmas, run.sigmas, rehearse(run))
+    return run_curves(name, made(name).sigmas, run.sigmas, dry_run(run))
 
 
 def traces(drawing):

@@ -125,9 +125,10 @@ def test_guidance_extrapolates_from_the_unconditional_estimate(guidance, predict
     x, sigma = 3 * normal(*SHAPE), 2.5
     alone = {}
     for name, condition in (("cond", ONE), ("uncond", OTHER)):
-        network = lambda scaled, t, c, condition=condition: Conditioned()(
-            scaled, t, condition.expand(len(scaled), -1, -1)
-        )  # noqa: E731
+
+        def network(scaled, t, c, condition=condition):
+            return Conditioned()(scaled, t, condition.expand(len(scaled), -1, -1))
+
         alone[name] = denoiser(network, prediction=prediction)(x, sigma)
     expected = alone["uncond"] + guidance * (alone["cond"] - alone["uncond"])
     assert (denoiser(Conditioned(), prediction=prediction, guidance=guidance)(x, sigma) - expected).abs().max() < 1e-10

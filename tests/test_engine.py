@@ -15,12 +15,12 @@ from PIL import Image
 
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
-from webui.api import Api, Result, RunFailed
-from webui.engine.conditions import Conditions
+from webui.api.script_api import Api, ApiResult, RunFailed
+from webui.core.record import read_png
+from webui.core.request import Request, RequestError
 from webui.engine.engine import MAX_WAITING, Engine
 from webui.engine.jobs import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
-from webui.records.metadata import read_png
-from webui.request import Request, RequestError
+from webui.engine.run_environment import RunEnvironment
 from webui.settings import Settings
 from weights.catalog import ModelError
 
@@ -274,7 +274,7 @@ def test_a_sampler_that_swallows_stop_ends_too(bench):
 @pytest.fixture
 def forgetful(monkeypatch):
     """Pytest keeps what was logged for its report, and with an error all that its frames held."""
-    monkeypatch.setattr("webui.engine.running.log.warning", lambda *given, **more: None)
+    monkeypatch.setattr("webui.engine.worker.log.warning", lambda *given, **more: None)
 
 
 def test_running_out_of_memory_proposes_less(bench, forgetful):
@@ -370,7 +370,7 @@ def test_a_model_that_does_not_open(bench):
 def test_a_replay_on_the_device_in_use_opens_nothing_anew(bench):
     one = bench()
     for device, opened in ((None, 1), ("cpu", 1), (None, 1), ("mps", 2), ("mps", 2), (None, 3)):
-        job = one.engine.submit(Request(steps=1), conditions=Conditions(device=device))
+        job = one.engine.submit(Request(steps=1), conditions=RunEnvironment(device=device))
         assert isinstance(job.wait(WAIT), Finished) and len(one.opened) == opened
 
 
@@ -620,7 +620,7 @@ def test_public_pages_hide_what_is_theirs(bench, registry):
 def test_the_api_answers_with_files_and_info(bench):
     api = Api(bench(extra=[broken]).engine)
     *events, result = api.txt2img("a cat", count=2, seed=3, steps=2)
-    assert isinstance(result, Result) and len(result.files) == 2 and result.info["seeds"] == [3, 4]
+    assert isinstance(result, ApiResult) and len(result.files) == 2 and result.info["seeds"] == [3, 4]
     assert [type(e) for e in events if isinstance(e, Picture)] == [Picture, Picture]
     with pytest.raises(RunFailed, match="Sampler Broken failed"):
         list(api.txt2img("a cat", sampler="Broken"))

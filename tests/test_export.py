@@ -12,11 +12,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_metadata import make, png
 
-from webui.pictures import PictureError
-from webui.records.exif import MAKER_NOTE, MARK, SEGMENT, UNICODE, USER_COMMENT, to_exif
-from webui.records.export import FORMATS, convert, encode
-from webui.records.metadata import MetadataError, digest_of, infotext, packages, replay
-from webui.records.reading import read_picture
+from webui.core.exif import MAKER_NOTE, MARK, SEGMENT, UNICODE, USER_COMMENT, to_exif
+from webui.core.export import FORMATS, convert, encode
+from webui.core.images import PictureError
+from webui.core.infotext import infotext
+from webui.core.picture_metadata import read_picture
+from webui.core.record import MetadataError, digest_of, packages, replay
 
 MODELS = {"toy": toy()}
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300)
@@ -33,10 +34,10 @@ def exported(folder, record, kind):
 @settings(max_examples=25, deadline=None)
 @given(prompt=TEXTS, negative=TEXTS, seed=st.integers(0, 2**32 - 1), guidance=st.floats(0, 30))
 def test_settings_survive_every_format(registry, tmp_path_factory, kind, prompt, negative, seed, guidance):
-    settled, made = make(registry, prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance)
+    resolved, made = make(registry, prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance)
     back = read_picture(exported(tmp_path_factory.getbasetemp(), made, kind))
     assert back.record == made and back.parameters == infotext(made)
-    assert replay(back.record) == settled
+    assert replay(back.record) == resolved
 
 
 def test_only_jpeg_changes_pixels(registry, tmp_path):

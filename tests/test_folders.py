@@ -10,7 +10,7 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 from weights.catalog import read_folder
-from weights.found import ModelError
+from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 
 EMOJI = ROOT / "weights" / "emoji"

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from test_metadata import make, png
 
 from samplers.registry import Registry
-from webui.pictures import PictureError
-from webui.records.comfy import read_comfy
-from webui.records.infotext import read_infotext
-from webui.records.metadata import MetadataError, infotext
-from webui.records.names import AUTOMATIC, COMFY_LEVELS, COMFY_METHODS, LEVELS, METHODS
-from webui.records.offer import of_foreign, of_record, offer_of
-from webui.request import read
+from webui.core.images import PictureError
+from webui.core.infotext import infotext
+from webui.core.record import MetadataError
+from webui.core.request import read
+from webui.importers.a1111 import read_infotext
+from webui.importers.comfyui import read_comfy
+from webui.importers.imported_settings import of_foreign, of_record, read_imported_settings
+from webui.importers.sampler_names import AUTOMATIC, COMFY_LEVELS, COMFY_METHODS, LEVELS, METHODS
 
 MODELS = {name: toy(name) for name in ("toy", "v1-5-pruned-emaonly")}
 A1111 = """a (photo:1.2) of a cat, <lora:fluffy:0.8>
@@ -396,7 +397,7 @@ def test_our_own_picture_with_what_is_missing(registry):
 
 def test_pictures_are_told_apart(registry, tmp_path):
     def program(*chunks):
-        return offer_of(png(tmp_path / "a.png", *chunks), registry, MODELS).program
+        return read_imported_settings(png(tmp_path / "a.png", *chunks), registry, MODELS).program
 
     graph = json.dumps(COMFY)
     assert (

@@ -10,9 +10,10 @@ from oracles import sd
 
 from samplers.noise import Noise
 from samplers.schedule import alpha_bar, flow
+from webui.core.request import Request, RequestError
 from webui.engine.engine import MAX_ERRANDS, Engine
-from webui.request import Request, RequestError
-from webui.schedule.forward import (
+from webui.settings import Settings
+from webui.tabs.schedule.forward_process import (
     EXPLODING,
     FLOW,
     PRESERVING,
@@ -26,7 +27,6 @@ from webui.schedule.forward import (
     to_picture,
     to_values,
 )
-from webui.settings import Settings
 
 
 @pytest.mark.parametrize("sigma", [0.03, 1.0, 14.6])

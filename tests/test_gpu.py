@@ -6,10 +6,10 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from webui.core.request import Request
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished
-from webui.records.replay_command import replay_file
-from webui.request import Request
+from webui.replay_command import replay_file
 from webui.settings import Settings
 from weights.catalog import read_folder
 from weights.opening import open_model

@@ -1,4 +1,4 @@
-"""The history is an index of files: it follows them, survives its own loss, and never walks over all of them."""
+"""The history_tab is an history_index of files: it follows them, survives its own loss, and never walks over all of them."""
 
 import os
 import sqlite3
@@ -9,15 +9,15 @@ from conftest import ToyModel, toy, until, write_png
 from PIL import Image
 from test_metadata import make, png
 
+from webui.core.request import Request
 from webui.engine.engine import Engine
 from webui.engine.events import Finished
 from webui.page import build_page
-from webui.records import index
-from webui.records.history import History
-from webui.records.index import END, FILE, Index, insert, statement
-from webui.request import Request
 from webui.settings import Settings
-from webui.tabs import history as history_tab
+from webui.tabs.history import history_index
+from webui.tabs.history import history_tab as history_tab
+from webui.tabs.history.history_index import END, FILE, Index, insert, statement
+from webui.tabs.history.history_store import History
 
 MANY = 20_000
 SAMPLERS, MODELS = ("DDIM", "Euler", "Heun", "Flow"), ("toy", "other")
@@ -32,14 +32,14 @@ def put(registry, folder, second, day="2030-01-02", **fields):
     return path
 
 
-def prompts(history, *args, **more):
-    return [shown.prompt for shown in history.find(*args, **more)]
+def prompts(history_tab, *args, **more):
+    return [shown.prompt for shown in history_tab.find(*args, **more)]
 
 
-def found(history, words):
-    """The same while the index may be broken."""
+def found(history_tab, words):
+    """The same while the history_index may be broken."""
     try:
-        return prompts(history, words)
+        return prompts(history_tab, words)
     except sqlite3.DatabaseError:
         return []
 
@@ -104,7 +104,7 @@ def test_a_restart_reads_nothing_again(three, registry, tmp_path, monkeypatch):
     os.utime(tmp_path / "2030-01-02", (past, past))
     three.sync()
     read = []
-    monkeypatch.setattr(index, "facts", lambda path: read.append(path) or ("x", "", "", 1))
+    monkeypatch.setattr(history_index, "facts", lambda path: read.append(path) or ("x", "", "", 1))
     again = Index(tmp_path)
     again.sync()
     assert read == [] and len(prompts(again)) == 3
@@ -148,12 +148,12 @@ def test_an_odd_file_costs_its_own_words_and_no_others(registry, tmp_path, monke
     record["request"]["prompt"], record["image"]["seed"] = "half a \ud83d rocket", 2**70
     write_png(Image.new("RGB", (8, 8)), odd, record)
     failing = put(registry, tmp_path, 3, prompt="failing")
-    real = index.read_picture
-    monkeypatch.setattr(index, "read_picture", lambda path: 1 / 0 if path == failing else real(path))
-    history = History(tmp_path)
-    assert history.look(30)
-    assert set(prompts(history)) == {"good", "half a ? rocket", ""}
-    assert history.find("rocket")[0].seed is None
+    real = history_index.read_picture
+    monkeypatch.setattr(history_index, "read_picture", lambda path: 1 / 0 if path == failing else real(path))
+    history_tab = History(tmp_path)
+    assert history_tab.look(30)
+    assert set(prompts(history_tab)) == {"good", "half a ? rocket", ""}
+    assert history_tab.find("rocket")[0].seed is None
 
 
 def test_turning_goes_on_behind_files_that_are_gone(three, tmp_path, monkeypatch):
@@ -170,18 +170,18 @@ def test_turning_goes_on_behind_files_that_are_gone(three, tmp_path, monkeypatch
 
 
 def test_an_empty_folder_is_an_empty_history(tmp_path):
-    history = History(tmp_path / "none")
-    assert history.look(30) and history.find() == [] and history.names("sampler") == []
+    history_tab = History(tmp_path / "none")
+    assert history_tab.look(30) and history_tab.find() == [] and history_tab.names("sampler") == []
     assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
 def drawn(registry, tmp_path):
-    """drawn(prompt): a picture made by an engine that tells the history of the folder, and the name of its file."""
-    history = History(tmp_path)
+    """drawn(prompt): a picture made by an engine that tells the history_tab of the folder, and the name of its file."""
+    history_tab = History(tmp_path)
     settings = Settings(root=tmp_path, outputs=tmp_path, model="toy")
     engine = Engine(
-        registry, settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()}, on_saved=history.add
+        registry, settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()}, on_saved=history_tab.add
     )
     engine.start()
 
@@ -205,7 +205,7 @@ def test_a_picture_is_in_the_index_as_soon_as_it_is_saved(drawn, three, tmp_path
 
 @pytest.mark.parametrize("trouble", ["locked", "missing", "garbage", "read-only", "a folder"])
 def test_trouble_with_the_index_costs_no_picture(drawn, three, tmp_path, trouble, monkeypatch, caplog):
-    """The job ends well and soon whatever the index is like; the picture is found by the next look at the latest."""
+    """The job ends well and soon whatever the history_index is like; the picture is found by the next look at the latest."""
     file, looked = tmp_path / FILE, History(tmp_path)
     if trouble == "locked":
         other = sqlite3.connect(file, isolation_level=None)
@@ -245,26 +245,26 @@ def test_a_picture_elsewhere_is_no_part_of_the_history(three, registry, tmp_path
 def test_a_new_picture_does_not_wait_for_the_old_ones_to_be_read(registry, tmp_path, monkeypatch):
     for second in range(3):
         put(registry, tmp_path, second, day=f"2029-01-0{second + 1}", prompt="old")
-    monkeypatch.setattr(index, "STEP", 1)
-    history, seen = History(tmp_path), []
+    monkeypatch.setattr(history_index, "STEP", 1)
+    history_tab, seen = History(tmp_path), []
 
     def breathe(seconds):
         if not seen:
-            history.add(put(registry, tmp_path, 9, prompt="new"))
-        seen.append(prompts(history))
+            history_tab.add(put(registry, tmp_path, 9, prompt="new"))
+        seen.append(prompts(history_tab))
 
-    monkeypatch.setattr(index.time, "sleep", breathe)
-    history.look(30)
+    monkeypatch.setattr(history_index.time, "sleep", breathe)
+    history_tab.look(30)
     assert seen[0] == ["old"] and seen[1] == ["new", "old", "old"]
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """An index of many pictures that are not there, and a connection to it."""
+    """An history_index of many pictures that are not there, and a connection to it."""
     folder = tmp_path_factory.mktemp("many")
     (folder / "2030-01-01").mkdir()
-    history = Index(folder)
-    history.sync()
+    history_tab = Index(folder)
+    history_tab.sync()
     db = sqlite3.connect(folder / FILE)
     words = ("red", "blue", "green", "apple", "rocket", "whale", "cake")
     rows = (
@@ -280,7 +280,7 @@ def many(tmp_path_factory):
         for i in range(MANY)
     )
     insert(db, rows)
-    yield history, db
+    yield history_tab, db
     db.close()
 
 
@@ -312,32 +312,32 @@ def test_a_page_is_found_through_an_index_and_costs_the_same_anywhere(many, filt
 
 
 def test_the_names_of_many_are_found_through_an_index(many):
-    history, db = many
-    assert history.names("sampler") == sorted(SAMPLERS) and history.names("model") == sorted(MODELS)
-    assert len(history.find("red", "Euler")) == 24
+    history_tab, db = many
+    assert history_tab.names("sampler") == sorted(SAMPLERS) and history_tab.names("model") == sorted(MODELS)
+    assert len(history_tab.find("red", "Euler")) == 24
 
 
 def test_many_pictures_are_read_in_small_steps(registry, tmp_path, monkeypatch):
-    """While the index is being filled, what is in it can be found, and a break loses nothing."""
+    """While the history_index is being filled, what is in it can be found, and a break loses nothing."""
     day = tmp_path / "2030-01-01"
     day.mkdir()
     for i in range(250):
         (day / f"{i:06d}-{i}.png").touch()
-    history, counted = Index(tmp_path), []
+    history_tab, counted = Index(tmp_path), []
 
     def breathe(seconds):
-        counted.append(len(history.find(limit=1000)))
+        counted.append(len(history_tab.find(limit=1000)))
         if len(counted) == 2:
             raise OSError("the machine was switched off")
 
-    monkeypatch.setattr(index.time, "sleep", breathe)
+    monkeypatch.setattr(history_index.time, "sleep", breathe)
     with pytest.raises(OSError):
-        history.sync()
+        history_tab.sync()
     assert counted == [100, 200]
     read = []
-    monkeypatch.setattr(index, "facts", lambda path: read.append(path) or ("", "", "", None))
+    monkeypatch.setattr(history_index, "facts", lambda path: read.append(path) or ("", "", "", None))
     Index(tmp_path).sync()
-    assert len(read) == 50 and len(history.find(limit=1000)) == 250
+    assert len(read) == 50 and len(history_tab.find(limit=1000)) == 250
 
 
 def test_a_shared_page_has_no_history(registry, tmp_path):

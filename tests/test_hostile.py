@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from samplers.bounded import Escaped, ImportGuard, Limit, TookTooLong, _queued, bounded
 from samplers.registry import discover
+from samplers.timeouts import Escaped, ImportGuard, Limit, TookTooLong, _queued, bounded
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = Path(__file__).parent / "hostile"
@@ -154,7 +154,7 @@ def test_waiting_for_a_processor_is_not_held_against_a_plugin(monkeypatch):
     with pytest.raises(TookTooLong):
         bounded(lambda: time.sleep(1), limit)
     begun = time.monotonic()
-    monkeypatch.setattr("samplers.bounded._queued", lambda thread: time.monotonic() - begun)
+    monkeypatch.setattr("samplers.timeouts._queued", lambda thread: time.monotonic() - begun)
     assert bounded(lambda: time.sleep(0.5) or 3, limit) == 3
 
 

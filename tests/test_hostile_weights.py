@@ -15,12 +15,12 @@ import torch
 from conftest import ToyModel
 
 from benchmarks.random_checkpoint import Width, checkpoint, save, shapes
+from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.jobs import Failed, Finished
-from webui.request import Request, RequestError
 from webui.settings import Settings
 from weights.catalog import Catalog
-from weights.found import ModelError
+from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 
 WAIT = 60

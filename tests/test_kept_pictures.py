@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from samplers.registry import discover  # noqa: E402
+from webui.core.record import digest_of  # noqa: E402
+from webui.core.request import Request  # noqa: E402
 from webui.engine.engine import Engine  # noqa: E402
 from webui.engine.jobs import Finished  # noqa: E402
-from webui.records.metadata import digest_of  # noqa: E402
-from webui.request import Request  # noqa: E402
 from webui.settings import Settings  # noqa: E402
 
 FILE = Path(__file__).with_suffix("").with_name("kept_pictures.json")

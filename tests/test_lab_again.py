@@ -10,14 +10,14 @@ from PIL import Image
 from test_lab_trajectory import pixels
 
 from samplers.registry import Registry
+from webui.core.record import MetadataError, read_png
+from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, StoppedEarly
-from webui.lab.again import make_again
-from webui.lab.trajectory import MOST_STEPS, make_trajectory
-from webui.lab.trajectory_view import _finished
-from webui.records.metadata import MetadataError, read_png
-from webui.request import Request, RequestError
 from webui.settings import Settings
+from webui.tabs.lab.replay_trajectory import make_again
+from webui.tabs.lab.trajectory import MOST_STEPS, make_trajectory
+from webui.tabs.lab.trajectory_view import _finished
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pages import idle
 from PIL import Image
 from test_browser import DESKTOP, PHONE, browser, choose, expect, option, server, visit, window
 
-from webui.form import form_events
-from webui.lab import axes_view
-from webui.records.metadata import read_png
+from webui.core.record import read_png
+from webui.tabs.form import form_events
+from webui.tabs.lab import axes_view
 
 __all__ = ["browser", "server", "visit", "window"]  # fixtures
 pytestmark = pytest.mark.browser

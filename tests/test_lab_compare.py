@@ -10,15 +10,15 @@ from PIL import Image
 
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
+from webui.core.record import read_png
+from webui.core.request import Request, RequestError
 from webui.engine.events import StoppedEarly
-from webui.lab.axes import hint, kinds, menu, read_axis, split
-from webui.lab.axes_view import read_axes, recall_axes
-from webui.lab.cells import Cells, key_of_record, key_of_request
-from webui.lab.compare import Compare, cost_of
-from webui.lab.grid import make_grid
-from webui.lab.sheet import KEYWORD, encode_sheet, file_name, write_zip
-from webui.records.metadata import read_png
-from webui.request import Request, RequestError
+from webui.tabs.lab.axes import hint, kinds, menu, read_axis, split
+from webui.tabs.lab.axes_view import read_axes, recall_axes
+from webui.tabs.lab.cell_cache import Cells, key_of_record, key_of_request
+from webui.tabs.lab.compare import Compare, cost_of
+from webui.tabs.lab.grid import make_grid
+from webui.tabs.lab.grid_sheet import KEYWORD, encode_sheet, file_name, write_zip
 
 
 @pytest.fixture

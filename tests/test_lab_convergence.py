@@ -10,9 +10,9 @@ from samplers import Step, sampler
 from samplers.closed_form import BimodalDenoiser
 from samplers.reference import observed_order, solve_flow
 from samplers.registry import Entry, Registry
+from webui.core.request import Request, RequestError
 from webui.engine.events import StoppedEarly
-from webui.lab.contest import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
-from webui.lab.convergence import (
+from webui.tabs.lab.convergence import (
     REFERENCE_STEPS,
     Excluded,
     Point,
@@ -22,7 +22,7 @@ from webui.lab.convergence import (
     make_convergence,
     orders,
 )
-from webui.request import Request, RequestError
+from webui.tabs.lab.reference_problem import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")
 

@@ -8,20 +8,20 @@ from labs import laboratory
 
 from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
+from webui.core.request import Request
 from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEarly
-from webui.lab.axes import read_axis
-from webui.lab.cells import Made
-from webui.lab.compare import CellDone, Cost
-from webui.lab.convergence import Excluded, Point, make_convergence
-from webui.lab.convergence_view import results_table
-from webui.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
-from webui.lab.grid import make_grid
-from webui.lab.grid_html import tables
-from webui.lab.toy import DENSITIES, exact_path
-from webui.lab.toy import Path as Way
-from webui.lab.trajectory import Frame
-from webui.lab.words import ahead_text, bar, compared, cost_text, status
-from webui.request import Request
+from webui.tabs.lab.axes import read_axis
+from webui.tabs.lab.cell_cache import Made
+from webui.tabs.lab.compare import CellDone, Cost
+from webui.tabs.lab.convergence import Excluded, Point, make_convergence
+from webui.tabs.lab.convergence_view import results_table
+from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
+from webui.tabs.lab.grid import make_grid
+from webui.tabs.lab.grid_html import tables
+from webui.tabs.lab.lab_text import ahead_text, bar, compared, cost_text, status
+from webui.tabs.lab.plane import DENSITIES, exact_path
+from webui.tabs.lab.plane import Path as Way
+from webui.tabs.lab.trajectory import Frame
 
 EVIL = "<img src=x onerror=alert(1)>"
 

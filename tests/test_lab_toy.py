@@ -11,9 +11,9 @@ from samplers.reference import solve_flow
 from samplers.registry import Entry, Registry
 from samplers.sampler import schedule
 from samplers.schedule import stable_diffusion
+from webui.core.request import RequestError
 from webui.engine.events import StoppedEarly
-from webui.lab.toy import DENSITIES, Path, PathFailed, direction, exact_path, lattice, make_toy, probability
-from webui.request import RequestError
+from webui.tabs.lab.plane import DENSITIES, Path, PathFailed, direction, exact_path, lattice, make_toy, probability
 
 
 @pytest.fixture

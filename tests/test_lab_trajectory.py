@@ -12,12 +12,12 @@ from samplers.denoiser import Denoiser
 from samplers.noise import Noise
 from samplers.schedule import flow, stable_diffusion
 from samplers.testing import GaussianDenoiser
+from webui.core.record import read_png
+from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import StoppedEarly
-from webui.lab.trajectory import MOST_STEPS, film, make_trajectory
-from webui.records.metadata import read_png
-from webui.request import Request, RequestError
 from webui.settings import Settings
+from webui.tabs.lab.trajectory import MOST_STEPS, film, make_trajectory
 
 
 @pytest.fixture

@@ -404,18 +404,18 @@ def test_plugins_are_listed_whatever_they_do(tmp_path, capsys):
     assert not any(str(tmp_path) in row["source"] for row in json.loads(listed("--json", "--no-plugins"))["broken"])
 
 
-def settle(*arguments: str) -> settings.Settings:
-    return settings.settle(settings.parse(list(arguments))[0], ROOT)
+def resolve(*arguments: str) -> settings.Settings:
+    return settings.resolve(settings.parse(list(arguments))[0], ROOT)
 
 
 def test_settings_from_flags(tmp_path):
-    given = settle(
+    given = resolve(
         "--plugins-dir", str(tmp_path), "--outputs", str(tmp_path / "new"), "--auth", "ann:a:b", "--no-browser"
     )
     assert given.plugin_folders == (tmp_path,) and given.plugin_packages and given.outputs == tmp_path / "new"
     assert given.auth == ("ann", "a:b") and not given.open_browser and not given.public
-    assert given.weights == ROOT / "weights" and settle().outputs == ROOT / "outputs" and settle().auth is None
-    alone = settle("--no-plugins", "--plugins-dir", str(tmp_path))
+    assert given.weights == ROOT / "weights" and resolve().outputs == ROOT / "outputs" and resolve().auth is None
+    alone = resolve("--no-plugins", "--plugins-dir", str(tmp_path))
     assert alone.plugin_folders == () and not alone.plugin_packages
 
 
@@ -424,7 +424,7 @@ def test_taken_port_gives_the_next_one():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert port < settle("--port", str(port)).port < port + settings.PORTS_TRIED
+        assert port < resolve("--port", str(port)).port < port + settings.PORTS_TRIED
         with pytest.raises(environment.StartError, match="no address of this machine"):
             settings.free_port("192.0.2.1", port)
         with pytest.raises(environment.StartError, match="unknown"):
@@ -433,9 +433,9 @@ def test_taken_port_gives_the_next_one():
 
 @pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--share"], ["--host", "0.0.0.0", "--share"]])
 def test_public_pages_get_a_login(arguments):
-    first, second = settle(*arguments), settle(*arguments)
+    first, second = resolve(*arguments), resolve(*arguments)
     assert first.public and len(first.auth[1]) >= 16 and first.auth != second.auth
-    assert settle(*arguments, "--auth", "ann:secret").auth == ("ann", "secret")
+    assert resolve(*arguments, "--auth", "ann:secret").auth == ("ann", "secret")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,18 @@ MAY_IMPORT = {
     "plugins": {"samplers"},
     "samplers": set(),
 }
+# Inside webui. What is not in a folder (app, page, replay_command) puts the parts together and may import all of them.
+FOLDERS = {
+    "core": set(),
+    "importers": {"core"},
+    "engine": {"core"},
+    "gradio_ext": {"core"},
+    "api": {"core", "importers", "engine", "gradio_ext"},
+    "tabs": {"core", "importers", "engine", "gradio_ext"},
+}
+WITH_GRADIO = {"api", "gradio_ext", "tabs"}
+# What tabs have in common; any other folder of tabs/ is one tab.
+SHARED_BY_TABS = "form"
 # These run before anything is installed.
 EARLY = ["webui/__init__.py", "webui/environment.py", "webui/settings.py"]
 
@@ -78,6 +90,42 @@ def test_only_the_page_imports_gradio():
     for part in MAY_IMPORT.keys() - {"webui"}:
         for path in sources(part):
             assert "gradio" not in {top(module) for module, _ in imports(path)}, path
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_arrows_inside_webui_go_one_way(folder):
+    allowed = FOLDERS[folder] | {folder}
+    for path in sorted((ROOT / "webui" / folder).rglob("*.py")):
+        names = [module.split(".") for module, _ in imports(path) if module.startswith("webui.")]
+        used = {parts[1] for parts in names if (ROOT / "webui" / parts[1]).is_dir()}
+        assert used <= allowed, f"{path.relative_to(ROOT)} imports {', '.join(used - allowed)}"
+        others = {parts[1] for parts in names} - used - {"settings", "environment"}
+        assert not others, f"{path.relative_to(ROOT)} imports {', '.join(others)}, which stands above it"
+
+
+def test_a_tab_knows_no_other_tab():
+    tabs = ROOT / "webui" / "tabs"
+    for path in sorted(tabs.rglob("*.py")):
+        own = path.relative_to(tabs).parts[0].removesuffix(".py")
+        for module, _ in imports(path):
+            other = module.removeprefix("webui.tabs.").split(".")[0] if module.startswith("webui.tabs.") else own
+            assert other in (own, SHARED_BY_TABS), f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_gradio_stays_in_its_folders():
+    for folder in FOLDERS.keys() - WITH_GRADIO:
+        for path in sorted((ROOT / "webui" / folder).rglob("*.py")):
+            assert "gradio" not in {top(module) for module, _ in imports(path)}, path
+
+
+def test_no_two_modules_share_a_name():
+    places = {}
+    for part in ("samplers", "weights", "webui"):
+        for path in sources(part):
+            if path.stem != "__init__":
+                places.setdefault(path.stem, []).append(str(path.relative_to(ROOT)))
+    twice = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert not twice
 
 
 def test_early_files_need_only_the_standard_library():

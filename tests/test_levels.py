@@ -9,12 +9,12 @@ from oracles import builtin, sampler, schedule, sd
 
 from samplers import Step
 from samplers import sampler as make_sampler
-from samplers.bounded import Limit, TookTooLong
 from samplers.denoiser import Watched
-from samplers.generate import SamplerFailed, plan, run
-from samplers.levels import levels, rehearse
+from samplers.levels import dry_run, levels
+from samplers.run import SamplerFailed, plan, run
 from samplers.schedule import alpha_bar, betas, flow, shift_flow_time, sigma_of_flow_time
 from samplers.testing import GaussianDenoiser
+from samplers.timeouts import Limit, TookTooLong
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
 
@@ -88,21 +88,21 @@ def test_a_flow_shift_multiplies_sigma(shift):
 
 
 def asked(made):
-    return [call.sigma for call in rehearse(made).calls]
+    return [call.sigma for call in dry_run(made).calls]
 
 
 def test_one_call_samplers_ask_at_every_level():
     made = planned("DDIM")
     assert asked(made) == list(made.sigmas[:-1])
-    assert [call.place for call in rehearse(made).calls] == list(range(20))
-    assert rehearse(made).sigmas == made.sigmas
+    assert [call.place for call in dry_run(made).calls] == list(range(20))
+    assert dry_run(made).sigmas == made.sigmas
 
 
 def test_heun_asks_at_both_ends_of_a_step():
     made = planned("Heun", 4)
     high, a, b, c, _ = made.sigmas
     assert asked(made) == [high, a, a, b, b, c, c]
-    assert [call.place for call in rehearse(made).calls] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    assert [call.place for call in dry_run(made).calls] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
 
 
 def test_dpm2_asks_at_the_geometric_middle():
@@ -126,7 +126,7 @@ def test_restart_goes_back_up():
     made = planned("Restart", 10, times=1, restart_steps=3, low=0.1, high=2.0)
     rises = [(a, b) for a, b in pairwise(asked(made)) if b > a * 1.0001]
     assert len(rises) == 1 and rises[0][1] == 2.0 and rises[0][0] >= 0.1
-    assert rehearse(made).sigmas == made.sigmas and len(asked(made)) == made.calls
+    assert dry_run(made).sigmas == made.sigmas and len(asked(made)) == made.calls
 
 
 def test_a_part_of_a_schedule_is_rehearsed_from_its_start():
@@ -135,13 +135,13 @@ def test_a_part_of_a_schedule_is_rehearsed_from_its_start():
 
 
 def test_adaptive_samplers_are_not_rehearsed():
-    assert rehearse(planned("Flow")) is None and rehearse(planned("k-diffusion DPM adaptive")) is None
+    assert dry_run(planned("Flow")) is None and dry_run(planned("k-diffusion DPM adaptive")) is None
     assert len(asked(planned("Flow", 5, method="heun"))) == 9
 
 
 def test_an_own_grid_that_is_fixed_is_shown_as_it_is():
     made = planned("k-diffusion DPM fast")
-    rehearsed = rehearse(made)
+    rehearsed = dry_run(made)
     assert len(rehearsed.calls) == 20 and (rehearsed.sigmas[0], rehearsed.sigmas[-1]) == (made.sigmas[0], 0)
     assert all(a > b for a, b in pairwise(rehearsed.sigmas))
 
@@ -154,7 +154,7 @@ def test_a_rehearsal_asks_what_a_real_run_asks(name):
         return
     watched = Watched(GaussianDenoiser(-0.5, 0.2), 2, lambda call: seen.append(float(call.sigma)))
     result = run(made, watched, torch.zeros(2, 3, 4, 4), (1, 2))
-    rehearsed = rehearse(made)
+    rehearsed = dry_run(made)
     assert asked(made) == pytest.approx(seen, rel=1e-6) and len(rehearsed.calls) == watched.calls == made.calls
     assert rehearsed.sigmas == pytest.approx(result.sigmas, rel=1e-12)
     places = [call.place for call in rehearsed.calls]
@@ -169,7 +169,7 @@ def test_a_sampler_that_reports_only_at_its_end_has_its_calls_spread_over_the_ru
             yield Step(estimate, sigma, estimate)
 
     made = plan(sd(), late, schedule("Karras"), 4)
-    assert [call.place for call in rehearse(made).calls] == [0, 1, 2, 3]
+    assert [call.place for call in dry_run(made).calls] == [0, 1, 2, 3]
 
 
 def test_a_sampler_that_fails_is_named():
@@ -178,7 +178,7 @@ def test_a_sampler_that_fails_is_named():
         yield Step(denoise(x, sigmas[0] / sigmas[-1]), sigmas[1], x)
 
     with pytest.raises(SamplerFailed, match="sampler Bad failed .*ZeroDivisionError"):
-        rehearse(plan(sd(), bad, schedule("Karras"), 4))
+        dry_run(plan(sd(), bad, schedule("Karras"), 4))
 
 
 def test_a_sampler_that_never_ends_is_left_behind():
@@ -189,4 +189,4 @@ def test_a_sampler_that_never_ends_is_left_behind():
         yield Step(x, 0.0, x)
 
     with pytest.raises(TookTooLong):
-        rehearse(plan(sd(), endless, schedule("Karras"), 4), Limit(busy=0.1, all=0.2))
+        dry_run(plan(sd(), endless, schedule("Karras"), 4), Limit(busy=0.1, all=0.2))

@@ -7,16 +7,16 @@ from conftest import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from webui.core.links import LONGEST, from_query, to_query
+from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
-from webui.form.filling import overlay
-from webui.form.form import to_request
-from webui.form.link_events import mode_of, open_form, shortened
-from webui.form.links import LONGEST, from_query, to_query
-from webui.form.memory import DEFAULTS
 from webui.page import build_page
-from webui.request import Request, RequestError
 from webui.settings import Settings
-from webui.shared import Page
+from webui.tabs.form.apply_settings import overlay
+from webui.tabs.form.form import to_request
+from webui.tabs.form.form_state import DEFAULTS
+from webui.tabs.form.link_events import mode_of, open_form, shortened
+from webui.tabs.form.page_context import Page
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=100)
 NAMES = st.text("abcdefgh_", min_size=1, max_size=8)

@@ -7,7 +7,7 @@ from conftest import ROOT
 from PIL import Image
 
 import weights.opening
-from samplers.generate import plan, run
+from samplers.run import plan, run
 from weights.autoencoder import DECODER_BYTES, Autoencoder
 from weights.catalog import read_folder
 from weights.opening import dtypes, open_model

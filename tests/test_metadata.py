@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from webui import storage
-from webui.pictures import PictureError
-from webui.records.metadata import MetadataError, encode_png, infotext, read_png, record, replay
-from webui.request import Request, RequestError, plan_of, settle
+from webui.core import storage
+from webui.core.images import PictureError
+from webui.core.infotext import infotext
+from webui.core.record import MetadataError, encode_png, read_png, record, replay
+from webui.core.request import Request, RequestError, plan_of, resolve
 
 MODELS = {"toy": toy()}
 # From A1111's modules/infotext_utils.py, v1.10: what reads the last line there.
@@ -25,11 +26,13 @@ A1111_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)'
 
 
 def make(registry, index=0, **fields):
-    settled = settle(Request(**fields), registry, MODELS)
-    sigmas = plan_of(settled, registry, MODELS["toy"]).sigmas
+    resolved = resolve(Request(**fields), registry, MODELS)
+    sigmas = plan_of(resolved, registry, MODELS["toy"]).sigmas
     model = dict(name="toy", digest="0123456789", device="cpu")
-    sampler, schedule = registry.sampler(settled.sampler), registry.schedule(settled.schedule)
-    return settled, record(settled, index, sampler, schedule, sigmas, settled.steps, model, settled.seeds, threads=2)
+    sampler, schedule = registry.sampler(resolved.sampler), registry.schedule(resolved.schedule)
+    return resolved, record(
+        resolved, index, sampler, schedule, sigmas, resolved.steps, model, resolved.seeds, threads=2
+    )
 
 
 def carried(tmp_path, record):
@@ -101,11 +104,11 @@ def test_everything_comes_back(registry, tmp_path_factory, prompt, negative, see
     fields = dict(
         prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance, steps=steps, options={"eta": eta}
     )
-    settled, made = make(registry, **fields, schedule="Karras")
+    resolved, made = make(registry, **fields, schedule="Karras")
     back = carried(tmp_path_factory.getbasetemp(), made)
     assert back.record == made and back.parameters == infotext(made)
-    assert replay(back.record) == settled
-    sigmas = plan_of(settled, registry, MODELS["toy"]).sigmas
+    assert replay(back.record) == resolved
+    sigmas = plan_of(resolved, registry, MODELS["toy"]).sigmas
     assert tuple(back.record["sigmas"]) == sigmas  # to the last bit
 
 

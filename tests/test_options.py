@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 
 from samplers import Choice, Length, Range
-from samplers.options import Option, read_options, settle
+from samplers.options import Option, read_options, resolve
 
 POSITIONAL = ("denoise", "x", "sigmas", "noise")
 
@@ -31,8 +31,8 @@ def everything(
 OPTIONS = read_options(everything, POSITIONAL)
 
 
-def check_settled(**given):
-    return settle("sampler X", OPTIONS, given)
+def check_resolved(**given):
+    return resolve("sampler X", OPTIONS, given)
 
 
 def test_a_signature_is_read_in_its_order():
@@ -76,16 +76,16 @@ def test_leading_arguments_may_have_other_names():
     assert read_options(renamed, POSITIONAL) == ()
 
 
-def test_settling_fills_in_defaults_and_keeps_types():
-    assert check_settled() == dict(eta=0.0, order=3, method="heun", exact=False, label="", plain=True)
-    settled = check_settled(eta=1, order=2.0, method="midpoint", exact=True, label="a")
-    assert settled == dict(eta=1.0, order=2, method="midpoint", exact=True, label="a", plain=True)
-    assert type(settled["eta"]) is float and type(settled["order"]) is int
+def test_resolving_fills_in_defaults_and_keeps_types():
+    assert check_resolved() == dict(eta=0.0, order=3, method="heun", exact=False, label="", plain=True)
+    resolved = check_resolved(eta=1, order=2.0, method="midpoint", exact=True, label="a")
+    assert resolved == dict(eta=1.0, order=2, method="midpoint", exact=True, label="a", plain=True)
+    assert type(resolved["eta"]) is float and type(resolved["order"]) is int
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, 0.0, 1.0])
 def test_both_ends_of_a_range_are_inside(value):
-    assert check_settled(eta=value)["eta"] == value
+    assert check_resolved(eta=value)["eta"] == value
 
 
 NUMBER = "option 'eta' is {}; allowed is a number from 0 to 1"
@@ -120,7 +120,7 @@ WHOLE = "option 'order' is {}; allowed is a whole number from 1 to 4"
 )
 def test_a_wrong_value_s_error_names_owner_option_value_and_what_is_allowed(name, value, message):
     with pytest.raises(ValueError) as error:
-        check_settled(**{name: value})
+        check_resolved(**{name: value})
     assert str(error.value) == f"sampler X: {message}"
 
 
@@ -128,21 +128,21 @@ def test_a_wrong_value_s_error_names_owner_option_value_and_what_is_allowed(name
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["up", "down"])
 def test_a_number_too_large_for_a_float_is_a_wrong_value_like_any_other(name, value):
     with pytest.raises(ValueError, match=f"option '{name}' is .*allowed is"):
-        check_settled(**{name: value})
+        check_resolved(**{name: value})
 
 
 def test_an_unknown_option_s_error_names_the_known_ones():
     with pytest.raises(ValueError) as error:
-        check_settled(etta=1)
+        check_resolved(etta=1)
     assert str(error.value) == "sampler X has no option 'etta'; it takes eta, order, method, exact, label, plain"
     with pytest.raises(ValueError) as error:
-        settle("sampler Y", (), dict(eta=1))
+        resolve("sampler Y", (), dict(eta=1))
     assert str(error.value) == "sampler Y has no option 'eta'; it takes no options"
 
 
 def test_what_was_given_is_not_changed():
     given = dict(eta=1)
-    settle("sampler X", OPTIONS, given)
+    resolve("sampler X", OPTIONS, given)
     assert given == dict(eta=1) and type(given["eta"]) is int
 
 

@@ -23,19 +23,19 @@ from PIL import Image
 from samplers import sampler
 from samplers.options import Option
 from samplers.registry import Broken, Entry, Registry
-from webui.describe import fitted, paper_link, sampler_note, seconds_text
+from webui.core.limits import LOCAL
+from webui.core.menus import SCHEDULES, sampler_choices, schedules_in_order
+from webui.core.record import read_png
 from webui.engine.engine import Engine
 from webui.engine.jobs import Job
-from webui.form import runs
-from webui.form.memory import fresh, recall, recall_options
-from webui.form.options import control, limits, on_slider, placed, row_for
-from webui.guard import Guard
-from webui.limits import LOCAL
-from webui.menus import SCHEDULES, sampler_choices, schedules_in_order
+from webui.gradio_ext.guard import Guard
 from webui.page import build_page, choose_token
-from webui.records.metadata import read_png
 from webui.settings import Settings
-from webui.shared import Page
+from webui.tabs.form import job_events
+from webui.tabs.form.describe import fitted, paper_link, sampler_note, seconds_text
+from webui.tabs.form.form_state import fresh, recall, recall_options
+from webui.tabs.form.option_widgets import control, limits, on_slider, placed, row_for
+from webui.tabs.form.page_context import Page
 from webui.tabs.plugins import measured_text, plugins_html
 
 
@@ -59,20 +59,20 @@ def client(page, tmp_path):
 
 
 def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeypatch):
-    monkeypatch.setattr(runs, "TICK", 0.0)
+    monkeypatch.setattr(job_events, "TICK", 0.0)
     left = []
     page = SimpleNamespace(watching=Counter(), engine=SimpleNamespace(abandon=left.append))
     job = Job(None, None, owner="someone")
 
     async def looks(many):
-        watched = runs.snapshots(page, job)
+        watched = job_events.snapshots(page, job)
         told = [await anext(watched) for _ in range(many)]
         assert page.watching["someone"] == 1
         await watched.aclose()
         return told
 
-    told = asyncio.run(looks(2 * runs.AGAIN))
-    assert [place for place, now in enumerate(told, 1) if now is job.snapshot()] == [1, runs.AGAIN]
+    told = asyncio.run(looks(2 * job_events.AGAIN))
+    assert [place for place, now in enumerate(told, 1) if now is job.snapshot()] == [1, job_events.AGAIN]
     assert page.watching["someone"] == 0 and left == [job]
 
 
@@ -519,7 +519,7 @@ def test_a_start_calls_nobody_and_ends_tidily(tmp_path):
 def test_no_tunnel_is_said_plainly(page, monkeypatch):
     from gradio import networking
 
-    from webui.sharing import open_tunnel
+    from webui.gradio_ext.tunnel import open_tunnel
 
     def fails(*arguments):
         raise RuntimeError("Could not get share link") from OSError("Network is unreachable")

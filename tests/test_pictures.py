@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from webui.pictures import MAX_BYTES, PictureError, fit_picture, grid, open_picture, to_jpeg
+from webui.core.images import MAX_BYTES, PictureError, fit_picture, grid, open_picture, to_jpeg
 
 
 def save(path, image, *args, **more):

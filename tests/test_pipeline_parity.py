@@ -8,8 +8,8 @@ import pytest
 import torch
 from oracles import sampler, schedule
 
-from samplers.generate import plan, run
 from samplers.noise import Noise
+from samplers.run import plan, run
 
 EMOJI = Path(__file__).resolve().parents[1] / "weights" / "emoji"
 PROMPT, NEGATIVE = "red apple", "blue"

@@ -1,6 +1,6 @@
 """Plots: transparent, so that they fit light and dark; log axes where asked; every point can be read on hover."""
 
-from webui.plots import COLOURS, figure, line
+from webui.tabs.form.plots import COLOURS, figure, line
 
 
 def test_a_figure_has_no_ground_of_its_own_and_the_axes_asked_for():

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weights.found import ModelError
-from weights.prompt import COMMA_REACH, Chunk, Part, parse, split
-from weights.text import Prompts
+from weights.model_info import ModelError
+from weights.prompt_encoder import Prompts
+from weights.prompt_syntax import COMMA_REACH, Chunk, PromptPart, parse, split
 from weights.tokenizer import clip_tokenizer, merges_file
 
 
 def parts(*pairs):
-    return [Part(text, weight) for text, weight in pairs]
+    return [PromptPart(text, weight) for text, weight in pairs]
 
 
 class TestSyntax:
@@ -57,26 +57,26 @@ class TestSyntax:
     def test_a_long_prompt_costs_what_its_length_costs(self):
         read = parse("(x" * 5_000)
         assert len(read) == 5_000 and read[6].weight == pytest.approx(1.1**7)
-        assert parse("x" + " " * 100_000) == [Part("x" + " " * 100_000)]
-        assert parse(":" + "1" * 100_000) == [Part(":" + "1" * 100_000)]
+        assert parse("x" + " " * 100_000) == [PromptPart("x" + " " * 100_000)]
+        assert parse(":" + "1" * 100_000) == [PromptPart(":" + "1" * 100_000)]
 
     @given(st.text())
     def test_nothing_is_lost_and_nothing_raises(self, text):
         read = parse(text)
         assert read and all(part.weight == part.weight for part in read)
         if not set(text) & set("()[]\\") and "BREAK" not in text:
-            assert read == [Part(text)]
+            assert read == [PromptPart(text)]
 
 
 def numbers(count, size=10, comma=None, commas=()):
     """The chunks of tokens 1, 2, ... of which those at `commas` are commas."""
     tokens = [0 if place in commas else place + 1 for place in range(count)]
-    return [chunk.tokens for chunk in split([Part("x")], lambda text: tokens, size, comma)]
+    return [chunk.tokens for chunk in split([PromptPart("x")], lambda text: tokens, size, comma)]
 
 
 class TestChunks:
     def test_there_is_always_one(self):
-        assert split([Part("")], lambda text: [], 75, None) == [Chunk((), ())]
+        assert split([PromptPart("")], lambda text: [], 75, None) == [Chunk((), ())]
 
     @pytest.mark.parametrize(
         "count, sizes", [(9, [9]), (10, [10]), (11, [10, 1]), (30, [10, 10, 10]), (31, [10, 10, 10, 1])]

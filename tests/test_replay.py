@@ -14,14 +14,14 @@ from PIL import Image, ImageFilter
 from test_metadata import png
 
 from samplers.registry import Registry, discover
+from webui.core.export import convert
+from webui.core.picture_metadata import read_picture
+from webui.core.record import MetadataError, digest_of
+from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
-from webui.records.export import convert
-from webui.records.metadata import MetadataError, digest_of
-from webui.records.reading import read_picture
-from webui.records.replay import changes, recipe
-from webui.records.replay_command import replay_file
-from webui.request import Request, RequestError
+from webui.engine.replay import changes, recipe
+from webui.replay_command import replay_file
 from webui.settings import Settings
 
 SAMPLERS = list(discover(ROOT / "plugins", packages=False).samplers)

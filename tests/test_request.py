@@ -10,43 +10,43 @@ from hypothesis import strategies as st
 
 from samplers import sampler
 from samplers.registry import Entry, Registry
-from webui.limits import PUBLIC
-from webui.request import Request, RequestError, plan_of, read, settle
+from webui.core.limits import PUBLIC
+from webui.core.request import Request, RequestError, plan_of, read, resolve
 
 MODELS = {"toy": toy()}
 
 
 def fail(registry, fields=None, limits=None, **more) -> str:
     with pytest.raises(RequestError) as caught:
-        settle(read({**(fields or {}), **more}), registry, MODELS, **({"limits": limits} if limits else {}))
+        resolve(read({**(fields or {}), **more}), registry, MODELS, **({"limits": limits} if limits else {}))
     return str(caught.value)
 
 
 def test_defaults_are_filled_in(registry):
-    settled = settle(read(dict(prompt="a cat")), registry, MODELS)
-    assert (settled.width, settled.height, settled.model, settled.schedule) == (64, 64, "toy", "Uniform leading")
-    assert settled.options == {"eta": 0.0} and settled.schedule_options == {"offset": 1}
-    assert 0 <= settled.seed < 2**32
-    assert settle(settled, registry, MODELS) == settled
+    resolved = resolve(read(dict(prompt="a cat")), registry, MODELS)
+    assert (resolved.width, resolved.height, resolved.model, resolved.schedule) == (64, 64, "toy", "Uniform leading")
+    assert resolved.options == {"eta": 0.0} and resolved.schedule_options == {"offset": 1}
+    assert 0 <= resolved.seed < 2**32
+    assert resolve(resolved, registry, MODELS) == resolved
 
 
 def test_random_seeds_differ_and_given_ones_stay(registry):
-    assert len({settle(Request(), registry, MODELS).seed for _ in range(20)}) == 20
-    assert settle(Request(seed=0), registry, MODELS).seed == 0
+    assert len({resolve(Request(), registry, MODELS).seed for _ in range(20)}) == 20
+    assert resolve(Request(seed=0), registry, MODELS).seed == 0
     assert Request(seed=2**32 - 1, count=3).seeds == (2**32 - 1, 0, 1)
 
 
-def test_settling_leaves_the_request_as_it_was(registry):
+def test_resolving_leaves_the_request_as_it_was(registry):
     options = {"eta": 1}
     request = read(dict(options=options))
-    assert settle(request, registry, MODELS).options == {"eta": 1.0}
+    assert resolve(request, registry, MODELS).options == {"eta": 1.0}
     assert options == {"eta": 1} and request.options == {"eta": 1}
 
 
 def test_numbers_as_sliders_and_json_send_them(registry):
-    settled = settle(read(dict(steps=20.0, guidance=3, width=64.0, seed=5.0)), registry, MODELS)
-    assert (settled.steps, settled.guidance, settled.width, settled.seed) == (20, 3.0, 64, 5)
-    assert isinstance(settled.steps, int) and isinstance(settled.guidance, float)
+    resolved = resolve(read(dict(steps=20.0, guidance=3, width=64.0, seed=5.0)), registry, MODELS)
+    assert (resolved.steps, resolved.guidance, resolved.width, resolved.seed) == (20, 3.0, 64, 5)
+    assert isinstance(resolved.steps, int) and isinstance(resolved.guidance, float)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_unknown_names_list_the_known_ones(registry):
     assert "'Eulre'" in fail(registry, sampler="Eulre")
     assert "Karras" in fail(registry, schedule="Karas")
     assert fail(registry, model="sdxl") == "Unknown model 'sdxl'; known are toy."
-    assert "No model was found" in str(pytest.raises(RequestError, settle, Request(), registry, {}).value)
+    assert "No model was found" in str(pytest.raises(RequestError, resolve, Request(), registry, {}).value)
 
 
 def test_options_name_what_is_allowed(registry):
@@ -116,7 +116,7 @@ def test_sizes(registry):
     assert "Height is 8" in fail(registry, height=8)
     assert "Width x height x count" in fail(registry, width=2048, height=2048, count=16)
     assert "which is 15 of this size" in fail(registry, width=2048, height=2048, count=16)
-    settle(read(dict(width=2048, height=2048, count=15)), registry, MODELS)
+    resolve(read(dict(width=2048, height=2048, count=15)), registry, MODELS)
 
 
 def test_public_pages_allow_less(registry):
@@ -126,7 +126,7 @@ def test_public_pages_allow_less(registry):
     assert "Count is 9; allowed here is 1 to 8." in fail(registry, limits=PUBLIC, count=9)
     assert "Steps is 151; allowed here is 1 to 150." in fail(registry, limits=PUBLIC, steps=151)
     assert "Prompt has 2001 characters; allowed are 2000." in fail(registry, limits=PUBLIC, prompt="x" * 2001)
-    settle(read(dict(width=1024, height=1024, count=8, steps=150)), registry, MODELS, limits=PUBLIC)
+    resolve(read(dict(width=1024, height=1024, count=8, steps=150)), registry, MODELS, limits=PUBLIC)
 
 
 def test_img2img_needs_a_picture(registry):
@@ -147,8 +147,8 @@ def test_a_plugin_that_cannot_plan_is_named(registry):
 def test_steps_of_all_sizes_plan(registry):
     for steps in (1, 2, 999, 1000):
         for schedule in registry.schedules:
-            settled = settle(read(dict(steps=steps, schedule=schedule)), registry, MODELS)
-            sigmas = plan_of(settled, registry, MODELS["toy"]).sigmas
+            resolved = resolve(read(dict(steps=steps, schedule=schedule)), registry, MODELS)
+            sigmas = plan_of(resolved, registry, MODELS["toy"]).sigmas
             assert len(sigmas) == steps + 1 and sigmas[-1] == 0
 
 
@@ -163,8 +163,8 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(sorted(Request.model_fields)) | st.text(max_size=5), JSON, max_size=4))
 def test_anything_from_outside_is_served_or_refused(registry, fields):
     try:
-        settled = settle(read(fields), registry, MODELS)
+        resolved = resolve(read(fields), registry, MODELS)
     except RequestError as error:
         assert str(error).endswith((".", "!")) and len(str(error)) < 20_000
     else:
-        json.dumps(settled.model_dump(mode="json"), allow_nan=False).encode()
+        json.dumps(resolved.model_dump(mode="json"), allow_nan=False).encode()

@@ -29,8 +29,8 @@ from oracles import (
 from samplers import Step, Stopped
 from samplers import sampler as make_sampler
 from samplers.denoiser import Watched
-from samplers.generate import SamplerFailed, plan, run
 from samplers.noise import Noise
+from samplers.run import SamplerFailed, plan, run
 from samplers.testing import GaussianDenoiser, end_of, geometric, measure_order
 
 SHAPE = (3, 2, 3, 3)
@@ -514,7 +514,7 @@ def test_a_run_starts_from_the_image_plus_sigma_times_its_own_noise():
     assert len(states) == ready.calls == 3 and result.sigmas == list(ready.sigmas)
 
 
-def test_a_plan_settles_options_and_refuses_wrong_ones():
+def test_a_plan_resolves_options_and_refuses_wrong_ones():
     ready = plan(sd(), sampler("DDIM"), schedule("Karras"), 10, dict(eta=1), dict(rho=3))
     assert ready.options == {"eta": 1.0} and len(ready.sigmas) == 11 and not ready.own_grid
     with pytest.raises(ValueError, match="sampler DDIM has no option 'churn'; it takes eta"):

@@ -21,7 +21,7 @@ from test_browser import (  # noqa: F401
 )
 
 from samplers.schedule import noise_share, stable_diffusion
-from webui.planned import planned
+from webui.engine.run_preview import preview_run
 
 pytestmark = pytest.mark.browser
 SIGMAS = "#schedule-list textarea"
@@ -69,7 +69,7 @@ def open_file(page, file):
 
 
 def planned_sigmas(server, **fields):  # noqa: F811
-    return list(planned(server.engine, fields).run.sigmas)
+    return list(preview_run(server.engine, fields).run.sigmas)
 
 
 def shown_sigmas(page):

@@ -18,9 +18,9 @@ from pages import served
 from PIL import Image
 
 from samplers.schedule import alpha_bar, log_snr, noise_share
-from webui.api import Api, Result
+from webui.api.script_api import Api, ApiResult
+from webui.core.request import RequestError
 from webui.engine.engine import Engine
-from webui.request import RequestError
 from webui.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
@@ -63,7 +63,7 @@ def info_of(api, **settings):
     else:
         events = serve.img2img(picture, "a", **wanted)
     *_, last = events
-    assert isinstance(last, Result)
+    assert isinstance(last, ApiResult)
     return last.info
 
 

@@ -6,17 +6,17 @@ from conftest import ToyModel, toy
 from oracles import builtin, schedule, sd
 
 from samplers.denoiser import Denoiser
-from samplers.generate import run
+from samplers.run import run
 from samplers.schedule import flow
+from webui.core.request import Request
 from webui.engine.engine import Engine
-from webui.form.memory import recall_options
-from webui.planned import planned, rehearsal
-from webui.request import Request
-from webui.schedule.curves import MEASURES, View, draw
-from webui.schedule.guided import asked, guidance_note, guided_curve
-from webui.schedule.loaded import Loaded
-from webui.schedule.redraw import own_curves, redraw
+from webui.engine.run_preview import dry_run_of, preview_run
 from webui.settings import Settings
+from webui.tabs.form.form_state import recall_options
+from webui.tabs.schedule.curves import MEASURES, View, draw
+from webui.tabs.schedule.guidance_marks import asked, guidance_note, guided_curve
+from webui.tabs.schedule.recorded_run import RecordedRun
+from webui.tabs.schedule.run_plot import own_curves, redraw
 
 INTERVAL = dict(guidance_low=0.5, guidance_high=5.0)
 
@@ -30,9 +30,9 @@ def engine(tmp_path_factory):
 
 def marks(engine, **fields):
     """(the marked curves, the sentence, the plan) of a run."""
-    made = planned(engine, dict(schedule="Karras", steps=20, strength=1.0) | fields)
-    calls = asked(made, rehearsal(made))
-    own = own_curves(made, rehearsal(made))[0]
+    made = preview_run(engine, dict(schedule="Karras", steps=20, strength=1.0) | fields)
+    calls = asked(made, dry_run_of(made))
+    own = own_curves(made, dry_run_of(made))[0]
     steps = len(made.run.sigmas) - 1
     note = guidance_note(made.request, calls and [sigma for _, sigma in calls], steps)
     return guided_curve(made.request, own.places, calls or ()), note, made
@@ -135,7 +135,7 @@ def test_a_mark_lies_on_its_curve_in_every_measure(engine, measure, against, mod
 
 def test_a_loaded_run_has_its_own_mark(engine):
     sigmas = (10.0, 4.0, 1.0, 0.3, 0.0)
-    loaded = Loaded(Request(steps=4, guidance=3.0, guidance_low=0.5), sigmas, 4, "toy")
+    loaded = RecordedRun(Request(steps=4, guidance=3.0, guidance_low=0.5), sigmas, 4, "toy")
     plot = redraw(
         engine,
         {"samplers": {}, "schedules": {}},
@@ -164,7 +164,7 @@ def test_a_loaded_run_has_its_own_mark(engine):
 
 
 def test_a_long_run_is_marked_where_its_steps_start(engine):
-    made = planned(engine, dict(schedule="Karras", steps=400, strength=1.0, **INTERVAL))
+    made = preview_run(engine, dict(schedule="Karras", steps=400, strength=1.0, **INTERVAL))
     calls = asked(made, None)
     assert [sigma for _, sigma in calls] == list(made.run.sigmas[:-1])
 

@@ -6,11 +6,11 @@ import pytest
 from conftest import toy
 from oracles import builtin
 
-from webui.limits import LOCAL, PUBLIC
-from webui.schedule.curves import View
-from webui.schedule.memory import MORE, recall_more, recall_run
-from webui.schedule.redraw import FIELDS
-from webui.schedule.training_curves import trained
+from webui.core.limits import LOCAL, PUBLIC
+from webui.tabs.schedule.curves import View
+from webui.tabs.schedule.run_plot import FIELDS
+from webui.tabs.schedule.schedule_state import MORE, recall_more, recall_run
+from webui.tabs.schedule.training_curves import trained
 
 MODELS = {name: toy(name) for name in ("toy", "other")}
 RUN = dict(

@@ -9,17 +9,17 @@ from oracles import builtin
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from webui.api import Api
+from webui.api.script_api import Api
+from webui.core.links import to_query
+from webui.core.record import KEYWORD, MetadataError, read_png, replay
+from webui.core.request import RequestError
 from webui.engine.engine import Engine
-from webui.form.links import to_query
-from webui.form.memory import recall_options
-from webui.planned import planned, rehearsal
-from webui.records.metadata import KEYWORD, MetadataError, read_png, replay
-from webui.request import RequestError
-from webui.schedule.loaded import load, loaded_note, read_run
-from webui.schedule.notes import asks, custom_settings, facts, list_text
-from webui.schedule.redraw import label, plan_with
+from webui.engine.run_preview import dry_run_of, preview_run
 from webui.settings import Settings
+from webui.tabs.form.form_state import recall_options
+from webui.tabs.schedule.recorded_run import load, loaded_note, read_run
+from webui.tabs.schedule.run_plot import label, plan_with
+from webui.tabs.schedule.run_summary import asks, custom_settings, facts, list_text
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def engine(tmp_path_factory):
 
 
 def told(engine, **fields):
-    made = planned(engine, dict(strength=1.0) | fields)
-    rehearsed = rehearsal(made)
+    made = preview_run(engine, dict(strength=1.0) | fields)
+    rehearsed = dry_run_of(made)
     by_meaning = {meaning: plan_with(engine, made, strength_as=meaning) for meaning in ("steps", "noise")}
     return re.sub(r"<[^>]+>", " ", facts(made, rehearsed, by_meaning)), asks(made.run, rehearsed)
 
@@ -74,7 +74,7 @@ def test_where_a_sampler_asks(engine, fields, says):
 
 
 def test_a_label_has_the_numbers_of_a_schedule(engine):
-    made = planned(engine, dict(schedule="Karras", schedule_options={"rho": 5}, steps=10, strength=0.5))
+    made = preview_run(engine, dict(schedule="Karras", schedule_options={"rho": 5}, steps=10, strength=0.5))
     assert label(made) == "Karras, rho 5, 10 steps, strength 0.5"
 
 
@@ -84,10 +84,10 @@ def test_a_label_has_the_numbers_of_a_schedule(engine):
 @pytest.mark.parametrize("steps", [1, 2, 20, 100, 1000])
 @pytest.mark.parametrize("name", ["Karras", "Exponential"])
 def test_a_copied_list_pasted_is_the_same_run(engine, steps, name):
-    sigmas = planned(engine, dict(schedule=name, steps=steps)).run.sigmas
+    sigmas = preview_run(engine, dict(schedule=name, steps=steps)).run.sigmas
     numbers, count = custom_settings(list_text(sigmas))
     assert count == steps
-    again = planned(engine, dict(schedule="Custom", steps=count, schedule_options={"numbers": numbers})).run.sigmas
+    again = preview_run(engine, dict(schedule="Custom", steps=count, schedule_options={"numbers": numbers})).run.sigmas
     assert again == sigmas
 
 
@@ -109,9 +109,9 @@ def test_a_thousand_sigmas_of_all_digits_are_in_a_picture_and_out_of_it_again(en
 def test_a_list_that_is_too_long_is_refused_with_its_length(engine):
     settings = dict(schedule="Custom", steps=2, schedule_options={"numbers": "1, " * 10_001})
     with pytest.raises(RequestError, match="option 'numbers' has 30003 characters; allowed is a text of at most 30000"):
-        planned(engine, settings)
+        preview_run(engine, settings)
     with pytest.raises(RequestError, match="'numbers' must be a number, a text of at most 100000 characters"):
-        planned(engine, settings | dict(schedule_options={"numbers": "1" * 100_001}))
+        preview_run(engine, settings | dict(schedule_options={"numbers": "1" * 100_001}))
 
 
 @pytest.mark.parametrize(

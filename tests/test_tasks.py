@@ -8,9 +8,9 @@ from conftest import until
 from labs import WAIT, laboratory
 
 from samplers.sampler import Stopped
+from webui.core.request import Request, RequestError
 from webui.engine.engine import MAX_WAITING
-from webui.engine.events import Failed, Finished, Part, StoppedEarly, news
-from webui.request import Request, RequestError
+from webui.engine.events import Failed, Finished, PartialResult, StoppedEarly, news
 
 
 @dataclass(eq=False)
@@ -25,14 +25,14 @@ class Work:
 
     def run(self, desk):
         self.desk = desk
-        desk.tell(Part("first"))
+        desk.tell(PartialResult("first"))
         self.began.set()
         until(lambda: self.go.is_set() or desk.should_stop(), WAIT)
         if desk.should_stop():
             raise Stopped("stopped")
         if self.error:
             raise self.error
-        desk.tell(Part("second"))
+        desk.tell(PartialResult("second"))
         return dict(stopped=False, answer=42)
 
 
@@ -67,8 +67,8 @@ def test_parts_are_kept_for_whoever_looks_later(engine):
     work.go.set()
     assert job.wait(WAIT)
     assert early.parts == ("first",) and job.snapshot().parts == ("first", "second")
-    assert [event.value for event in news(early, job.snapshot()) if isinstance(event, Part)] == ["second"]
-    assert [event.value for event in job.events() if isinstance(event, Part)] == ["first", "second"]
+    assert [event.value for event in news(early, job.snapshot()) if isinstance(event, PartialResult)] == ["second"]
+    assert [event.value for event in job.events() if isinstance(event, PartialResult)] == ["first", "second"]
 
 
 def test_stop_ends_a_task_and_keeps_its_parts(engine):

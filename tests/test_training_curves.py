@@ -7,8 +7,8 @@ from oracles import sd
 
 from samplers.schedule import MAX_SIGMA, alpha_bar, from_betas
 from samplers.schedule import betas as beta_schedule
-from webui.request import RequestError
-from webui.schedule.training_curves import KINDS, SHOWN, draw_trained, trained, trained_sentence, trained_table
+from webui.core.request import RequestError
+from webui.tabs.schedule.training_curves import KINDS, SHOWN, draw_trained, trained, trained_sentence, trained_table
 
 
 def curves(*kinds, zero=False, shift=1.0, start=0.00085, end=0.012):

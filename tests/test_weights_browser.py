@@ -5,8 +5,8 @@ from conftest import toy
 from pages import idle, served
 from test_browser import DESKTOP, PHONE, browser, expect, ready, visit, window  # noqa: F401 - fixtures, used by name
 
-from webui.form.model_events import SHOWN, model_note, tokens_note
-from weights.catalog import Found
+from webui.tabs.form.model_events import SHOWN, model_note, tokens_note
+from weights.catalog import ModelInfo
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)>"
@@ -84,7 +84,7 @@ class TestNotes:
         assert tokens_note(None) == "" and "80 of 150 tokens" in tokens_note((80, 150))
 
     def test_everything_from_files_is_escaped(self):
-        found = Found("x", None, None, "epsilon", 4, 8, None, notes=(EVIL,))
+        found = ModelInfo("x", None, None, "epsilon", 4, 8, None, notes=(EVIL,))
         assert "<img" not in model_note(found, {"a": EVIL}) and model_note(found, {"a": EVIL}).count("&lt;img") == 2
 
     def test_a_folder_full_of_them_is_a_short_list(self):

@@ -16,14 +16,14 @@ from starlette.middleware import Middleware
 from samplers.registry import Registry, discover
 from weights.opening import check_model, open_model
 
+from .core.images import MAX_BYTES
 from .engine.engine import Engine
-from .guard import Guard
+from .gradio_ext.guard import Guard
+from .gradio_ext.theme import ASSETS, head, theme
+from .gradio_ext.tunnel import open_tunnel
 from .page import build_page
-from .pictures import MAX_BYTES
-from .records.history import History
 from .settings import Settings
-from .sharing import open_tunnel
-from .theme import ASSETS, head, theme
+from .tabs.history.history_store import History
 
 
 def serve(settings: Settings) -> None:

@@ -11,24 +11,26 @@ from typing import Any
 
 import gradio as gr
 
-from .endpoints import build_endpoints
+from webui.tabs.form.page_context import Page
+
+from .api.endpoints import build_endpoints
 from .engine.engine import Engine
 from .engine.jobs import Job
-from .form.form_events import browser_store, refilled, restore
-from .form.link_events import connect_link, mode_of, open_form, open_outputs
-from .form.result import chosen_of
-from .form.workbench import Workbench
-from .lab.axes_view import STORE as AXES
-from .lab.axes_view import restore_axes
-from .shared import LONG, QUIET, Page
-from .tabs.history import build_history
+from .gradio_ext.gradio_events import LONG, QUIET
+from .gradio_ext.theme import ASSETS
+from .tabs.form.form_events import browser_store, refilled, restore
+from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
+from .tabs.form.result_panel import chosen_of
+from .tabs.form.workbench import Workbench
+from .tabs.history.history_tab import build_history
 from .tabs.img2img import build_img2img
-from .tabs.info import build_info
-from .tabs.lab import Lab, build_lab
+from .tabs.info.info_tab import build_info
+from .tabs.lab.axes_view import STORE as AXES
+from .tabs.lab.axes_view import restore_axes
+from .tabs.lab.lab_tab import Lab, build_lab
 from .tabs.plugins import build_plugins
-from .tabs.schedule import build_schedule, connect_schedule
+from .tabs.schedule.schedule_tab import build_schedule, connect_schedule
 from .tabs.txt2img import build_txt2img
-from .theme import ASSETS
 
 TOKEN = re.compile(r"[\w-]{16,64}")
 SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until it is ready, and after

@@ -1,4 +1,4 @@
-"""What the command line settles before anything starts. Standard library only."""
+"""The command line's flags as settings, before anything starts. Standard library only."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def replay_settings(flags: argparse.Namespace, root: Path) -> Settings:
     )
 
 
-def settle(flags: argparse.Namespace, root: Path) -> Settings:
+def resolve(flags: argparse.Namespace, root: Path) -> Settings:
     """Turn parsed flags into settings: finds a free port, and generates the login that a public page needs.
 
     Raises StartError when the host or the port cannot be used.

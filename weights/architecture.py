@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .disguises import INPUTS, foreign
-from .found import ModelError
-from .layout import CLIP, OPEN_CLIP, UNET, VAE
+from .checkpoint_names import CLIP, OPEN_CLIP, UNET, VAE
+from .model_info import ModelError
 from .shapes import Tensors
+from .unsupported_formats import INPUTS, foreign
 
 SCALE = 0.18215  # of latents, so that they have unit variance (Rombach et al. 2022)
 HEAD = 64  # channels of an attention head, where the number of heads follows from it

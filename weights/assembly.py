@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from .architecture import Architecture, recognize, usual, vae_config
-from .found import Found, ModelError
-from .layout import VAE, Source, clip_source, ema_source, open_clip_source, unet_source, vae_source
+from .checkpoint_names import VAE, Source, clip_source, ema_source, open_clip_source, unet_source, vae_source
+from .model_info import ModelError, ModelInfo
 from .shapes import Shape, Tensors
 from .tensors import opened, read
 from .tokenizer import clip_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ModulePart:
     """An empty module and where each of its tensors lies in which file."""
 
     module: torch.nn.Module
@@ -30,7 +30,7 @@ class Part:
     sources: Mapping[str, Source]
 
 
-def plan_parts(found: Found) -> tuple[dict[str, Part], int]:
+def plan_parts(found: ModelInfo) -> tuple[dict[str, ModulePart], int]:
     """Every module of a single file, still empty, and the version of Stable Diffusion that it is.
 
     All names and shapes are known to fit afterwards. Raises ModelError; no weights are read.
@@ -53,7 +53,7 @@ def plan_parts(found: Found) -> tuple[dict[str, Part], int]:
     return parts, made.version
 
 
-def fill(parts: Mapping[str, Part], device: torch.device, dtypes: Mapping[str, torch.dtype]) -> None:
+def fill(parts: Mapping[str, ModulePart], device: torch.device, dtypes: Mapping[str, torch.dtype]) -> None:
     """Read every tensor into its module, on its device and in its dtype, and let go of the files.
 
     Copied, not mapped: a model in use must not change, or vanish, with its file.
@@ -72,7 +72,7 @@ def tokenizer_for(version: int) -> Any:
     return clip_tokenizer() if version == 1 else clip_tokenizer("!")
 
 
-def _part(build: Callable[[], torch.nn.Module], file: Tensors, source: Callable[[str], Source]) -> Part:
+def _part(build: Callable[[], torch.nn.Module], file: Tensors, source: Callable[[str], Source]) -> ModulePart:
     try:
         with torch.device("meta"):
             module = build()
@@ -87,10 +87,10 @@ def _part(build: Callable[[], torch.nn.Module], file: Tensors, source: Callable[
     for name in module.state_dict():
         found = source(name)
         sources[name] = Source(names.get(found.name, found.name), found.third)
-    return Part(module, file, sources)
+    return ModulePart(module, file, sources)
 
 
-def _vae_part(kind: type, found: Found, made: Architecture, file: Tensors) -> Part:
+def _vae_part(kind: type, found: ModelInfo, made: Architecture, file: Tensors) -> ModulePart:
     """The checkpoint's own VAE, or the one beside it, with or without the prefix that it has in a checkpoint."""
     if found.vae is None:
         return _part(lambda: kind(**made.vae), file, lambda name: _prefixed(name, VAE))
@@ -112,15 +112,15 @@ def _prefixed(name: str, prefix: str) -> Source:
     return Source(prefix + vae_source(name, levels=4).name)
 
 
-def _averaged(part: Part) -> Part:
+def _averaged(part: ModulePart) -> ModulePart:
     """The UNet from its running average, where the file has all of it: that is what pictures are made with."""
     averaged = {name: ema_source(source) for name, source in part.sources.items()}
     if all(source.name in part.file.shapes for source in averaged.values()):
-        return Part(part.module, part.file, averaged)
+        return ModulePart(part.module, part.file, averaged)
     return part
 
 
-def check_part(part: Part) -> None:
+def check_part(part: ModulePart) -> None:
     """Raises ModelError unless every tensor of the module is in the file, in its shape and as floating-point numbers."""
     file = part.file
     missing = [source.name for source in part.sources.values() if source.name not in file.shapes]
@@ -150,7 +150,7 @@ def _plain(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def _fill(part: Part, get: Callable[[str], torch.Tensor], device: torch.device, dtype: torch.dtype) -> None:
+def _fill(part: ModulePart, get: Callable[[str], torch.Tensor], device: torch.device, dtype: torch.dtype) -> None:
     state = {}
     for name, wanted in part.module.state_dict().items():
         source = part.sources[name]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from PIL import Image
 
-from .memory import out_of_memory
+from .oom import out_of_memory
 
 SMALL_SIDE = 128  # up to this side a full decode is cheap enough for a preview
 # Of GPU memory that the decoder takes for a pixel of the picture, in float32: its two widest layers and their copies.

@@ -13,7 +13,7 @@ from typing import Any
 from samplers.schedule import NoiseSchedule, betas, flow, from_alphas, from_betas, zero_terminal_snr
 
 from .folder import part_folder
-from .found import Defaults, Found, ModelError
+from .model_info import Defaults, ModelError, ModelInfo
 from .single_file import is_companion, read_single, stamp_of
 
 SPACINGS = {"leading": "Uniform leading", "trailing": "Uniform trailing", "linspace": "Uniform linspace"}
@@ -27,17 +27,17 @@ class Catalog:
     """Remembers what it has read, so that asking again costs a look at the dates of files and no more."""
 
     def __init__(self):
-        self._known: dict[Path, tuple[Any, Found | ModelError]] = {}
+        self._known: dict[Path, tuple[Any, ModelInfo | ModelError]] = {}
 
-    def find_models(self, folder: Path) -> dict[str, Found]:
+    def find_models(self, folder: Path) -> dict[str, ModelInfo]:
         """The models in a folder by name. Unreadable ones are left out."""
-        return {name: found for name, found in self._read(folder).items() if isinstance(found, Found)}
+        return {name: found for name, found in self._read(folder).items() if isinstance(found, ModelInfo)}
 
     def problems(self, folder: Path) -> dict[str, str]:
         """Why each model that cannot be used cannot, by name."""
         return {name: str(error) for name, error in self._read(folder).items() if isinstance(error, ModelError)}
 
-    def _read(self, folder: Path) -> dict[str, Found | ModelError]:
+    def _read(self, folder: Path) -> dict[str, ModelInfo | ModelError]:
         """What every subfolder in diffusers' format and every single file is.
 
         A file is called after its stem, or in full where a folder or a .safetensors file has that name.
@@ -51,13 +51,13 @@ class Catalog:
             read[name] = self._one(path, name)
         return read
 
-    def _one(self, path: Path, name: str) -> Found | ModelError:
+    def _one(self, path: Path, name: str) -> ModelInfo | ModelError:
         stamp = (name, stamp_of(path))
         # Another thread may read the same one at the same time, to the same end.
         known = self._known.get(path)
         if known is None or known[0] != stamp:
             try:
-                found: Found | ModelError = read_folder(path) if path.is_dir() else read_single(path, name)
+                found: ModelInfo | ModelError = read_folder(path) if path.is_dir() else read_single(path, name)
             except ModelError as error:
                 found = error
             except OSError as error:
@@ -70,12 +70,12 @@ class Catalog:
         return known[1]
 
 
-def find_models(folder: Path) -> dict[str, Found]:
+def find_models(folder: Path) -> dict[str, ModelInfo]:
     """The models in a folder by name, read anew. Unreadable ones are left out."""
     return Catalog().find_models(folder)
 
 
-def read_folder(path: Path) -> Found:
+def read_folder(path: Path) -> ModelInfo:
     """Read the configuration of one diffusers folder; ModelError says which file is wrong and how."""
     unet, vae, scheduler = (_config(path, part) for part in ("unet", "vae", "scheduler"))
     try:
@@ -101,7 +101,7 @@ def read_folder(path: Path) -> Found:
     defaults = Defaults(
         size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch
     )
-    return Found(path.name, path, schedule, prediction, channels, factor, defaults, stamp_of(path))
+    return ModelInfo(path.name, path, schedule, prediction, channels, factor, defaults, stamp_of(path))
 
 
 def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:

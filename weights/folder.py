@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .found import ModelError
+from .model_info import ModelError
 
 BORROWS = "_borrows"  # of model_index.json; diffusers passes over keys that begin so
 

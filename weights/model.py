@@ -12,8 +12,8 @@ from PIL import Image
 from samplers.denoiser import Denoiser, guidance_interval
 
 from .autoencoder import Autoencoder
-from .found import Found
-from .text import Prompts
+from .model_info import ModelInfo
+from .prompt_encoder import Prompts
 
 KEPT_PROMPTS = 64
 PROBE_SIDE = 16  # of the latents that the network is asked about itself with
@@ -36,7 +36,15 @@ class Model:
     compiled = False
 
     def __init__(
-        self, found: Found, tokenizer, text_encoder, vae, unet, device: torch.device, dtype: torch.dtype, digest: str
+        self,
+        found: ModelInfo,
+        tokenizer,
+        text_encoder,
+        vae,
+        unet,
+        device: torch.device,
+        dtype: torch.dtype,
+        digest: str,
     ):
         self.found, self.device, self.dtype, self.digest = found, device, dtype, digest
         self._vae, self._unet = Autoencoder(vae, found.factor, device), unet

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from .found import Found, ModelError
+from .folder_parts import MODULES, check_folder, open_module, open_tokenizer, other_files, refuse_other_classes
 from .model import Model
-from .parts import MODULES, check_folder, open_module, open_tokenizer, other_files, refuse_other_classes
+from .model_info import ModelError, ModelInfo
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
@@ -36,7 +36,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def check_model(found: Found) -> None:
+def check_model(found: ModelInfo) -> None:
     """Look at everything about a model that can be known without reading its weights. Raises ModelError.
 
     For the time before another model is let go: what is wrong with a file should not cost the one in use.
@@ -49,7 +49,7 @@ def check_model(found: Found) -> None:
     check_folder(found)
 
 
-def open_model(found: Found, device: str = "auto", compiled: bool = False) -> Model:
+def open_model(found: ModelInfo, device: str = "auto", compiled: bool = False) -> Model:
     """Open a diffusers folder or a single file on a device: half precision on CUDA, float32 elsewhere.
 
     compiled  have torch.compile translate the UNet, which takes minutes at the first run of each size
@@ -69,7 +69,7 @@ def dtypes(device: torch.device) -> dict[str, torch.dtype]:
     return dict(unet=fast, text_encoder=fast, vae=torch.float32)
 
 
-def _open_folder(found: Found, target: torch.device) -> Model:
+def _open_folder(found: ModelInfo, target: torch.device) -> Model:
     formats = dtypes(target)
     refuse_other_classes(found)
     with ThreadPoolExecutor(1) as pool:
@@ -85,7 +85,7 @@ def _open_folder(found: Found, target: torch.device) -> Model:
     return model
 
 
-def _open_file(found: Found, target: torch.device) -> Model:
+def _open_file(found: ModelInfo, target: torch.device) -> Model:
     from .assembly import fill, plan_parts, tokenizer_for
 
     formats = dtypes(target)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from .disguises import unsafe_pickle
-from .found import ModelError
+from .model_info import ModelError
+from .pickle_bomb import check_unfolding
 from .shapes import Held, Shape
-from .unfolding import check_unfolding
+from .unsupported_formats import unsafe_pickle
 
 MAX_PICKLE = 64 << 20  # bytes of the part of a checkpoint that is not numbers; real ones have less than one
 MAX_ENTRIES = 100_000

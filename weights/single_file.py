@@ -13,11 +13,11 @@ from typing import Any
 from samplers.schedule import NoiseSchedule, betas, from_alphas, stable_diffusion, zero_terminal_snr
 
 from .architecture import recognize
-from .disguises import foreign
 from .folder import part_folder
-from .found import Defaults, Found, ModelError
+from .model_info import Defaults, ModelError, ModelInfo
 from .shapes import Tensors
 from .tensors import read
+from .unsupported_formats import foreign
 
 VAES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 OVERRIDES = ".sigmalab.json"
@@ -61,7 +61,7 @@ def stamp_of(path: Path) -> Any:
     return tuple(_stat(file) for file in files)
 
 
-def read_single(path: Path, name: str = "") -> Found:
+def read_single(path: Path, name: str = "") -> ModelInfo:
     """What a .safetensors or .ckpt file is, from its names and shapes. ModelError names the file and what is wrong."""
     override = read_override(path)
     file = read(path)
@@ -87,7 +87,7 @@ def read_single(path: Path, name: str = "") -> Found:
             f"Whether it predicts epsilon or v is asked of the network when it is opened; {path.stem}{OVERRIDES} can say it."
         )
     schedule = _zero_snr() if zero_snr else stable_diffusion()
-    return Found(
+    return ModelInfo(
         name or path.stem,
         path,
         schedule,

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from .disguises import not_tensors
-from .found import ModelError
+from .model_info import ModelError
 from .pickles import open_pickle
 from .shapes import Held, Shape, Tensors
+from .unsupported_formats import not_tensors
 
 MAX_HEADER = 100 << 20  # bytes of a safetensors header, which is also what the library itself takes
 

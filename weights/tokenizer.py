@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .found import ModelError
+from .model_info import ModelError
 
 VOCABULARY = 49_408
 LONGEST = 77

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 from samplers.denoiser import Call, Watched
-from samplers.generate import Result, run
+from samplers.run import RunResult, run
 from samplers.sampler import Step, Stopped
+from webui.core.images import grid, to_jpeg
+from webui.core.record import digest_of, encode_png, record
+from webui.core.storage import keep_input, save_or_keep
 
-from ..pictures import grid, to_jpeg
-from ..records.metadata import digest_of, encode_png, record
-from ..storage import keep_input, save_or_keep
-from .conditions import origin_of
+from .errors import not_saved
+from .eta_estimator import EtaEstimator
 from .events import Picture, Progress
-from .failures import not_saved
+from .job_context import JobContext
 from .jobs import Job
-from .pace import Pace
-from .tasks import Desk
+from .run_environment import origin_of
 
 PREVIEW_GAP = 0.25  # seconds between previews at least
 PREVIEW_SHARE = 0.1  # of the run's time that previews may cost
@@ -66,7 +66,7 @@ class Drawing:
     def __init__(
         self,
         job: Job,
-        desk: Desk,
+        desk: JobContext,
         one_at_a_time: bool = False,
         on_step: Callable[[Step], None] = lambda step: None,
     ):
@@ -76,7 +76,7 @@ class Drawing:
             1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else desk.model.defaults.max_batch)
         )
         self._batches = list(batches(job.request.seeds, size))
-        self._pace = Pace(job.plan, [len(batch) for batch in self._batches])
+        self._pace = EtaEstimator(job.plan, [len(batch) for batch in self._batches])
         self._began = desk.clock()
         self._progress = Progress(steps=None if job.plan.own_grid else len(job.plan.sigmas) - 1)
         self._preview, self._preview_cost, self._next_preview = None, 0.0, 0.0
@@ -116,7 +116,7 @@ class Drawing:
         shape = model.latents_shape(request.width, request.height)
         return denoise, torch.zeros(1, *shape, device=model.device)
 
-    def _sample(self, denoise, start: torch.Tensor, batch: Sequence[int], first: int) -> tuple[Watched, Result]:
+    def _sample(self, denoise, start: torch.Tensor, batch: Sequence[int], first: int) -> tuple[Watched, RunResult]:
         self._progress = replace(self._progress, image_index=first, step=0, sigma=None)
         self._pace.begin_batch(self._clock())
         self._tell(self._doing())
@@ -124,7 +124,7 @@ class Drawing:
         result = run(self._job.plan, watched, start.repeat(len(batch), 1, 1, 1), batch, self._on_step)
         return watched, result
 
-    def _finish(self, watched: Watched, result: Result, batch: Sequence[int], first: int) -> None:
+    def _finish(self, watched: Watched, result: RunResult, batch: Sequence[int], first: int) -> None:
         """Decode, write and announce each picture of a batch. NotSaved comes after all of them were tried."""
         request, problems = self._job.request, []
         sigmas = [float(sigma) for sigma in result.sigmas]

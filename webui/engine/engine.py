@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samplers.registry import Registry
-from weights.catalog import Found
+from webui.core.images import fit_picture, open_picture
+from webui.core.limits import LOCAL, PUBLIC, Limits
+from webui.core.request import Request, RequestError, plan_of, resolve
+from weights.catalog import ModelInfo
 from weights.opening import open_model
 
-from ..limits import LOCAL, PUBLIC, Limits
-from ..pictures import fit_picture, open_picture
-from ..request import Request, RequestError, plan_of, settle
-from .conditions import USUAL, Conditions, weights_of
 from .drawing import info_of
-from .errands import Errand
+from .engine_call import EngineCall
 from .events import Failed, Outcome, StoppedEarly, Waiting
+from .job_context import JobContext, Task
 from .jobs import Job
-from .models import Models
-from .running import carry_out
-from .tasks import Desk, Task
+from .opened_models import Models
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment, weights_of
+from .worker import carry_out
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from webui.settings import Settings
 
 MAX_WAITING = 16  # jobs in the queue, the running one and errands not counted
 MAX_ERRANDS = 16  # errands in the queue
@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Takes settled requests in, lets pictures out.
+    """Takes resolved requests in, lets pictures out.
 
     registry     the plugins
     settings     model, device, outputs, weights and public are read
     open_model   open_model(found, device) -> Model, called in the engine's thread
-    find_models  find_models(folder) -> {name: Found}; by default what is in the folder, remembered until it changes
+    find_models  find_models(folder) -> {name: ModelInfo}; by default what is in the folder, remembered until it changes
     check_model  check_model(found) raises ModelError for a model that cannot be opened, while another is still in use
     clock        seconds, for tests
     patience     seconds that a job outlives its last watcher
@@ -57,11 +57,11 @@ class Engine:
         self,
         registry: Registry,
         settings: Settings,
-        open_model: Callable[[Found, str], Any] = open_model,
-        find_models: Callable[[Path], dict[str, Found]] | None = None,
+        open_model: Callable[[ModelInfo, str], Any] = open_model,
+        find_models: Callable[[Path], dict[str, ModelInfo]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
-        check_model: Callable[[Found], None] = lambda found: None,
+        check_model: Callable[[ModelInfo], None] = lambda found: None,
         on_saved: Callable[[Path], None] = lambda path: None,
     ):
         self.registry, self.settings, self.patience = registry, settings, patience
@@ -84,7 +84,7 @@ class Engine:
         """What one request may cost here."""
         return PUBLIC if self.settings.public else LOCAL
 
-    def models(self) -> dict[str, Found]:
+    def models(self) -> dict[str, ModelInfo]:
         """The models that can be chosen, by name, as the folder is now; the default one first."""
         return self._models.all()
 
@@ -102,9 +102,9 @@ class Engine:
         used = self._models.named(model)
         return None if used is None else (weights_of(used), str(used.device))
 
-    def settle(self, request: Request) -> Request:
+    def resolve(self, request: Request) -> Request:
         """The request with every default filled in, checked against this engine's limits. Raises RequestError."""
-        return self._settled(request)[0]
+        return self._resolved(request)[0]
 
     def start(self) -> None:
         """Start the thread."""
@@ -129,7 +129,9 @@ class Engine:
             self._warm_wanted = True
             self._lock.notify_all()
 
-    def submit(self, request: Request, owner: str = "", previews: bool = True, conditions: Conditions = USUAL) -> Job:
+    def submit(
+        self, request: Request, owner: str = "", previews: bool = True, conditions: RunEnvironment = DEFAULT_ENVIRONMENT
+    ) -> Job:
         """Queue a request and return its job, which the caller now watches: `abandon` it when it stops looking.
 
         owner     the browser's token; "" for API jobs, which stop as soon as they are abandoned
@@ -139,15 +141,15 @@ class Engine:
         """
         with self._lock:
             self._check_room()
-        settled, found = self._settled(request)
+        resolved, found = self._resolved(request)
         source = None
-        if settled.mode == "img2img":
+        if resolved.mode == "img2img":
             # Opened here, not in the thread: the caller hears of a bad picture at once, and the upload may go.
-            source = fit_picture(open_picture(settled.image), settled.width, settled.height, settled.fit)
-        plan = plan_of(settled, self.registry, found)
+            source = fit_picture(open_picture(resolved.image), resolved.width, resolved.height, resolved.fit)
+        plan = plan_of(resolved, self.registry, found)
         if conditions.sigmas:
             plan = replace(plan, sigmas=conditions.sigmas)
-        return self._queue(Job(settled, plan, owner, source, previews, self._clock, conditions))
+        return self._queue(Job(resolved, plan, owner, source, previews, self._clock, conditions))
 
     def submit_task(self, task: Task, owner: str = "") -> Job:
         """Queue work that is not a request; it waits, runs alone, is watched and stopped like one.
@@ -156,7 +158,7 @@ class Engine:
         """
         if task.model:
             self._models.check(task.model)
-        conditions = getattr(task, "conditions", USUAL)
+        conditions = getattr(task, "conditions", DEFAULT_ENVIRONMENT)
         return self._queue(Job(None, None, owner, clock=self._clock, conditions=conditions, task=task))
 
     def ask(self, model: str, work: Callable[[Any], Any]) -> Future:
@@ -168,7 +170,7 @@ class Engine:
         waits for it any more. Raises RequestError for an unknown model and when too much is being asked.
         """
         self._models.check(model)
-        errand = Errand(model, work, self._clock)
+        errand = EngineCall(model, work, self._clock)
         self._queue(errand)
         return errand.answer
 
@@ -193,10 +195,10 @@ class Engine:
         """One watcher more; undone by `abandon`."""
         job.watch()
 
-    def _settled(self, request: Request) -> tuple[Request, Found]:
+    def _resolved(self, request: Request) -> tuple[Request, ModelInfo]:
         models = self._models.choices(request.model)
-        settled = settle(request, self.registry, models, self.settings.model or "", self.limits)
-        return settled, models[settled.model]
+        resolved = resolve(request, self.registry, models, self.settings.model or "", self.limits)
+        return resolved, models[resolved.model]
 
     def _queue(self, job: Job) -> Job:
         with self._lock:
@@ -274,7 +276,7 @@ class Engine:
     def _run(self, job: Job) -> Outcome:
         outputs, public = job.conditions.outputs or self.settings.outputs, self.settings.public
         stopped = partial(self._should_stop, job)
-        desk = Desk(None, self.registry, outputs, stopped, self._clock, public, job.tell, self._on_saved)
+        desk = JobContext(None, self.registry, outputs, stopped, self._clock, public, job.tell, self._on_saved)
         return carry_out(job, desk, self._models, self.settings)
 
     def _should_stop(self, job: Job) -> bool:

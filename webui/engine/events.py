@@ -50,7 +50,7 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PartialResult:
     """Something that a task of the Lab has finished: a cell of a grid, a step of a run, a point of a curve."""
 
     value: Any
@@ -78,14 +78,14 @@ class StoppedEarly:
 
 
 Outcome = Finished | Failed | StoppedEarly
-Event = Waiting | Progress | Picture | Part | Outcome
+Event = Waiting | Progress | Picture | PartialResult | Outcome
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A job as it is now: what a reloaded page needs to catch up. `position` is None once the job has begun.
 
-    parts  the values of every `Part` that was told, in order
+    parts  the values of every `PartialResult` that was told, in order
     """
 
     state: str
@@ -109,6 +109,6 @@ def news(seen: Snapshot, now: Snapshot) -> Iterator[Event]:
     if now.progress is not None and now.progress is not seen.progress:
         yield now.progress
     yield from now.pictures[len(seen.pictures) :]
-    yield from map(Part, now.parts[len(seen.parts) :])
+    yield from map(PartialResult, now.parts[len(seen.parts) :])
     if now.outcome:
         yield now.outcome

@@ -13,18 +13,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from samplers.generate import Plan
+from samplers.run import Plan
+from webui.core.request import Request
 
-from ..request import Request
-from .conditions import USUAL, Conditions
-from .events import Event, Failed, Finished, Outcome, Part, Picture, Progress, Snapshot, StoppedEarly, Waiting, news
-from .tasks import Task
+from .events import (
+    Event,
+    Failed,
+    Finished,
+    Outcome,
+    PartialResult,
+    Picture,
+    Progress,
+    Snapshot,
+    StoppedEarly,
+    Waiting,
+    news,
+)
+from .job_context import Task
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 
 STATES = {Finished: "done", Failed: "failed", StoppedEarly: "stopped"}
 
 
 class Job:
-    """One settled request, or one task. Only the engine changes it; anyone may read it, from any thread.
+    """One resolved request, or one task. Only the engine changes it; anyone may read it, from any thread.
 
     request   None for a task
     plan      the sampler, its options and the sigmas that will run; None for a task
@@ -45,7 +57,7 @@ class Job:
         source: Any = None,
         previews: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        conditions: Conditions = USUAL,
+        conditions: RunEnvironment = DEFAULT_ENVIRONMENT,
         task: Task | None = None,
     ):
         self.id, self.conditions = uuid.uuid4().hex, conditions
@@ -131,7 +143,7 @@ class Job:
                 self._now = replace(now, state="running", position=None, progress=event)
             elif isinstance(event, Picture):
                 self._now = replace(now, pictures=(*now.pictures, event))
-            elif isinstance(event, Part):
+            elif isinstance(event, PartialResult):
                 self._now = replace(now, parts=(*now.parts, event.value))
             else:
                 self._now = replace(now, state=STATES[type(event)], position=None, outcome=event)

@@ -6,16 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-from ..describe import fitted
-from ..files import uploaded
-from ..form.workbench import Workbench, build_workbench
-from ..pictures import fit_picture, open_picture, to_jpeg
-from ..request import RequestError
-from ..shared import QUIET, RAW, Page, on_change
+from webui.core.images import fit_picture, open_picture, to_jpeg
+from webui.core.request import RequestError
+from webui.gradio_ext.files import uploaded
+from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
+from webui.tabs.form.controls import FITS, MEANINGS
+from webui.tabs.form.describe import fitted
+from webui.tabs.form.page_context import Page
+from webui.tabs.form.workbench import Workbench, build_workbench
 
-FITS = [("Crop", "crop"), ("Pad", "pad"), ("Stretch", "stretch")]
 LARGEST = 4096  # pixels of a side; what is larger is refused when it is run
-MEANINGS = [("Share of the steps", "steps"), ("Noise level", "noise")]
 
 
 def build_img2img(page: Page) -> Workbench:

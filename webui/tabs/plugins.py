@@ -7,14 +7,14 @@ from html import escape
 
 import gradio as gr
 
-from samplers.bounded import Limit, bounded
 from samplers.registry import Broken, Entry, Registry
 from samplers.sampler import Sampler
 from samplers.testing import measure_order
-
-from ..describe import calls_text, paper_link
-from ..menus import in_order, schedules_in_order
-from ..shared import LONG, Page
+from samplers.timeouts import Limit, bounded
+from webui.core.menus import in_order, schedules_in_order
+from webui.gradio_ext.gradio_events import LONG
+from webui.tabs.form.describe import calls_text, paper_link
+from webui.tabs.form.page_context import Page
 
 # A measurement takes parts of a second; a sampler that hangs must not hold up the ones after it.
 PATIENCE = Limit(busy=20.0, all=60.0, imports=60.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..form.workbench import Workbench, build_workbench
-from ..shared import Page
+from webui.tabs.form.page_context import Page
+from webui.tabs.form.workbench import Workbench, build_workbench
 
 
 def build_txt2img(page: Page) -> Workbench:

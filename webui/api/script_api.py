@@ -1,0 +1,206 @@
+"""What scripts may call: txt2img, img2img, schedule and catalog, without gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samplers.options import Option
+from samplers.registry import Entry
+from samplers.sampler import Sampler, Schedule
+from samplers.testing import geometric
+from webui.core.menus import in_order, schedules_in_order
+from webui.core.request import read
+from webui.engine.engine import Engine
+from webui.engine.jobs import Event, Failed
+from webui.engine.run_preview import numbers, preview_run
+
+NONE: dict[str, Any] = {}  # no options; never changed
+TICK = 0.25  # seconds between chances to notice that the caller is gone
+STEPS_SHOWN = 20  # the grid on which the catalog counts calls
+
+
+class RunFailed(RuntimeError):
+    """A job that began and failed; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class ApiResult:
+    """The answer: paths of the PNG files in order, and the info of the run."""
+
+    files: list[str]
+    info: dict[str, Any]
+
+
+class Api:
+    """The promise to scripts, on an engine.
+
+    txt2img and img2img are generators: they yield what happens (events of `webui.engine.jobs`, None while nothing does) and
+    last of all one ApiResult. Closing them stops the job at once. They raise RequestError and RunFailed.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+
+    def txt2img(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        sampler: str = "DDIM",
+        schedule: str = "",
+        steps: int = 20,
+        guidance: float = 5.0,
+        width: int = 0,
+        height: int = 0,
+        seed: int = -1,
+        count: int = 1,
+        options: dict[str, Any] = NONE,
+        model: str = "",
+        schedule_options: dict[str, Any] = NONE,
+        clip_skip: int = 1,
+        guidance_rescale: float = 0.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
+    ) -> Iterator[Event | None | ApiResult]:
+        """Pictures from words. Empty names and 0 are the model's defaults, seed -1 is random; image i has seed + i."""
+        fields = {name: value for name, value in locals().items() if name != "self"}
+        return self._draw(mode="txt2img", **fields)
+
+    def img2img(
+        self,
+        image: Path,
+        prompt: str,
+        strength: float = 0.6,
+        strength_as: str = "steps",
+        negative_prompt: str = "",
+        sampler: str = "DDIM",
+        schedule: str = "",
+        steps: int = 20,
+        guidance: float = 5.0,
+        width: int = 0,
+        height: int = 0,
+        seed: int = -1,
+        count: int = 1,
+        options: dict[str, Any] = NONE,
+        model: str = "",
+        schedule_options: dict[str, Any] = NONE,
+        fit: str = "crop",
+        clip_skip: int = 1,
+        guidance_rescale: float = 0.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
+    ) -> Iterator[Event | None | ApiResult]:
+        """Pictures from a picture and words.
+
+        image     path of an uploaded file; whoever calls this for others has checked that it is an upload of theirs
+        strength  0.01 to 1: the share of the steps that run ("steps"), or of noise in the start's variance ("noise")
+        """
+        fields = {name: value for name, value in locals().items() if name != "self"}
+        return self._draw(mode="img2img", **fields)
+
+    def schedule(
+        self,
+        model: str = "",
+        schedule: str = "",
+        steps: int = 20,
+        strength: float = 1.0,
+        sampler: str = "DDIM",
+        options: dict[str, Any] = NONE,
+        schedule_options: dict[str, Any] = NONE,
+        strength_as: str = "steps",
+        guidance: float = 5.0,
+        guidance_low: float = 0.0,
+        guidance_high: float = 0.0,
+    ) -> dict[str, Any]:
+        """The noise levels that txt2img (strength 1) or img2img would run with these settings, without running it.
+
+        sigmas (the last is 0), timesteps, log_snr (-2 ln sigma, None at 0), alpha_bar and guidance (the scale that
+        counts at that sigma, 1 where there is none, None at 0) go with one another;
+        noise_share is sigma^2 / (1 + sigma^2) at the first sigma; nfe is the denoise calls of a picture, None where
+        only a run tells. Raises RequestError.
+        """
+        fields = {name: value for name, value in locals().items() if name != "self"}
+        return numbers(preview_run(self._engine, fields))
+
+    def catalog(self) -> dict[str, Any]:
+        """Samplers, schedules and models that can be named, and what did not load or open: plain JSON data."""
+        registry = self._engine.registry
+        return dict(
+            samplers=[describe_sampler(registry.samplers[name]) for name in in_order(registry.samplers)],
+            schedules=[describe_schedule(registry.schedules[name]) for name in schedules_in_order(registry.schedules)],
+            models=[
+                dict(
+                    name=found.name,
+                    prediction=found.prediction,
+                    size=found.defaults.size,
+                    multiple=found.defaults.multiple,
+                    largest=found.defaults.largest,
+                    guidance=found.defaults.guidance,
+                    schedule=found.defaults.schedule,
+                    notes=list(found.notes),
+                )
+                for found in self._engine.models().values()
+            ],
+            refused=[dict(name=name, reason=reason) for name, reason in self._engine.refused().items()],
+            broken=[dict(source=one.source, name=one.name, reason=one.reason) for one in registry.broken],
+        )
+
+    def _draw(self, **fields: Any) -> Iterator[Event | None | ApiResult]:
+        job = self._engine.submit(read(fields), previews=False)
+        try:
+            for event in job.events(tick=TICK):
+                if isinstance(event, Failed):
+                    raise RunFailed(event.message)
+                yield event
+            yield ApiResult([str(picture.path) for picture in job.pictures], job.snapshot().info)
+        finally:
+            self._engine.abandon(job)
+
+
+def describe_sampler(entry: Entry[Sampler]) -> dict[str, Any]:
+    """A sampler as JSON data; order, calls a step, stochastic and own_grid are those at its default options."""
+    sampler = entry.item
+    return dict(
+        name=entry.name,
+        source=entry.source,
+        id=entry.id,
+        version=entry.version,
+        order=_declared(sampler.order_of),
+        calls=_declared(lambda: _calls_per_step(sampler)),
+        stochastic=_declared(sampler.stochastic_with),
+        own_grid=_declared(sampler.own_grid_with),
+        paper=sampler.paper,
+        options=_options(sampler.options),
+    )
+
+
+def describe_schedule(entry: Entry[Schedule]) -> dict[str, Any]:
+    """A schedule as JSON data."""
+    schedule = entry.item
+    return dict(
+        name=entry.name,
+        source=entry.source,
+        id=entry.id,
+        version=entry.version,
+        paper=schedule.paper,
+        options=_options(schedule.options),
+    )
+
+
+def _options(options: tuple[Option, ...]) -> list[dict[str, Any]]:
+    return [option.schema() for option in options]
+
+
+def _calls_per_step(sampler: Sampler) -> float | None:
+    calls = sampler.count_calls((*geometric(10.0, 0.1, STEPS_SHOWN - 1), 0.0))
+    return None if calls is None else calls / STEPS_SHOWN
+
+
+def _declared(ask) -> Any:
+    # A plugin whose declaration raises must not take the whole catalog with it.
+    try:
+        return ask()
+    except Exception:
+        return None

@@ -1,0 +1,1 @@
+"""Requests, records, images and storage: no gradio and no engine."""

@@ -1,0 +1,54 @@
+"""Reads what any picture says about how it was made: PNG, JPEG or WebP, ours, A1111's, Forge's or ComfyUI's.
+
+Pictures come from strangers. No pixel is decoded unless a PNG has its texts behind them, compressed texts are inflated
+only up to a limit, and whatever is wrong becomes a MetadataError.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from .exif import TooLong, from_exif
+from .images import open_untrusted
+from .record import A1111_KEYWORD, KEYWORD, MAX_TEXT, Carried, MetadataError, parse_record
+
+COMFY = ("prompt", "workflow")
+NOTHING = "The picture carries no settings; pictures lose them when they are edited or sent by messengers."
+
+
+def read_picture(path: Path) -> Carried:
+    """The settings that a picture carries. Raises MetadataError where there are none or they are damaged; PictureError.
+
+    Everything in the result comes from outside: only the shape of our record was checked.
+    """
+    with open_untrusted(path) as image:
+        texts = _texts(image)
+    if not texts:
+        raise MetadataError(NOTHING)
+    if max(map(len, texts.values())) > MAX_TEXT:
+        raise MetadataError(f"The picture's settings are longer than {MAX_TEXT} characters and were not read.")
+    record = parse_record(texts[KEYWORD]) if KEYWORD in texts else None
+    comfy = {name: texts[name] for name in COMFY if name in texts}
+    return Carried(texts.get(A1111_KEYWORD, ""), record, comfy)
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    try:
+        texts = _known(image.info)
+        if not texts and image.format == "PNG":
+            # Some programs write their texts behind the pixels, where Pillow comes only by decoding them.
+            image.load()
+            texts = _known(image.info | image.text)
+        return from_exif(image, MAX_TEXT) | texts
+    except TooLong as error:
+        raise MetadataError(f"The picture's settings are {error} and were not read.") from None
+    # EXIF and texts from strangers may be anything, and Pillow raises nearly anything on them.
+    except Exception as error:
+        raise MetadataError(f"The picture's settings are damaged ({type(error).__name__}).") from None
+
+
+def _known(info: dict) -> dict[str, str]:
+    names = (KEYWORD, A1111_KEYWORD, *COMFY)
+    return {name: str(info[name]) for name in names if isinstance(info.get(name), str) and info[name]}

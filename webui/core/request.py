@@ -1,0 +1,221 @@
+"""What a user asks for: one frozen request for the page, the API, links and metadata; all limits are checked here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from samplers.denoiser import guidance_at, guidance_interval
+from samplers.options import MOST_LENGTH
+from samplers.options import resolve as resolve_options
+from samplers.registry import Registry
+from samplers.run import Plan, plan
+
+from .limits import (
+    LOCAL,
+    MAX_CLIP_SKIP,
+    MAX_COUNT,
+    MAX_GUIDANCE,
+    MAX_NAME,
+    MAX_SIGMA,
+    MAX_STEPS,
+    SEEDS,
+    Limits,
+    sentence,
+    too_much,
+)
+
+if TYPE_CHECKING:
+    from weights.catalog import ModelInfo
+
+
+class RequestError(ValueError):
+    """A request that cannot be served; the text says what is wrong and what is allowed, one sentence per problem."""
+
+
+def _whole(value: Any) -> Any:
+    # Sliders and JSON clients send 20.0 for 20; True and "20" are slips, which strict mode refuses.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("text must not contain NUL characters or broken Unicode (lone surrogates)")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, BeforeValidator(_encodable)]
+Prompt = Annotated[Text, Field(max_length=LOCAL.prompt)]
+Name = Annotated[Text, Field(max_length=MAX_NAME)]
+Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MOST_LENGTH)]]
+
+
+class Request(BaseModel):
+    """A picture or several from words, or from words and a picture.
+
+    Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; a resolved
+    request has none of these left. Image i of a request has seed (seed + i) mod 2^32.
+    image, strength, strength_as and fit count for img2img only; fit says how the input comes to width x height.
+    clip_skip 1 is the text encoder's last layer; guidance is used for sigmas above guidance_low and up to
+    guidance_high, where 0 is no upper end; guidance_rescale 0 is off.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    mode: Literal["txt2img", "img2img"] = "txt2img"
+    prompt: Prompt = ""
+    negative_prompt: Prompt = ""
+    sampler: Name = "DDIM"
+    schedule: Name = ""
+    steps: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] = 20
+    guidance: Annotated[Number, Field(ge=0, le=MAX_GUIDANCE)] = 5.0
+    width: Annotated[Whole, Field(ge=0, le=1 << 16)] = 0
+    height: Annotated[Whole, Field(ge=0, le=1 << 16)] = 0
+    seed: Annotated[Whole, Field(ge=-1, lt=SEEDS)] = -1
+    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
+    options: Options = {}
+    schedule_options: Options = {}
+    model: Name = ""
+    image: Annotated[Path | None, Field(strict=False)] = None
+    strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.6
+    strength_as: Literal["steps", "noise"] = "steps"
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    clip_skip: Annotated[Whole, Field(ge=1, le=MAX_CLIP_SKIP)] = 1
+    guidance_rescale: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    guidance_low: Annotated[Number, Field(ge=0, le=MAX_SIGMA)] = 0.0
+    guidance_high: Annotated[Number, Field(ge=0, le=MAX_SIGMA)] = 0.0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every image of a resolved request."""
+        return tuple((self.seed + i) % SEEDS for i in range(self.count))
+
+    @property
+    def conditioning(self) -> dict[str, Any]:
+        """How the prompts reach the network, as the arguments of `Model.denoiser` beside the prompts and guidance."""
+        return {
+            name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
+        }
+
+    def guidance_at(self, sigma: float) -> float:
+        """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""
+        return guidance_at(sigma, self.guidance, guidance_interval(self.guidance_low, self.guidance_high))
+
+
+def read(fields: Mapping[str, Any]) -> Request:
+    """A request from untrusted fields; RequestError has one readable sentence for every wrong field."""
+    try:
+        return Request(**fields)
+    except ValidationError as error:
+        # A value that fits none of several types has a problem with each, and one sentence is enough.
+        raise RequestError(
+            " ".join(dict.fromkeys(sentence(problem, Request.model_fields) for problem in error.errors()))
+        ) from None
+    except TypeError as error:
+        raise RequestError(f"The request cannot be read: {error}.") from None
+
+
+def sift(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of a request that are valid by themselves, and a sentence about each other one, by name."""
+    good, problems = {}, {}
+    for name, value in fields.items():
+        try:
+            read({name: value})
+            good[name] = value
+        except RequestError as error:
+            problems[name] = str(error)
+    return good, problems
+
+
+def resolve(
+    request: Request,
+    registry: Registry,
+    models: Mapping[str, ModelInfo],
+    default_model: str = "",
+    limits: Limits = LOCAL,
+) -> Request:
+    """Fill in every default, draw the seed and check names, options, sizes and limits.
+
+    default_model  the one for a request that names none; empty for the first known
+    Raises RequestError. The options of the result are complete.
+    """
+    found = _model(request.model or default_model, models)
+    sampler, schedule = (
+        _known(registry.sampler, request.sampler),
+        _known(registry.schedule, request.schedule or found.defaults.schedule),
+    )
+    asked = request.schedule_options
+    update = dict(
+        model=found.name,
+        sampler=sampler.name,
+        schedule=schedule.name,
+        width=request.width or found.defaults.size,
+        height=request.height or found.defaults.size,
+        seed=random.SystemRandom().randrange(SEEDS) if request.seed == -1 else request.seed,
+        options=_known(sampler.item.resolve, request.options),
+        schedule_options=_known(
+            lambda given: resolve_options(f"schedule {schedule.name}", schedule.item.options, given), asked
+        ),
+    )
+    resolved = request.model_copy(update=update)
+    if problems := too_much(resolved, found, limits):
+        raise RequestError(" ".join(problems))
+    if resolved.guidance_high and resolved.guidance_high <= resolved.guidance_low:
+        raise RequestError(
+            f"Guidance high is {resolved.guidance_high:g} and guidance low {resolved.guidance_low:g}; "
+            "high must be above low, or 0 for no upper end."
+        )
+    if resolved.mode == "img2img" and resolved.image is None:
+        raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
+    plan_of(resolved, registry, found)
+    return resolved
+
+
+def plan_of(request: Request, registry: Registry, found: ModelInfo) -> Plan:
+    """The exact plan of a resolved request; RequestError if its sampler or schedule cannot make one."""
+    sampler, schedule = _known(registry.sampler, request.sampler), _known(registry.schedule, request.schedule)
+    strength = (request.strength, request.strength_as) if request.mode == "img2img" else (1.0, "steps")
+    try:
+        made = plan(
+            found.schedule,
+            sampler.item,
+            schedule.item,
+            request.steps,
+            request.options,
+            request.schedule_options,
+            *strength,
+        )
+        # Both are declared by plugins: let them fail here, where the user can still change something.
+        _ = made.calls, made.own_grid
+    except ValueError as error:
+        raise RequestError(_as_sentence(str(error))) from None
+    except Exception as error:
+        names = f"Sampler {sampler.name} with schedule {schedule.name}"
+        raise RequestError(f"{names} cannot plan {request.steps} steps: {type(error).__name__}: {error}.") from error
+    return made
+
+
+def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
+    if not models:
+        raise RequestError("No model was found; put a .safetensors file or a diffusers folder into weights/.")
+    name = name or next(iter(models))
+    if name not in models:
+        raise RequestError(f"Unknown model {name!r}; known are {', '.join(models)}.")
+    return models[name]
+
+
+def _known(look_up, wanted):
+    try:
+        return look_up(wanted)
+    except ValueError as error:
+        raise RequestError(_as_sentence(str(error))) from None
+
+
+def _as_sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

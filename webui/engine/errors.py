@@ -1,0 +1,75 @@
+"""What can go wrong with a job, in words for its user, and the memory that has to be given back after."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import torch
+
+from samplers.run import SamplerFailed
+from webui.core.limits import sides
+from webui.core.request import Request, RequestError
+from webui.core.storage import Saved
+from weights.catalog import ModelError, ModelInfo
+from weights.oom import out_of_memory
+
+
+class NotSaved(RuntimeError):
+    """Pictures could not be written where they belong; the message says where they are."""
+
+
+def not_saved(problems: Sequence[Saved], public: bool = False) -> NotSaved:
+    """The error for pictures that are kept elsewhere or lost; on a public page it names no path."""
+    kept = [str(one.path) for one in problems if one.path]
+    lost = len(problems) - len(kept)
+    why = "pictures cannot be saved on the server" if public else problems[0].problem
+    parts = [f"{why}."]
+    if kept:
+        parts.append(f"What was finished is kept {'in its temporary folder' if public else 'as ' + ', '.join(kept)}.")
+    if lost:
+        parts.append(f"{lost} finished could not be written anywhere and {'is' if lost == 1 else 'are'} lost.")
+    parts.append("Free some space, or choose another folder with --outputs, and start again.")
+    return NotSaved(" ".join(parts))
+
+
+def explain(
+    error: BaseException, request: Request | None = None, public: bool = False, found: ModelInfo | None = None
+) -> str:
+    """An error of a job in words for its user: what happened and what to do.
+
+    found  the model of the request, which knows what sizes there are
+    """
+    if out_of_memory(error):
+        if request is None or found is None:
+            return "Out of memory; close other programs, or use a smaller model, smaller pictures or --device cpu."
+        return (
+            f"Out of memory while drawing {request.count} of {request.width}x{request.height}. {_less(request, found)}"
+        )
+    # What the file system says has paths of this machine in it.
+    private = public and isinstance(error.__cause__, OSError)
+    if isinstance(error, (SamplerFailed, ModelError, RequestError, NotSaved)) and not private:
+        text = str(error)
+        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!")) else ".")
+    if public:
+        return "The run failed; the server's log says why."
+    return f"The run failed: {type(error).__name__}: {error}".rstrip(": ")
+
+
+def _less(request: Request, found: ModelInfo) -> str:
+    """A request that needs about half of the memory: three quarters of each side, or fewer pictures at once."""
+    smallest, _, step = sides(found)
+    width, height = (max(smallest, side * 3 // 4 // step * step) for side in (request.width, request.height))
+    less = [f"{width}x{height}"] if (width, height) != (request.width, request.height) else []
+    if min(request.count, found.defaults.max_batch) > 1:
+        less.append(f"fewer pictures than {request.count}")
+    return f"Try {' or '.join(less)}." if less else "Close other programs, or use a smaller model or --device cpu."
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, the device's memory too."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

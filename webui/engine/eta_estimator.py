@@ -1,0 +1,90 @@
+"""How long a run still takes, from its own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from samplers.run import Plan
+from samplers.schedule import flow_time_of_sigma
+
+MIN_DONE = 0.05  # below this share of the way a run says nothing about its end
+SMOOTHING = 0.1
+
+
+class EtaEstimator:
+    """Measures network calls and decodings and foretells the rest.
+
+    plan     of each batch
+    batches  images of each batch, in order
+    Calls left come from the plan where it declares them. Else they come from how far the run is: by finished steps,
+    or, for a sampler with its own grid, by how far sigma has fallen in flow time t = sigma / (1 + sigma), in which
+    solvers move about evenly: calls / done at the end. Finished batches say how many calls the later ones need.
+    """
+
+    def __init__(self, plan: Plan, batches: Sequence[int]):
+        self._batches, self._declared, self._own_grid = list(batches), plan.calls, plan.own_grid
+        self._steps = len(plan.sigmas) - 1
+        positive = [sigma for sigma in plan.sigmas if sigma > 0]
+        self._top, self._bottom = flow_time_of_sigma(positive[0]), flow_time_of_sigma(positive[-1])
+        self._batch, self._calls, self._total, self._fallen = -1, 0, 0, 0.0
+        self._finished: list[int] = []
+        self._last = 0.0
+        self._per_call: float | None = None
+        self._decodings, self._decoding_time = 0, 0.0
+
+    @property
+    def calls(self) -> int:
+        """Calls so far, of all batches."""
+        return self._total
+
+    @property
+    def total_calls(self) -> int | None:
+        """Calls of the whole run as declared; None if only the run tells, or if the declaration proved wrong."""
+        return None if self._declared is None else self._declared * len(self._batches)
+
+    def begin_batch(self, now: float) -> None:
+        """The next batch begins to draw."""
+        if self._batch >= 0:
+            self._finished.append(self._calls)
+        self._batch, self._calls, self._fallen, self._last = self._batch + 1, 0, 0.0, now
+
+    def called(self, sigma: float, now: float, unseen: float = 0.0) -> None:
+        """A call has returned; `unseen` seconds since the last one were not the network's (a preview)."""
+        self._total, self._calls = self._total + 1, self._calls + 1
+        if self._declared is not None and self._calls > self._declared:
+            self._declared = None
+        span = max(1e-12, self._top - self._bottom)
+        self._fallen = max(self._fallen, (self._top - flow_time_of_sigma(max(0.0, float(sigma)))) / span)
+        gap = max(0.0, now - self._last - unseen) / self._batches[self._batch]
+        self._last = now
+        # The first call of all warms the device up, and says little about the others.
+        if self._total > 1:
+            share = max(SMOOTHING, 1.0 / (self._total - 1))
+            self._per_call = gap if self._per_call is None else (1 - share) * self._per_call + share * gap
+
+    def decoded(self, seconds: float) -> None:
+        """A picture was decoded and written in so many seconds."""
+        self._decodings, self._decoding_time = self._decodings + 1, self._decoding_time + seconds
+
+    def remaining(self, step: int) -> float | None:
+        """Seconds left, with `step` steps of the current batch finished; None before the second call or a first idea."""
+        left = self._left(step)
+        if self._per_call is None or left is None:
+            return None
+        later = sum(self._batches[self._batch + 1 :])
+        known = [*self._finished, self._calls + left]
+        calls = left * self._batches[self._batch] + later * sum(known) / len(known)
+        decoding = self._decoding_time / max(1, self._decodings)
+        return calls * self._per_call + decoding * (sum(self._batches) - self._decodings)
+
+    def _left(self, step: int) -> float | None:
+        """Calls left of the current batch."""
+        if self._declared is not None:
+            return self._declared - self._calls
+        done = min(1.0, self._fallen) if self._own_grid else min(1.0, step / self._steps)
+        usual = sum(self._finished) / len(self._finished) if self._finished else None
+        if usual is None:
+            return self._calls * (1 - done) / done if done >= MIN_DONE else None
+        # By the usual number and by the way still to go; past the usual number, only the way says anything.
+        left = (1 - done) * usual
+        return (left + usual - self._calls) / 2 if self._calls < usual else left

@@ -1,0 +1,1 @@
+"""What exists because of Gradio: event defaults, files, the guard in front of its server, theme and tunnel."""

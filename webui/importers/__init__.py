@@ -1,0 +1,1 @@
+"""Settings in other programs' pictures, one file a format."""

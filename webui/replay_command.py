@@ -1,0 +1,57 @@
+"""`python launch.py replay FILE...`: pictures made again from what they carry, one line for each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from samplers.registry import discover
+
+from .core.request import RequestError
+from .engine.engine import Engine
+from .engine.jobs import Failed, StoppedEarly
+from .engine.replay import Verdict, compare, into, recipe
+from .settings import Settings
+
+
+class ReplayFailed(RequestError):
+    """A picture that could not be made again; the text says why."""
+
+
+def replay_files(
+    settings: Settings, files: Sequence[Path], one_at_a_time: bool = False, image: Path | None = None
+) -> int:
+    """Replay files and print a line for each; returns 0 if all are bit-equal, else 1.
+
+    image  the input picture of img2img, where outputs/inputs/ does not have it
+    """
+    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
+    engine = Engine(registry, settings)
+    engine.start()
+    equal = True
+    try:
+        for file in files:
+            try:
+                verdict = replay_file(engine, file, one_at_a_time, image)
+                print(f"{file}: {verdict}", flush=True)
+                equal = equal and verdict.equal
+            except RequestError as error:
+                print(f"{file}: {error}", flush=True)
+                equal = False
+    finally:
+        engine.close()
+    return 0 if equal else 1
+
+
+def replay_file(engine: Engine, file: Path, one_at_a_time: bool = False, image: Path | None = None) -> Verdict:
+    """Make one picture again in a temporary folder and compare. Raises RequestError in whatever way it fails."""
+    with tempfile.TemporaryDirectory(prefix="sigmalab-replay-") as folder:
+        wanted = into(recipe(file, engine, one_at_a_time, image), Path(folder))
+        job = engine.submit(wanted.request, previews=False, conditions=wanted.conditions)
+        outcome = job.wait()
+        if isinstance(outcome, Failed):
+            raise ReplayFailed(outcome.message)
+        if isinstance(outcome, StoppedEarly):
+            raise ReplayFailed("The replay was stopped.")
+        return compare(file, job.pictures[wanted.index].path, wanted)

@@ -1,0 +1,98 @@
+"""Puts settings from outside into a form: a picture's or a link's. What does not fit here stays as it was, and is told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import gradio as gr
+
+from webui.core.request import Request
+from webui.tabs.form.page_context import Page
+
+from .form import Form
+from .form_events import refill, refilled
+from .form_state import DEFAULTS, recall
+
+# Fields that a form holds in another way, or that say which form it is.
+ELSEWHERE = {"mode", "options", "schedule_options", "image", "seed"}
+
+
+def overlay(page: Page, form: Form, saved: Any, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """(what the browser would keep of the filled form, what could not be taken, one sentence each).
+
+    saved   what it keeps now; its values stay where the fields say nothing or nothing possible
+    fields  of a request, each valid by itself
+    """
+    models, limits = page.engine.models(), page.engine.limits
+    before = recall(saved, page.registry, models, limits)
+    wanted = before | {name: value for name, value in fields.items() if name in form.names}
+    if "seed" in fields:
+        wanted |= {"random_seed": fields["seed"] == -1, "seed": max(0, fields["seed"])}
+    # 0 is the model's own size, which the sliders cannot say.
+    found = models.get(wanted.get("model"))
+    for side in ("width", "height"):
+        if wanted.get(side) == 0 and found:
+            wanted[side] = found.defaults.size
+    after = recall(wanted, page.registry, models, limits)
+    notes = []
+    for name in form.names:
+        if name in after and after[name] != wanted[name]:
+            kept = recall(wanted | {name: before[name]}, page.registry, models, limits)[name]
+            after[name] = kept
+            notes.append(f"{_title(name)} {str(wanted[name])[:60]} is not possible here; it stays {kept}.")
+    for name, value in fields.items():
+        if (
+            name not in form.names
+            and name not in ELSEWHERE
+            and value != _default(name)
+            and name in Request.model_fields
+        ):
+            known = "is for img2img alone" if name in DEFAULTS else "cannot be set on this page"
+            notes.append(f"{_title(name)} {known}.")
+    options = (saved if isinstance(saved, dict) else {}).get("options")
+    after["options"], wrong = _options(page, options if isinstance(options, dict) else {}, fields)
+    return after, notes + wrong
+
+
+def fill(
+    page: Page, form: Form, saved: Any, fields: Mapping[str, Any], leave_open: Collection[str] = ()
+) -> tuple[list[Any], list[str]]:
+    """(updates for `refilled(form)`, what could not be taken).
+
+    leave_open  menus that are left without a choice, so that nothing takes the place of what is missing
+    """
+    values, notes = overlay(page, form, saved, fields)
+    updates = refill(page, form, values)
+    outputs = refilled(form)
+    for name in leave_open:
+        updates[outputs.index(form.fields[name])] = gr.update(value=None)
+    return updates, notes
+
+
+def _options(page: Page, kept: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    options = {kind: dict(kept.get(kind) or {}) for kind in ("samplers", "schedules")}
+    notes = []
+    for kind, place, given in (("samplers", "sampler", "options"), ("schedules", "schedule", "schedule_options")):
+        entry = getattr(page.registry, kind).get(fields.get(place, ""))
+        if entry is None or not isinstance(fields.get(given), Mapping):
+            continue
+        known, taken = {option.name: option for option in entry.item.options}, {}
+        for name, value in fields[given].items():
+            try:
+                taken[name] = known[name].check(value)
+            except KeyError:
+                notes.append(f"{entry.name} has no option {name[:60]!r}.")
+            except ValueError as error:
+                notes.append(f"{entry.name}: {error}.")
+        options[kind][entry.name] = taken
+    return options, notes
+
+
+def _default(name: str) -> Any:
+    field = Request.model_fields.get(name)
+    return field.default if field else None
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()

@@ -1,0 +1,81 @@
+"""The form of a tab by the names of its controls, and the request that their values stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from webui.core.request import Request, RequestError, read
+from webui.gradio_ext.files import uploaded
+
+from .form_state import FIELDS, PICTURE_FIELDS
+from .option_widgets import OptionBox
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """The controls of a tab by name, in the order of `names`, and the states behind them.
+
+    options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
+    boxes     the widgets of the options that are shown
+    revision  0 until the browser's settings have been put in, `RESTORED` then, and a new number at each later filling
+    edits     a new number with each change of an option
+    The last two are hidden controls and not states: a state's change event gets lost while a page is being opened.
+    """
+
+    mode: str
+    fields: Mapping[str, gr.components.Component]
+    options: gr.State
+    boxes: Sequence[OptionBox]
+    revision: gr.Number
+    edits: gr.Number
+    note: gr.HTML
+    plan: gr.HTML
+    model_note: gr.HTML
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the controls whose values make a request."""
+        return FIELDS + (PICTURE_FIELDS + ("image",) if "image" in self.fields else ())
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """The controls and the options, as an event takes them; `values` reads what arrives."""
+        shown = [each for box in self.boxes for each in box.inputs]
+        return [self.options, *shown, *(self.fields[name] for name in self.names)]
+
+    def values(self, given: Sequence[Any]) -> dict[str, Any]:
+        """The values of `inputs` by name, with those of the options under "options"."""
+        options, rest = given[0], list(given[1:])
+        # What was typed a moment ago is in its widget, and may still be on its way into the state.
+        for box in self.boxes:
+            size = len(box.inputs)
+            options, rest = box.merged(options, rest[:size]), rest[size:]
+        return {"options": options, **dict(zip(self.names, rest, strict=True))}
+
+
+def to_request(mode: str, values: Mapping[str, Any]) -> Request:
+    """The request that a form's values stand for. Raises RequestError."""
+    for name in ("sampler", "schedule", "model"):
+        # Without a choice, because a picture named one that is not here; the default would be a substitute.
+        if values[name] is None:
+            raise RequestError(f"No {name} is chosen; choose one from the menu.")
+    sampler, schedule = values["sampler"] or "", values["schedule"] or ""
+    fields = {name: value for name, value in values.items() if name not in ("random_seed", "options", "image")}
+    if values.get("image"):
+        fields["image"] = uploaded(values["image"])
+    fields |= dict(
+        mode=mode,
+        prompt=values["prompt"] or "",
+        negative_prompt=values["negative_prompt"] or "",
+        sampler=sampler,
+        schedule=schedule,
+        model=values["model"] or "",
+        seed=-1 if values["random_seed"] else values["seed"],
+        options=values["options"]["samplers"].get(sampler, {}),
+        schedule_options=values["options"]["schedules"].get(schedule, {}),
+    )
+    return read(fields)

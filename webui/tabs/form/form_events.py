@@ -1,0 +1,133 @@
+"""What a form does by itself: describe the run, remember its values in the browser, follow the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from samplers.run import plan
+from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice, opening
+from webui.tabs.form.page_context import Page
+
+from .controls import schedule_update, side
+from .describe import plan_note, sampler_note
+from .form import Form
+from .form_state import DEFAULTS, RESTORED, recall, recall_options
+
+SECRET = "not a secret: it only keeps the stored form readable for the next start"
+TYPED = ("prompt", "negative_prompt")
+CONDITIONING = ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
+
+
+def browser_store(name: str) -> gr.BrowserState:
+    """Where the browser keeps a form. It has to stand outside all tabs: in a closed one Gradio does not read it."""
+    # Fixed names: Gradio's random ones would forget everything at each start.
+    return gr.BrowserState(None, storage_key=f"sigmalab-{name}", secret=SECRET)
+
+
+def connect_form(page: Page, form: Form) -> None:
+    """Wire a form."""
+    controls = {name: form.fields[name] for name in form.names if name != "image"}
+    remember(controls, form.options, form.edits, form.revision, page.kept[form.mode])
+    _describe(page, form)
+    model = form.fields["model"]
+    follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
+    # Not a change: a model that was restored or reloaded must not reset what goes with it.
+    on_choice(model, lambda name: _follow_model(page, name), model, follow, **QUIET)
+
+
+def refill(page: Page, form: Form, saved: Any) -> list[Any]:
+    """Updates for [options, *controls except the picture, revision] from what the browser kept; menus are read anew."""
+    models = page.engine.models()
+    values = recall(saved, page.registry, models, page.engine.limits)
+    found = models.get(values["model"])
+    sizes = side(found)
+    sizes.pop("value")
+    more = {
+        "model": dict(choices=list(models)),
+        "width": sizes,
+        "height": sizes,
+    }
+    values["model"] = values["model"] or None
+    names = [name for name in form.names if name != "image"]
+    updates = [gr.update(value=values[name], **more.get(name, {})) for name in names]
+    return [recall_options(saved, page.registry), *updates, time.time()]
+
+
+def restore(page: Page, form: Form, saved: Any) -> list[Any]:
+    """As `refill`, for a page that is being opened, where a visitor may have been quicker than this answer."""
+    return opening([*refill(page, form, saved)[:-1], RESTORED], refilled(form))
+
+
+def refilled(form: Form) -> list[gr.components.Component]:
+    """The outputs that `refill` is for."""
+    return [form.options, *(form.fields[name] for name in form.names if name != "image"), form.revision]
+
+
+def remember(
+    controls: Mapping[str, gr.components.Component],
+    options: gr.State,
+    edits: gr.Number,
+    revision: gr.Number,
+    kept: gr.BrowserState,
+) -> None:
+    """Have the browser keep the values of these controls by name, and every option; the rest as in `Form`."""
+
+    def keep(revision: float, options: dict[str, Any], *given: Any) -> Any:
+        # Before the browser's own values are in the form, the defaults must not overwrite them.
+        return {"options": options, **dict(zip(controls, given, strict=True))} if revision else gr.skip()
+
+    # `revision`, too: settings from elsewhere may change options without an edit.
+    values = list(controls.values())
+    on_change([*values, edits, revision], keep, [revision, options, *values], kept, **QUIET, **RAW)
+
+
+def _describe(page: Page, form: Form) -> None:
+    names = [
+        name
+        for name in form.names
+        if name not in (*TYPED, *CONDITIONING, "image", "seed", "random_seed", "guidance", "fit", "width", "height")
+    ]
+    controls = [form.fields[name] for name in names]
+
+    def describe(options: dict[str, Any], *given: Any) -> list[Any]:
+        return _notes(page, form.mode, options, dict(zip(names, given, strict=True)))
+
+    # The form's first filling changes the revision, so that a page that restored nothing is described, too.
+    watched = [*controls, form.edits, form.revision]
+    outputs = [form.note, form.plan, form.fields["schedule"]]
+    on_change(watched, describe, [form.options, *controls], outputs, **QUIET, **RAW)
+
+
+def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
+    entry = page.registry.samplers.get(values["sampler"] or "")
+    found = page.engine.models().get(values["model"] or "")
+    if entry is None or found is None:
+        return ["", "", gr.update(interactive=True)]
+    steps = values["steps"]
+    if not isinstance(steps, int) or not 1 <= steps <= page.engine.limits.steps:
+        steps = DEFAULTS["steps"]
+    settings = options["samplers"].get(entry.name, {})
+    name = values["schedule"] or found.defaults.schedule
+    strength = (values["strength"], values["strength_as"]) if mode == "img2img" else (1.0, "steps")
+    try:
+        schedule = page.registry.schedule(name)
+        chosen = options["schedules"].get(values["schedule"] or "", {})
+        made = plan(found.schedule, entry.item, schedule.item, steps, settings, chosen, *strength)
+        text, own_grid = plan_note(made, name, mode == "img2img"), made.own_grid
+    # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
+    except Exception as error:
+        text, own_grid = f"<p class='note problem'>{escape(str(error) or type(error).__name__)}</p>", False
+    return [sampler_note(entry, settings), text, schedule_update(own_grid)]
+
+
+def _follow_model(page: Page, name: str | None) -> list[Any]:
+    found = page.engine.models().get(name or "")
+    if found is None:
+        return [gr.skip()] * 5
+    sizes = gr.update(**side(found))
+    return ["", sizes, sizes, found.defaults.guidance, time.time()]

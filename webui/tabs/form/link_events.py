@@ -1,0 +1,86 @@
+"""The address of the page holds settings: copying it out of a form, and putting it back in when a page is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from webui.core.links import from_query, to_query
+from webui.core.request import Request, RequestError
+from webui.gradio_ext.gradio_events import QUIET, RAW
+from webui.tabs.form.page_context import Page
+
+from .apply_settings import fill
+from .describe import line, problem
+from .form import Form, to_request
+from .form_events import refilled, restore
+from .workbench import Workbench
+
+PLACES = ("sampler", "schedule", "model")
+
+
+def connect_link(page: Page, bench: Workbench) -> None:
+    """Wire the button that copies a form's settings as a link."""
+    form, query = bench.form, gr.Textbox(visible=False)
+
+    def write(*given: Any) -> list[Any]:
+        try:
+            return [to_query(shortened(page, to_request(form.mode, form.values(given)))), gr.skip()]
+        except RequestError as error:
+            return ["", problem(f"No link was made. {error}")]
+
+    written = bench.link.click(write, form.inputs, [query, bench.result.message], **QUIET, **RAW)
+    written.then(None, [query], None, js=f"(query) => window.sigmalab.hold(query, '{form.mode}')", **QUIET)
+
+
+def shortened(page: Page, request: Request) -> Request:
+    """The request without the options that have their defaults, which a link need not say."""
+
+    def changed(entry: Any, options: Any) -> dict[str, Any]:
+        usual = {option.name: option.default for option in entry.item.options} if entry else {}
+        return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
+
+    sampler, schedule = page.registry.samplers.get(request.sampler), page.registry.schedules.get(request.schedule)
+    options = dict(
+        options=changed(sampler, request.options), schedule_options=changed(schedule, request.schedule_options)
+    )
+    return request.model_copy(update=options)
+
+
+def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
+    """Updates for `open_outputs`: the form as the browser kept it, or as the link has it if it is for this form."""
+    fields, problems = from_query(query) if isinstance(query, str) else ({}, {})
+    mode = fields.get("mode", "txt2img")
+    if not (fields or problems) or mode != form.mode:
+        return [*restore(page, form, saved), gr.skip()]
+    missing = [_unknown(page, place, fields[place]) for place in PLACES if fields.get(place)]
+    missing = dict(filter(None, missing))
+    fields = {name: value for name, value in fields.items() if name not in missing}
+    # What a link leaves out is the default; what is wrong in it stays as the form has it.
+    usual = {
+        name: field.default for name, field in Request.model_fields.items() if name not in ("image", "model", *problems)
+    }
+    updates, notes = fill(page, form, saved, usual | fields, missing)
+    said = [*missing.values(), *problems.values(), *notes]
+    told = problem(" ".join(said)) if said else line("The settings of the link are in the form.")
+    return [*updates, told]
+
+
+def open_outputs(bench: Workbench) -> list[gr.components.Component]:
+    """The outputs that `open_form` is for."""
+    return [*refilled(bench.form), bench.result.message]
+
+
+def mode_of(query: str, modes: list[str]) -> str | None:
+    """The tab that a link is for; None if it holds no settings."""
+    fields, problems = from_query(query) if isinstance(query, str) else ({}, {})
+    mode = fields.get("mode", "txt2img")
+    return mode if (fields or problems) and mode in modes else None
+
+
+def _unknown(page: Page, place: str, name: str) -> tuple[str, str] | None:
+    known = page.engine.models() if place == "model" else getattr(page.registry, f"{place}s")
+    if name in known:
+        return None
+    return place, f"Unknown {place} {name!r}; known are {', '.join(known)}."

@@ -1,0 +1,42 @@
+"""What every part of the page is built with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from webui.engine.engine import Engine
+from webui.engine.jobs import Job
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """One built page, the same for all its visitors.
+
+    token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
+    kept      where the browser keeps each form, by its mode, and the axes of a grid
+    watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
+    status    the line about the engine at the top, whose change tells that a model has been opened
+    """
+
+    engine: Engine
+    token: gr.State
+    kept: Mapping[str, gr.BrowserState] = field(default_factory=dict)
+    watching: Counter[str] = field(default_factory=Counter)
+    status: gr.HTML | None = None
+
+    @property
+    def registry(self):
+        """The plugins."""
+        return self.engine.registry
+
+    def owner(self, token: str, mode: str) -> str:
+        """Whom a job of this tab and mode belongs to: txt2img and img2img may each have one."""
+        return f"{token}/{mode}" if token else ""
+
+    def job(self, token: str, mode: str) -> Job | None:
+        """The newest job of this tab and mode that can still be found."""
+        return self.engine.find(self.owner(token, mode)) if token else None

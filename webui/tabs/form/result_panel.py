@@ -1,0 +1,163 @@
+"""The right half of a tab: the live picture, the line about it, the finished pictures and what to do with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from webui.engine.events import Snapshot
+from webui.gradio_ext.files import served
+from webui.gradio_ext.gradio_events import QUIET
+
+from .describe import message, problem, stage
+from .export_menu import connect_format, format_menu
+
+SMALL = 128  # pixels of a side up to which enlarged pictures show their pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ResultPanel:
+    """The parts of a result panel; `made` holds (file, seed) of the pictures shown, `chosen` the index of one."""
+
+    stage: gr.HTML
+    message: gr.HTML
+    gallery: gr.Gallery
+    actions: gr.Row
+    picked: gr.HTML
+    download: gr.DownloadButton
+    reuse: gr.Button
+    send: gr.Button
+    info: gr.Button
+    again: gr.Button
+    made: gr.State
+    chosen: gr.State
+
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        """What `show` returns updates for."""
+        return [
+            self.stage,
+            self.message,
+            self.gallery,
+            self.actions,
+            self.picked,
+            self.download,
+            self.made,
+            self.chosen,
+        ]
+
+
+def build_result(mode: str) -> ResultPanel:
+    """An empty panel."""
+    live = gr.HTML(EMPTY, elem_id=f"{mode}-stage", elem_classes="stage-box")
+    gallery = gr.Gallery(
+        visible=False,
+        show_label=False,
+        format="png",
+        type="filepath",
+        columns=3,
+        object_fit="contain",
+        height="auto",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id=f"{mode}-gallery",
+        elem_classes="pictures",
+    )
+    text = gr.HTML(message(None), elem_id=f"{mode}-message")
+    with gr.Row(visible=False, elem_classes="actions", elem_id=f"{mode}-actions") as actions:
+        picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
+        reuse = gr.Button("Use this seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
+        send = gr.Button("Send to img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
+        info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
+        again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
+        kind = format_menu(mode)
+        download = gr.DownloadButton("Download", size="sm", scale=0, min_width=0, elem_id=f"{mode}-download")
+    result = ResultPanel(
+        live, text, gallery, actions, picked, download, reuse, send, info, again, gr.State([]), gr.State(0)
+    )
+    gallery.select(_select, result.made, [result.chosen, picked, download], **QUIET)
+    connect_format(kind, result)
+    return result
+
+
+EMPTY = '<figure class="stage empty" aria-hidden="true"><svg viewBox="0 0 120 60">{}</svg></figure>'.format(
+    "".join(
+        f'<circle cx="{x}" cy="{y}" r="{r}"/>'
+        for x, y, r in (
+            (12, 18, 1.2),
+            (9, 40, 1),
+            (20, 30, 1.4),
+            (24, 12, 1.2),
+            (27, 47, 1.3),
+            (33, 24, 1.8),
+            (36, 38, 1.8),
+            (44, 14, 1.6),
+            (46, 46, 1.6),
+            (48, 30, 2.4),
+            (57, 22, 2.4),
+            (58, 39, 2.6),
+            (67, 31, 3.4),
+            (92, 30, 14),
+        )
+    )
+)
+
+
+async def show(snapshot: Snapshot | None, before: Snapshot | None = None, small: bool = False) -> list[Any]:
+    """Updates for `ResultPanel.outputs` that turn the panel from `before` (None at the start of a run) into `snapshot`.
+
+    small  whether the pictures are so small that their pixels should be seen
+    """
+    updates: list[Any] = [stage(snapshot, small), message(snapshot), *[gr.skip()] * 6]
+    ended = snapshot.outcome is not None
+    if before is None or len(snapshot.pictures) != len(before.pictures) or ended:
+        files = await asyncio.gather(*(asyncio.to_thread(served, picture.path) for picture in snapshot.pictures))
+        made = [(file, picture.seed) for file, picture in zip(files, snapshot.pictures, strict=True)]
+        updates[2:] = _gallery(made, ended, small)
+        if ended and not made:
+            updates[0] = EMPTY
+    return updates
+
+
+def show_problem(text: str) -> list[Any]:
+    """Updates for `ResultPanel.outputs` for a request that never became a job: the pictures shown stay."""
+    return [gr.skip(), problem(text), *[gr.skip()] * 6]
+
+
+def chosen_of(made: Sequence[tuple[str, int]], chosen: int) -> tuple[str, int] | None:
+    """(file, seed) of the chosen picture; the first one where the choice is out of date."""
+    if not made:
+        return None
+    return made[chosen] if 0 <= chosen < len(made) else made[0]
+
+
+def _gallery(made: list[tuple[str, int]], ended: bool, small: bool) -> list[Any]:
+    looks = ["pictures", *["pixels"] * small, *["single"] * (len(made) == 1)]
+    gallery = gr.update(
+        value=[(file, f"seed {seed}") for file, seed in made],
+        visible=bool(made),
+        columns=min(4, max(2, round(len(made) ** 0.5 + 0.4))),
+        selected_index=None,
+        elem_classes=looks,
+    )
+    download = gr.update(value=made[0][0]) if made else gr.skip()
+    picked = _picked(made[0][1]) if made else ""
+    return [gallery, gr.update(visible=bool(made) and ended), picked, download, made, 0]
+
+
+def _select(made: list[tuple[str, int]], event: gr.SelectData) -> list[Any]:
+    choice = chosen_of(made, event.index if isinstance(event.index, int) else 0)
+    if choice is None:
+        return [gr.skip()] * 3
+    return [event.index, _picked(choice[1]), gr.update(value=choice[0])]
+
+
+def _picked(seed: int) -> str:
+    return (
+        f"<span>Seed <code>{int(seed)}</code></span> "
+        f'<button type="button" class="copy" data-copy="{int(seed)}" aria-label="Copy seed {int(seed)}">Copy seed</button>'
+    )

@@ -1,0 +1,93 @@
+"""A tab that makes pictures: what to make, the result, and the controls, placed for a desktop and for a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from webui.core.request import RequestError
+from webui.tabs.form.page_context import Page
+
+from .controls import build_form, build_prompt
+from .form import Form
+from .form_events import connect_form
+from .job_events import connect_run
+from .model_events import connect_model
+from .result_panel import ResultPanel, build_result, chosen_of
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """One tab's form and result; `resume` follows a job after a reload.
+
+    link  copies the form's settings as an address
+    """
+
+    mode: str
+    form: Form
+    result: ResultPanel
+    resume: Callable[..., Any]
+    outputs: list[gr.components.Component]
+    link: gr.Button
+
+
+def build_workbench(
+    page: Page,
+    mode: str,
+    picture: Callable[[], Mapping[str, Any]] = dict,
+    strength: Callable[[], Mapping[str, Any]] = dict,
+) -> Workbench:
+    """Build and wire a tab.
+
+    picture   builds the controls that stand above the prompt, by name
+    strength  builds those that stand above the other controls
+    """
+    # On a phone the three columns stand below one another: what to make and Generate, the result, then the rest.
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="compose"):
+            more = dict(picture())
+            prompt, tokens = build_prompt(mode)
+            with gr.Row(elem_classes="run"):
+                generate = gr.Button(
+                    "Generate",
+                    variant="primary",
+                    elem_id=f"{mode}-generate",
+                    elem_classes="generate",
+                    min_width=120,
+                    scale=3,
+                )
+                stop = gr.Button(
+                    "Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1
+                )
+            with gr.Row(elem_classes="below"):
+                gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
+                link = gr.Button(
+                    "Copy link", size="sm", elem_id=f"{mode}-link", elem_classes="link", min_width=0, scale=0
+                )
+        with gr.Column(elem_classes="result"):
+            result = build_result(mode)
+        with gr.Column(elem_classes="controls"):
+            more |= strength()
+            form = build_form(page, mode, prompt, more)
+    connect_form(page, form)
+    connect_model(page, form, tokens)
+    resume, outputs = connect_run(page, form, result, generate, stop)
+    return Workbench(mode, form, result, resume, outputs, link)
+
+
+def results_of(benches: Sequence[Workbench]) -> list[gr.State]:
+    """The states that tell which pictures are shown, for `newest_result`."""
+    return [state for bench in benches for state in (bench.result.made, bench.result.chosen)]
+
+
+def newest_result(given: Sequence[Any]) -> Path:
+    """The file of the newest chosen picture among the results. RequestError if there is none, or it is gone."""
+    chosen = [chosen_of(made, index) for made, index in zip(given[::2], given[1::2], strict=True)]
+    paths = [path for path in (Path(choice[0]) for choice in chosen if choice) if path.is_file()]
+    if not paths:
+        raise RequestError("There is no result yet: make a picture in txt2img or img2img.")
+    return max(paths, key=lambda path: path.stat().st_mtime)

@@ -1,0 +1,1 @@
+"""The tab History and its index of the pictures."""

@@ -1,0 +1,249 @@
+"""An index of the pictures under outputs/, so that a million of them can be looked through: SQLite, beside them.
+
+The files are the truth and the index is only derived from them: whatever is new or gone is found by comparing folders,
+newest day first, in small steps. Any number of threads and programs may use it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webui.core.limits import SEEDS
+from webui.core.picture_metadata import read_picture
+from webui.core.request import RequestError
+from webui.importers.a1111 import read_infotext
+
+log = logging.getLogger(__name__)
+
+FILE = "history.sqlite3"
+VERSION = 1
+STEP = 100  # files between commits, and between breaths for the rest of the program
+BREATH = 0.005  # seconds
+SETTLED = 2_000_000_000  # nanoseconds after which a folder's time of change can be trusted to be its last
+END = 1 << 62  # later than every picture
+DAY, NAME = re.compile(r"\d{4}-\d{2}-\d{2}"), re.compile(r"[\w-]{1,100}\.png")
+# Ids are the time of the picture in microseconds: newest first is the order of the key, in both tables. Emoji are words.
+TABLES = """
+CREATE TABLE pictures (id INTEGER PRIMARY KEY, day TEXT, name TEXT, sampler TEXT, model TEXT, seed INTEGER, UNIQUE (day, name));
+CREATE INDEX by_sampler ON pictures (sampler);
+CREATE INDEX by_model ON pictures (model);
+CREATE INDEX by_both ON pictures (sampler, model);
+CREATE TABLE days (day TEXT PRIMARY KEY, changed INTEGER);
+CREATE VIRTUAL TABLE words USING fts5 (prompt, tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co S*'");
+"""
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """A picture of the history; `id` orders them in time, `path` is inside the outputs folder."""
+
+    id: int
+    path: Path
+    prompt: str
+    sampler: str
+    model: str
+    seed: int | None
+
+
+class Index:
+    """The index of a folder of pictures. Methods raise sqlite3.Error or OSError only."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._file = folder, folder / FILE
+
+    def find(
+        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+    ) -> list[HistoryEntry]:
+        """At most `limit` pictures older than the id `before`, newest first.
+
+        prompt  words that all begin a word of the prompt; sampler and model are exact; "" is any
+        """
+        if not self._file.exists():
+            return []
+        sql, values = statement(prompt, sampler, model, before, limit)
+        with self._open() as db:
+            rows = db.execute(sql, values).fetchall()
+        return [HistoryEntry(id, self._folder / day / name, text, *rest) for id, day, name, text, *rest in rows]
+
+    def names(self, column: str) -> list[str]:
+        """The samplers or models that there are pictures of: column is "sampler" or "model"."""
+        if column not in ("sampler", "model"):
+            raise ValueError(f"column is {column!r}; allowed are 'sampler' and 'model'")
+        if not self._file.exists():
+            return []
+        # From name to name through the index: a DISTINCT would walk over every picture.
+        sql = (
+            f"WITH RECURSIVE each (found) AS (SELECT min({column}) FROM pictures UNION ALL "
+            f"SELECT (SELECT min({column}) FROM pictures WHERE {column} > found) FROM each WHERE found IS NOT NULL) "
+            "SELECT found FROM each WHERE found <> ''"
+        )
+        with self._open() as db:
+            return [name for (name,) in db.execute(sql)]
+
+    def sync(self, between: Callable[[], None] = lambda: None) -> None:
+        """Bring the index up to date with the files, whatever of it there is.
+
+        between  called between the steps, where a new picture need not wait for the end of a million old ones
+        """
+        if not self._folder.is_dir():
+            return
+        days = sorted(
+            (entry.name for entry in self._folder.iterdir() if DAY.fullmatch(entry.name) and entry.is_dir()),
+            reverse=True,
+        )
+        with self._open() as db:
+            known = dict(db.execute("SELECT day, changed FROM days"))
+            for gone in known.keys() - set(days):
+                forget(db, [id for (id,) in db.execute("SELECT id FROM pictures WHERE day = ?", (gone,))])
+                with _writing(db):
+                    db.execute("DELETE FROM days WHERE day = ?", (gone,))
+            for day in days:
+                changed = (self._folder / day).stat().st_mtime_ns
+                if known.get(day) != changed:
+                    self._sync_day(db, day, between)
+                    # A file that comes within the clock's grain would leave the time as it is.
+                    resolved = changed if time.time_ns() - changed > SETTLED else 0
+                    with _writing(db):
+                        db.execute("INSERT OR REPLACE INTO days VALUES (?, ?)", (day, resolved))
+
+    def _sync_day(self, db: sqlite3.Connection, day: str, between: Callable[[], None]) -> None:
+        # In this order: what is put in meanwhile is among the files, and is not taken for gone.
+        known = dict(db.execute("SELECT name, id FROM pictures WHERE day = ?", (day,)))
+        there = {path.name for path in (self._folder / day).iterdir() if NAME.fullmatch(path.name)}
+        forget(db, [id for name, id in known.items() if name not in there])
+        new = sorted(there - known.keys(), reverse=True)
+        for at in range(0, len(new), STEP):
+            insert(db, list(filter(None, (self._read(day, name) for name in new[at : at + STEP]))))
+            between()
+            time.sleep(BREATH)
+
+    def _read(self, day: str, name: str) -> tuple | None:
+        """(time in microseconds, day, name, prompt, sampler, model, seed); what cannot be read has a place, too."""
+        path = self._folder / day / name
+        try:
+            made = path.stat().st_mtime_ns // 1000
+        except OSError:
+            return None  # gone since it was listed
+        try:
+            return (made, day, name, *facts(path))
+        except RequestError:
+            pass
+        except Exception:  # one odd file must not hide all others
+            log.warning("%s/%s cannot be read", day, name, exc_info=True)
+        return (made, day, name, "", "", "", None)
+
+    def put(self, paths: Iterable[Path]) -> None:
+        """Add pictures that were just saved; those that are elsewhere than in a day's folder are passed over."""
+        places = [(path.parent.name, path.name) for path in paths if self._has_place_for(path)]
+        if places:
+            with self._open() as db:
+                insert(db, list(filter(None, (self._read(*place) for place in places))))
+
+    def remove(self) -> None:
+        """Delete the index; `sync` makes it again."""
+        for end in ("", "-wal", "-shm"):
+            self._file.with_name(self._file.name + end).unlink(missing_ok=True)
+
+    def _has_place_for(self, path: Path) -> bool:
+        day = path.parent
+        return day.parent == self._folder and bool(DAY.fullmatch(day.name) and NAME.fullmatch(path.name))
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self._file, timeout=10)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            # What a power cut takes from the index is read again from the files.
+            db.execute("PRAGMA synchronous = NORMAL")
+            if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                _make_tables(db)
+            yield db
+        finally:
+            db.close()
+
+
+def facts(path: Path) -> tuple[str, str, str, int | None]:
+    """(prompt, sampler, model, seed) of a picture. Raises RequestError where it says none."""
+    carried = read_picture(path)
+    record = carried.record or {}
+    request, image = record.get("request"), record.get("image")
+    if isinstance(request, dict):
+        seed = image.get("seed") if isinstance(image, dict) else None
+        known = type(seed) is int and 0 <= seed < SEEDS
+        return *(_text(request.get(name)) for name in ("prompt", "sampler", "model")), seed if known else None
+    foreign = read_infotext(carried.parameters)
+    return (*map(_text, (foreign.prompt, foreign.sampler, foreign.model)), None) if foreign else ("", "", "", None)
+
+
+def insert(db: sqlite3.Connection, rows: Iterable[tuple]) -> None:
+    """Add pictures, (time in microseconds, day, name, prompt, sampler, model, seed) each; known ones are left alone."""
+    # Nobody else may take an id between the look for a free one and its use.
+    with _writing(db):
+        for made, day, name, prompt, sampler, model, seed in rows:
+            # Two pictures of one microsecond: the later one to come is moved by as little as there is.
+            while db.execute("SELECT 1 FROM pictures WHERE id = ?", (made,)).fetchone():
+                made += 1
+            added = db.execute(
+                "INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", (made, day, name, sampler, model, seed)
+            )
+            if added.rowcount:
+                db.execute("INSERT INTO words (rowid, prompt) VALUES (?, ?)", (made, prompt))
+
+
+def forget(db: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Take pictures out."""
+    with _writing(db):
+        for id in ids:
+            db.execute("DELETE FROM pictures WHERE id = ?", (id,))
+            db.execute("DELETE FROM words WHERE rowid = ?", (id,))
+
+
+def statement(prompt: str, sampler: str, model: str, before: int, limit: int) -> tuple[str, Sequence[Any]]:
+    """(SQL, values) of `History.find`. CROSS JOIN keeps the order of the tables, and with it that of the answer."""
+    terms = [f'"{word}"*' for word in re.findall(r'[^\s"]+', prompt.replace("\0", ""))]
+    first, second = ("words", "pictures") if terms else ("pictures", "words")
+    key = {"words": "words.rowid", "pictures": "pictures.id"}
+    where, values = [f"{key[first]} < ?"], [before]
+    if terms:
+        where, values = ["words MATCH ?", *where], [" ".join(terms), *values]
+    for column, wanted in (("sampler", sampler), ("model", model)):
+        if wanted:
+            where.append(f"pictures.{column} = ?")
+            values.append(wanted)
+    columns = "pictures.id, day, name, prompt, sampler, model, seed"
+    joined = f"{first} CROSS JOIN {second} ON pictures.id = words.rowid"
+    sql = f"SELECT {columns} FROM {joined} WHERE {' AND '.join(where)} ORDER BY {key[first]} DESC LIMIT ?"
+    return sql, [*values, limit]
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    with _writing(db):
+        # Another thread may have been here first.
+        if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+            return
+        for table in ("pictures", "days", "words"):
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+        for each in filter(str.strip, TABLES.split(";")):
+            db.execute(each)
+        db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+@contextmanager
+def _writing(db: sqlite3.Connection) -> Iterator[None]:
+    """A transaction in which nobody else writes; others wait for it."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _text(value: Any) -> str:
+    # JSON may spell halves of characters, which no database takes.
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

@@ -1,0 +1,90 @@
+"""The history of pictures, kept up to date behind the page: whoever saves or looks never waits for the index."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from pathlib import Path
+
+from .history_index import END, HistoryEntry, Index
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """The pictures in a folder; safe to use from any thread.
+
+    One thread at a time writes the index, and ends when there is nothing to write. What it cannot write, because
+    another program holds the index or the folder is read-only, costs a line in the log and is found by a later `look`,
+    which compares the index with the files. A damaged index is made again.
+    """
+
+    def __init__(self, folder: Path):
+        self._index = Index(folder)
+        self._lock = threading.Lock()
+        self._saved: list[Path] = []
+        self._stale = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, path: Path) -> None:
+        """Have a picture that was just saved put into the index; returns at once and never fails."""
+        with self._lock:
+            self._saved.append(path)
+            self._begin()
+
+    def look(self, wait: float = 0.0) -> bool:
+        """Begin to bring the index up to date with the files; True if it is, after at most `wait` seconds."""
+        with self._lock:
+            self._stale = True
+            thread = self._begin()
+        thread.join(wait)
+        return not thread.is_alive()
+
+    def find(
+        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+    ) -> list[HistoryEntry]:
+        """See `Index.find`. Raises sqlite3.Error and OSError."""
+        return self._index.find(prompt, sampler, model, before, limit)
+
+    def names(self, column: str) -> list[str]:
+        """See `Index.names`. Raises sqlite3.Error and OSError."""
+        return self._index.names(column)
+
+    def _begin(self) -> threading.Thread:
+        """The thread that writes, started if there is none; the lock is held."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._write, name="sigmalab-history", daemon=True)
+            self._thread.start()
+        return self._thread
+
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                stale, self._stale = self._stale, False
+                if not stale and not self._saved:
+                    self._thread = None
+                    return
+            try:
+                self._catch_up(stale)
+            except Exception as error:
+                # Whatever it is, the thread that comes next would meet it as well, and pictures must go on being saved.
+                log.warning("the index of the history could not be brought up to date: %s", error)
+
+    def _catch_up(self, stale: bool) -> None:
+        try:
+            self._put_saved()
+            if stale:
+                self._index.sync(self._put_saved)
+        except sqlite3.DatabaseError as error:
+            # Of its kind, this one says that the file is in use or cannot be written, and not that it is damaged.
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            log.warning("the index of the history is damaged and is made again: %s", error)
+            self._index.remove()
+            self._index.sync(self._put_saved)
+
+    def _put_saved(self) -> None:
+        with self._lock:
+            saved, self._saved = self._saved, []
+        self._index.put(saved)

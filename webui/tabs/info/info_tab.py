@@ -1,0 +1,188 @@
+"""The tab PNG Info: what any picture says about how it was made, sent to a form or made again."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from webui.core.images import open_picture, to_jpeg
+from webui.core.request import RequestError
+from webui.engine.events import Failed
+from webui.engine.replay import compare, into, recipe
+from webui.gradio_ext.files import uploaded
+from webui.gradio_ext.gradio_events import LONG, QUIET, RAW
+from webui.importers.imported_settings import ImportedSettings, read_imported_settings
+from webui.tabs.form.describe import message, problem
+from webui.tabs.form.job_events import idle, snapshots, stop_job, submit, working
+from webui.tabs.form.page_context import Page
+from webui.tabs.form.picture_actions import Info, arrival, send_offer, send_outputs
+from webui.tabs.form.result_panel import chosen_of
+from webui.tabs.form.workbench import Workbench
+
+from .info_html import NOTHING, offer_html, verdict_html
+
+MODE = "replay"  # whom a replay belongs to, beside the jobs of the two forms
+
+
+@dataclass(frozen=True, eq=False)
+class InfoWidgets:
+    """The tab's parts."""
+
+    image: gr.Image
+    facts: gr.HTML
+    verdict: gr.HTML
+    send: dict[str, gr.Button]
+    replay: gr.Button
+    stop: gr.Button
+
+    @property
+    def buttons(self) -> list[gr.Button]:
+        """Those that need a picture with settings: the two of `send`, and `replay`."""
+        return [*self.send.values(), self.replay]
+
+
+def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
+    """Build and wire the tab's content, and the buttons of the results that lead to it."""
+    parts = _build()
+
+    def look(image: Any) -> list[Any]:
+        if not image:
+            return [NOTHING, *[gr.update(interactive=False)] * 3]
+        try:
+            offer = _offer(page, image)
+        except RequestError as error:
+            return [problem(str(error)), *[gr.update(interactive=False)] * 3]
+        mine = offer.record is not None
+        return [offer_html(offer), *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
+
+    # One event for every way in which a picture comes here: dropped, pasted or sent. The verdict is none of its
+    # business: that of a picture sent to be replayed may be there first.
+    parts.image.change(look, parts.image, [parts.facts, *parts.buttons], **QUIET, **RAW)
+    for bench in benches:
+        _connect_send(page, parts, bench, tabs)
+    return _connect_replay(page, parts, benches, tabs)
+
+
+def _build() -> InfoWidgets:
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="compose"):
+            # The uploaded file itself, undecoded: its settings are in its bytes.
+            image = gr.Image(
+                type="filepath",
+                image_mode=None,
+                sources=["upload"],
+                label="Picture",
+                height=320,
+                elem_id="info-image",
+                interactive=True,
+                buttons=[],
+            )
+            with gr.Row(elem_classes="actions"):
+                send = {
+                    mode: gr.Button(
+                        f"Send to {mode}", size="sm", interactive=False, elem_id=f"info-to-{mode}", min_width=0
+                    )
+                    for mode in ("txt2img", "img2img")
+                }
+                replay = gr.Button("Replay", size="sm", interactive=False, elem_id="info-replay", min_width=0)
+                stop = gr.Button(
+                    "Stop", size="sm", interactive=False, elem_id="info-stop", elem_classes="stop", min_width=0
+                )
+            gr.HTML("<p class='note'>Replay makes the picture again from its settings and compares every pixel.</p>")
+        with gr.Column(elem_classes="result"):
+            verdict = gr.HTML(elem_id="info-verdict")
+            facts = gr.HTML(NOTHING, elem_id="info-facts")
+    return InfoWidgets(image, facts, verdict, send, replay, stop)
+
+
+def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
+    run = _replay_of(page)
+    inputs, outputs = [page.token, parts.image], [parts.verdict, parts.replay, parts.stop]
+    here = [parts.image, *outputs, tabs]
+    replays = [parts.replay.click(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW)]
+    parts.stop.click(lambda token: stop_job(page, token, MODE), page.token, parts.stop, **QUIET)
+    for bench in benches:
+        sent = bench.result.again.click(_to_info, [bench.result.made, bench.result.chosen], here, **QUIET)
+        replays.append(sent.then(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW))
+    # A verdict goes with the picture that it is about, and so does a replay that still runs.
+    gr.on([bench.result.again.click for bench in benches], cancels=replays)
+    for bench in benches:
+        bench.result.info.click(_to_info, [bench.result.made, bench.result.chosen], here, cancels=replays, **QUIET)
+    gr.on(
+        [parts.image.upload, parts.image.clear],
+        lambda: ["", gr.update(interactive=False)],
+        None,
+        [parts.verdict, parts.stop],
+        cancels=replays,
+        **QUIET,
+    )
+    return Info(here, replays)
+
+
+def _offer(page: Page, image: Any) -> ImportedSettings:
+    return read_imported_settings(uploaded(image), page.registry, page.engine.models())
+
+
+def _to_info(made: list, chosen: int) -> list[Any]:
+    choice = chosen_of(made, chosen)
+    return arrival(choice and choice[0])
+
+
+def _connect_send(page: Page, parts: InfoWidgets, bench: Workbench, tabs: gr.Tabs) -> None:
+    outputs = send_outputs(bench, tabs)
+
+    def send(image: Any, saved: Any) -> list[Any]:
+        try:
+            return send_offer(page, bench, saved, _offer(page, image), uploaded(image))
+        except RequestError as error:
+            gr.Warning(str(error))
+            return [gr.skip()] * len(outputs)
+
+    parts.send[bench.mode].click(send, [parts.image, page.kept[bench.mode]], outputs, **QUIET, **RAW)
+
+
+def _replay_of(page: Page) -> Any:
+    """The event that makes the picture again and compares."""
+
+    async def run(request: gr.Request, token: str, image: Any) -> AsyncIterator[list[Any]]:
+        token = token or request.session_hash or ""
+        stop_job(page, token, MODE)
+        with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
+            try:
+                path = uploaded(image)
+                wanted = into(await asyncio.to_thread(recipe, path, page.engine), Path(folder))
+                owner = page.owner(token, MODE)
+                job = await submit(page, partial(page.engine.submit, wanted.request, owner, False, wanted.conditions))
+            except RequestError as error:
+                yield [problem(str(error)), *idle()]
+                return
+            news = snapshots(page, job)
+            try:
+                async for now in news:
+                    yield [gr.skip()] * 3 if now is None else [message(now), *working(job)]
+            finally:
+                # Nobody wants a replay that is not looked at; its folder goes now.
+                page.engine.stop(job)
+                await news.aclose()
+            yield [await asyncio.to_thread(_verdict, path, job, wanted), *idle()]
+
+    return run
+
+
+def _verdict(path: Path, job: Any, wanted: Any) -> str:
+    if isinstance(job.outcome, Failed):
+        return problem(job.outcome.message)
+    if len(job.pictures) <= wanted.index:
+        return problem("The replay was stopped.")
+    made = job.pictures[wanted.index].path
+    try:
+        return verdict_html(compare(path, made, wanted), to_jpeg(open_picture(made), quality=92))
+    except RequestError as error:
+        return problem(str(error))

@@ -1,0 +1,223 @@
+"""Axes of a grid: what varies, the values that a user typed, and what each changes in a request. Without gradio."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from samplers.options import Option
+from samplers.registry import Registry
+from webui.core.menus import in_order, schedules_in_order
+from webui.core.request import RequestError, read
+
+MAX_VALUES = 256
+NAMED = ("sampler", "schedule")  # their values are names from a menu
+NUMBERS = ("steps", "guidance", "seed", "strength")
+RANGE = re.compile(
+    r"^\s*(-?[\d.]+(?:e-?\d+)?)\s*\.\.\s*(-?[\d.]+(?:e-?\d+)?)\s*(?:\+\s*([\d.]+(?:e-?\d+)?))?\s*$", re.I
+)
+TITLES = {
+    "sampler": "Sampler",
+    "schedule": "Schedule",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "seed": "Seed",
+    "strength": "Strength",
+    "prompt": "Prompt replacement",
+}
+HINTS = {
+    "steps": "5, 10, 20 or a range: 5..30 +5",
+    "guidance": "1, 3, 5 or a range: 0..10 +2.5",
+    "seed": "1, 2, 3 or a range: 1..4",
+    "strength": "0.3, 0.6, 0.9 or a range: 0.2..1 +0.2",
+    "prompt": "red apple -> rocket, cat face",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis: its label, and `change(fields)`, which returns the fields of a request with it put in."""
+
+    label: str
+    change: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its kind ("sampler", "option:eta", ...), a title for people, and its values in order."""
+
+    kind: str
+    title: str
+    values: tuple[Value, ...]
+
+
+def kinds(registry: Registry) -> dict[str, str]:
+    """Every kind of axis with its title: the request's own settings, then each declared option."""
+    options = {f"option:{name}": f"Option {name}" for name in declared(registry.samplers)}
+    schedules = {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
+    return TITLES | options | schedules
+
+
+def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:
+    """The options of all plugins of a kind, by name; the same name may be declared in several ways."""
+    found: dict[str, list[Option]] = {}
+    for entry in entries.values():
+        for option in entry.item.options:
+            found.setdefault(option.name, []).append(option)
+    return dict(sorted(found.items()))
+
+
+def menu(kind: str, registry: Registry) -> list[str] | None:
+    """The names that an axis of this kind can take, None if its values are typed."""
+    if kind in NAMED:
+        return in_order(registry.samplers) if kind == "sampler" else schedules_in_order(registry.schedules)
+    options = _options(kind, registry)
+    if options and all(option.kind in ("choice", "bool") for option in options):
+        texts = [choice for option in options for choice in (option.choices or ("true", "false"))]
+        return list(dict.fromkeys(texts))
+    return None
+
+
+def hint(kind: str, registry: Registry) -> str:
+    """What can be typed for an axis of this kind."""
+    options = _options(kind, registry)
+    return ", ".join(dict.fromkeys(option.allowed for option in options)) if options else HINTS.get(kind, "")
+
+
+def read_axis(kind: str, given: str | Sequence[str], registry: Registry) -> Axis:
+    """The axis that a user described; RequestError says what is wrong and what is allowed.
+
+    given  the typed text, or the names chosen from the menu
+    """
+    title = kinds(registry).get(kind)
+    if title is None:
+        raise RequestError(f"Unknown axis {kind!r}; known are {', '.join(kinds(registry))}.")
+    if kind == "prompt":
+        values = _replacements(given if isinstance(given, str) else ", ".join(given))
+    else:
+        texts = split(given) if isinstance(given, str) else [str(name) for name in given]
+        values = [_value(kind, text, title, registry) for text in _expanded(kind, texts, registry, title)]
+    if not values:
+        raise RequestError(f"The axis {title} has no values; give {hint(kind, registry) or 'at least one name'}.")
+    if len(values) > MAX_VALUES:
+        raise RequestError(f"The axis {title} has {len(values)} values; allowed are {MAX_VALUES}.")
+    labels = [value.label for value in values]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise RequestError(f"The axis {title} has {twice!r} twice.")
+    return Axis(kind, title, tuple(values))
+
+
+def split(text: str) -> list[str]:
+    """The values of a typed list: apart at commas and line breaks, "quoted" where they contain some."""
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise RequestError(f"The values of an axis cannot be read ({error}); give them apart by commas.") from None
+    return [value.strip() for row in rows for value in row if value.strip()]
+
+
+def _options(kind: str, registry: Registry) -> list[Option]:
+    where, _, name = kind.partition(":")
+    entries = {"option": registry.samplers, "schedule_option": registry.schedules}.get(where, {})
+    return declared(entries).get(name, [])
+
+
+def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str) -> list[str]:
+    """Ranges like 5..30 +5 written out, for numbers only."""
+    numeric = kind in NUMBERS or any(option.kind in ("int", "float") for option in _options(kind, registry))
+    found: list[str] = []
+    for text in texts:
+        match = RANGE.match(text) if numeric else None
+        found += _range(match, title) if match else [text]
+    return found
+
+
+def _range(match: re.Match[str], title: str) -> list[str]:
+    try:
+        low, high, step = float(match[1]), float(match[2]), float(match[3] or 1)
+        # A little more than half of the rounding that decimal steps collect.
+        count = math.floor((high - low) / step + 1e-9) + 1
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise RequestError(f"The axis {title}: {match[0].strip()!r} is no range; write it like 5..30 +5.") from None
+    if count < 1:
+        raise RequestError(f"The axis {title}: the range {match[0].strip()!r} is empty; write the lower end first.")
+    if count > MAX_VALUES:
+        raise RequestError(
+            f"The axis {title}: the range {match[0].strip()!r} has {count} values; allowed are {MAX_VALUES}."
+        )
+    return [
+        f"{round(low + i * step, 9):g}" if abs(low + i * step) < 1e5 else f"{low + i * step:.0f}" for i in range(count)
+    ]
+
+
+def _value(kind: str, text: str, title: str, registry: Registry) -> Value:
+    where, _, name = kind.partition(":")
+    if where in ("option", "schedule_option"):
+        return _option_value(f"{'schedule_' * (where != 'option')}options", name, text, _options(kind, registry))
+    if kind in NAMED:
+        try:
+            chosen = getattr(registry, kind)(text).name
+        except ValueError as error:
+            raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        return Value(chosen, lambda fields: {**fields, kind: chosen})
+    number = _number(text)
+    if number is None:
+        raise RequestError(f"The axis {title}: {text!r} is no number.")
+    if kind == "seed" and number == -1:
+        raise RequestError("The axis Seed: -1 would be another random seed each time; give numbers from 0 on.")
+    # The request's own check of this one setting: a slip ends here, and not in every cell.
+    read({kind: number})
+    return Value(_shown(number), lambda fields: {**fields, kind: number})
+
+
+def _option_value(group: str, name: str, text: str, options: Sequence[Option]) -> Value:
+    guesses = (
+        [text.lower() == "true", _number(text), text] if text.lower() in ("true", "false") else [_number(text), text]
+    )
+    for guess in guesses:
+        for option in options:
+            try:
+                option.check(guess)
+            except ValueError:
+                continue
+            label = f"{guess}".lower() if isinstance(guess, bool) else text if isinstance(guess, str) else _shown(guess)
+            return Value(label, lambda fields, guess=guess: {**fields, group: {**fields.get(group, {}), name: guess}})
+    allowed = " or ".join(dict.fromkeys(option.allowed for option in options))
+    raise RequestError(f"Option {name!r} is {text!r}; allowed is {allowed}.")
+
+
+def _replacements(text: str) -> list[Value]:
+    old, arrow, new = text.partition("->")
+    old = old.strip()
+    if not arrow or not old or not split(new):
+        raise RequestError(
+            "Prompt replacement needs the words to replace, an arrow and what comes in their place: red apple -> rocket, cat face."
+        )
+
+    def replaced(fields: Mapping[str, Any], by: str) -> dict[str, Any]:
+        texts = {name: fields.get(name, "") for name in ("prompt", "negative_prompt")}
+        if not any(old in each for each in texts.values()):
+            raise RequestError(f"Prompt replacement: {old!r} does not occur in the prompt.")
+        return {**fields, **{name: each.replace(old, by) for name, each in texts.items()}}
+
+    return [Value(by, lambda fields, by=by: replaced(fields, by)) for by in split(new)]
+
+
+def _number(text: str) -> int | float | None:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(number: int | float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"

@@ -1,0 +1,143 @@
+"""Cells that were made before: an index beside the pictures, so that no grid makes the same picture twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from samplers.noise import NOISE_VERSION
+from samplers.registry import Registry
+from webui.core.images import PictureError
+from webui.core.record import MetadataError, read_png
+from webui.core.request import Request
+
+FOLDER, FILE = "lab", "cells.jsonl"
+LATEST = 25  # entries of a kind that tell how long a network call takes
+ONLY_PICTURES = ("strength", "strength_as", "fit")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that is there: its file, the seconds and the network calls that it took."""
+
+    path: Path
+    seconds: float
+    nfe: float
+
+
+def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str, device: str, source: str = "") -> str:
+    """What makes two pictures the same: settings, plugins' code, weights, device, noise, and the input's digest.
+
+    request  a resolved request of one picture as plain data
+    """
+    left_out = ("image", *(ONLY_PICTURES if request.get("mode") != "img2img" else ()))
+    settings = {name: value for name, value in request.items() if name not in left_out}
+    parts = [settings, sampler, schedule, digest, device, NOISE_VERSION, source]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def key_of_request(request: Request, registry: Registry, digest: str, device: str, source: Any = None) -> str:
+    """The key of a resolved request of one picture; `source` is its fitted input picture."""
+    sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
+    origins = [dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule)]
+    input_digest = hashlib.sha256(source.tobytes()).hexdigest()[:16] if source is not None else ""
+    return key_of(request.model_dump(mode="json", exclude={"image"}), *origins, digest, device, input_digest)
+
+
+def key_of_record(record: Mapping[str, Any]) -> str | None:
+    """The key of the picture that carries this record; None if it was drawn in a batch, where rounding may differ."""
+    try:
+        if len(record["batch"]) != 1 or record["noise_version"] != NOISE_VERSION:
+            return None
+        request = {**record["request"], "seed": record["image"]["seed"], "count": 1}
+        model, source = record["model"], record.get("input_digest", "")
+        weights = model["digest"] + model.get("vae", "") + model.get("parts", "")
+        return key_of(request, record["sampler"], record["schedule"], weights, model["device"], source)
+    except (KeyError, TypeError):
+        return None
+
+
+class Cells:
+    """The index of a folder of pictures, as the file is now; `add` appends to it.
+
+    A lost or broken index costs time and nothing else: what it does not know is made again.
+    """
+
+    def __init__(self, outputs: Path):
+        self._outputs = outputs
+        self._file = outputs / FOLDER / FILE
+        self._entries: dict[str, dict[str, Any]] = {}
+        try:
+            lines = self._file.read_text("utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            if (entry := _parsed(line)) is not None:
+                # Later lines win, and are the latest in order, too.
+                self._entries.pop(entry["key"], None)
+                self._entries[entry["key"]] = entry
+
+    def find(self, key: str) -> Made | None:
+        """The picture of this key, if it is still there and still carries the settings that it is known for."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        path = (self._outputs / entry["file"]).resolve()
+        if not path.is_relative_to(self._outputs.resolve()) or not path.is_file():
+            return None
+        try:
+            record = read_png(path).record
+        except (MetadataError, PictureError):
+            return None
+        same = record is not None and key_of_record(record) == key
+        return Made(path, entry["seconds"], entry["nfe"]) if same else None
+
+    def add(self, key: str, made: Made, request: Request) -> None:
+        """Remember a picture that lies in the folder. A full disk or the like only means that it is forgotten."""
+        try:
+            name = made.path.resolve().relative_to(self._outputs.resolve()).as_posix()
+        except ValueError:
+            return
+        entry = dict(key=key, file=name, seconds=made.seconds, nfe=made.nfe, cost=cost_class(request))
+        self._entries[key] = entry
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError:
+            return
+
+    def seconds_a_call(self, request: Request) -> float | None:
+        """The median of what a network call of such a request took lately; None where nothing is known."""
+        wanted = cost_class(request)
+        known = [
+            entry["seconds"] / entry["nfe"]
+            for entry in self._entries.values()
+            if entry["cost"] == wanted and entry["nfe"]
+        ]
+        return median(known[-LATEST:]) if known else None
+
+
+def cost_class(request: Request) -> str:
+    """Requests of which a network call costs about the same."""
+    halves = 1 if request.guidance in (0.0, 1.0) else 2
+    return f"{request.model} {request.width}x{request.height} {halves}"
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+        numbers = [float(entry["seconds"]), float(entry["nfe"])]
+        texts = (entry["key"], entry["file"], entry["cost"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    good = all(isinstance(text, str) for text in texts) and all(
+        math.isfinite(number) and number >= 0 for number in numbers
+    )
+    return entry if good and "\0" not in entry["file"] else None

@@ -1,0 +1,234 @@
+"""How fast samplers come to the answer: error over network calls, from the same noise. Without gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from samplers.denoiser import Watched
+from samplers.reference import observed_order
+from samplers.run import Plan, SamplerFailed, run
+from samplers.sampler import Schedule, Stopped
+from samplers.schedule import NoiseSchedule, stable_diffusion
+from webui.core.request import Request, RequestError
+from webui.engine.engine import Engine
+from webui.engine.events import PartialResult, Progress
+from webui.engine.job_context import JobContext
+
+from .reference_problem import Entrant, Problem, asked, entrant, exact_end, mixture_problem, relative_error, solved_end
+
+BUDGETS = (5, 10, 20, 40, 80, 160)  # network calls an image
+REFERENCE_STEPS = 100  # of the reference on a model, four network calls each
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
+MOST_SAMPLERS = 12
+USUAL_CALLS = 60  # of a run that only tells when it is over
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: network calls an image, the error at its end, and what was asked for ("20 steps")."""
+
+    label: str
+    calls: float
+    error: float
+    asked: str
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A sampler, or one of its runs, that is not in the plot, and why."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What errors are measured against: how it was found, and the error that it may have itself, as a share."""
+
+    text: str
+    doubt: float
+
+
+@dataclass(frozen=True, eq=False)
+class Convergence:
+    """The task (`webui.engine.job_context.Task`): tells the Reference, then Points and Excluded.
+
+    request  prompt, guidance, size, seed and model of the run; None for the closed-form mixture, without a model
+    """
+
+    contestants: tuple[Entrant, ...]
+    schedule: Schedule
+    schedule_options: Mapping[str, Any]
+    request: Request | None = None
+    budgets: tuple[int, ...] = BUDGETS
+
+    @property
+    def model(self) -> str:
+        """The model; empty for the mixture."""
+        return self.request.model if self.request else ""
+
+    def runs(self, levels: NoiseSchedule) -> list[tuple[Entrant, str, Plan]]:
+        """All runs, in order, at a model's noise levels."""
+        able = [one for one in self.contestants if not one.reason]
+        return [
+            (one, what, made)
+            for one in able
+            for what, made in asked(one, levels, self.schedule, self.schedule_options, self.budgets)
+        ]
+
+    def counts(self, levels: NoiseSchedule) -> list[int | None]:
+        """Network calls of each run, and first of the reference where it needs any; None where only the run tells."""
+        reference = [4 * REFERENCE_STEPS * 3 // 2 + 2] if self.request else []
+        return [*reference, *(made.calls for _, _, made in self.runs(levels))]
+
+    def calls(self, levels: NoiseSchedule) -> int:
+        """Network calls of everything; a usual number for those that are not declared."""
+        return sum(USUAL_CALLS if count is None else count for count in self.counts(levels))
+
+    def run(self, desk: JobContext) -> dict[str, Any]:
+        """Measure. A sampler that fails is told as Excluded, and the others go on."""
+        meter = _Meter(desk, self)
+        try:
+            with torch.no_grad():
+                meter.measure()
+        except Stopped:
+            return dict(stopped=True, calls=round(meter.calls), seconds=meter.seconds)
+        return dict(stopped=False, calls=round(meter.calls), seconds=meter.seconds)
+
+
+def make_convergence(
+    engine: Engine,
+    samplers: Sequence[str],
+    schedule: str,
+    request: Request | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    schedule_options: Mapping[str, Any] | None = None,
+    budgets: Sequence[int] = BUDGETS,
+) -> Convergence:
+    """The task for samplers by name; RequestError for names and options that are not known, and too much work.
+
+    options  {sampler: {option: value}}
+    """
+    if not samplers:
+        raise RequestError("Choose at least one sampler.")
+    if len(samplers) > MOST_SAMPLERS:
+        raise RequestError(f"{len(samplers)} samplers are chosen; a plot takes {MOST_SAMPLERS}.")
+    try:
+        entries = [engine.registry.sampler(name) for name in samplers]
+        entrants = tuple(entrant(entry.item, (options or {}).get(entry.name, {})) for entry in entries)
+        chosen = engine.registry.schedule(schedule).item
+        resolved = None
+        if request is not None:
+            resolved = engine.resolve(request.model_copy(update=dict(count=1, mode="txt2img", image=None)))
+        task = Convergence(entrants, chosen, schedule_options or {}, resolved, tuple(budgets))
+        calls = task.calls(levels_of(engine, task))
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+    except Exception as error:  # samplers and schedules are plugins, and may raise anything
+        what = f"Schedule {schedule} or a sampler cannot plan this"
+        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
+    if calls > engine.limits.calls:
+        raise RequestError(
+            f"This takes {calls} network calls; allowed here are {engine.limits.calls}. Choose fewer samplers."
+        )
+    return task
+
+
+def levels_of(engine: Engine, task: Convergence) -> NoiseSchedule:
+    """The noise levels of what a task measures on."""
+    return engine.models()[task.model].schedule if task.model else stable_diffusion()
+
+
+def orders(points: Sequence[Point], doubt: float) -> dict[str, float | None]:
+    """The order that each sampler's points show, by label."""
+    labels = dict.fromkeys(point.label for point in points)
+    found = {}
+    for label in labels:
+        own = sorted((point for point in points if point.label == label), key=lambda point: point.calls)
+        found[label] = observed_order([point.calls for point in own], [point.error for point in own], doubt)
+    return found
+
+
+class _Meter:
+    """A measurement on its way."""
+
+    def __init__(self, desk: JobContext, task: Convergence):
+        self._desk, self._task = desk, task
+        self._began = desk.clock()
+        self.calls: float = 0
+        self._doing, self._total, self._before = "", 0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return round(self._desk.clock() - self._began, 3)
+
+    def measure(self) -> None:
+        """Find the reference, then run every entrant."""
+        problem = self._problem()
+        self._total = self._task.calls(problem.levels)
+        for one in self._task.contestants:
+            if one.reason:
+                self._desk.tell(PartialResult(Excluded(one.label, one.reason)))
+        exact = self._reference(problem)
+        for one, what, made in self._task.runs(problem.levels):
+            self._doing = f"{one.label}, {what}"
+            self._desk.tell(PartialResult(self._point(problem, exact, one, what, made)))
+
+    def _problem(self) -> Problem:
+        request, model = self._task.request, self._desk.model
+        if request is None:
+            return mixture_problem()
+        zeros = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
+        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
+        return Problem(denoise, model.schedule, zeros, request.seeds)
+
+    def _reference(self, problem: Problem) -> torch.Tensor:
+        if self._task.request is None:
+            self._desk.tell(PartialResult(Reference("the exact answer, in closed form", ROUNDING[torch.float64])))
+            return exact_end(problem)
+        self._doing = "the reference"
+        watched = self._watched(problem)
+        counted = Problem(watched, problem.levels, problem.zeros, problem.seeds)
+        rough, fine = (solved_end(counted, steps) for steps in (REFERENCE_STEPS // 2, REFERENCE_STEPS))
+        # Not divided by 15, as Richardson would: that networks are smooth enough for fourth order is not known.
+        doubt = max(relative_error(rough, fine), ROUNDING[torch.float32])
+        text = (
+            f"a Runge-Kutta solution of {4 * REFERENCE_STEPS + 1} network calls, which differs from one of half as many by "
+            f"{doubt:.1g}; errors near that tell nothing, and slopes leave them out"
+        )
+        self._desk.tell(PartialResult(Reference(text, doubt)))
+        return fine
+
+    def _point(self, problem: Problem, exact: torch.Tensor, one: Entrant, what: str, made: Plan) -> Point | Excluded:
+        watched = self._watched(problem)
+        try:
+            end = run(made, watched, problem.zeros, problem.seeds).x
+        except SamplerFailed as error:
+            return Excluded(one.label, f"{what}: {error}")
+        return Point(one.label, watched.calls, relative_error(end, exact), what)
+
+    def _watched(self, problem: Problem) -> Watched:
+        self._before = self.calls
+        return Watched(problem.denoise, len(problem.seeds), self._on_call, self._desk.should_stop)
+
+    def _on_call(self, call: Any) -> None:
+        self.calls = self._before + call.calls
+        spent, done = self._desk.clock() - self._began, round(self.calls)
+        # Where solvers took more than usual, only what was spent can be told.
+        total = self._total if done <= self._total else None
+        left = spent / self.calls * (total - self.calls) if total else None
+        told = dict(calls=done, total_calls=total, seconds=spent, remaining=left, sigma=float(call.sigma))
+        self._desk.tell(Progress(**told, text=self._doing))
+
+
+def group(points: Sequence[Point]) -> Iterator[tuple[str, list[Point]]]:
+    """The points of each sampler in the order of their calls."""
+    for label in dict.fromkeys(point.label for point in points):
+        yield label, sorted((point for point in points if point.label == label), key=lambda point: point.calls)

@@ -1,0 +1,78 @@
+"""The settings that the Lab's tools share: what to make, as in the other tabs, from words or from a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from webui.core.request import Request
+from webui.tabs.form.controls import FITS, MEANINGS, build_form, build_prompt
+from webui.tabs.form.form import Form, to_request
+from webui.tabs.form.form_events import connect_form
+from webui.tabs.form.model_events import connect_model
+from webui.tabs.form.page_context import Page
+
+MODE = "lab"
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The form and the box around it, which hides for tools that need none of it."""
+
+    form: Form
+    box: gr.Column
+
+
+def build_settings(page: Page) -> Settings:
+    """The prompt, and all else folded away."""
+    with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
+        prompt, tokens = build_prompt(MODE)
+        with gr.Accordion("Settings of the run", open=False, elem_id="lab-more"):
+            with gr.Column(elem_classes="lab-form"):
+                more = _picture()
+                form = build_form(page, MODE, prompt, more)
+    connect_form(page, form)
+    connect_model(page, form, tokens)
+    return Settings(form, box)
+
+
+def _picture() -> dict[str, gr.components.Component]:
+    with gr.Column(elem_classes="card"):
+        image = gr.Image(
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            label="Input picture, for img2img",
+            height=150,
+            elem_id="lab-image",
+            interactive=True,
+            buttons=[],
+        )
+        strength = gr.Slider(
+            0.01,
+            1,
+            value=0.6,
+            step=0.01,
+            label="Strength",
+            info="Counts only with an input picture.",
+            elem_id="lab-strength",
+            interactive=True,
+        )
+        with gr.Row():
+            meaning = gr.Radio(
+                MEANINGS, value="steps", label="Strength is a", elem_id="lab-strength-as", interactive=True
+            )
+            fit = gr.Radio(FITS, value="crop", label="Fit to the size", elem_id="lab-fit", interactive=True)
+    return {"image": image, "strength": strength, "strength_as": meaning, "fit": fit}
+
+
+def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:
+    """The request for one picture that the form's values stand for, and every sampler's and schedule's options.
+
+    Raises RequestError.
+    """
+    values = form.values(given) | {"count": 1}
+    return to_request("img2img" if values.get("image") else "txt2img", values), values["options"]

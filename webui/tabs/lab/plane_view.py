@@ -1,0 +1,175 @@
+"""The plane on the page: a density, the flow's arrows at a noise level, and how samplers walk through them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from samplers.schedule import noise_share, stable_diffusion
+from webui.core.limits import SEEDS
+from webui.core.menus import in_order, schedules_in_order
+from webui.engine.events import Snapshot
+from webui.engine.jobs import Job
+from webui.gradio_ext.gradio_events import QUIET, on_choice
+from webui.tabs.form.describe import percent, seconds_text
+from webui.tabs.form.page_context import Page
+
+from .figures import plane_figure
+from .lab_form import Settings
+from .lab_text import ahead_text
+from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, Path, PathFailed, Toy, make_toy
+from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
+
+MODE = "plane"
+FIRST = ("DDPM", "DDIM", "Euler", "Heun", "Flow")
+TOP = 100  # the slider's position of all noise
+START = 45
+IDLE = "Every sampler walks from the same points down to the data."
+LESSON = (
+    "<p class='note'>What to see: with their own defaults DDIM and Euler are one line. DDPM wanders, for it draws fresh "
+    "noise at every step. Heun looks ahead and stays nearer to the exact flow, the dashed line. Flow chooses its own steps: "
+    "long ones where the way is straight.</p>"
+)
+
+
+def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
+    """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
+    registry = page.registry
+    names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)
+    with gr.Row(elem_classes="plane"):
+        with gr.Column(elem_classes="compose", min_width=300, scale=2):
+            with gr.Column(elem_classes="card"):
+                density = gr.Dropdown(
+                    list(DENSITIES),
+                    value=next(iter(DENSITIES)),
+                    label="Data",
+                    elem_id=f"{MODE}-density",
+                    interactive=True,
+                )
+                chosen = gr.Dropdown(
+                    names,
+                    value=[name for name in FIRST if name in names],
+                    multiselect=True,
+                    label="Samplers",
+                    elem_id=f"{MODE}-samplers",
+                    interactive=True,
+                )
+                schedule = gr.Dropdown(
+                    schedules,
+                    value="Karras" if "Karras" in schedules else schedules[0] if schedules else None,
+                    label="Schedule",
+                    elem_id=f"{MODE}-schedule",
+                    interactive=True,
+                )
+                steps = gr.Slider(
+                    1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{MODE}-steps", interactive=True
+                )
+                with gr.Row():
+                    points = gr.Slider(
+                        1,
+                        MOST_POINTS,
+                        value=3,
+                        step=1,
+                        label="Points",
+                        elem_id=f"{MODE}-points",
+                        interactive=True,
+                        min_width=140,
+                    )
+                    seed = gr.Number(
+                        0,
+                        label="Seed",
+                        precision=0,
+                        minimum=0,
+                        maximum=SEEDS - 1,
+                        elem_id=f"{MODE}-seed",
+                        interactive=True,
+                        min_width=90,
+                    )
+            cost = gr.HTML(elem_id=f"{MODE}-cost")
+            buttons = build_buttons(MODE, "Walk", IDLE)
+            gr.HTML(LESSON)
+            failed = gr.HTML(elem_id=f"{MODE}-failed")
+        with gr.Column(min_width=320, scale=3):
+            level = gr.Slider(
+                0,
+                TOP,
+                value=START,
+                step=1,
+                label="Noise level: density, arrows and marks",
+                info="0 is the data, 100 is all noise",
+                elem_id=f"{MODE}-level",
+                interactive=True,
+                buttons=[],
+            )
+            note = gr.HTML(note_of(START), elem_id=f"{MODE}-note")
+            plot = gr.Plot(show_label=False, elem_id=f"{MODE}-plot")
+    # Hidden, not a state: a state's change event gets lost while a page is being opened.
+    paths, arrived = gr.State(()), gr.Number(0, visible="hidden")
+
+    def draw(density: Any, level: Any, kept: Sequence[Path]) -> list[Any]:
+        if density not in DENSITIES or not isinstance(level, int | float):
+            return [gr.skip()] * 2
+        return [note_of(level), plane_figure(DENSITIES[density](), sigma_at(level), kept)]
+
+    triggers = [level.change, arrived.change, tab.select]
+    gr.on(triggers, draw, [density, level, paths], [note, plot], trigger_mode="always_last", **QUIET)
+    # Other data: the paths drawn belong to the old ones.
+    on_choice(
+        density, lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
+    )
+
+    def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:
+        picked = [str(name) for name in names] if isinstance(names, list) else []
+        kept = options["schedules"].get(schedule, {}) if isinstance(schedule, str) else {}
+        return make_toy(
+            page.engine, str(density), picked, str(schedule or ""), steps, points, seed, options["samplers"], kept
+        )
+
+    def tell_cost(*given: Any) -> str:
+        counts = make(*given).counts
+        return ahead_text(f"{len(counts)} ways, with the exact ones", counts, "call")
+
+    form = settings.form
+    inputs = [density, chosen, schedule, steps, points, seed, form.options]
+    connect_cost(cost, [chosen, schedule, steps, points, seed, form.edits, form.revision], inputs, tell_cost)
+    return connect_tool(page, buttons, inputs, [density, paths, arrived, failed], make, _view, _finished)
+
+
+def sigma_at(level: float) -> float:
+    """The slider's noise level: even in log sigma between the ends of Stable Diffusion's range."""
+    levels = stable_diffusion()
+    share = min(1.0, max(0.0, level / TOP))
+    return levels.sigma_min * (levels.sigma_max / levels.sigma_min) ** share
+
+
+def note_of(level: float) -> str:
+    """What the picture shows at a noise level."""
+    sigma = sigma_at(level)
+    return (
+        f"<p class='note'>sigma {sigma:.3g}, {percent(noise_share(sigma))} noise. Green is where noised data are at this level, "
+        f"grey arrows are the way of the flow from here, the large marks are where each path has come to.</p>"
+    )
+
+
+def _view(job: Job) -> View:
+    task: Toy = job.task
+
+    async def show(now: Snapshot) -> list[Any]:
+        paths = tuple(part for part in now.parts if isinstance(part, Path))
+        failed = {part.label: part.reason for part in now.parts if isinstance(part, PathFailed)}
+        words = "".join(
+            f"<p class='note problem'>{escape(label)}: {escape(reason)}</p>" for label, reason in failed.items()
+        )
+        if now.outcome is None:
+            return [*[gr.skip()] * 3, words]
+        return [task.name, paths, time.time(), words]
+
+    return show
+
+
+def _finished(info: Mapping[str, Any]) -> str:
+    return f"Walked with {info['calls']} calls of the denoiser in {seconds_text(info['seconds'])}"

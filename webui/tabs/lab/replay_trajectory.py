@@ -1,0 +1,71 @@
+"""The steps of a finished picture, made again from what it carries. Without gradio."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from webui.core.request import RequestError
+from webui.engine.engine import Engine
+from webui.engine.events import Event, Picture
+from webui.engine.job_context import JobContext
+from webui.engine.replay import Recipe, compare, recipe
+from webui.engine.run_environment import RunEnvironment
+
+from .trajectory import Trajectory, watched
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayTrajectory:
+    """The task (`webui.engine.job_context.Task`) that draws a picture's whole batch as it was drawn, and tells its own steps.
+
+    What it draws is compared with the file and thrown away, as in any replay.
+    """
+
+    file: Path
+    recipe: Recipe
+    trajectory: Trajectory
+
+    @property
+    def model(self) -> str:
+        """The recorded model."""
+        return self.trajectory.model
+
+    @property
+    def conditions(self) -> RunEnvironment:
+        """The recorded ones."""
+        return self.recipe.conditions
+
+    def run(self, desk: JobContext) -> dict[str, Any]:
+        """Draw it; "again" in the info says whether the end is the file's picture."""
+        pictures: list[Picture] = []
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Picture):
+                pictures.append(event)
+            else:
+                desk.tell(event)
+
+        with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
+            info = self.trajectory.run(replace(desk, outputs=Path(folder), tell=tell))
+            if info["stopped"]:
+                return info
+            seed = self.recipe.request.seeds[self.recipe.index]
+            return info | dict(seeds=[seed], again=self._verdict(pictures))
+
+    def _verdict(self, pictures: Sequence[Picture]) -> str:
+        made = pictures[self.recipe.index].path
+        try:
+            verdict = compare(self.file, made, self.recipe)
+        except RequestError as error:
+            return f"{self.file.name} cannot be compared: {error}"
+        return f"compared with {self.file.name}, the final picture {'is ' if verdict.equal else ''}{verdict}"
+
+
+def make_again(engine: Engine, file: Path) -> ReplayTrajectory:
+    """The task for a file of ours. RequestError names the plugin, model, input picture or setting that is missing."""
+    wanted = recipe(file, engine)
+    return ReplayTrajectory(file, wanted, watched(engine, wanted.request, wanted.conditions, wanted.index))

@@ -1,0 +1,150 @@
+"""A tool of the Lab on the page: start, stop, follow its job, and find it again after a reload."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from webui.core.request import RequestError
+from webui.engine.events import Snapshot
+from webui.engine.job_context import Task
+from webui.engine.jobs import Job
+from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
+from webui.tabs.form.describe import problem
+from webui.tabs.form.job_events import idle, resumer, snapshots, stop_job, submit, working
+from webui.tabs.form.page_context import Page
+
+from .lab_text import status
+
+View = Callable[[Snapshot], Awaitable[list[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Tool:
+    """A wired tool; `resume` follows its job into `outputs` when a page has been opened."""
+
+    mode: str
+    resume: Callable[..., Any]
+    outputs: list[gr.components.Component]
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """Another way to start a tool: what is listened to (`button.click`), its inputs, and `make`, see `connect_tool`."""
+
+    listen: Callable[..., Any]
+    inputs: Sequence[gr.components.Component]
+    make: Callable[..., Task]
+
+
+@dataclass(frozen=True, eq=False)
+class Buttons:
+    """Start, stop and the line about the work."""
+
+    mode: str
+    label: str
+    idle: str
+    start: gr.Button
+    stop: gr.Button
+    message: gr.HTML
+
+
+def build_buttons(mode: str, label: str, idle: str) -> Buttons:
+    """The row that every tool has."""
+    with gr.Row(elem_classes="run"):
+        start = gr.Button(
+            label, variant="primary", elem_id=f"{mode}-start", elem_classes="generate", min_width=120, scale=3
+        )
+        stop = gr.Button("Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1)
+    message = gr.HTML(status(None, idle, str), elem_id=f"{mode}-message")
+    return Buttons(mode, label, idle, start, stop, message)
+
+
+def connect_tool(
+    page: Page,
+    buttons: Buttons,
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+    make: Callable[..., Task],
+    view: Callable[[Job], View],
+    finished: Callable[[Mapping[str, Any]], str],
+    ways: Sequence[Way] = (),
+) -> Tool:
+    """Wire a tool.
+
+    make      make(*values of inputs) -> task, in a thread; its RequestError is shown and changes nothing else
+    view      view(job) -> the function that turns each snapshot of it into updates of `outputs`
+    finished  the sentence about a run from its info
+    ways      to start it beside its button
+    """
+    mode, every = buttons.mode, [buttons.message, buttons.start, buttons.stop, *outputs]
+    nothing = [gr.skip()] * len(every)
+
+    async def run(
+        make: Callable[..., Task], request: gr.Request, token: str, given: Sequence[Any]
+    ) -> AsyncIterator[list[Any]]:
+        token = token or request.session_hash or ""
+        before = page.job(token, mode)
+        if before is not None and before.outcome is None:
+            gr.Info("This tool is still at work. Stop it first, or wait for it.")
+            yield nothing
+            return
+        try:
+            job = await submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
+        except RequestError as error:
+            yield [problem(str(error)), *idle(value=buttons.label), *nothing[3:]]
+            return
+        async for updates in follow(job):
+            yield updates
+
+    async def follow(job: Job) -> AsyncIterator[list[Any]]:
+        news, show = snapshots(page, job), view(job)
+        try:
+            async for now in news:
+                if now is None:
+                    yield nothing
+                    continue
+                words = status(now, buttons.idle, finished)
+                pair = idle(value=buttons.label) if now.outcome else working(job, value="At work")
+                yield [words, *pair, *await show(now)]
+        finally:
+            # Not left to the garbage collector: the job has to know at once that nobody looks any more.
+            await news.aclose()
+
+    for way in (Way(buttons.start.click, inputs, make), *ways):
+        _listen(page, way, run, every)
+    buttons.stop.click(lambda token: stop_job(page, token, mode), page.token, buttons.stop, **QUIET)
+    return Tool(mode, resumer(page, mode, follow, nothing), every)
+
+
+def _listen(page: Page, way: Way, run: Callable[..., AsyncIterator[list[Any]]], outputs: Sequence[Any]) -> None:
+    async def begin(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
+        updates = run(way.make, request, token, given)
+        try:
+            async for each in updates:
+                yield each
+        finally:
+            await updates.aclose()
+
+    way.listen(begin, [page.token, *way.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
+
+
+def connect_cost(
+    box: gr.HTML,
+    watched: Sequence[gr.components.Component],
+    inputs: Sequence[gr.components.Component],
+    tell: Callable[..., str],
+) -> None:
+    """Keep the cost of a tool in its box, whatever changes: tell(*values of inputs) is a sentence, or a RequestError."""
+
+    def show(*given: Any) -> str:
+        try:
+            return f"<p class='note'>{escape(tell(*given))}</p>"
+        except RequestError as error:
+            return problem(str(error))
+
+    on_change(watched, show, inputs, box, **QUIET, **RAW)

@@ -1,0 +1,248 @@
+"""Every step of a run: what the network saw, what it made of it, and how much changed. Without gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from samplers.denoiser import Denoiser, to_network
+from samplers.noise import Noise
+from samplers.run import Plan
+from samplers.sampler import Step
+from webui.core.images import fit_picture, open_picture
+from webui.core.request import Request, RequestError, plan_of
+from webui.engine.drawing import Drawing
+from webui.engine.engine import Engine
+from webui.engine.events import Event, PartialResult, Picture, Progress
+from webui.engine.job_context import JobContext
+from webui.engine.nested_job import NestedJob
+from webui.engine.run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
+
+MOST_STEPS = 300  # each is two pictures to look at
+FILM_SIDE = 256  # pixels of one half of the animation at least
+PAPER, INK = (255, 255, 255), (40, 50, 54)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One step of a run.
+
+    number           0 is the start, before any network call; then the steps
+    sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start and
+                     where a sampler asked nothing for this step
+    state            PNG of the state in the scaling that the network is given it in
+    denoised         PNG of the estimate of the finished picture; None at the start
+    change           root mean square of the state's change in this step, divided by the step's fall of sigma
+    estimate_change  root mean square of the estimate's change since the step before; None for the first
+    gap              root mean square of conditional minus unconditional estimate, at the step's first call; None
+                     where guidance computes no second estimate or nothing was asked
+    """
+
+    number: int
+    sigma: float
+    state: bytes
+    seen: float | None = None
+    denoised: bytes | None = None
+    change: float | None = None
+    estimate_change: float | None = None
+    gap: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The task (`webui.engine.job_context.Task`) that draws a resolved request and tells a `Frame` for each step of one picture.
+
+    The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
+
+    conditions, index  of a picture that is made again: how its batch was drawn, and its place there
+    """
+
+    request: Request
+    plan: Plan
+    source: Any = None
+    conditions: RunEnvironment = DEFAULT_ENVIRONMENT
+    index: int = 0
+
+    @property
+    def model(self) -> str:
+        """The request's model."""
+        return self.request.model
+
+    def run(self, desk: JobContext) -> dict[str, Any]:
+        """Draw it; the info is that of the ordinary run, and the picture is told as one."""
+        camera = _Camera(desk, self)
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Progress | Picture):
+                desk.tell(event)
+
+        job = NestedJob(
+            hear,
+            self.request,
+            self.plan,
+            source=self.source,
+            previews=False,
+            clock=desk.clock,
+            conditions=self.conditions,
+        )
+        watched = replace(desk, model=_Watched(desk.model, camera.call, camera.gap))
+        drawing = Drawing(job, watched, on_step=camera.step)
+        camera.start()
+        return drawing.draw()
+
+
+def make_trajectory(engine: Engine, request: Request) -> Trajectory:
+    """The task for a request; count is taken as 1. Raises RequestError."""
+    return watched(engine, engine.resolve(request.model_copy(update={"count": 1})))
+
+
+def watched(
+    engine: Engine, resolved: Request, conditions: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0
+) -> Trajectory:
+    """The task for a resolved request, see `Trajectory`. Raises RequestError."""
+    plan = plan_of(resolved, engine.registry, engine.models()[resolved.model])
+    if conditions.sigmas:
+        plan = replace(plan, sigmas=conditions.sigmas)
+    if len(plan.sigmas) - 1 > MOST_STEPS:
+        raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {len(plan.sigmas) - 1}.")
+    source = None
+    if resolved.mode == "img2img":
+        source = fit_picture(open_picture(resolved.image), resolved.width, resolved.height, resolved.fit)
+    return Trajectory(resolved, plan, source, conditions, index)
+
+
+def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
+    """An animated WebP: state and estimate side by side with step and sigma below; the end stays for a while."""
+    pictures = [_side_by_side(frame) for frame in frames]
+    if not pictures:
+        raise RequestError("There is no step to film yet.")
+    durations = [milliseconds] * (len(pictures) - 1) + [2000]
+    buffer = BytesIO()
+    pictures[0].save(
+        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=85, method=2
+    )
+    return buffer.getvalue()
+
+
+class _Watched:
+    """A model whose calls and guidance are listened to; in all else it is the model itself."""
+
+    def __init__(self, model: Any, on_call: Callable[[float], None], on_gap: Callable[[float, torch.Tensor], None]):
+        self._model, self._on_call, self._on_gap = model, on_call, on_gap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def denoiser(self, *prompt: Any, **conditioning: Any) -> Any:
+        denoise = self._model.denoiser(*prompt, **conditioning)
+        listened = replace(denoise, on_gap=self._on_gap) if isinstance(denoise, Denoiser) else denoise
+
+        def told(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            self._on_call(sigma)
+            return listened(x, sigma)
+
+        return told
+
+
+class _Camera:
+    """Takes a frame of each step."""
+
+    def __init__(self, desk: JobContext, task: Trajectory):
+        self._desk, self._task = desk, task
+        self._number = 0
+        self._calls: list[tuple[float, float | None]] = []  # (sigma, gap) of those that no step has taken yet
+        self._ahead = False  # whether the sampler asks for later steps before it tells of the first
+        self._sigma = task.plan.sigmas[0]
+        self._x: torch.Tensor | None = None
+        self._estimate: torch.Tensor | None = None
+
+    def start(self) -> None:
+        """The frame before the first network call: the input with its noise."""
+        model, request = self._desk.model, self._task.request
+        with torch.no_grad():
+            if self._task.source is not None:
+                clean = model.encode(self._task.source)
+            else:
+                clean = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
+            # The run's own starting noise: streams are keyed, so that drawing it here takes nothing from it.
+            seed = request.seeds[self._task.index]
+            self._x = clean + self._sigma * Noise([seed], "initial")(clean)
+            self._tell(Frame(0, self._sigma, self._seen(self._x, self._sigma)))
+
+    def call(self, sigma: float) -> None:
+        """Called before each estimate."""
+        self._calls.append((sigma, None))
+
+    def gap(self, sigma: float, gap: torch.Tensor) -> None:
+        """Called within the estimate with the gap of guidance there."""
+        self._calls[-1] = sigma, _rms(self._own(gap))
+
+    def _take_calls(self, lower: float) -> list[tuple[float, float | None]]:
+        """Those that led to this level: all since the last step, or of a sampler that solves before it steps its share."""
+        self._ahead = self._ahead or any(sigma < lower * (1 - 1e-6) for sigma, _ in self._calls)
+        count = len(self._calls)
+        if self._ahead:
+            count = next((i for i, (sigma, _) in enumerate(self._calls) if sigma <= lower * (1 + 1e-6)), count)
+        taken, self._calls = self._calls[:count], self._calls[count:]
+        return taken
+
+    def step(self, step: Step) -> None:
+        """Called with each finished step."""
+        self._number += 1
+        x, denoised = self._own(step.x), self._own(step.denoised)
+        # Restart and the like go up, too: there the change counts by the way that sigma went.
+        way, calls = abs(self._sigma - step.sigma), self._take_calls(step.sigma)
+        frame = Frame(
+            self._number,
+            step.sigma,
+            self._seen(x, step.sigma),
+            calls[-1][0] if calls else None,
+            self._picture(denoised),
+            _rms(x - self._x) / way if way else None,
+            None if self._estimate is None else _rms(denoised - self._estimate),
+            next((gap for _, gap in calls if gap is not None), None),
+        )
+        self._x, self._estimate, self._sigma = x, denoised, step.sigma
+        self._tell(frame)
+
+    def _own(self, batch: torch.Tensor) -> torch.Tensor:
+        """What belongs to the watched picture."""
+        return batch[self._task.index : self._task.index + 1]
+
+    def _tell(self, frame: Frame) -> None:
+        if frame.number <= MOST_STEPS:
+            self._desk.tell(PartialResult(frame))
+
+    def _seen(self, x: torch.Tensor, sigma: float) -> bytes:
+        return self._picture(to_network(x, sigma, self._desk.model.schedule.flow))
+
+    def _picture(self, latents: torch.Tensor) -> bytes:
+        buffer = BytesIO()
+        self._desk.model.preview(latents.float())[0].save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+def _rms(x: torch.Tensor) -> float:
+    return x.double().square().mean().sqrt().item()
+
+
+def _side_by_side(frame: Frame) -> Image.Image:
+    halves = []
+    for data in (frame.state, frame.denoised):
+        if data is not None:
+            with Image.open(BytesIO(data)) as picture:
+                halves.append(picture.convert("RGB"))
+    size = halves[0].size
+    scale = max(1, -(-FILM_SIDE // max(size)))
+    size = size[0] * scale, size[1] * scale
+    page = Image.new("RGB", (2 * size[0] + 8, size[1] + 28), PAPER)
+    for place, half in enumerate(halves):
+        page.paste(half.resize(size, Image.Resampling.NEAREST), (place * (size[0] + 8), 0))
+    text = f"start, sigma {frame.sigma:.3g}" if not frame.number else f"step {frame.number}, sigma {frame.sigma:.3g}"
+    ImageDraw.Draw(page).text((4, size[1] + 6), text, INK, ImageFont.load_default(15))
+    return page

@@ -1,0 +1,203 @@
+"""Trajectory on the page: state and estimate of every step under a slider, the film, the numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from webui.core.storage import write_new
+from webui.engine.events import Snapshot
+from webui.engine.jobs import Job
+from webui.gradio_ext.files import uploaded
+from webui.gradio_ext.gradio_events import QUIET
+from webui.tabs.form.describe import summary
+from webui.tabs.form.form_events import TYPED
+from webui.tabs.form.page_context import Page
+from webui.tabs.form.result_panel import SMALL
+from webui.tabs.form.workbench import Workbench, newest_result, results_of
+
+from .figures import change_figure, gap_figure, noise_figure
+from .lab_form import Settings, request_of
+from .lab_text import ahead_text
+from .replay_trajectory import make_again
+from .tool_view import Tool, View, Way, build_buttons, connect_cost, connect_tool
+from .trajectory import Frame, Trajectory, film, make_trajectory
+
+MODE = "trajectory"
+IDLE = "Runs the settings above once, as Generate would, and keeps every step. The picture goes to outputs/ as always."
+LESSON = (
+    "<p class='note'>Left: the noise level after each step. Middle: how fast the state moves, for each unit of "
+    "sigma, and how much the estimate changes: a straight way keeps both its speed and its estimate. Right: how far the estimate "
+    "with the prompt is from the one without; guidance multiplies it.</p>"
+)
+AGAIN = (
+    "<p class='note'>Drop a picture that was made here, or take the last result: every step of its run is made again from "
+    "what it carries, on the same sigmas, and the end is compared with it, bit for bit.</p>"
+)
+HEADS = (
+    "step",
+    "estimate at sigma",
+    "state at sigma",
+    "change of the state",
+    "change of the estimate",
+    "gap of guidance",
+)
+
+
+def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench]) -> Tool:
+    """Build the tab's content and wire it; `benches` have the last result."""
+    cost = gr.HTML(elem_id=f"{MODE}-cost")
+    buttons = build_buttons(MODE, "Run and watch", IDLE)
+    opened, last = _build_again()
+    pair = gr.HTML(figures_of(None), elem_id=f"{MODE}-pair")
+    frames = gr.State(())
+    with gr.Column(visible=False, elem_id=f"{MODE}-after") as after:
+        with gr.Row(elem_classes="scrub"):
+            scrubber = gr.Slider(
+                0, 1, value=0, step=1, label="Step", elem_id=f"{MODE}-step", interactive=True, scale=4, buttons=[]
+            )
+            movie = gr.DownloadButton("Save as animated WebP", size="sm", elem_id=f"{MODE}-film", scale=1)
+        with gr.Row(elem_classes="plots"):
+            plots = [gr.Plot(show_label=False, elem_id=f"{MODE}-plot{i}", min_width=260) for i in range(3)]
+        gr.HTML(LESSON)
+        with gr.Accordion("All numbers", open=False, elem_classes="card"):
+            numbers = gr.HTML(elem_id=f"{MODE}-numbers", elem_classes="plugins")
+
+    def scrub(kept: Sequence[Frame], number: float) -> Any:
+        if not kept or not isinstance(number, int | float):
+            return gr.skip()
+        return figures_of(kept[min(len(kept) - 1, max(0, int(number)))])
+
+    scrubber.change(scrub, [frames, scrubber], pair, trigger_mode="always_last", **QUIET)
+
+    form, engine = settings.form, page.engine
+
+    def make(*given: Any) -> Trajectory:
+        request, _ = request_of(form, given)
+        return make_trajectory(engine, request)
+
+    def tell_cost(*given: Any) -> str:
+        return ahead_text("One picture", [make(*given).plan.calls])
+
+    # The prompts change nothing of it, and are typed.
+    watched = [control for name, control in form.fields.items() if name not in TYPED]
+    connect_cost(cost, [*watched, form.edits, form.revision], form.inputs, tell_cost)
+    ways = (
+        Way(opened.upload, [opened], lambda image: make_again(engine, uploaded(image))),
+        Way(last.click, results_of(benches), lambda *given: make_again(engine, newest_result(given))),
+    )
+    outputs = [pair, frames, after, scrubber, movie, *plots, numbers]
+    return connect_tool(page, buttons, form.inputs, outputs, make, _view, _finished, ways)
+
+
+def _build_again() -> tuple[gr.Image, gr.Button]:
+    """Where a finished picture comes in, whose steps are made again."""
+    with gr.Row(elem_classes="again"):
+        # The uploaded file itself, undecoded: its settings are in its bytes.
+        opened = gr.Image(
+            type="filepath",
+            image_mode=None,
+            sources=["upload"],
+            label="A finished picture",
+            height=120,
+            elem_id=f"{MODE}-file",
+            elem_classes="dropped",
+            interactive=True,
+            buttons=[],
+            min_width=200,
+            scale=2,
+        )
+        with gr.Column(min_width=220, scale=3):
+            gr.HTML(AGAIN)
+            last = gr.Button("Last result", size="sm", elem_id=f"{MODE}-last", min_width=0)
+    return opened, last
+
+
+def figures_of(frame: Frame | None) -> str:
+    """State and estimate of a step side by side, with what one sees."""
+    if frame is None:
+        state = estimate = '<div class="grain" aria-hidden="true"></div>'
+        return _pair(state, "The state, as the network sees it", estimate, "What the network makes of it")
+    where = f"step {frame.number}" if frame.number else "start"
+    state = _picture(frame.state, f"State after {where}")
+    left = f"<strong>State</strong>, {where}: sigma {frame.sigma:.3g}"
+    if frame.denoised is None:
+        return _pair(state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet")
+    made = f", made at sigma {frame.seen:.3g}" if frame.seen is not None else ""
+    right = f"<strong>Estimate</strong> that led there{made}"
+    return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right)
+
+
+def numbers_table(frames: Sequence[Frame]) -> str:
+    """Every step's numbers."""
+    rows = "".join(
+        f"<tr>{''.join(f'<td data-label={head!r}>{value}</td>' for head, value in zip(HEADS, _numbers(frame), strict=True))}</tr>"
+        for frame in frames
+    )
+    return f"<table><thead><tr>{''.join(f'<th>{escape(head)}</th>' for head in HEADS)}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _numbers(frame: Frame) -> list[str]:
+    values = (frame.seen, frame.sigma, frame.change, frame.estimate_change, frame.gap)
+    return [str(frame.number), *("" if value is None else f"{value:.4g}" for value in values)]
+
+
+def _pair(left: str, left_text: str, right: str, right_text: str) -> str:
+    return (
+        f"<div class='moment'><figure><div class='stage'>{left}</div><figcaption class='note'>{left_text}</figcaption></figure>"
+        f"<figure><div class='stage'>{right}</div><figcaption class='note'>{right_text}</figcaption></figure></div>"
+    )
+
+
+def _picture(data: bytes, alt: str) -> str:
+    # The width as a PNG's header has it: small pictures show their pixels.
+    small = " class='pixels'" if int.from_bytes(data[16:20], "big") <= SMALL else ""
+    return f'<img{small} src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}" alt="{escape(alt)}">'
+
+
+def _view(job: Job) -> View:
+    async def show(now: Snapshot) -> list[Any]:
+        frames = now.parts
+        newest = figures_of(frames[-1] if frames else None)
+        if now.outcome is None or not frames:
+            return [newest, gr.skip(), gr.update(visible=False), *[gr.skip()] * 6]
+        path = await asyncio.to_thread(_film, job.id, frames)
+        last = len(frames) - 1
+        drawn = await asyncio.to_thread(lambda: [noise_figure(frames), change_figure(frames), gap_figure(frames)])
+        return [
+            newest,
+            frames,
+            gr.update(visible=True),
+            gr.update(maximum=max(1, last), value=last),
+            gr.update(value=path, visible=path is not None),
+            *drawn,
+            numbers_table(frames),
+        ]
+
+    return show
+
+
+def _finished(info: Mapping[str, Any]) -> str:
+    """The run in a line; a stopped one finished no picture to speak of."""
+    if info["stopped"]:
+        return ""
+    return " · ".join([summary(info), *([info["again"]] if "again" in info else [])])
+
+
+def _film(name: str, frames: Sequence[Frame]) -> str | None:
+    """The film's file where Gradio serves files from; None if it cannot be written."""
+    path = Path(get_upload_folder()) / f"trajectory-{name}" / "sigmalab-trajectory.webp"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_new(path, film(frames))
+        return str(path)
+    except OSError:
+        return None

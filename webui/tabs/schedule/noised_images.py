@@ -1,0 +1,168 @@
+"""A picture noised, in pixels and in a model's latents: from values to what the Schedule tab shows, without widgets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+import plotly.graph_objects as go
+import torch
+from PIL import Image
+
+from samplers.schedule import noise_share
+from webui.core.images import fit_picture, to_jpeg
+from webui.core.request import RequestError
+from webui.engine.engine import Engine
+from webui.engine.run_preview import run_levels
+from webui.tabs.form.describe import percent, problem
+from webui.tabs.form.plots import FAINT, figure, line
+from weights.catalog import ModelInfo
+
+from .forward_process import (
+    EXPLODING,
+    FLOW,
+    PRESERVING,
+    PROCESSES,
+    Histogram,
+    example_picture,
+    histogram,
+    noised,
+    sigma_at,
+    some_of,
+    to_picture,
+    to_values,
+)
+from .run_plot import plan_from
+
+LARGEST = 512  # pixels of a side: a larger picture shows nothing more
+STRIP = 8  # pictures along the schedule
+QUICK = 128  # pixels of a side up to which a whole strip of latents is decoded
+SAYS = {
+    PRESERVING: "Variance preserving: the picture fades as the noise comes up, so that the spread of the values stays "
+    "about the same and ends as the bell curve of width 1 (dashed).",
+    EXPLODING: "Variance exploding: noise is laid over an unchanged picture; the values spread far beyond black and "
+    "white, where the picture on the left is cut off. Samplers here work in this scaling.",
+    FLOW: "Flow: a straight blend of picture and noise, (1 - t) of one and t of the other; in the middle the values "
+    "are closer together than at either end.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Latents (1, channels, h, w) of a picture on a model, so that a slider does not encode it again and again."""
+
+    model: str
+    picture: bytes
+    latents: torch.Tensor
+
+
+def show(
+    engine: Engine, source: Image.Image | None, process: Any, at: Any, options: Mapping[str, Any], *given: Any
+) -> list[Any]:
+    """Updates for pictures, plot, sentence and strip: the picture in pixels."""
+    try:
+        found, sigma, levels = _levels(engine, process, at, options, given)
+    except RequestError as error:
+        return [problem(str(error)), gr.skip(), gr.skip(), gr.skip()]
+    clean = picture_for(source, found)
+    values = to_values(clean)
+    now = noised(values, sigma, process)
+    caption = f"Time {at:g}: sigma {sigma:.3g}, {percent(noise_share(sigma))} noise"
+    pair = _figures([(clean, "The picture"), (to_picture(now[0]), caption)], "pair")
+    strip = [(to_picture(noised(values, level, process)[0]), _caption(level)) for level in levels]
+    told = "<p class='note'>The levels of the run, from its start to its end, as it will meet them.</p>"
+    return [
+        pair,
+        draw_histogram(histogram(now, sigma, process)),
+        f"<p class='note'>{escape(SAYS[process])}</p>",
+        _figures(strip, "strip") + told,
+    ]
+
+
+async def show_latents(
+    engine: Engine,
+    deep: bool,
+    encoded: Encoded | None,
+    source: Image.Image | None,
+    process: Any,
+    at: Any,
+    options: Mapping[str, Any],
+    *given: Any,
+) -> tuple[Any, Any]:
+    """Updates for the latents' pictures and for what is kept of them; the model works in the engine's thread."""
+    if not deep:
+        return "", None
+    try:
+        found, sigma, levels = _levels(engine, process, at, options, given)
+        picture = picture_for(source, found)
+        # A whole strip would keep everybody waiting where a picture takes a second to decode.
+        wanted = [sigma, *(levels if found.defaults.size <= QUICK else [])]
+        answer = engine.ask(found.name, lambda model: decode_noised(model, picture, encoded, wanted, process))
+        pictures, known = await asyncio.wrap_future(answer)
+    except RequestError as error:
+        return problem(str(error)), None
+    caption = f"In latents: sigma {sigma:.3g}, {percent(noise_share(sigma))} noise"
+    first = _figures([(pictures[0], "Encoded and decoded"), (pictures[1], caption)], "pair")
+    strip = [(picture, _caption(level)) for picture, level in zip(pictures[2:], levels, strict=False)]
+    told = (
+        f"<p class='note'>The same noise level in the latents of {escape(found.name)}, decoded: each latent stands for "
+        f"{found.factor} x {found.factor} pixels, so noise comes in patches of colour.</p>"
+    )
+    return first + told + (_figures(strip, "strip") if strip else ""), known
+
+
+def decode_noised(
+    model: Any, picture: Image.Image, encoded: Encoded | None, sigmas: Sequence[float], process: str
+) -> tuple[list[Image.Image], Encoded]:
+    """The picture through the VAE alone, then noised at each sigma and decoded; and its latents, to be given again."""
+    pixels = picture.tobytes()
+    if encoded is None or (encoded.model, encoded.picture) != (model.name, pixels):
+        encoded = Encoded(model.name, pixels, model.encode(picture).cpu().clone())
+    states = [encoded.latents, *(noised(encoded.latents, sigma, process) for sigma in sigmas)]
+    return [model.decode(state.to(model.device))[0] for state in states], encoded
+
+
+def draw_histogram(shown: Histogram) -> go.Figure:
+    """The histogram as a plot, the bell curve of pure noise dashed behind it."""
+    drawing = figure("value: -1 is black, 1 is white", "", height=240)
+    line(drawing, shown.centres, shown.pure, "Noise alone", colour=FAINT, dash="dash", points=False)
+    line(drawing, shown.centres, shown.density, "Pixel values", points=False)
+    drawing.data[-1].update(fill="tozeroy", line_shape="hvh", fillcolor="rgba(31, 156, 136, 0.22)")
+    return drawing
+
+
+def picture_for(source: Image.Image | None, found: ModelInfo) -> Image.Image:
+    """The picture at the model's own size, the example where none was given."""
+    side = min(found.defaults.size, LARGEST)
+    return example_picture(side) if source is None else fit_picture(source, side, side)
+
+
+def _levels(
+    engine: Engine, process: Any, at: Any, options: Mapping[str, Any], given: Sequence[Any]
+) -> tuple[ModelInfo, float, list[float]]:
+    if process not in PROCESSES or isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at <= 1:
+        raise RequestError(f"Process must be one of {', '.join(PROCESSES)}, and time a number from 0 to 1.")
+    made = plan_from(engine, options, given)
+    return made.found, sigma_at(made.found.schedule, at), some_of(run_levels(made).sigmas, STRIP)
+
+
+def _caption(sigma: float) -> str:
+    return f"{sigma:.3g}" if sigma else "0"
+
+
+def _figures(pictures: Sequence[tuple[Image.Image, str]], look: str) -> str:
+    shown = []
+    for picture, caption in pictures:
+        data = base64.b64encode(to_jpeg(picture, quality=92)).decode("ascii")
+        text = escape(caption)
+        shown.append(
+            f"<figure><img src='data:image/jpeg;base64,{data}' alt='{text}'><figcaption>{text}</figcaption></figure>"
+        )
+    return (
+        f"<div class='{look}{' pixels' if pictures and pictures[0][0].width <= QUICK else ''}'>{''.join(shown)}</div>"
+    )

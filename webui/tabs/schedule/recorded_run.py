@@ -1,0 +1,108 @@
+"""A finished run, loaded from its picture: the sigmas that really ran, drawn like any other list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from webui.core.record import MetadataError, read_png, replay
+from webui.core.request import Request, RequestError
+from webui.engine.engine import Engine
+from webui.engine.run_preview import RunPreview, preview_run
+
+from .curves import Curve, curve, places_of
+from .guidance_marks import guidance_note, guided_curve
+
+LONGEST = 20_000  # sigmas of a run that are drawn
+MOST_CALLS = 10**9  # more than any run has
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What a picture tells of its run: the request, the sigmas that ran, network calls a picture, and the model's name."""
+
+    request: Request
+    sigmas: tuple[float, ...]
+    nfe: float
+    model: str
+
+    @property
+    def name(self) -> str:
+        """The run in a few words."""
+        return f"Run: {self.request.sampler}, {self.request.schedule}, {len(self.sigmas) - 1} steps"
+
+    def preview_run(self, engine: Engine) -> RunPreview:
+        """What the same settings would run here and now. Raises RequestError."""
+        names = ("model", "schedule", "steps", "sampler", "options", "schedule_options")
+        fields = {name: getattr(self.request, name) for name in names}
+        if self.request.mode == "img2img":
+            fields |= dict(strength=self.request.strength, strength_as=self.request.strength_as)
+        return preview_run(engine, fields)
+
+    def curves(self, engine: Engine) -> list[Curve]:
+        """Its curve, and the mark of the levels that were guided.
+
+        A run that the same settings would make again stands where they would draw it: behind what img2img left out.
+        """
+        own = curve(self.name, self.sigmas)
+        try:
+            made = self.preview_run(engine)
+            if made.run.sigmas == self.sigmas and not made.run.own_grid:
+                own = replace(own, places=places_of(made.whole.sigmas, self.sigmas))
+        except RequestError:
+            pass  # `loaded_note` tells why
+        return [own, *guided_curve(self.request, own.places, list(enumerate(self.sigmas[:-1])), self.name)]
+
+
+def load(path: Path) -> RecordedRun:
+    """The run of a PNG of ours. Raises RequestError where it carries none that can be read."""
+    carried = read_png(path)
+    if carried.record is None:
+        raise MetadataError("The picture was made by another program, and does not say at which sigmas it ran.")
+    return read_run(carried.record)
+
+
+def read_run(record: Mapping[str, Any]) -> RecordedRun:
+    """A run from a picture's record, which comes from outside. Raises RequestError."""
+    sigmas, nfe, model = record.get("sigmas"), record.get("nfe"), record.get("model")
+    if not isinstance(sigmas, list) or not 2 <= len(sigmas) <= LONGEST or not all(map(_level, sigmas)):
+        raise MetadataError("The picture's settings are damaged: they have no list of sigmas.")
+    name = model.get("name") if isinstance(model, dict) else None
+    calls = nfe if isinstance(nfe, int | float) and 0 <= nfe < MOST_CALLS else 0
+    return RecordedRun(replay(record), tuple(map(float, sigmas)), calls, name if isinstance(name, str) else "")
+
+
+def loaded_note(engine: Engine, loaded: RecordedRun) -> str:
+    """What ran, and whether the same settings would run the same list here and now."""
+    calls = f"{loaded.nfe:g} network calls" if loaded.nfe else "network calls not recorded"
+    ran = f"{escape(loaded.name)} on {escape(loaded.model or 'an unnamed model')}: {calls}."
+    guidance = guidance_note(loaded.request, loaded.sigmas[:-1], len(loaded.sigmas) - 1)
+    return f"<p class='note'>{ran} {escape(guidance)} {escape(_now(engine, loaded))}</p>"
+
+
+def _now(engine: Engine, loaded: RecordedRun) -> str:
+    try:
+        made = loaded.preview_run(engine)
+    except RequestError as error:
+        return f"It cannot be run again here: {error}"
+    if made.run.own_grid:
+        return "Its sampler made these steps itself."
+    return (
+        "The same settings run the same list here."
+        if made.run.sigmas == loaded.sigmas
+        else _differs(made.run.sigmas, loaded.sigmas)
+    )
+
+
+def _differs(now: Sequence[float], then: Sequence[float]) -> str:
+    if len(now) != len(then):
+        return f"The same settings would now run {len(now) - 1} steps, not {len(then) - 1}: a plugin or the model has changed."
+    most = max(abs(a - b) / max(a, b) for a, b in zip(now, then, strict=True) if max(a, b) > 0)
+    return f"The same settings would now run sigmas that differ by up to {100 * most:.2g} %: a plugin or the model has changed."
+
+
+def _level(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6

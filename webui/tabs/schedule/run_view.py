@@ -1,0 +1,218 @@
+"""The first part of the Schedule tab: the list of sigmas that a run would take, as curves, words and numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from webui.core.limits import MAX_GUIDANCE
+from webui.core.menus import schedules_in_order
+from webui.core.request import RequestError
+from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
+from webui.tabs.form.controls import build_interval, build_menus
+from webui.tabs.form.form_state import DEFAULTS, fresh, recall_options
+from webui.tabs.form.option_widgets import build_options, connect_options
+from webui.tabs.form.page_context import Page
+
+from .curves import AGAINST, LOGS, MEASURES, Curve
+from .run_plot import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
+from .schedule_state import LOOKS, WHOLE
+
+SLIDER_STEPS = 150  # what a slider can choose well; a loaded run or a pasted list may have more
+MOST_KEPT = 8  # curves that stay
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """The controls by the names of FIELDS, what is drawn, and the states behind it.
+
+    options   as in `webui.tabs.form.form.Form`; `revision` and `edits` too
+    kept      the curves that were kept, a list of Curve
+    loaded    the finished run that is shown, a Loaded or None
+    compare   names of more schedules
+    """
+
+    fields: Mapping[str, gr.components.Component]
+    options: gr.State
+    revision: gr.Number
+    edits: gr.Number
+    kept: gr.State
+    loaded: gr.State
+    compare: gr.Dropdown
+    view: Sequence[gr.components.Component]
+    plot: gr.Plot
+    sentence: gr.HTML
+    facts: gr.HTML
+    listed: gr.Textbox
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """What `redraw` takes."""
+        return [self.options, self.kept, self.loaded, self.compare, *self.view, *(self.fields[name] for name in FIELDS)]
+
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        """What `redraw` returns."""
+        return [self.plot, self.sentence, self.facts, self.listed, self.fields["schedule"]]
+
+
+def build_fields(page: Page) -> dict[str, Any]:
+    """The controls of what is run, and the hidden ones behind them: arguments of RunView."""
+    registry, models = page.registry, page.engine.models()
+    start = fresh(registry, next(iter(models.values()), None))
+    store = gr.State(recall_options(None, registry))
+    revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
+    with gr.Column(elem_classes="card"):
+        model = gr.Dropdown(
+            list(models), value=start["model"] or None, label="Model", elem_id="schedule-model", interactive=True
+        )
+        sampler, menu = build_menus(registry, "schedule", start["sampler"])
+        boxes = (
+            build_options("schedule", "samplers", registry.samplers, sampler),
+            build_options("schedule", "schedules", registry.schedules, menu),
+        )
+        connect_options(boxes, store, revision, edits)
+        steps = gr.Slider(
+            1,
+            min(SLIDER_STEPS, page.engine.limits.steps),
+            value=DEFAULTS["steps"],
+            step=1,
+            label="Steps",
+            elem_id="schedule-steps",
+            interactive=True,
+        )
+        strength = gr.Slider(
+            0.01,
+            1,
+            value=WHOLE["strength"],
+            step=0.01,
+            label="Strength",
+            info="1 is a picture from words; below it, img2img.",
+            elem_id="schedule-strength",
+            interactive=True,
+        )
+        meaning = gr.Radio(
+            [("Share of the steps", "steps"), ("Noise level", "noise")],
+            value="steps",
+            label="Strength is a",
+            elem_id="schedule-strength-as",
+            interactive=True,
+        )
+        guidance = _build_guidance(start["guidance"])
+    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning, *guidance), strict=True))
+    return dict(fields=fields, options=store, revision=revision, edits=edits)
+
+
+def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
+    """Guidance scale and the two ends of its interval, folded."""
+    with gr.Accordion("Guidance", open=False, elem_id="schedule-guided", elem_classes="more"):
+        slider = gr.Slider(
+            0,
+            MAX_GUIDANCE,
+            value=scale,
+            step=0.1,
+            label="Guidance scale",
+            info="1 is none; where it acts, the curve has a halo.",
+            elem_id="schedule-guidance",
+            interactive=True,
+        )
+        return slider, *build_interval("schedule")
+
+
+def build_plot(page: Page) -> dict[str, Any]:
+    """The plot with the controls of how it is drawn, and what is said below it: arguments of RunView."""
+    with gr.Row(elem_classes="looks"):
+        measure = gr.Radio(
+            list(MEASURES),
+            value=LOOKS["measure"],
+            label="Show",
+            elem_id="schedule-measure",
+            interactive=True,
+            min_width=280,
+            scale=4,
+        )
+        against = gr.Radio(
+            list(AGAINST),
+            value=LOOKS["against"],
+            label="Against",
+            elem_id="schedule-against",
+            interactive=True,
+            min_width=160,
+            scale=1,
+        )
+        logs = gr.CheckboxGroup(
+            list(LOGS),
+            value=LOOKS["logs"],
+            label="Log axes",
+            elem_id="schedule-logs",
+            interactive=True,
+            min_width=190,
+            scale=2,
+        )
+    plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
+    sentence = gr.HTML(elem_id="schedule-sentence")
+    about = gr.HTML(elem_id="schedule-facts")
+    compare = gr.Dropdown(
+        schedules_in_order(page.registry.schedules),
+        value=[],
+        multiselect=True,
+        label="Compare with",
+        info="More schedules over this one, with the same steps and strength. A click on a name in the legend hides it.",
+        elem_id="schedule-compare",
+        interactive=True,
+    )
+    listed = gr.Textbox(
+        label="The sigmas of this run",
+        lines=3,
+        max_lines=6,
+        interactive=False,
+        buttons=["copy"],
+        elem_id="schedule-list",
+        elem_classes="numbers",
+    )
+    return dict(
+        view=(measure, against, logs), plot=plot, sentence=sentence, facts=about, compare=compare, listed=listed
+    )
+
+
+def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Button) -> None:
+    """Redraw on every change, and keep or forget curves."""
+
+    def again(*given: Any) -> list[Any]:
+        return redraw(page.engine, *given)
+
+    controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.view]
+    # What states bring with them changes `revision`, too, so that a page that restores nothing is drawn.
+    on_change([*controls, view.edits, view.revision], again, view.inputs, view.outputs, **QUIET, **RAW)
+
+    model = view.fields["model"]
+    # Not a change: a model that comes with its settings brings its guidance, too.
+    on_choice(model, lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
+
+    def keep_curve(*given: Any) -> tuple[Any, float]:
+        kept = given[1]
+        try:
+            made = plan_from(page.engine, given[0], given[-len(FIELDS) :])
+            shown = own_curves(made, rehearsed_or_why(made)[0])[0]
+        except RequestError as error:
+            gr.Warning(str(error))
+            return gr.skip(), gr.skip()
+        return [*kept, Curve(shown.name, shown.places, shown.sigmas)][-MOST_KEPT:], time.time()
+
+    keep.click(keep_curve, view.inputs, [view.kept, view.edits], **QUIET, **RAW)
+    clear.click(lambda: ([], None, [], time.time()), None, [view.kept, view.loaded, view.compare, view.edits], **QUIET)
+
+
+def _usual_guidance(page: Page, name: str | None) -> Any:
+    found = page.engine.models().get(name or "")
+    return found.defaults.guidance if found else gr.skip()
+
+
+def steps_update(steps: Any) -> Any:
+    """The steps slider at this value, longer if it has to be."""
+    reach = max(SLIDER_STEPS, steps) if isinstance(steps, int) else SLIDER_STEPS
+    return gr.update(value=steps, maximum=reach)

@@ -1,0 +1,68 @@
+"""What a browser keeps of the Schedule tab, checked before it is shown: a value that no longer fits falls back alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from samplers.registry import Registry
+from webui.core.limits import Limits
+from webui.tabs.form.form_state import is_number, recall
+from weights.catalog import ModelInfo
+
+from .curves import AGAINST, LOGS, MEASURES
+from .forward_process import PRESERVING, PROCESSES
+from .run_plot import FIELDS
+from .training_curves import HIGHEST, KINDS, LARGEST_SHIFT, LOWEST, SHOWN
+
+WHOLE = {"strength": 1.0}  # where this tab starts otherwise than a form: with a picture from words
+# What is kept beside the settings of the run, by name: its start.
+LOOKS: Mapping[str, Any] = {"compare": [], "measure": "sigma", "against": "step", "logs": ["vertical"]}
+FORWARD: Mapping[str, Any] = {"at": 0.35, "process": PRESERVING}
+TRAINING: Mapping[str, Any] = {
+    "kinds": ["scaled linear", "cosine", "flow"],
+    "start": 0.00085,
+    "end": 0.012,
+    "zero": False,
+    "shift": 1,
+    "shown": SHOWN[0],
+}
+MORE = {**LOOKS, **FORWARD, **TRAINING}
+
+
+def recall_run(saved: Any, registry: Registry, models: Mapping[str, ModelInfo], limits: Limits) -> dict[str, Any]:
+    """The values of FIELDS from what a browser kept, each one valid here and now."""
+    saved = {**WHOLE, **saved} if isinstance(saved, dict) else dict(WHOLE)
+    values = recall(saved, registry, models, limits)
+    # What does not fit falls back to where this tab starts, and not to where a form does.
+    return {name: WHOLE[name] if name in WHOLE and values[name] != saved[name] else values[name] for name in FIELDS}
+
+
+def recall_more(saved: Any, registry: Registry) -> dict[str, Any]:
+    """The values of MORE from what a browser kept, each one valid here and now."""
+    saved = saved if isinstance(saved, dict) else {}
+    allowed: dict[str, Callable[[Any], bool]] = {
+        "compare": lambda v: _some(v, registry.schedules),
+        "measure": lambda v: _one(v, MEASURES),
+        "against": lambda v: _one(v, AGAINST),
+        "logs": lambda v: _some(v, LOGS),
+        "at": lambda v: is_number(v, 0, 1),
+        "process": lambda v: _one(v, PROCESSES),
+        "kinds": lambda v: _some(v, KINDS),
+        "start": lambda v: is_number(v, LOWEST, HIGHEST),
+        "end": lambda v: is_number(v, LOWEST, HIGHEST),
+        "zero": lambda v: isinstance(v, bool),
+        "shift": lambda v: is_number(v, 1, LARGEST_SHIFT),
+        "shown": lambda v: _one(v, SHOWN),
+    }
+    return {
+        name: saved[name] if name in saved and allowed[name](saved[name]) else start for name, start in MORE.items()
+    }
+
+
+def _one(value: Any, known: Any) -> bool:
+    return isinstance(value, str) and value in known
+
+
+def _some(value: Any, known: Any) -> bool:
+    return isinstance(value, list) and all(_one(each, known) for each in value)

@@ -1,0 +1,109 @@
+"""The tab Schedule: what a run will do with noise, a picture on its way into it, and how models are trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from webui.tabs.form.page_context import Page
+from webui.tabs.form.workbench import Workbench
+
+from .forward_view import ForwardView, build_forward, connect_forward
+from .persistence import connect_keeping
+from .run_view import RunView, build_fields, build_plot, connect_run_view
+from .tab_transfer import connect_loading, connect_paste, connect_taking, connect_using
+from .training_view import TrainingView, build_training, connect_training
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduleTab:
+    """What has to be connected to the rest of the page."""
+
+    view: RunView
+    forward: ForwardView
+    training: TrainingView
+    last: gr.Button
+    opened: gr.UploadButton
+    message: gr.HTML
+    take: dict[str, gr.Button]
+    use: dict[str, gr.Button]
+
+
+def build_schedule(page: Page) -> ScheduleTab:
+    """Build the tab's content."""
+    with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
+        with gr.Tab("The run", id="schedule-run"):
+            parts = _build_run(page)
+        with gr.Tab("A picture into noise", id="schedule-forward"):
+            forward = build_forward()
+        with gr.Tab("How models are trained", id="schedule-training"):
+            training = build_training()
+    return ScheduleTab(forward=forward, training=training, **parts)
+
+
+def connect_schedule(
+    page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: Sequence[Workbench], tabs: gr.Tabs
+) -> None:
+    """Wire the tab to the forms and their results, and fill it when the page is opened."""
+    view = tab.view
+    connect_loading(page, view, benches, tab.opened, tab.last, tab.message)
+    connect_forward(page, view, tab.forward, benches)
+    connect_training(page, view, tab.training)
+    for bench in benches:
+        connect_taking(view, bench.form, tab.take[bench.mode])
+        connect_using(page, view, bench.form, tabs, tab.use[bench.mode])
+    connect_keeping(page, blocks, view, tab.forward, tab.training)
+
+
+def _build_run(page: Page) -> dict[str, Any]:
+    with gr.Row(elem_classes="bench visual"):
+        with gr.Column(elem_classes="compose"):
+            fields = build_fields(page)
+        with gr.Column(elem_classes="result"):
+            drawn = build_plot(page)
+        with gr.Column(elem_classes="controls"):
+            with gr.Column(elem_classes="card"):
+                gr.HTML("<h3>Settings of the forms</h3>")
+                take, use = _buttons("take", "Take from {}"), _buttons("use", "Use in {}")
+            with gr.Column(elem_classes="card"):
+                gr.HTML("<h3>More curves</h3>")
+                with gr.Row(elem_classes="small-buttons"):
+                    keep, clear = (
+                        _button(text, f"schedule-{text.split()[0].lower()}") for text in ("Keep this curve", "Clear")
+                    )
+                    last = _button("Last result", "schedule-last")
+                    opened = gr.UploadButton(
+                        "Open a picture", file_types=[".png"], size="sm", scale=0, min_width=0, elem_id="schedule-open"
+                    )
+                gr.HTML(
+                    "<p class='note'>A picture made here carries the sigmas that ran: they are drawn with the same code.</p>"
+                )
+                message = gr.HTML(elem_id="schedule-message")
+            with gr.Column(elem_classes="card"):
+                pasted = gr.Textbox(
+                    label="Your own list",
+                    placeholder="14.6, 6.5, 3.9, 2.7, 1.9, 1.4, 0.96, 0.65, 0.4, 0.15",
+                    lines=2,
+                    max_lines=6,
+                    elem_id="schedule-paste",
+                    elem_classes="numbers",
+                    interactive=True,
+                )
+                draw_it = _button("Use as the schedule Custom", "schedule-paste-use")
+                answer = gr.HTML(elem_id="schedule-paste-message")
+    view = RunView(**fields, **drawn, kept=gr.State([]), loaded=gr.State(None))
+    connect_run_view(page, view, keep, clear)
+    connect_paste(page, view, pasted, draw_it, answer)
+    return dict(view=view, last=last, opened=opened, message=message, take=take, use=use)
+
+
+def _buttons(verb: str, text: str) -> dict[str, gr.Button]:
+    with gr.Row(elem_classes="small-buttons"):
+        return {mode: _button(text.format(mode), f"schedule-{verb}-{mode}") for mode in ("txt2img", "img2img")}
+
+
+def _button(text: str, name: str) -> gr.Button:
+    return gr.Button(text, size="sm", scale=0, min_width=0, elem_id=name)

@@ -1,0 +1,74 @@
+"""From a prompt to what the UNet reads: chunks through the text encoder, weighted, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .model_info import ModelError
+from .prompt_syntax import Chunk, parse, split
+
+
+class Prompts:
+    """A tokenizer and its text encoder (CLIP: Radford et al. 2021, arXiv:2103.00020).
+
+    name  of the model, for errors
+    """
+
+    def __init__(self, name: str, tokenizer: Any, text_encoder: torch.nn.Module):
+        self._name, self._tokenizer, self._encoder = name, tokenizer, text_encoder
+        commas = self._tokens(",")
+        self._comma = commas[0] if len(commas) == 1 else None
+
+    @property
+    def size(self) -> int:
+        """Tokens of a chunk, without the marks for start and end."""
+        return self._tokenizer.model_max_length - 2
+
+    @property
+    def layers(self) -> int:
+        """Layers of the text encoder."""
+        return self._encoder.config.num_hidden_layers
+
+    def chunks(self, text: str) -> list[Chunk]:
+        """The chunks of a prompt, at least one."""
+        return split(parse(text), self._tokens, self.size, self._comma)
+
+    @torch.inference_mode()
+    def encode(self, text: str, clip_skip: int = 1) -> torch.Tensor:
+        """The prompt's hidden states (1, chunks * tokens, width).
+
+        clip_skip  1 takes the last layer that the model was trained on, 2 the one before, as A1111 counts
+        A chunk is scaled by its weights and then as a whole, so that its mean stays (A1111's way). Without weights
+        and within one chunk these are exactly the text encoder's own numbers. Raises ModelError.
+        """
+        if not 1 <= clip_skip <= self.layers:
+            raise ModelError(
+                f"clip skip is {clip_skip}; the text encoder of model {self._name} allows 1 to {self.layers}"
+            )
+        return torch.cat([self._chunk(chunk, clip_skip) for chunk in self.chunks(text)], dim=1)
+
+    def _chunk(self, chunk: Chunk, clip_skip: int) -> torch.Tensor:
+        padding = [self._tokenizer.pad_token_id] * (self.size - len(chunk.tokens))
+        ids = [self._tokenizer.bos_token_id, *chunk.tokens, self._tokenizer.eos_token_id, *padding]
+        states = self._states(torch.tensor([ids], device=self._encoder.device), clip_skip)
+        if all(weight == 1.0 for weight in chunk.weights):
+            return states
+        weights = torch.ones(len(ids), dtype=torch.float32)
+        weights[1 : 1 + len(chunk.weights)] = torch.tensor(chunk.weights)
+        scaled = states.float() * weights.to(states.device)[:, None]
+        mean, kept = scaled.mean(), states.float().mean()
+        # Weights that cancel the mean leave nothing to restore it from.
+        return (scaled * (kept / mean) if mean.abs() > 1e-6 else scaled).to(states.dtype)
+
+    def _states(self, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+        if clip_skip == 1:
+            return self._encoder(ids)[0]
+        hidden = self._encoder(ids, output_hidden_states=True).hidden_states[-clip_skip]
+        # Every layer's output goes through the norm that the UNet was trained behind.
+        return getattr(self._encoder, "text_model", self._encoder).final_layer_norm(hidden)
+
+    def _tokens(self, text: str) -> Sequence[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
