@@ -18,7 +18,7 @@ from webui.tabs.lab.convergence_view import results_table
 from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
 from webui.tabs.lab.grid import make_grid
 from webui.tabs.lab.grid_html import tables
-from webui.tabs.lab.lab_text import ahead_text, bar, compared, cost_text, status
+from webui.tabs.lab.lab_text import ahead_text, compared, cost_text, percent_done, status
 from webui.tabs.lab.plane import DENSITIES, exact_path
 from webui.tabs.lab.plane import Path as Way
 from webui.tabs.lab.trajectory import Frame
@@ -44,10 +44,10 @@ def test_a_table_shows_each_cell_in_its_state(engine):
     html = tables(plan, done, {0: "cache dir/a.png", 2: "b.png"}, at_work=True)
     assert html.count("<table") == 2 and "Seed: 5" in html and "Seed: 6" in html
     assert "gradio_api/file=cache%20dir/a.png" in html and "1.50 s, 3 calls" in html and html.count("made before") == 1
-    assert html.count("class='none'") == 4 and "Sampler Euler has no option &#x27;eta&#x27;" in html
-    assert html.count("class='making'") == 1 and html.count("class='coming'") == 1
-    assert html.index("class='making'") > html.index("b.png")
-    assert "class='making'" not in tables(plan, done, {}, at_work=False)
+    assert html.count('class="none"') == 4 and "Sampler Euler has no option &#39;eta&#39;" in html
+    assert html.count('class="making"') == 1 and html.count('class="coming"') == 1
+    assert html.index('class="making"') > html.index("b.png")
+    assert 'class="making"' not in tables(plan, done, {}, at_work=False)
 
 
 def test_labels_and_reasons_are_text(engine):
@@ -101,10 +101,12 @@ def test_where_a_tool_is_and_how_it_ended():
 
 
 def test_the_bar_goes_by_calls_or_time_or_steps():
-    assert 'aria-valuenow="50"' in bar(Progress(calls=1, total_calls=2))
-    assert 'aria-valuenow="75"' in bar(Progress(calls=1, seconds=3.0, remaining=1.0))
-    assert 'aria-valuenow="20"' in bar(Progress(step=1, steps=5))
-    assert "unknown" in bar(Progress(calls=3, step=1, steps=5)) and "unknown" in bar(None)
+    assert percent_done(Progress(calls=1, total_calls=2)) == 50
+    assert percent_done(Progress(calls=1, seconds=3.0, remaining=1.0)) == 75
+    assert percent_done(Progress(step=1, steps=5)) == 20
+    assert percent_done(Progress(calls=3, step=1, steps=5)) is None
+    waiting = status(Snapshot("", 0, None, (), None), "idle", str)
+    assert 'class="unknown"' in waiting and "aria-valuenow" not in waiting
 
 
 def test_convergence_is_drawn_on_logarithmic_axes_with_slopes(engine):
@@ -123,7 +125,7 @@ def test_convergence_is_drawn_on_logarithmic_axes_with_slopes(engine):
     convergence_figure([Point("Zero", 5, 0.0, "y"), Point("Nan", 9, float("nan"), "y")], {}, 1e-12)
     task = make_convergence(engine, ["Euler"], "Karras")
     table = results_table(task, points, {"Euler": 1.0}, [Excluded(EVIL, EVIL)])
-    assert EVIL not in table and "<td data-label='declared order'>1</td><td data-label='measured'>1.00</td>" in table
+    assert EVIL not in table and '<td data-label="declared order">1</td><td data-label="measured">1.00</td>' in table
 
 
 def test_a_plugin_that_cannot_tell_its_order_is_still_in_the_table(registry, tmp_path):

@@ -22,11 +22,12 @@ MAY_IMPORT = {
 # Inside webui. What is not in a folder (app, page, replay_command) puts the parts together and may import all of them.
 FOLDERS = {
     "core": set(),
+    "templates": set(),
     "importers": {"core"},
     "engine": {"core"},
-    "gradio_ext": {"core"},
-    "api": {"core", "importers", "engine", "gradio_ext"},
-    "tabs": {"core", "importers", "engine", "gradio_ext"},
+    "gradio_ext": {"core", "templates"},
+    "api": {"core", "importers", "engine", "gradio_ext", "templates"},
+    "tabs": {"core", "importers", "engine", "gradio_ext", "templates"},
 }
 WITH_GRADIO = {"api", "gradio_ext", "tabs"}
 # What tabs have in common; any other folder of tabs/ is one tab.

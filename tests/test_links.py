@@ -179,8 +179,8 @@ def test_a_link_names_what_is_not_here(registry, tmp_path):
     fn = next(fn for fn in blocks.fns.values() if getattr(fn.fn, "func", None) is open_form)
     updates = fn.fn(None, "sampler=Nope&model=gone&schedule=Karras&steps=5&width=12")
     assert (
-        "Unknown sampler &#x27;Nope&#x27;; known are DDIM" in updates[-1]
-        and "Unknown model &#x27;gone&#x27;" in updates[-1]
+        "Unknown sampler &#39;Nope&#39;; known are DDIM" in updates[-1]
+        and "Unknown model &#39;gone&#39;" in updates[-1]
     )
     assert "Width 12 is not possible here" in updates[-1]
     labels = {getattr(block, "elem_id", ""): i for i, block in enumerate(fn.outputs)}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping
 
 import gradio as gr
 
-from samplers.registry import Broken, Entry, Registry
+from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
 from samplers.testing import measure_order
 from samplers.timeouts import Limit, bounded
@@ -15,6 +14,7 @@ from webui.core.menus import in_order, schedules_in_order
 from webui.gradio_ext.gradio_events import LONG
 from webui.tabs.form.describe import calls_text, paper_link
 from webui.tabs.form.page_context import Page
+from webui.templates import render
 
 # A measurement takes parts of a second; a sampler that hangs must not hold up the ones after it.
 PATIENCE = Limit(busy=20.0, all=60.0, imports=60.0)
@@ -60,17 +60,16 @@ def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
     """The tables of the tab; `measured` has the orders that were measured so far, by sampler."""
     samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
     schedules = [
-        [escape(entry.name), *_origin(entry), paper_link(entry.item.paper), escape(entry.check)]
-        for entry in map(registry.schedules.get, schedules_in_order(registry.schedules))
+        [entry.name, *_origin(entry), paper_link(entry.item.paper), entry.check]
+        for entry in (registry.schedules[name] for name in schedules_in_order(registry.schedules))
     ]
     parts = [
-        _section("Samplers", SAMPLERS, samplers),
-        _section("Schedules", ("Name", "From", "Version", "Paper", "Check at start"), schedules),
+        render("tables", "section", "Samplers", SAMPLERS, samplers),
+        render("tables", "section", "Schedules", ("Name", "From", "Version", "Paper", "Check at start"), schedules),
     ]
     if registry.broken:
-        parts.append(
-            _section("Could not be loaded", ("Plugin", "What", "Why"), [_broken(each) for each in registry.broken])
-        )
+        broken = [(each.source, each.name, render("tables", "failure", each.reason)) for each in registry.broken]
+        parts.append(render("tables", "section", "Could not be loaded", ("Plugin", "What", "Why"), broken))
     return "".join(parts)
 
 
@@ -83,33 +82,17 @@ def _sampler(entry: Entry, measured: str) -> list[str]:
         order, calls, noise = None, f"cannot describe itself: {error}", ""
     options = ", ".join(option.name for option in item.options)
     return [
-        escape(entry.name),
+        entry.name,
         f"{order:g}" if order else "",
-        escape(measured),
-        escape(calls),
+        measured,
+        calls,
         noise,
-        escape(options),
+        options,
         *_origin(entry),
         paper_link(item.paper),
-        escape(entry.check),
+        entry.check,
     ]
 
 
 def _origin(entry: Entry) -> tuple[str, str]:
-    digest = f" title='SHA-256 {escape(entry.digest)}'" if entry.digest else ""
-    return f"<span{digest}>{escape(entry.source)}</span>", escape(entry.version)
-
-
-def _broken(broken: Broken) -> list[str]:
-    return [escape(broken.source), escape(broken.name), f"<span class='problem'>{escape(broken.reason)}</span>"]
-
-
-def _section(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th scope='col'>{column}</th>" for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td data-label='{column}'>{cell}</td>" for column, cell in zip(columns, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return f"<section><h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>"
+    return render("tables", "origin", entry.source, entry.digest), entry.version

@@ -1,42 +1,39 @@
-"""What the page says about a choice: the sampler's note, the plan of a run, how far a run is. Pure text and HTML.
-
-Names, help texts and papers come from plugins, so everything is escaped on its way into HTML.
-"""
+"""Describe a choice or a run for the page: the sampler's note, the plan of a run, its progress. Text and HTML."""
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
-from html import escape
 from typing import Any
+
+from markupsafe import escape
 
 from samplers.registry import Entry
 from samplers.run import Plan
 from samplers.sampler import Sampler
 from samplers.schedule import noise_share
 from webui.engine.events import Failed, Progress, Snapshot, StoppedEarly
+from webui.templates import render
 
-GRID = (*(float(sigma) for sigma in range(20, 0, -1)), 0.0)  # 20 steps, to count calls on
+COUNTED_ON = (*(float(sigma) for sigma in range(20, 0, -1)), 0.0)  # a run of 20 steps
 
 
 def paper_link(paper: str) -> str:
-    """A link to an arXiv number or an https address; any other text as it is."""
-    shown = escape(paper)
+    """A link to an arXiv number or an https address; any other text stays text."""
     if paper.startswith("https://"):
-        return f'<a href="{shown}" target="_blank" rel="noopener noreferrer">{shown}</a>'
+        return render("form", "paper_link", paper, paper)
     if paper.lower().startswith("arxiv:"):
-        return f'<a href="https://arxiv.org/abs/{escape(paper[6:].strip())}" target="_blank" rel="noopener noreferrer">{shown}</a>'
-    return shown
+        return render("form", "paper_link", paper, f"https://arxiv.org/abs/{paper[6:].strip()}")
+    return escape(paper)
 
 
 def calls_text(sampler: Sampler, options: Mapping[str, Any]) -> str:
-    """The network calls of a step that a sampler declares with these options, in words."""
-    calls = sampler.count_calls(GRID, **options)
+    """The network calls a step that a sampler declares with these options, in words."""
+    calls = sampler.count_calls(COUNTED_ON, **options)
     if calls is None:
         return "as many network calls as it needs"
-    # Two calls a step are often one less in all: the step to sigma 0 needs no second one.
-    each = round(calls / (len(GRID) - 1), 1)
+    # Rounded: a sampler of two calls a step often makes one less in all, since the step to sigma 0 needs one only.
+    each = round(calls / (len(COUNTED_ON) - 1), 1)
     return f"{each:g} network call{'s' if each != 1 else ''} a step"
 
 
@@ -46,29 +43,35 @@ def sampler_note(entry: Entry, options: Mapping[str, Any]) -> str:
     try:
         order, stochastic, calls = item.order_of(**options), item.stochastic_with(**options), calls_text(item, options)
     except Exception as error:
-        return f"<p class='note'>{escape(entry.name)} cannot describe itself: {escape(str(error))}</p>"
+        return note(f"{entry.name} cannot describe itself: {error}")
     parts = [f"order {order:g}"] if order else []
     parts += [calls, "stochastic: draws fresh noise" if stochastic else "deterministic"]
     parts[0] = parts[0][:1].upper() + parts[0][1:]
-    shown = [escape(part) for part in parts] + ([paper_link(item.paper)] if item.paper else [])
-    return f"<p class='note'>{' · '.join(f'<span>{part}</span>' for part in shown)}</p>"
+    return render("form", "sampler_note", parts + ([paper_link(item.paper)] if item.paper else []))
 
 
 def plan_note(plan: Plan, schedule: str, from_picture: bool = False) -> str:
-    """What a run will do, before it is run: its grid, network calls a picture, and the noise that it starts from."""
-    calls = plan.calls
-    cost = (
-        f"{calls} network call{'s' if calls != 1 else ''}" if calls is not None else "as many network calls as it needs"
-    )
-    share = noise_share(plan.sigmas[0])
-    start = f"{percent(share)} noise (sigma {plan.sigmas[0]:.3g})"
-    grid = "Own steps" if plan.own_grid else f"{escape(schedule)}, {_steps(len(plan.sigmas) - 1)}"
-    kept = f"; {percent(1 - share)} of the variance is your picture" if from_picture else ""
-    return f"<p class='note'>{grid}: <strong>{cost}</strong> a picture, starting at <strong>{start}</strong>{kept}</p>"
+    """What a run will do: its steps, network calls a picture, the noise that it starts from."""
+    grid = "Own steps" if plan.own_grid else f"{schedule}, {steps_text(len(plan.sigmas) - 1)}"
+    kept = percent(1 - noise_share(plan.sigmas[0])) if from_picture else ""
+    return render("form", "plan_note", grid, cost_text(plan), start_text(plan), kept)
 
 
-def _steps(count: int) -> str:
+def steps_text(count: int) -> str:
+    """A number of steps in words."""
     return "one step" if count == 1 else f"{count} steps"
+
+
+def cost_text(plan: Plan) -> str:
+    """The network calls of a run in words."""
+    if plan.calls is None:
+        return "as many network calls as it needs"
+    return f"{plan.calls} network call{'s' if plan.calls != 1 else ''}"
+
+
+def start_text(plan: Plan) -> str:
+    """The noise level that a run starts from."""
+    return f"{percent(noise_share(plan.sigmas[0]))} noise (sigma {plan.sigmas[0]:.3g})"
 
 
 def percent(share: float) -> str:
@@ -77,7 +80,7 @@ def percent(share: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration as people say it."""
+    """A duration in seconds or minutes."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(math.ceil(seconds), 60)
@@ -85,39 +88,20 @@ def seconds_text(seconds: float) -> str:
 
 
 def stage(snapshot: Snapshot | None, small: bool = False) -> str:
-    """The live picture and its bar; empty when nothing runs. A small one shows its pixels."""
+    """The live preview and its progress bar; empty when nothing runs.
+
+    small  whether the picture is so small that its pixels should be seen
+    """
     if snapshot is None or snapshot.outcome:
         return ""
     progress = snapshot.progress
-    if progress is not None and progress.preview:
-        data = base64.b64encode(progress.preview).decode("ascii")
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="Preview of the denoised estimate">'
-    else:
-        picture = '<div class="grain" aria-hidden="true"></div>'
-    return f'<figure class="stage{" pixels" if small else ""}">{picture}{_bar(progress)}</figure>'
-
-
-def _bar(progress: Progress | None) -> str:
-    done = _share(progress)
-    if done is None:
-        return '<div class="bar" role="progressbar" aria-label="Progress"><i class="unknown"></i></div>'
-    value = round(100 * done)
-    return (
-        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{value}"><i style="width:{value}%"></i></div>'
-    )
-
-
-def _share(progress: Progress | None) -> float | None:
-    if progress is None:
-        return None
-    if progress.total_calls:
-        return min(1.0, progress.calls / progress.total_calls)
-    return None
+    total = progress.total_calls if progress else None
+    done = min(100, round(100 * progress.calls / total)) if progress and total else None
+    return render("form", "stage", progress.preview if progress else None, small, done)
 
 
 def message(snapshot: Snapshot | None) -> str:
-    """One line under the picture: where a run is, or how it ended."""
+    """One line below the picture: the progress of a run, or its outcome."""
     if snapshot is None:
         return line("Nothing made yet. Write a prompt and press Generate.")
     outcome, made = snapshot.outcome, len(snapshot.pictures)
@@ -168,14 +152,19 @@ def _pictures(count: int) -> str:
     return "one picture" if count == 1 else f"{count} pictures"
 
 
+def note(text: str, problem: bool = False) -> str:
+    """A note beside a control; in the colour of an error if `problem`."""
+    return render("messages", "note", text, problem)
+
+
 def line(text: str) -> str:
-    """A plain line of the message area."""
-    return f"<p class='line' role='status'>{escape(text)}</p>"
+    """A line of the message area."""
+    return render("messages", "line", text)
 
 
 def problem(text: str) -> str:
-    """An error in the message area; it stays until the next run."""
-    return f"<p class='line problem' role='alert'>{escape(text)}</p>"
+    """An error in the message area."""
+    return render("messages", "problem", text)
 
 
 def fitted(
@@ -185,13 +174,12 @@ def fitted(
     fit: str = "",
     problem: str = "",
 ) -> str:
-    """The input of img2img as the run will see it, and in words what was done to it."""
+    """The input picture of img2img as the run will see it, and how it was made to fit."""
     if problem:
-        return f"<p class='note problem' role='alert'>{escape(problem)}</p>"
+        return render("form", "fitted_problem", problem)
     if jpeg is None:
-        return "<div class='fitted'><div class='nothing'></div><p class='note'>What the run will see appears here.</p></div>"
+        return render("form", "fitted", None, "What the run will see appears here.")
     same = size[0] * target[1] == size[1] * target[0]
     how = "scaled" if same else {"crop": "cropped", "pad": "padded with white", "stretch": "stretched"}[fit]
-    data = base64.b64encode(jpeg).decode("ascii")
     text = f"Used: {target[0]} × {target[1]}, {how} from {size[0]} × {size[1]}"
-    return f"<div class='fitted'><img src='data:image/jpeg;base64,{data}' alt='{text}'><p class='note'>{text}</p></div>"
+    return render("form", "fitted", jpeg, text)

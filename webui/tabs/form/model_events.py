@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 
 import gradio as gr
 
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
 from webui.tabs.form.page_context import Page
+from webui.templates import render
 from weights.catalog import ModelInfo
 
 from .form import Form
@@ -36,22 +36,9 @@ def tokens_note(count: tuple[int, int] | None) -> str:
     """A prompt's tokens of those that its chunks hold; nothing while no model is there to count with."""
     if count is None:
         return ""
-    used, room = count
-    return f"<p class='tokens' title='What the text encoder reads: longer prompts take more chunks'>{used} of {room} tokens</p>"
+    return render("form", "tokens", *count)
 
 
 def model_note(found: ModelInfo | None, refused: Mapping[str, str]) -> str:
     """What is to know about a model, and which files cannot be used and why; all of it comes from files."""
-    lines = [f"<p class='note'>{escape(note)}</p>" for note in found.notes] if found else []
-    reasons = list(refused.values())
-    if reasons:
-        shown = "".join(f"<li>{escape(reason)}</li>" for reason in reasons[:SHOWN])
-        more = f"<li>and {len(reasons) - SHOWN} more</li>" if len(reasons) > SHOWN else ""
-        lines.append(
-            f"<details class='note refused'><summary>{_cannot(len(reasons))}</summary><ul>{shown}{more}</ul></details>"
-        )
-    return "".join(lines)
-
-
-def _cannot(count: int) -> str:
-    return "One model in weights/ cannot be used" if count == 1 else f"{count} models in weights/ cannot be used"
+    return render("form", "model_note", found.notes if found else (), list(refused.values()), SHOWN)

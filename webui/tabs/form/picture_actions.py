@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from webui.core.record import replay as request_of
 from webui.core.storage import input_path
 from webui.gradio_ext.files import served
 from webui.importers.imported_settings import ImportedSettings
+from webui.templates import render
 
 from .apply_settings import fill
 from .form_events import refilled
@@ -38,7 +37,7 @@ def arrival(path: str | None) -> list[Any]:
 def send_offer(page: Page, bench: Workbench, saved: Any, offer: ImportedSettings, path: Path) -> list[Any]:
     """Updates for `send_outputs`: the offer in a form, and what could not be matched below it."""
     updates, notes = fill(page, bench.form, saved, offer.fields, offer.open)
-    told = sent_html(offer.program, offer.missing, (*offer.notes, *notes))
+    told = render("messages", "sent", offer.program, offer.missing, (*offer.notes, *notes))
     picture = [_input_of(page, offer) or served(path)] if bench.mode == "img2img" else []
     return [*updates, told, *picture, gr.Tabs(selected=bench.mode)]
 
@@ -58,20 +57,3 @@ def _input_of(page: Page, offer: ImportedSettings) -> str | None:
         return None
     path = input_path(page.engine.settings.outputs, digest)
     return served(path) if path.is_file() else None
-
-
-def unmatched_html(missing: Iterable[str], notes: Iterable[str]) -> str:
-    """What is missing here, as a problem, and what else could not be matched; empty if all could."""
-    missing, notes = tuple(missing), tuple(notes)
-    parts = [f"<p class='line problem' role='alert'>{escape(each)}</p>" for each in missing]
-    if notes:
-        parts.append("<p class='unmatched'>Not matched:</p><ul class='unmatched'>")
-        parts += [f"<li>{escape(each)}</li>" for each in notes]
-        parts.append("</ul>")
-    return "".join(parts)
-
-
-def sent_html(program: str, missing: Iterable[str], notes: Iterable[str]) -> str:
-    """What a form says after settings were sent to it."""
-    head = f"<p class='line' role='status'>The settings of the picture by {escape(program)} are in the form.</p>"
-    return head + unmatched_html(missing, notes)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from webui.tabs.form.describe import line, problem
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.picture_actions import Info, arrival, send_offer, send_outputs
 from webui.tabs.form.workbench import Workbench
+from webui.templates import render
 
 from .history_index import END, HistoryEntry
 from .history_store import History
@@ -241,7 +241,7 @@ def _pick(shown: list[HistoryEntry], event: gr.SelectData) -> list[Any]:
     one = shown[index]
     facts = " · ".join(filter(None, (one.sampler, one.model, f"seed {one.seed}" if one.seed is not None else "")))
     named = f"{one.path.parent.name}/{one.path.name}"
-    return [index, f"<span>{escape(facts)}</span> <span class='note'>{escape(named)}</span>", gr.update(visible=True)]
+    return [index, render("info", "picked", facts, named), gr.update(visible=True)]
 
 
 def _chosen(shown: list[HistoryEntry], chosen: int) -> Path | None:

@@ -15,20 +15,21 @@ import gradio as gr
 from webui.core.images import open_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.engine.events import Failed
-from webui.engine.replay import compare, into, recipe
+from webui.engine.replay import Verdict, compare, into, recipe
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings
-from webui.tabs.form.describe import message, problem
+from webui.tabs.form.describe import line, message, note, problem
 from webui.tabs.form.job_events import idle, snapshots, stop_job, submit, working
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.picture_actions import Info, arrival, send_offer, send_outputs
 from webui.tabs.form.result_panel import chosen_of
 from webui.tabs.form.workbench import Workbench
+from webui.templates import render
 
-from .info_html import NOTHING, offer_html, verdict_html
-
-MODE = "replay"  # whom a replay belongs to, beside the jobs of the two forms
+MODE = "replay"  # the name of this tab's jobs, beside those of the two forms
+NOTHING = "Drop a PNG, JPEG or WebP here: its settings are read, shown, and sent to a form."
+MOST_SHOWN = 4_000  # characters of a value
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,13 @@ def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
 
     def look(image: Any) -> list[Any]:
         if not image:
-            return [NOTHING, *[gr.update(interactive=False)] * 3]
+            return [line(NOTHING), *[gr.update(interactive=False)] * 3]
         try:
             offer = _offer(page, image)
         except RequestError as error:
             return [problem(str(error)), *[gr.update(interactive=False)] * 3]
         mine = offer.record is not None
-        return [offer_html(offer), *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
+        return [settings_html(offer), *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
 
     # One event for every way in which a picture comes here: dropped, pasted or sent. The verdict is none of its
     # business: that of a picture sent to be replayed may be there first.
@@ -95,10 +96,10 @@ def _build() -> InfoWidgets:
                 stop = gr.Button(
                     "Stop", size="sm", interactive=False, elem_id="info-stop", elem_classes="stop", min_width=0
                 )
-            gr.HTML("<p class='note'>Replay makes the picture again from its settings and compares every pixel.</p>")
+            gr.HTML(note("Replay makes the picture again from its settings and compares every pixel."))
         with gr.Column(elem_classes="result"):
             verdict = gr.HTML(elem_id="info-verdict")
-            facts = gr.HTML(NOTHING, elem_id="info-facts")
+            facts = gr.HTML(line(NOTHING), elem_id="info-facts")
     return InfoWidgets(image, facts, verdict, send, replay, stop)
 
 
@@ -186,3 +187,14 @@ def _verdict(path: Path, job: Any, wanted: Any) -> str:
         return verdict_html(compare(path, made, wanted), to_jpeg(open_picture(made), quality=92))
     except RequestError as error:
         return problem(str(error))
+
+
+def settings_html(offer: ImportedSettings) -> str:
+    """A picture's settings, and what of them could not be matched."""
+    rows = [(name, value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}…") for name, value in offer.rows]
+    return render("info", "settings", offer.program, offer.text, offer.missing, offer.notes, rows)
+
+
+def verdict_html(verdict: Verdict, jpeg: bytes) -> str:
+    """Whether a replay gave the same picture, and the new picture if not."""
+    return render("info", "verdict", str(verdict), verdict.equal, jpeg)

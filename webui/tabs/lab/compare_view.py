@@ -16,6 +16,7 @@ from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET
+from webui.tabs.form.describe import note
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
 
@@ -23,7 +24,7 @@ from .axes_view import AxesView, read_axes
 from .cell_cache import Made
 from .compare import CellDone, Compare, cost_of
 from .grid import Grid, make_grid
-from .grid_html import EMPTY, tables
+from .grid_html import tables
 from .grid_sheet import encode_sheet, write_zip
 from .lab_form import Settings, request_of
 from .lab_text import compared, cost_text
@@ -37,7 +38,7 @@ def build_compare(page: Page, settings: Settings, axes: AxesView) -> Tool:
     """Build what stands below the axes and wire it."""
     cost = gr.HTML(elem_id=f"{MODE}-cost")
     buttons = build_buttons(MODE, "Make the grid", IDLE)
-    table = gr.HTML(EMPTY, elem_id=f"{MODE}-grid")
+    table = gr.HTML(note("The pictures will stand here, row by row, as they are finished."), elem_id=f"{MODE}-grid")
     with gr.Column(visible=False, elem_classes="card", elem_id=f"{MODE}-after") as after:
         with gr.Row():
             first = gr.Dropdown([], label="Left", elem_id=f"{MODE}-a", interactive=True, min_width=140)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
-from webui.tabs.form.describe import seconds_text
+from webui.tabs.form.describe import note, seconds_text
 from webui.tabs.form.page_context import Page
+from webui.templates import render
 
 from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, levels_of, make_convergence, orders
 from .figures import convergence_figure
@@ -103,15 +104,9 @@ def results_table(
     for label, own in group(points):
         order = found.get(label)
         errors = " · ".join(f"{point.calls:.3g}: {point.error:.2g}" for point in own)
-        cells = (label, declared.get(label, ""), "" if order is None else f"{order:.2f}", errors)
-        rows.append(
-            "".join(f"<td data-label='{head}'>{escape(cell)}</td>" for head, cell in zip(heads, cells, strict=True))
-        )
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    left_out = "".join(f"<li><strong>{escape(one.label)}</strong>: {escape(one.reason)}</li>" for one in excluded)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
-    return table + (f"<div class='note left-out'><p>Not in the plot:</p><ul>{left_out}</ul></div>" if left_out else "")
+        rows.append((label, declared.get(label, ""), "" if order is None else f"{order:.2f}", errors))
+    table = render("tables", "table", heads, rows) if rows else Markup()
+    return table + (render("lab", "excluded", excluded) if excluded else "")
 
 
 def _declared(one: Entrant) -> str:
@@ -135,7 +130,7 @@ def _view(job: Job) -> View:
         found = orders(points, doubt)
         text = results_table(task, points, found, excluded)
         if references:
-            text = f"<p class='note'>Errors are measured against {escape(references[0].text)}.</p>" + text
+            text = note(f"Errors are measured against {references[0].text}.") + text
         if len(points) == drawn:
             return [gr.skip(), text]
         drawn = len(points)

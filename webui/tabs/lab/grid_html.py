@@ -1,16 +1,16 @@
-"""A grid of pictures as HTML: tables with the axes' labels, each cell in one of its states. Everything is escaped."""
+"""A grid of pictures as HTML: tables with the axes' labels, each cell in one of its states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
+from typing import Any
 from urllib.parse import quote
+
+from webui.templates import render
 
 from .compare import CellDone
 from .grid import Cell, Grid
 from .grid_sheet import caption
-
-EMPTY = "<p class='note'>The pictures will stand here, row by row, as they are finished.</p>"
 
 
 def tables(grid: Grid, done: Mapping[int, CellDone], files: Mapping[int, str], at_work: bool) -> str:
@@ -20,24 +20,17 @@ def tables(grid: Grid, done: Mapping[int, CellDone], files: Mapping[int, str], a
     files    the served copies of the pictures
     at_work  whether the first cell without an outcome is being made now
     """
-    next_one = (
-        next((i for i, cell in enumerate(grid.cells) if cell.request and i not in done), None) if at_work else None
-    )
-    lengths = [len(axis.values) for axis in grid.axes] + [1, 1]
-    columns, rows, blocks = lengths[:3]
-    small = " pixels" if max(cell.request.width for cell in grid.possible) <= 128 else ""
-    parts = []
-    for block in range(blocks):
-        lines = []
-        for row in range(rows):
-            first = (block * rows + row) * columns
-            cells = "".join(
-                _cell(grid.cells[i], done.get(i), files.get(i), i == next_one) for i in range(first, first + columns)
-            )
-            head = f"<th scope='row'>{escape(grid.axes[1].values[row].label)}</th>" if len(grid.axes) > 1 else ""
-            lines.append(f"<tr>{head}{cells}</tr>")
-        parts.append(f"<table class='cells'>{_head(grid, block)}<tbody>{''.join(lines)}</tbody></table>")
-    return f"<div class='grid{small}' tabindex='0' role='region' aria-label='Grid of pictures'>{''.join(parts)}</div>"
+    waiting = (i for i, cell in enumerate(grid.cells) if cell.request and i not in done)
+    current = next(waiting, None) if at_work else None
+    columns, rows, blocks = ([len(axis.values) for axis in grid.axes] + [1, 1])[:3]
+    html = [_cell(cell, done.get(i), files.get(i), i == current) for i, cell in enumerate(grid.cells)]
+    lines = [html[start : start + columns] for start in range(0, len(html), columns)]
+    heads = [value.label for value in grid.axes[1].values] if len(grid.axes) > 1 else [None]
+    shown = [
+        dict(_head(grid, block), rows=list(zip(heads, lines[block * rows : (block + 1) * rows], strict=True)))
+        for block in range(blocks)
+    ]
+    return render("lab", "grid", shown, max(cell.request.width for cell in grid.possible) <= 128)
 
 
 def file_url(path: str) -> str:
@@ -45,24 +38,16 @@ def file_url(path: str) -> str:
     return f"gradio_api/file={quote(path)}"
 
 
-def _head(grid: Grid, block: int) -> str:
-    across = "".join(f"<th scope='col'>{escape(value.label)}</th>" for value in grid.axes[0].values)
-    corner = f"<td class='corner'>{escape(grid.axes[1].title)}</td>" if len(grid.axes) > 1 else ""
-    title = escape(grid.axes[0].title)
-    if len(grid.axes) > 2:
-        title = f"<strong>{escape(grid.axes[2].title)}: {escape(grid.axes[2].values[block].label)}</strong> · {title}"
-    return f"<caption>{title} →</caption><thead><tr>{corner}{across}</tr></thead>"
+def _head(grid: Grid, block: int) -> dict[str, Any]:
+    third = f"{grid.axes[2].title}: {grid.axes[2].values[block].label}" if len(grid.axes) > 2 else ""
+    corner = grid.axes[1].title if len(grid.axes) > 1 else None
+    columns = [value.label for value in grid.axes[0].values]
+    return dict(block=third, title=grid.axes[0].title, corner=corner, columns=columns)
 
 
 def _cell(cell: Cell, done: CellDone | None, file: str | None, running: bool) -> str:
     if done and done.made and file:
-        url, name = escape(file_url(file), quote=True), escape(cell.name, quote=True)
-        again = "<br>made before" if done.reused else ""
-        return (
-            f"<td><figure><a href='{url}' target='_blank' rel='noopener' title='{name}'>"
-            f"<img src='{url}' alt='{name}' loading='lazy'></a><figcaption>{caption(done.made)}{again}</figcaption></figure></td>"
-        )
-    reason = cell.reason or (done.reason if done else "")
-    if reason:
-        return f"<td class='none'><p>{escape(reason)}</p></td>"
-    return "<td class='making'><i></i></td>" if running else "<td class='coming'><i></i></td>"
+        return render("lab", "picture_cell", file_url(file), cell.name, caption(done.made), done.reused)
+    if reason := cell.reason or (done.reason if done else ""):
+        return render("lab", "impossible_cell", reason)
+    return render("lab", "empty_cell", "making" if running else "coming")

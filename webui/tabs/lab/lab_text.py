@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from webui.engine.events import Failed, Progress, Snapshot, StoppedEarly
 from webui.tabs.form.describe import line, problem, running, seconds_text
+from webui.templates import render
 
 from .compare import Cost
 
@@ -31,22 +31,16 @@ def status(snapshot: Snapshot | None, idle: str, finished: Callable[[Mapping[str
         return line(finished(outcome.info))
     if snapshot.progress is None:
         ahead = snapshot.position or 0
-        return line(
-            f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one" if ahead else "Starting"
-        ) + bar(None)
-    return f"<div class='lab-now'>{_preview(snapshot.progress)}<div>{line(running(snapshot.progress))}{bar(snapshot.progress)}</div></div>"
-
-
-def bar(progress: Progress | None) -> str:
-    """How much of the work is done; a wandering mark where nobody knows."""
-    share = _share(progress) if progress else None
-    if share is None:
-        return '<div class="lab-bar" role="progressbar" aria-label="Progress"><i class="unknown"></i></div>'
-    value = round(100 * min(1.0, share))
-    return (
-        f'<div class="lab-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{value}"><i style="width:{value}%"></i></div>'
+        return render("lab", "waiting", f"Waiting: {_many(ahead, 'job')} ahead of this one" if ahead else "Starting")
+    return render(
+        "lab", "at_work", running(snapshot.progress), snapshot.progress.preview, percent_done(snapshot.progress)
     )
+
+
+def percent_done(progress: Progress) -> int | None:
+    """How much of the work is done; None where nobody knows."""
+    share = _share(progress)
+    return None if share is None else round(100 * min(1.0, share))
 
 
 def _share(progress: Progress) -> float | None:
@@ -99,10 +93,3 @@ def _calls(known: int, uncounted: int, what: str, call: str = "network call") ->
 
 def _many(count: float, what: str) -> str:
     return f"{count:g} {what}{'s' if count != 1 else ''}" if count < 1e6 else f"{count:.0f} {what}s"
-
-
-def _preview(progress: Progress) -> str:
-    if not progress.preview:
-        return ""
-    data = base64.b64encode(progress.preview).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{data}" alt="Preview of the denoised estimate">'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,7 @@ from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
 from webui.gradio_ext.gradio_events import QUIET, on_choice
-from webui.tabs.form.describe import percent, seconds_text
+from webui.tabs.form.describe import note, percent, seconds_text
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
@@ -30,9 +29,9 @@ TOP = 100  # the slider's position of all noise
 START = 45
 IDLE = "Every sampler walks from the same points down to the data."
 LESSON = (
-    "<p class='note'>What to see: with their own defaults DDIM and Euler are one line. DDPM wanders, for it draws fresh "
+    "What to see: with their own defaults DDIM and Euler are one line. DDPM wanders, for it draws fresh "
     "noise at every step. Heun looks ahead and stays nearer to the exact flow, the dashed line. Flow chooses its own steps: "
-    "long ones where the way is straight.</p>"
+    "long ones where the way is straight."
 )
 
 
@@ -91,7 +90,7 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                     )
             cost = gr.HTML(elem_id=f"{MODE}-cost")
             buttons = build_buttons(MODE, "Walk", IDLE)
-            gr.HTML(LESSON)
+            gr.HTML(note(LESSON))
             failed = gr.HTML(elem_id=f"{MODE}-failed")
         with gr.Column(min_width=320, scale=3):
             level = gr.Slider(
@@ -105,7 +104,7 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                 interactive=True,
                 buttons=[],
             )
-            note = gr.HTML(note_of(START), elem_id=f"{MODE}-note")
+            explained = gr.HTML(note_of(START), elem_id=f"{MODE}-note")
             plot = gr.Plot(show_label=False, elem_id=f"{MODE}-plot")
     # Hidden, not a state: a state's change event gets lost while a page is being opened.
     paths, arrived = gr.State(()), gr.Number(0, visible="hidden")
@@ -116,10 +115,14 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
         return [note_of(level), plane_figure(DENSITIES[density](), sigma_at(level), kept)]
 
     triggers = [level.change, arrived.change, tab.select]
-    gr.on(triggers, draw, [density, level, paths], [note, plot], trigger_mode="always_last", **QUIET)
+    gr.on(triggers, draw, [density, level, paths], [explained, plot], trigger_mode="always_last", **QUIET)
     # Other data: the paths drawn belong to the old ones.
     on_choice(
-        density, lambda density, level: [(), *draw(density, level, ())], [density, level], [paths, note, plot], **QUIET
+        density,
+        lambda density, level: [(), *draw(density, level, ())],
+        [density, level],
+        [paths, explained, plot],
+        **QUIET,
     )
 
     def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:
@@ -149,9 +152,9 @@ def sigma_at(level: float) -> float:
 def note_of(level: float) -> str:
     """What the picture shows at a noise level."""
     sigma = sigma_at(level)
-    return (
-        f"<p class='note'>sigma {sigma:.3g}, {percent(noise_share(sigma))} noise. Green is where noised data are at this level, "
-        f"grey arrows are the way of the flow from here, the large marks are where each path has come to.</p>"
+    return note(
+        f"sigma {sigma:.3g}, {percent(noise_share(sigma))} noise. Green is where noised data are at this level, "
+        f"grey arrows are the way of the flow from here, the large marks are where each path has come to."
     )
 
 
@@ -161,9 +164,7 @@ def _view(job: Job) -> View:
     async def show(now: Snapshot) -> list[Any]:
         paths = tuple(part for part in now.parts if isinstance(part, Path))
         failed = {part.label: part.reason for part in now.parts if isinstance(part, PathFailed)}
-        words = "".join(
-            f"<p class='note problem'>{escape(label)}: {escape(reason)}</p>" for label, reason in failed.items()
-        )
+        words = "".join(note(f"{label}: {reason}", problem=True) for label, reason in failed.items())
         if now.outcome is None:
             return [*[gr.skip()] * 3, words]
         return [task.name, paths, time.time(), words]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ from webui.engine.events import Snapshot
 from webui.engine.job_context import Task
 from webui.engine.jobs import Job
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
-from webui.tabs.form.describe import problem
+from webui.tabs.form.describe import note, problem
 from webui.tabs.form.job_events import idle, resumer, snapshots, stop_job, submit, working
 from webui.tabs.form.page_context import Page
 
@@ -143,7 +142,7 @@ def connect_cost(
 
     def show(*given: Any) -> str:
         try:
-            return f"<p class='note'>{escape(tell(*given))}</p>"
+            return note(tell(*given))
         except RequestError as error:
             return problem(str(error))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET
-from webui.tabs.form.describe import summary
+from webui.tabs.form.describe import note, summary
 from webui.tabs.form.form_events import TYPED
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
+from webui.templates import render
 
 from .figures import change_figure, gap_figure, noise_figure
 from .lab_form import Settings, request_of
@@ -33,13 +32,13 @@ from .trajectory import Frame, Trajectory, film, make_trajectory
 MODE = "trajectory"
 IDLE = "Runs the settings above once, as Generate would, and keeps every step. The picture goes to outputs/ as always."
 LESSON = (
-    "<p class='note'>Left: the noise level after each step. Middle: how fast the state moves, for each unit of "
+    "Left: the noise level after each step. Middle: how fast the state moves, for each unit of "
     "sigma, and how much the estimate changes: a straight way keeps both its speed and its estimate. Right: how far the estimate "
-    "with the prompt is from the one without; guidance multiplies it.</p>"
+    "with the prompt is from the one without; guidance multiplies it."
 )
-AGAIN = (
-    "<p class='note'>Drop a picture that was made here, or take the last result: every step of its run is made again from "
-    "what it carries, on the same sigmas, and the end is compared with it, bit for bit.</p>"
+REPLAY = (
+    "Drop a picture that was made here, or take the last result: every step of its run is made again from "
+    "what it carries, on the same sigmas, and the end is compared with it, bit for bit."
 )
 HEADS = (
     "step",
@@ -66,7 +65,7 @@ def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench
             movie = gr.DownloadButton("Save as animated WebP", size="sm", elem_id=f"{MODE}-film", scale=1)
         with gr.Row(elem_classes="plots"):
             plots = [gr.Plot(show_label=False, elem_id=f"{MODE}-plot{i}", min_width=260) for i in range(3)]
-        gr.HTML(LESSON)
+        gr.HTML(note(LESSON))
         with gr.Accordion("All numbers", open=False, elem_classes="card"):
             numbers = gr.HTML(elem_id=f"{MODE}-numbers", elem_classes="plugins")
 
@@ -115,33 +114,28 @@ def _build_again() -> tuple[gr.Image, gr.Button]:
             scale=2,
         )
         with gr.Column(min_width=220, scale=3):
-            gr.HTML(AGAIN)
+            gr.HTML(note(REPLAY))
             last = gr.Button("Last result", size="sm", elem_id=f"{MODE}-last", min_width=0)
     return opened, last
 
 
 def figures_of(frame: Frame | None) -> str:
-    """State and estimate of a step side by side, with what one sees."""
+    """State and estimate of a step side by side; before the first step, what will be there."""
     if frame is None:
-        state = estimate = '<div class="grain" aria-hidden="true"></div>'
-        return _pair(state, "The state, as the network sees it", estimate, "What the network makes of it")
+        texts = ("The state, as the network sees it", "What the network makes of it")
+        return render("lab", "moment", [_half(text=text) for text in texts])
     where = f"step {frame.number}" if frame.number else "start"
-    state = _picture(frame.state, f"State after {where}")
-    left = f"<strong>State</strong>, {where}: sigma {frame.sigma:.3g}"
+    state = _half(frame.state, f"State after {where}", "State", f", {where}: sigma {frame.sigma:.3g}")
     if frame.denoised is None:
-        return _pair(state, left, '<div class="grain" aria-hidden="true"></div>', "Nothing asked of the network yet")
+        return render("lab", "moment", [state, _half(text="Nothing asked of the network yet")])
     made = f", made at sigma {frame.seen:.3g}" if frame.seen is not None else ""
-    right = f"<strong>Estimate</strong> that led there{made}"
-    return _pair(state, left, _picture(frame.denoised, f"Estimate of the finished picture at {where}"), right)
+    alt = f"Estimate of the finished picture at {where}"
+    return render("lab", "moment", [state, _half(frame.denoised, alt, "Estimate", f" that led there{made}")])
 
 
 def numbers_table(frames: Sequence[Frame]) -> str:
     """Every step's numbers."""
-    rows = "".join(
-        f"<tr>{''.join(f'<td data-label={head!r}>{value}</td>' for head, value in zip(HEADS, _numbers(frame), strict=True))}</tr>"
-        for frame in frames
-    )
-    return f"<table><thead><tr>{''.join(f'<th>{escape(head)}</th>' for head in HEADS)}</tr></thead><tbody>{rows}</tbody></table>"
+    return render("tables", "table", HEADS, [_numbers(frame) for frame in frames])
 
 
 def _numbers(frame: Frame) -> list[str]:
@@ -149,17 +143,9 @@ def _numbers(frame: Frame) -> list[str]:
     return [str(frame.number), *("" if value is None else f"{value:.4g}" for value in values)]
 
 
-def _pair(left: str, left_text: str, right: str, right_text: str) -> str:
-    return (
-        f"<div class='moment'><figure><div class='stage'>{left}</div><figcaption class='note'>{left_text}</figcaption></figure>"
-        f"<figure><div class='stage'>{right}</div><figcaption class='note'>{right_text}</figcaption></figure></div>"
-    )
-
-
-def _picture(data: bytes, alt: str) -> str:
-    # The width as a PNG's header has it: small pictures show their pixels.
-    small = " class='pixels'" if int.from_bytes(data[16:20], "big") <= SMALL else ""
-    return f'<img{small} src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}" alt="{escape(alt)}">'
+def _half(png: bytes = b"", alt: str = "", title: str = "", text: str = "") -> dict[str, Any]:
+    # The width is bytes 16 to 20 of a PNG: small pictures show their pixels.
+    return dict(png=png, alt=alt, title=title, text=text, small=int.from_bytes(png[16:20], "big") <= SMALL)
 
 
 def _view(job: Job) -> View:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -19,8 +17,9 @@ from webui.core.images import fit_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.run_preview import run_levels
-from webui.tabs.form.describe import percent, problem
+from webui.tabs.form.describe import note, percent, problem
 from webui.tabs.form.plots import FAINT, figure, line
+from webui.templates import render
 from weights.catalog import ModelInfo
 
 from .forward_process import (
@@ -75,11 +74,11 @@ def show(
     caption = f"Time {at:g}: sigma {sigma:.3g}, {percent(noise_share(sigma))} noise"
     pair = _figures([(clean, "The picture"), (to_picture(now[0]), caption)], "pair")
     strip = [(to_picture(noised(values, level, process)[0]), _caption(level)) for level in levels]
-    told = "<p class='note'>The levels of the run, from its start to its end, as it will meet them.</p>"
+    told = note("The levels of the run, from its start to its end, as it will meet them.")
     return [
         pair,
         draw_histogram(histogram(now, sigma, process)),
-        f"<p class='note'>{escape(SAYS[process])}</p>",
+        note(SAYS[process]),
         _figures(strip, "strip") + told,
     ]
 
@@ -109,9 +108,9 @@ async def show_latents(
     caption = f"In latents: sigma {sigma:.3g}, {percent(noise_share(sigma))} noise"
     first = _figures([(pictures[0], "Encoded and decoded"), (pictures[1], caption)], "pair")
     strip = [(picture, _caption(level)) for picture, level in zip(pictures[2:], levels, strict=False)]
-    told = (
-        f"<p class='note'>The same noise level in the latents of {escape(found.name)}, decoded: each latent stands for "
-        f"{found.factor} x {found.factor} pixels, so noise comes in patches of colour.</p>"
+    told = note(
+        f"The same noise level in the latents of {found.name}, decoded: each latent stands for "
+        f"{found.factor} x {found.factor} pixels, so noise comes in patches of colour."
     )
     return first + told + (_figures(strip, "strip") if strip else ""), known
 
@@ -156,13 +155,6 @@ def _caption(sigma: float) -> str:
 
 
 def _figures(pictures: Sequence[tuple[Image.Image, str]], look: str) -> str:
-    shown = []
-    for picture, caption in pictures:
-        data = base64.b64encode(to_jpeg(picture, quality=92)).decode("ascii")
-        text = escape(caption)
-        shown.append(
-            f"<figure><img src='data:image/jpeg;base64,{data}' alt='{text}'><figcaption>{text}</figcaption></figure>"
-        )
-    return (
-        f"<div class='{look}{' pixels' if pictures and pictures[0][0].width <= QUICK else ''}'>{''.join(shown)}</div>"
-    )
+    small = bool(pictures) and pictures[0][0].width <= QUICK
+    shown = [(to_jpeg(picture, quality=92), caption) for picture, caption in pictures]
+    return render("schedule", "figures", look, small, shown)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from webui.core.record import MetadataError, read_png, replay
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, preview_run
+from webui.tabs.form.describe import note
 
 from .curves import Curve, curve, places_of
 from .guidance_marks import guidance_note, guided_curve
@@ -78,9 +78,9 @@ def read_run(record: Mapping[str, Any]) -> RecordedRun:
 def loaded_note(engine: Engine, loaded: RecordedRun) -> str:
     """What ran, and whether the same settings would run the same list here and now."""
     calls = f"{loaded.nfe:g} network calls" if loaded.nfe else "network calls not recorded"
-    ran = f"{escape(loaded.name)} on {escape(loaded.model or 'an unnamed model')}: {calls}."
+    ran = f"{loaded.name} on {loaded.model or 'an unnamed model'}: {calls}."
     guidance = guidance_note(loaded.request, loaded.sigmas[:-1], len(loaded.sigmas) - 1)
-    return f"<p class='note'>{ran} {escape(guidance)} {escape(_now(engine, loaded))}</p>"
+    return note(f"{ran} {guidance} {_now(engine, loaded)}")
 
 
 def _now(engine: Engine, loaded: RecordedRun) -> str:

@@ -13,7 +13,7 @@ from webui.core.request import RequestError, plan_of
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_levels
 from webui.tabs.form.controls import schedule_update
-from webui.tabs.form.describe import percent, problem
+from webui.tabs.form.describe import note, percent, problem
 
 from .curves import Curve, View, curve, draw, ends_curve, run_curves
 from .guidance_marks import asked, guidance_note, guided_curve
@@ -57,7 +57,7 @@ def redraw(
     said = guidance_note(made.request, calls and [sigma for _, sigma in calls], len(shown.sigmas) - 1)
     return [
         draw(made.found.schedule, made.found.name, curves, view, start),
-        f"<p class='note'>{view.sentence}</p>",
+        note(view.sentence),
         facts(made, rehearsed, by_meaning, said, trouble),
         list_text(shown.sigmas),
         schedule_update(made.run.own_grid),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from samplers.levels import DryRun
@@ -12,7 +11,8 @@ from samplers.run import Plan
 from samplers.schedule import noise_share
 from webui.core.request import RequestError
 from webui.engine.run_preview import RunPreview
-from webui.tabs.form.describe import percent
+from webui.tabs.form.describe import cost_text, note, percent, start_text, steps_text
+from webui.templates import render
 
 MEANINGS = {"steps": "as a share of the steps", "noise": "as a level of noise"}
 
@@ -26,11 +26,14 @@ def facts(
     guidance    the sentence about where guidance acts
     trouble     why the inner calls are not known, if they are not
     """
-    parts = [f"<p class='note facts'>{_cost(made.run, made.found.name)}</p>"]
-    note = trouble or asks(made.run, rehearsed)
-    parts.append(f"<p class='note{' problem' if trouble else ''}'>{escape(note)}</p>")
+    steps = "its own steps" if made.run.own_grid else steps_text(len(made.run.sigmas) - 1)
+    cost = cost_text(made.run)
+    parts = [
+        render("schedule", "facts", cost[:1].upper() + cost[1:], made.found.name, steps, start_text(made.run)),
+        note(trouble or asks(made.run, rehearsed), problem=bool(trouble)),
+    ]
     if guidance:
-        parts.append(f"<p class='note'>{escape(guidance)}</p>")
+        parts.append(note(guidance))
     if made.request.strength < 1:
         parts.append(_strengths(made, by_meaning))
     return "".join(parts)
@@ -62,33 +65,14 @@ def _firsts(rehearsed: DryRun) -> list[float]:
     return list(first.values())
 
 
-def _cost(plan: Plan, model: str) -> str:
-    calls = "As many network calls as it needs" if plan.calls is None else _calls(plan.calls)
-    count = len(plan.sigmas) - 1
-    steps = "its own steps" if plan.own_grid else "one step" if count == 1 else f"{count} steps"
-    return f"<strong>{calls}</strong> on {escape(model)}, {steps}, starting at <strong>{_start(plan)}</strong>"
-
-
-def _start(plan: Plan) -> str:
-    return f"{percent(noise_share(plan.sigmas[0]))} noise (sigma {plan.sigmas[0]:.3g})"
-
-
-def _calls(calls: int) -> str:
-    return "One network call" if calls == 1 else f"{calls} network calls"
-
-
 def _strengths(made: RunPreview, by_meaning: Mapping[str, Plan]) -> str:
     rows = []
     for meaning, plan in by_meaning.items():
-        chosen = " class='chosen' aria-current='true'" if meaning == made.request.strength_as else ""
         calls = "as it needs" if plan.calls is None else f"{plan.calls}"
         cells = (MEANINGS[meaning].capitalize(), calls, percent(noise_share(plan.sigmas[0])), f"{plan.sigmas[0]:.3g}")
-        tags = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f"<tr{chosen}>{tags}</tr>")
-    head = "".join(
-        f"<th scope='col'>{title}</th>" for title in (f"Strength {made.request.strength:g}", "Calls", "Noise", "Sigma")
-    )
-    return f"<table class='strengths'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        rows.append((meaning == made.request.strength_as, cells))
+    columns = (f"Strength {made.request.strength:g}", "Calls", "Noise", "Sigma")
+    return render("tables", "strengths", columns, rows)
 
 
 def list_text(sigmas: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from webui.tabs.form.describe import note
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
 
@@ -78,9 +79,7 @@ def _build_run(page: Page) -> dict[str, Any]:
                     opened = gr.UploadButton(
                         "Open a picture", file_types=[".png"], size="sm", scale=0, min_width=0, elem_id="schedule-open"
                     )
-                gr.HTML(
-                    "<p class='note'>A picture made here carries the sigmas that ran: they are drawn with the same code.</p>"
-                )
+                gr.HTML(note("A picture made here carries the sigmas that ran: they are drawn with the same code."))
                 message = gr.HTML(elem_id="schedule-message")
             with gr.Column(elem_classes="card"):
                 pasted = gr.Textbox(

@@ -14,7 +14,7 @@ from webui.engine.engine import Engine
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW
 from webui.tabs.form.controls import side
-from webui.tabs.form.describe import problem
+from webui.tabs.form.describe import note, problem, steps_text
 from webui.tabs.form.form import Form
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
@@ -43,7 +43,7 @@ def connect_paste(page: Page, view: RunView, pasted: gr.Textbox, use: gr.Button,
         if count > most:
             return [*[gr.skip()] * 5, problem(f"The list has {count} numbers; allowed here are {most} steps.")]
         chosen = {**options, "schedules": {**options["schedules"], CUSTOM: {"numbers": numbers}}}
-        said = f"<p class='note'>The list is the schedule Custom now, of {'one step' if count == 1 else f'{count} steps'}.</p>"
+        said = note(f"The list is the schedule Custom now, of {steps_text(count)}.")
         return [chosen, CUSTOM, steps_update(count), 1.0, time.time(), said]
 
     outputs = [view.options, fields["schedule"], fields["steps"], fields["strength"], view.revision, message]

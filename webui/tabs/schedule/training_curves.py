@@ -25,6 +25,7 @@ from samplers.schedule import (
 from webui.core.request import RequestError
 from webui.tabs.form.describe import percent
 from webui.tabs.form.plots import FAINT, figure, line
+from webui.templates import render
 
 from .curves import MEASURES
 
@@ -110,16 +111,14 @@ def trained_table(curves: Sequence[Trained]) -> str:
     for each in curves:
         half = next((time for time, sigma in zip(each.times, each.sigmas, strict=True) if sigma >= 1), None)
         cells = (
-            escape(each.name),
+            each.name,
             f"{each.sigmas[0]:.3g} to {f'over {MAX_SIGMA:g}' if each.end >= MAX_SIGMA else f'{each.end:.4g}'}",
             _left(each.end),
             "never" if half is None else f"{half:.2f}",
         )
-        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    head = "".join(
-        f"<th scope='col'>{title}</th>" for title in ("Training", "Sigma", "Picture left at the end", "Half noise at")
-    )
-    return f"<table class='strengths wide'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        rows.append((False, cells))
+    columns = ("Training", "Sigma", "Picture left at the end", "Half noise at")
+    return render("tables", "strengths", columns, rows, wide=True)
 
 
 def trained_sentence(measure: str, zero_snr: bool, shift: float) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from webui.core.request import RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
-from webui.tabs.form.describe import problem
+from webui.tabs.form.describe import note, problem
 from webui.tabs.form.page_context import Page
 
 from .run_view import RunView
@@ -115,4 +115,4 @@ def show(page: Page, model: Any, kinds: Any, start: Any, end: Any, zero: Any, sh
         drawing = draw_trained(curves, found.schedule, found.name, measure)
     except RequestError as error:
         return [gr.skip(), problem(str(error)), gr.skip()]
-    return [drawing, f"<p class='note'>{trained_sentence(measure, bool(zero), shift)}</p>", trained_table(curves)]
+    return [drawing, note(trained_sentence(measure, bool(zero), shift)), trained_table(curves)]
