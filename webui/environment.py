@@ -1,27 +1,27 @@
-"""Makes sure that the packages of requirements.txt are there, in this interpreter or in `.venv` beside launch.py.
+"""Install requirements.txt into `.venv` beside launch.py, unless the running interpreter has all of it.
 
-Standard library only: this runs before anything is installed.
+`.venv` holds a file with the requirements that pip has installed into it; a start compares it with requirements.txt and
+needs no more. Standard library only: this runs before anything is installed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
-import operator
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 STARTED = "SIGMALAB_STARTED_IN"  # tells the program that went on in .venv that it should now be there
-UNFINISHED = "sigmalab-unfinished"  # a file in .venv while packages are being installed
-OPERATORS = {"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le, "<": operator.lt}
-STAGES = {"dev": 0, "a": 1, "b": 2, "rc": 3, None: 4, "post": 5}
-VERSION = re.compile(r"v?(\d+(?:\.\d+)*)(?:[-_.]?(dev|a|b|rc|post)[-_.]?(\d*))?")
+INSTALLED = "sigmalab-installed.txt"  # in .venv: the requirements that a finished installation has satisfied
 NO_NETWORK = re.compile(r"onnection|name resolution|getaddrinfo|timed out|Timeout|ProxyError|SSLError")
 DISK_FULL = re.compile(r"No space left|Errno 28|not enough space on the disk|Disk quota exceeded")
 # -I: without PYTHONPATH and the user's own packages. A .venv whose Python was upgraded has no site-packages for it.
@@ -46,28 +46,8 @@ def requirements(root: Path, tests: bool = False) -> list[str]:
 
 def missing(wanted: Sequence[str]) -> list[str]:
     """Those of the requirements that the running interpreter does not satisfy."""
-
-    def satisfied(line: str) -> bool:
-        try:
-            version = metadata.version(_name(line))
-        except metadata.PackageNotFoundError:
-            return False
-        return bool(version) and allows(line.removeprefix(_name(line)), version)
-
-    return [line for line in wanted if not satisfied(line)]
-
-
-def allows(specifiers: str, version: str) -> bool:
-    """Whether a version fits specifiers such as ">=2.10,<3". ValueError on an operator that is not in OPERATORS."""
-    for specifier in filter(None, (part.strip() for part in specifiers.split(","))):
-        sign, limit = re.fullmatch(r"([=!<>~]+)\s*(\S+)", specifier).groups()
-        if sign not in OPERATORS:
-            raise ValueError(f"{specifier!r}: write the range with {' '.join(OPERATORS)}")
-        # 3.0rc1 comes before 3.0, yet "<3" means that nothing of 3 is wanted: compare the numbers alone.
-        parts = slice(0, 1) if sign == "<" else slice(None)
-        if not OPERATORS[sign](_key(version)[parts], _key(limit)[parts]):
-            return False
-    return True
+    parse = _requirement_parser()
+    return [line for line in wanted if parse is None or not _satisfied(parse(line))]
 
 
 def prepare(root: Path, *, setup: bool = True, tests: bool = False, torch_index: str | None = None) -> Path | None:
@@ -78,16 +58,17 @@ def prepare(root: Path, *, setup: bool = True, tests: bool = False, torch_index:
     """
     wanted, folder = requirements(root, tests), root / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    lacking = missing(wanted)
     inside = folder.is_dir() and os.path.samefile(sys.prefix, folder)
-    if not lacking and not (inside and (folder / UNFINISHED).exists()):
+    finished = inside and set(wanted) <= _installed(folder)
+    lacking = [] if finished else missing(wanted)
+    if finished or not (lacking or (inside and setup)):
         if torch_index:
             print(f"Nothing to install: --torch-index is not used. To change torch, delete {folder} and start again.")
         os.environ.pop(STARTED, None)
         return None
     if not setup:
         raise StartError(
-            f"{sys.executable} lacks {', '.join(lacking) or 'a finished installation'}.\n"
+            f"{sys.executable} lacks {', '.join(lacking)}.\n"
             "Install that (python -m pip install -r requirements.txt), or start without --no-setup."
         )
     if not inside and os.environ.get(STARTED) == str(folder):
@@ -123,21 +104,20 @@ def _make(folder: Path, lacking: Sequence[str]) -> None:
 def _install(folder: Path, wanted: Sequence[str], lacking: Sequence[str], torch_index: str | None) -> None:
     """Install into the running interpreter, which is `.venv`'s."""
     _check_space(folder, lacking, torch_index)
-    marker = folder / UNFINISHED
-    if marker.exists():
-        print("The last installation did not finish; going on with it.")
-        _mend()
-    marker.write_text("An installation is running or was interrupted; the next start finishes it.\n")
-    if missing(["pip"]):
+    # Without this file an interrupted installation is finished by the next start.
+    (folder / INSTALLED).unlink(missing_ok=True)
+    _remove_partial_packages()
+    if importlib.util.find_spec("pip") is None:
         _run("Adding pip", ["-m", "ensurepip"])
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     if torch_index:
         first = [line for line in wanted if _name(line) in ("torch", "torchvision")]
         _run(f"Installing torch from {torch_index}", [*pip, "--index-url", torch_index, *first])
     _run(f"Installing {', '.join(map(_name, lacking)) or 'what is missing'}", [*pip, *wanted])
+    importlib.invalidate_caches()
     if still := missing(wanted):
         raise StartError(f"pip finished, yet these are missing: {', '.join(still)}. Delete {folder} and start again.")
-    marker.unlink()
+    (folder / INSTALLED).write_text("\n".join(wanted), "utf-8")
     print("The environment is ready.")
 
 
@@ -148,7 +128,7 @@ def _run(phase: str, arguments: Sequence[str]) -> None:
     environment = {**os.environ, "PIP_USER": "0"}
     text, command = "", [sys.executable, *arguments]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as child:
-        for line in child.stderr:
+        for line in child.stderr or ():
             sys.stderr.write(line)
             text += line
     if child.returncode == 0:
@@ -175,7 +155,7 @@ def _check_space(folder: Path, lacking: Sequence[str], torch_index: str | None) 
         )
 
 
-def _mend() -> None:
+def _remove_partial_packages() -> None:
     # pip writes RECORD last; a package without it pip neither replaces nor repairs, so let it be installed anew.
     for info in Path(sysconfig.get_path("purelib")).glob("*.dist-info"):
         if not any(record.stat().st_size for record in info.glob("RECORD")):
@@ -188,13 +168,25 @@ def _usable(python: Path) -> bool:
 
 
 def _name(line: str) -> str:
-    return re.match(r"[\w.-]+", line)[0]
+    return re.split(r"[^\w.-]", line, maxsplit=1)[0]
 
 
-def _key(version: str) -> tuple:
-    # The order of PEP 440, as far as our ranges need it: the local part, as in 2.13.0+cpu, does not count.
-    found = VERSION.match(version.lower())
-    if not found:
-        return ((),)
-    numbers = tuple(map(int, re.sub(r"(\.0+)+$", "", found[1]).split(".")))
-    return (numbers, STAGES[found[2]], int(found[3] or 0))
+def _installed(folder: Path) -> set[str]:
+    file = folder / INSTALLED
+    return set(file.read_text("utf-8").splitlines()) if file.exists() else set()
+
+
+def _requirement_parser() -> Callable[[str], Any] | None:
+    # transformers and gradio need `packaging`: an interpreter that has neither it nor pip does not have them either.
+    for module in ("packaging.requirements", "pip._vendor.packaging.requirements"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(module).Requirement
+    return None
+
+
+def _satisfied(requirement: Any) -> bool:
+    try:
+        # Development builds of torch count, as they do for pip once they are installed.
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except (metadata.PackageNotFoundError, ValueError, TypeError, KeyError):  # not there, or without a valid version
+        return False
