@@ -19,6 +19,7 @@ from samplers.testing import GaussianDenoiser
 from webui.core.record import encode_png
 from webui.core.storage import write_new
 from weights.catalog import Defaults, ModelInfo
+from weights.identity import ModelIdentity, hardware_of
 
 ROOT = Path(__file__).parent.parent
 # Two test processes share the cores; threads of their own would only stand in each other's way.
@@ -32,16 +33,14 @@ class ToyModel:
     on_call  called before every network call, to make it slow, fail or count
     """
 
-    found: ModelInfo
+    info: ModelInfo
     on_call: Callable[[float], None] = lambda sigma: None
-    device: torch.device = torch.device("cpu")
-    digest: str = "0123456789"
     calls: list[tuple[int, float]] = field(default_factory=list)
 
-    def __getattr__(self, name):
-        if name == "found":
-            raise AttributeError(name)
-        return getattr(self.found, name)
+    def __post_init__(self):
+        self.name, self.schedule, self.device = self.info.name, self.info.schedule, torch.device("cpu")
+        hardware = hardware_of(self.device)
+        self.identity = ModelIdentity("0123456789", self.info.prediction, "float32", "cpu", hardware)
 
     def denoiser(self, prompt, negative_prompt="", guidance=1.0, **conditioning):
         exact = GaussianDenoiser(len(prompt) / 100, 0.5)
@@ -72,7 +71,7 @@ class ToyModel:
 
 
 def toy(name: str = "toy", max_batch: int = 4) -> ModelInfo:
-    """A found model of Stable Diffusion's noise schedule, 64 pixels a side by default."""
+    """A model of Stable Diffusion's noise schedule, 64 pixels a side by default."""
     defaults = Defaults(
         size=64, multiple=8, largest=2048, guidance=5.0, schedule="Uniform leading", max_batch=max_batch
     )

@@ -127,8 +127,8 @@ def test_a_picture_comes_out(models, version, registry):
 
 def test_the_digest_is_that_of_the_file_as_other_programs_tell_it(files, models):
     path = files[1, ".ckpt"]
-    assert models[1, ".ckpt"].digest == hashlib.sha256(path.read_bytes()).hexdigest()[:10]
-    assert models[1, ".ckpt"].vae_digest == ""
+    assert models[1, ".ckpt"].identity.weights == hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    assert models[1, ".ckpt"].identity.vae == ""
 
 
 def test_halves_become_what_the_device_needs(weights, tmp_path):
@@ -238,7 +238,7 @@ class TestPrediction:
             model._network = network
 
     def test_the_embedded_model_is_recognized_by_that(self, emoji):
-        assert emoji.prediction == "epsilon" == emoji.guess_prediction()
+        assert emoji.info.prediction == "epsilon" == emoji.guess_prediction()
 
         def velocity(scaled, timestep, condition, network=emoji._network):
             # The same network as one that predicts v: v = (eps - sqrt(1 - alpha^2) z) / alpha.
@@ -253,8 +253,9 @@ class TestPrediction:
 
     def test_an_opened_file_says_what_was_found(self, models):
         model = models[2, ".ckpt"]
-        assert model.found.is_certain and model.prediction == model.guess_prediction()
-        assert "asked of the network when it is opened" in model.found.notes[0]
+        assert model.info.is_certain
+        assert model.info.prediction == model.identity.prediction == model.guess_prediction()
+        assert "asked of the network when it is opened" in model.info.notes[0]
 
     def test_zero_terminal_snr_is_marked_or_said(self, weights, tmp_path):
         found = read_single(
@@ -309,7 +310,7 @@ class TestBeside:
         assert found.notes == (f"Its VAE is a{ending}.",)
         model = open_model(found, "cpu")
         assert torch.equal(model._vae.module.decoder.conv_in.bias, other["decoder.conv_in.bias"])
-        assert model.vae_digest == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
+        assert model.identity.vae == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
         assert list(Catalog().find_models(tmp_path)) == ["a"]
 
     def test_a_named_vae_counts_when_it_comes_and_when_it_changes(self, weights, files, tmp_path):

@@ -1,6 +1,7 @@
 """Guidance rescale and interval, clip skip, chunks of different lengths: in the denoiser, the request and the metadata."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_what_is_off_is_not_in_the_text_for_other_programs(engine):
 
 
 def test_another_vae_is_part_of_what_a_picture_remembers(engine):
-    engine.model.vae_digest = "abcdef0123"
+    engine.model.identity = replace(engine.model.identity, vae="abcdef0123")
     carried = read_png(last(Api(engine).txt2img("a cat", steps=1)).files[0])
     assert carried.record["model"]["vae"] == "abcdef0123" and "VAE hash: abcdef0123" in carried.parameters
 

@@ -539,4 +539,4 @@ def test_a_file_that_is_good_opens(good, tmp_path):
     (tmp_path / "good.safetensors").write_bytes(good)
     found = Catalog().find_models(tmp_path)["good"]
     check_model(found)
-    assert open_model(found, "cpu").digest
+    assert open_model(found, "cpu").identity.digest

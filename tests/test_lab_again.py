@@ -60,7 +60,7 @@ def test_every_step_of_a_picture_is_made_again(engine, name, index):
 
 def test_on_the_embedded_model_the_gap_is_the_picture_s_own(registry, tmp_path, emoji):
     settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", model="emoji")
-    engine = Engine(registry, settings, lambda found, device: emoji, lambda folder: {"emoji": emoji.found})
+    engine = Engine(registry, settings, lambda found, device: emoji, lambda folder: {"emoji": emoji.info})
     engine.start()
     try:
         fields = dict(prompt="red apple", sampler="Heun", steps=3, guidance_low=0.5)

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -226,12 +227,14 @@ def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
     made = grid(engine, BASE, ("option:eta", "0.5"))
     _, parts = done(engine, Compare(made))
     record = read_png(parts[0].made.path).record
-    key = key_of_request(made.cells[0].request, engine.registry, record["model"]["digest"], record["model"]["device"])
+    identity = engine.identity_of("toy")
+    key = key_of_request(made.cells[0].request, engine.registry, identity)
     assert key_of_record(record) == key
     for change in (dict(prompt="x"), dict(seed=8), dict(steps=5), dict(guidance=1.0)):
         other = made.cells[0].request.model_copy(update=change)
-        assert key_of_request(other, engine.registry, "0123456789", "cpu") != key
-    assert key_of_request(made.cells[0].request, engine.registry, "other weights", "cpu") != key
+        assert key_of_request(other, engine.registry, identity) != key
+    for change in (dict(weights="others"), dict(patches=(("0011223344", 0.5),)), dict(device="cuda:0")):
+        assert key_of_request(made.cells[0].request, engine.registry, replace(identity, **change)) != key
     assert key_of_record(record | {"model": record["model"] | {"vae": "beside it"}}) != key
     batch = json.loads(json.dumps(record)) | {"batch": [7, 8]}
     assert key_of_record(batch) is None and key_of_record({}) is None

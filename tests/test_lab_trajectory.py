@@ -156,7 +156,7 @@ def test_too_many_steps_are_refused(engine):
 @pytest.mark.parametrize("name, guidance", [("DDIM", 5.0), ("Heun", 5.0), ("DDIM", 1.0)])
 def test_on_the_embedded_model(registry, tmp_path, emoji, name, guidance):
     settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", model="emoji")
-    engine = Engine(registry, settings, lambda found, device: emoji, lambda folder: {"emoji": emoji.found})
+    engine = Engine(registry, settings, lambda found, device: emoji, lambda folder: {"emoji": emoji.info})
     engine.start()
     try:
         fields = dict(prompt="red apple", sampler=name, steps=3, seed=4, guidance=guidance)

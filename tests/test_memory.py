@@ -42,7 +42,7 @@ def vae(emoji, monkeypatch):
     """vae(bytes): the embedded VAE with so much memory free, and the sides, in latents, that its decoder is given."""
 
     def make(free):
-        made, sides = Autoencoder(emoji._vae.module, emoji.factor, torch.device("cpu")), []
+        made, sides = Autoencoder(emoji._vae.module, emoji.info.factor, torch.device("cpu")), []
         monkeypatch.setattr(made, "_free", lambda: free)
         decoder = made.module.decoder.forward
         monkeypatch.setattr(made.module.decoder, "forward", lambda z: sides.append(z.shape[-1]) or decoder(z))

@@ -183,9 +183,9 @@ def drawn_for_emoji():
 
 
 def test_thirty_combinations_on_the_embedded_model(emoji, tmp_path):
-    for api in serving(tmp_path, {"emoji": emoji.found}, lambda found: emoji):
+    for api in serving(tmp_path, {"emoji": emoji.info}, lambda found: emoji):
         for combination in drawn_for_emoji():
-            agree(api, *combination, width=emoji.found.defaults.size, height=emoji.found.defaults.size)
+            agree(api, *combination, width=emoji.info.defaults.size, height=emoji.info.defaults.size)
 
 
 def test_the_embedded_model_is_there():

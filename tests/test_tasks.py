@@ -130,7 +130,7 @@ def test_a_task_gets_the_model_that_it_names_or_none(engine):
         work.go.set()
         assert isinstance(engine.submit_task(work).wait(WAIT), Finished)
         assert (work.desk.model.name if model else work.desk.model) == (model or None)
-    assert engine.origin_of("other") == ("0123456789", "cpu") and engine.origin_of("toy") is None
+    assert engine.identity_of("other").digest == "0123456789" and engine.identity_of("toy") is None
     assert engine.status == "other on cpu, ready"
     with pytest.raises(RequestError, match="Unknown model 'nowhere'; known are toy, other"):
         engine.submit_task(Work("nowhere"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 
 from samplers.denoiser import Denoiser, guidance_interval
+from samplers.schedule import NoiseSchedule
 
 from .autoencoder import Autoencoder
+from .identity import ModelIdentity
 from .model_info import ModelInfo
 from .prompt_encoder import Prompts
 
@@ -24,38 +27,36 @@ log = logging.getLogger(__name__)
 class Model:
     """One model on one device (Rombach et al. 2022, arXiv:2112.10752). Latents are float32, scaled to unit variance.
 
-    found         its name, schedule, prediction type and defaults
-    dtype         the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
-    digest        of the UNet's weights, or of the whole single file
-    vae_digest    of the VAE's file, where it takes the place of the model's own
-    parts_digest  of a folder's vocabulary, text encoder and VAE, which `digest` leaves out
-    compiled      whether torch.compile has translated the UNet
+    info      what is known of its files: name, schedule, prediction type and defaults
+    identity  everything that shapes its output
+    dtype     the UNet's and the text encoder's; the VAE stays float32, which half precision overflows
     """
-
-    vae_digest = parts_digest = ""
-    compiled = False
 
     def __init__(
         self,
-        found: ModelInfo,
-        tokenizer,
-        text_encoder,
-        vae,
-        unet,
+        info: ModelInfo,
+        identity: ModelIdentity,
+        tokenizer: Any,
+        text_encoder: torch.nn.Module,
+        vae: torch.nn.Module,
+        unet: torch.nn.Module,
         device: torch.device,
         dtype: torch.dtype,
-        digest: str,
     ):
-        self.found, self.device, self.dtype, self.digest = found, device, dtype, digest
-        self._vae, self._unet = Autoencoder(vae, found.factor, device), unet
-        self._text = Prompts(found.name, tokenizer, text_encoder)
+        self.info, self.identity, self.device, self.dtype = info, identity, device, dtype
+        self._vae, self._unet = Autoencoder(vae, info.factor, device), unet
+        self._text = Prompts(info.name, tokenizer, text_encoder)
         self._prompts: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
 
-    def __getattr__(self, name: str) -> Any:
-        # name, schedule, prediction, channels, factor and defaults are the found model's own.
-        if name.startswith("_") or name == "found":
-            raise AttributeError(name)
-        return getattr(self.found, name)
+    @property
+    def name(self) -> str:
+        """Its name in the menu."""
+        return self.info.name
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels that it was trained on."""
+        return self.info.schedule
 
     def encode_prompt(self, text: str, clip_skip: int = 1) -> torch.Tensor:
         """The prompt as the UNet reads it, (1, tokens, width), see `Prompts.encode`; the latest ones are kept."""
@@ -94,7 +95,7 @@ class Model:
         return Denoiser(
             self._network,
             self.schedule,
-            self.prediction,
+            self.info.prediction,
             positive,
             negative,
             guidance,
@@ -109,9 +110,9 @@ class Model:
         At the highest level the state is z = alpha x0 + sqrt(1 - alpha^2) eps with alpha near 0, so the slope of the
         output on z is about 1 for epsilon and about alpha for v = alpha eps - sqrt(1 - alpha^2) x0.
         """
-        noise = torch.randn(1, self.channels, PROBE_SIDE, PROBE_SIDE, generator=torch.Generator().manual_seed(0)).to(
-            self.device
-        )
+        noise = torch.randn(
+            1, self.info.channels, PROBE_SIDE, PROBE_SIDE, generator=torch.Generator().manual_seed(0)
+        ).to(self.device)
         highest = self.schedule.timestep(self.schedule.sigmas[-1])
         output = self._network(noise, highest, self.encode_prompt(""))
         slope = float((output * noise).sum() / (noise * noise).sum())
@@ -127,9 +128,11 @@ class Model:
         plain = self._unet
         try:
             self._unet = torch.compile(plain)
-            side = max(PROBE_SIDE, self.defaults.size // self.factor)
-            self._network(torch.zeros(1, self.channels, side, side, device=self.device), 1.0, self.encode_prompt(""))
-            self.compiled = True
+            side = max(PROBE_SIDE, self.info.defaults.size // self.info.factor)
+            self._network(
+                torch.zeros(1, self.info.channels, side, side, device=self.device), 1.0, self.encode_prompt("")
+            )
+            self.identity = replace(self.identity, compiled=True)
         except Exception as error:
             log.warning(
                 "--compile does not work here, drawing goes on without it: %s", str(error).strip().split("\n")[0]
@@ -138,7 +141,7 @@ class Model:
 
     def latents_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of this size in pixels."""
-        return self.channels, height // self.factor, width // self.factor
+        return self.info.channels, height // self.info.factor, width // self.info.factor
 
     def encode(self, image: Image.Image) -> torch.Tensor:
         """See `Autoencoder.encode`."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from .folder_parts import MODULES, check_folder, open_module, open_tokenizer, other_files, refuse_other_classes
+from .identity import ModelIdentity, file_digest, hardware_of
 from .model import Model
 from .model_info import ModelError, ModelInfo
 
@@ -36,27 +34,27 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def check_model(found: ModelInfo) -> None:
+def check_model(info: ModelInfo) -> None:
     """Look at everything about a model that can be known without reading its weights. Raises ModelError.
 
     For the time before another model is let go: what is wrong with a file should not cost the one in use.
     """
-    if not found.path.is_dir():
+    if not info.path.is_dir():
         from .assembly import plan_parts
 
-        plan_parts(found)
+        plan_parts(info)
         return
-    check_folder(found)
+    check_folder(info)
 
 
-def open_model(found: ModelInfo, device: str = "auto", compiled: bool = False) -> Model:
+def open_model(info: ModelInfo, device: str = "auto", compiled: bool = False) -> Model:
     """Open a diffusers folder or a single file on a device: half precision on CUDA, float32 elsewhere.
 
     compiled  have torch.compile translate the UNet, which takes minutes at the first run of each size
     Raises ModelError that names the model and what is wrong; nothing is fetched, no code of a model is run.
     """
     target = pick_device(device)
-    model = _open_folder(found, target) if found.path.is_dir() else _open_file(found, target)
+    model = _open_folder(info, target) if info.path.is_dir() else _open_file(info, target)
     model.lay_out(WIDE)
     if compiled:
         model.compile()
@@ -69,47 +67,42 @@ def dtypes(device: torch.device) -> dict[str, torch.dtype]:
     return dict(unet=fast, text_encoder=fast, vae=torch.float32)
 
 
-def _open_folder(found: ModelInfo, target: torch.device) -> Model:
+def _open_folder(info: ModelInfo, target: torch.device) -> Model:
     formats = dtypes(target)
-    refuse_other_classes(found)
+    refuse_other_classes(info)
     with ThreadPoolExecutor(1) as pool:
         # Hashing does not hold up the reading.
-        digest = pool.submit(_digest, sorted((found.path / "unet").glob("*.safetensors")))
-        parts = pool.submit(lambda: _digest(other_files(found)))
-        modules = {name: open_module(found, name, formats[name]) for name in MODULES}
-        tokenizer = open_tokenizer(found)
+        weights = pool.submit(file_digest, sorted((info.path / "unet").glob("*.safetensors")))
+        parts = pool.submit(lambda: file_digest(other_files(info)))
+        modules = {name: open_module(info, name, formats[name]) for name in MODULES}
+        tokenizer = open_tokenizer(info)
         for module in modules.values():
             module.eval().requires_grad_(False).to(target)
-        model = Model(found, tokenizer, device=target, dtype=formats["unet"], digest=digest.result(), **modules)
-        model.parts_digest = parts.result()
-    return model
+        identity = _identity(info, target, weights.result(), parts=parts.result())
+    return Model(info, identity, tokenizer, device=target, dtype=formats["unet"], **modules)
 
 
-def _open_file(found: ModelInfo, target: torch.device) -> Model:
+def _open_file(info: ModelInfo, target: torch.device) -> Model:
     from .assembly import fill, plan_parts, tokenizer_for
 
     formats = dtypes(target)
     with ThreadPoolExecutor(1) as pool:
         # Of the whole file, as other programs do.
-        digest = pool.submit(_digest, [found.path])
-        parts, version = plan_parts(found)
+        weights = pool.submit(file_digest, [info.path])
+        parts, version = plan_parts(info)
         fill(parts, target, formats)
         modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
         tokenizer = tokenizer_for(version)
-        model = Model(found, tokenizer, device=target, dtype=formats["unet"], digest=digest.result(), **modules)
-    if found.vae:
-        model.vae_digest = _digest([found.vae])
-    if not found.is_certain:
-        model.found = replace(found, prediction=model.guess_prediction(), is_certain=True)
-        log.info("%s was recognized as %s", found.path.name, model.prediction)
+        identity = _identity(info, target, weights.result(), vae=file_digest([info.vae]) if info.vae else "")
+    model = Model(info, identity, tokenizer, device=target, dtype=formats["unet"], **modules)
+    if not info.is_certain:
+        prediction = model.guess_prediction()
+        model.info = replace(info, prediction=prediction, is_certain=True)
+        model.identity = replace(identity, prediction=prediction)
+        log.info("%s was recognized as %s", info.path.name, prediction)
     return model
 
 
-def _digest(files: Iterable[Path]) -> str:
-    """SHA-256 of the weights, shortened as other programs do."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:10]
+def _identity(info: ModelInfo, device: torch.device, weights: str, vae: str = "", parts: str = "") -> ModelIdentity:
+    dtype = str(dtypes(device)["unet"]).removeprefix("torch.")
+    return ModelIdentity(weights, info.prediction, dtype, str(device), hardware_of(device), vae, parts)

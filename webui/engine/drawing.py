@@ -73,7 +73,9 @@ class Drawing:
         self._watch_step = on_step
         self._job, self._desk, self._model, self._clock = job, desk, desk.model, desk.clock
         size = (
-            1 if job.plan.own_grid else job.conditions.batch or (1 if one_at_a_time else desk.model.defaults.max_batch)
+            1
+            if job.plan.own_grid
+            else job.conditions.batch or (1 if one_at_a_time else desk.model.info.defaults.max_batch)
         )
         self._batches = list(batches(job.request.seeds, size))
         self._pace = EtaEstimator(job.plan, [len(batch) for batch in self._batches])
@@ -150,7 +152,17 @@ class Drawing:
         request, registry = self._job.request, self._desk.registry
         facts = dict(self._facts, threads=torch.get_num_threads(), pixels=digest_of(image))
         sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
-        return record(request, index, sampler, schedule, sigmas, nfe, origin_of(self._model), batch, **facts)
+        return record(
+            request,
+            index,
+            sampler,
+            schedule,
+            sigmas,
+            nfe,
+            origin_of(self._model.name, self._model.identity),
+            batch,
+            **facts,
+        )
 
     def _on_call(self, call: Call) -> None:
         self._pace.called(call.sigma, self._clock(), self._preview_cost)

@@ -17,6 +17,7 @@ from webui.core.images import fit_picture, open_picture
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request, RequestError, plan_of, resolve
 from weights.catalog import ModelInfo
+from weights.identity import ModelIdentity
 from weights.opening import open_model
 
 from .drawing import info_of
@@ -25,7 +26,7 @@ from .events import Failed, Outcome, StoppedEarly, Waiting
 from .job_context import JobContext, Task
 from .jobs import Job
 from .opened_models import Models
-from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment, weights_of
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 from .worker import carry_out
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ class Engine:
         used = self._models.named(model)
         return None if used is None else used.count_tokens(text)
 
-    def origin_of(self, model: str) -> tuple[str, str] | None:
-        """Digest of its weights and device of a model, if it is the one that is open now."""
+    def identity_of(self, model: str) -> ModelIdentity | None:
+        """What a model draws with, if it is the one that is open now."""
         used = self._models.named(model)
-        return None if used is None else (weights_of(used), str(used.device))
+        return None if used is None else used.identity
 
     def resolve(self, request: Request) -> Request:
         """The request with every default filled in, checked against this engine's limits. Raises RequestError."""

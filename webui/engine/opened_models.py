@@ -45,9 +45,9 @@ class Models:
 
     def all(self) -> dict[str, ModelInfo]:
         """The models that can be chosen, by name, as the folder is now; the default one first."""
-        found = self._find(self._settings.weights)
+        infos = self._find(self._settings.weights)
         first = self._settings.model or "emoji"
-        return {name: found[name] for name in sorted(found, key=lambda name: (name != first, name))}
+        return {name: infos[name] for name in sorted(infos, key=lambda name: (name != first, name))}
 
     def refused(self) -> dict[str, str]:
         """What lies among the models and cannot be used, by name, with the reason."""
@@ -61,7 +61,7 @@ class Models:
             raise RequestError(f"Model {wanted!r} cannot be used: {reason}.")
         return models
 
-    def found(self, name: str) -> ModelInfo | None:
+    def info_of(self, name: str) -> ModelInfo | None:
         """What is known of the model of this name, None if it is not there."""
         return self._find(self._settings.weights).get(name)
 
@@ -81,20 +81,20 @@ class Models:
         on_load  called with the name before a model is loaded
         Raises RequestError if it is no longer there, ModelError, and whatever `open_model` raises.
         """
-        found = self.found(name)
-        if found is None:
+        info = self.info_of(name)
+        if info is None:
             raise RequestError(f"Model {name!r} is no longer there.")
-        if self._is_open(found, device):
+        if self._is_open(info, device):
             return self.opened
         on_load(name)
         if self.opened is not None:
             # What is wrong with this one must not cost the one in use.
-            self._check_model(found)
+            self._check_model(info)
             self.close()
             free_memory()
         self.status = f"loading {name} ..."
-        self.opened = self._load(found, device)
-        self._opened_as = found, device
+        self.opened = self._load(info, device)
+        self._opened_as = info, device
         self.status = f"{name} on {self.opened.device}, ready"
         return self.opened
 
@@ -124,15 +124,15 @@ class Models:
         finally:
             self.status = before
 
-    def _is_open(self, found: ModelInfo, device: str) -> bool:
+    def _is_open(self, info: ModelInfo, device: str) -> bool:
         if self.opened is None or self._opened_as is None:
             return False
         # A replay names the device that "auto" has come to.
-        return self._opened_as[0] == found and device in (self._opened_as[1], self.opened.device.type)
+        return self._opened_as[0] == info and device in (self._opened_as[1], self.opened.device.type)
 
-    def _load(self, found: ModelInfo, device: str) -> Any:
+    def _load(self, info: ModelInfo, device: str) -> Any:
         try:
-            return self._open_model(found, device)
+            return self._open_model(info, device)
         except BaseException as error:
             if not out_of_memory(error):
                 self.status = explain(error, public=self._settings.public)
@@ -140,7 +140,7 @@ class Models:
         # Only here is the exception gone, and with it what had been loaded. No size of picture would help.
         free_memory()
         full = ModelError(
-            f"model {found.name} does not fit into the memory; close other programs, or use a smaller model or --device cpu"
+            f"model {info.name} does not fit into the memory; close other programs, or use a smaller model or --device cpu"
         )
         self.status = explain(full)
         raise full

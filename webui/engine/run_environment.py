@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from webui.core.request import RequestError
+from weights.identity import ModelIdentity
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,31 @@ def threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def weights_of(model: Any) -> str:
-    """The digest of all weights that draw: the model's, of a VAE beside it, and of a folder's other parts."""
-    return model.digest + getattr(model, "vae_digest", "") + getattr(model, "parts_digest", "")
+def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: str) -> None:
+    """Raises RequestError, with words for the user, unless the opened model has the weights that the environment asks for."""
+    if environment.digest not in (None, identity.weights):
+        other = f"the picture was made with another (hash {environment.digest})"
+        raise RequestError(f"Model {name} here has hash {identity.weights}, and {other}.")
+    if environment.vae not in (None, identity.vae):
+        here, other = (f"VAE {each} beside it" if each else "its own VAE" for each in (identity.vae, environment.vae))
+        raise RequestError(f"Model {name} is used with {here} here, and the picture was made with {other}.")
+    if environment.parts not in (None, identity.parts):
+        other = f"the picture was made with others (hash {environment.parts})"
+        raise RequestError(
+            f"The vocabulary, text encoder and VAE of model {name} here have hash {identity.parts}, and {other}."
+        )
 
 
-def origin_of(model: Any) -> dict[str, str]:
+def origin_of(name: str, identity: ModelIdentity) -> dict[str, str]:
     """What drew a picture, as metadata records it: the weights, their number format, the device and its kind."""
-    device = model.device
-    # Which kernels a CPU takes depends on its instruction set, and their rounding with it.
-    kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    if device.type == "cuda":
-        kind = torch.cuda.get_device_name(device)
-    dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
-    origin = dict(name=model.name, digest=model.digest, device=str(device), dtype=dtype, hardware=kind)
-    # These bear on the picture where they are not as usual.
-    for name, value in (("vae", "vae_digest"), ("parts", "parts_digest"), ("prediction", "prediction")):
-        if found := getattr(model, value, ""):
-            origin[name] = found
-    if getattr(model, "compiled", False):
-        origin["compiled"] = "torch.compile"
-    return origin
+    origin = dict(
+        name=name,
+        digest=identity.weights,
+        device=identity.device,
+        dtype=identity.dtype,
+        hardware=identity.hardware,
+    )
+    # Recorded where they are not the usual.
+    unusual = dict(vae=identity.vae, parts=identity.parts, prediction=identity.prediction)
+    origin |= {key: value for key, value in unusual.items() if value}
+    return origin | ({"compiled": "torch.compile"} if identity.compiled else {})

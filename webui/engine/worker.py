@@ -17,7 +17,7 @@ from .events import Failed, Finished, Outcome, Progress, StoppedEarly
 from .job_context import JobContext
 from .jobs import Job
 from .opened_models import Models
-from .run_environment import threads
+from .run_environment import check_weights, threads
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -42,7 +42,7 @@ def carry_out(job: Job, desk: JobContext, models: Models, settings: Settings) ->
     except BaseException as error:
         log.warning("job %s failed", job.id, exc_info=not isinstance(error, RequestError))
         full = out_of_memory(error)
-        message = explain(error, job.request, desk.public, models.found(job.model) if full else None)
+        message = explain(error, job.request, desk.public, models.info_of(job.model) if full else None)
     if full:
         # Only here is the exception gone, and with it the tensors that its traceback held.
         free_memory()
@@ -56,19 +56,7 @@ def _model_of(job: Job, models: Models, device: str) -> Any:
     model = models.open(
         job.model, job.conditions.device or device, lambda name: job.tell(Progress(text=f"loading {name}"))
     )
-    wanted, vae = job.conditions, getattr(model, "vae_digest", "")
-    if wanted.digest not in (None, model.digest):
-        other = f"the picture was made with another (hash {wanted.digest})"
-        raise RequestError(f"Model {job.model} here has hash {model.digest}, and {other}.")
-    if wanted.vae not in (None, vae):
-        here, other = (f"VAE {each} beside it" if each else "its own VAE" for each in (vae, wanted.vae))
-        raise RequestError(f"Model {job.model} is used with {here} here, and the picture was made with {other}.")
-    parts = getattr(model, "parts_digest", "")
-    if wanted.parts not in (None, parts):
-        other = f"the picture was made with others (hash {wanted.parts})"
-        raise RequestError(
-            f"The vocabulary, text encoder and VAE of model {job.model} here have hash {parts}, and {other}."
-        )
+    check_weights(job.conditions, model.identity, job.model)
     return model
 
 

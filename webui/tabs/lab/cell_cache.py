@@ -16,6 +16,7 @@ from samplers.registry import Registry
 from webui.core.images import PictureError
 from webui.core.record import MetadataError, read_png
 from webui.core.request import Request
+from weights.identity import ModelIdentity, weights_digest
 
 FOLDER, FILE = "lab", "cells.jsonl"
 LATEST = 25  # entries of a kind that tell how long a network call takes
@@ -42,12 +43,14 @@ def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str,
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def key_of_request(request: Request, registry: Registry, digest: str, device: str, source: Any = None) -> str:
-    """The key of a resolved request of one picture; `source` is its fitted input picture."""
+def key_of_request(request: Request, registry: Registry, model: ModelIdentity, source: Any = None) -> str:
+    """The key of a resolved request of one picture on a model; `source` is its fitted input picture."""
     sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
     origins = [dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule)]
     input_digest = hashlib.sha256(source.tobytes()).hexdigest()[:16] if source is not None else ""
-    return key_of(request.model_dump(mode="json", exclude={"image"}), *origins, digest, device, input_digest)
+    return key_of(
+        request.model_dump(mode="json", exclude={"image"}), *origins, model.digest, model.device, input_digest
+    )
 
 
 def key_of_record(record: Mapping[str, Any]) -> str | None:
@@ -57,7 +60,7 @@ def key_of_record(record: Mapping[str, Any]) -> str | None:
             return None
         request = {**record["request"], "seed": record["image"]["seed"], "count": 1}
         model, source = record["model"], record.get("input_digest", "")
-        weights = model["digest"] + model.get("vae", "") + model.get("parts", "")
+        weights = weights_digest(model["digest"], model.get("vae", ""), model.get("parts", ""))
         return key_of(request, record["sampler"], record["schedule"], weights, model["device"], source)
     except (KeyError, TypeError):
         return None

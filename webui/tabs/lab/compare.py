@@ -13,7 +13,6 @@ from webui.engine.errors import explain
 from webui.engine.events import Event, PartialResult, Progress
 from webui.engine.job_context import JobContext
 from webui.engine.nested_job import NestedJob
-from webui.engine.run_environment import weights_of
 
 from .cell_cache import Cells, Made, key_of_request
 from .grid import Cell, Grid
@@ -42,10 +41,10 @@ class Cost:
 
 def cost_of(grid: Grid, engine: Engine) -> Cost:
     """The cost of a grid before it starts; what is there already can only be known while the model is open."""
-    known, origin = Cells(engine.settings.outputs), engine.origin_of(grid.model)
+    known, identity = Cells(engine.settings.outputs), engine.identity_of(grid.model)
 
     def there(cell: Cell) -> bool:
-        key = origin and key_of_request(cell.request, engine.registry, *origin, grid.source(cell))
+        key = identity and key_of_request(cell.request, engine.registry, identity, grid.source(cell))
         return bool(key and known.find(key))
 
     wanted = [cell for cell in grid.possible if not there(cell)]
@@ -107,8 +106,8 @@ class _Run:
         desk = self._desk
         if desk.should_stop():
             raise Stopped("the grid was stopped")
-        source, model = self._grid.source(cell), desk.model
-        key = key_of_request(cell.request, desk.registry, weights_of(model), str(model.device), source)
+        source = self._grid.source(cell)
+        key = key_of_request(cell.request, desk.registry, desk.model.identity, source)
         if there := self._known.find(key):
             self.reused += 1
             done = CellDone(index, there, reused=True)

@@ -1,0 +1,64 @@
+"""What identifies an opened model: everything that shapes its output."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Two opened models with equal identities draw equal pictures.
+
+    weights     digest of the single file, or of the UNet's files in a folder
+    vae         digest of a VAE file that replaces the model's own; "" if none does
+    parts       digest of a folder's vocabulary, text encoder and VAE; "" for a single file, whose digest covers them
+    patches     what changes the weights once they are loaded, as (digest, strength), in order
+    prediction  what the network predicts
+    dtype       number format of the network, as "float16"
+    device      as torch names it, "cuda:0"
+    hardware    which kernels compute, and so how they round: the GPU's name, or the CPU's kind and instruction set
+    compiled    whether torch.compile has translated the network
+    """
+
+    weights: str
+    prediction: str
+    dtype: str
+    device: str
+    hardware: str
+    vae: str = ""
+    parts: str = ""
+    patches: tuple[tuple[str, float], ...] = ()
+    compiled: bool = False
+
+    @property
+    def digest(self) -> str:
+        """One text for all weights that take part, whatever computes with them."""
+        return weights_digest(self.weights, self.vae, self.parts, self.patches)
+
+
+def weights_digest(weights: str, vae: str = "", parts: str = "", patches: Iterable[tuple[str, float]] = ()) -> str:
+    """The digest of all weights that take part in a picture, see `ModelIdentity` for the arguments."""
+    return weights + vae + parts + "".join(f"+{digest}:{strength!r}" for digest, strength in patches)
+
+
+def hardware_of(device: torch.device) -> str:
+    """The kind of hardware behind a device: which kernels are taken depends on it, and their rounding with them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def file_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of files one after another, shortened to ten digits as other programs do."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:10]
