@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,12 +23,12 @@ class Plan:
     options: Mapping[str, Any]
     sigmas: tuple[float, ...]
 
-    @property
+    @cached_property
     def calls(self) -> int | None:
         """Denoise calls per image; None for adaptive samplers."""
         return self.sampler.count_calls(self.sigmas, **self.options)
 
-    @property
+    @cached_property
     def own_grid(self) -> bool:
         """Whether the sampler makes its own grid, which only its steps tell."""
         return self.sampler.own_grid_with(**self.options)

@@ -18,7 +18,7 @@ from webui.core import storage
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.record import MetadataError, encode_png, read_png, record, replay
-from webui.core.request import Request, RequestError, plan_of, resolve
+from webui.core.request import Request, RequestError, resolve
 
 MODELS = {"toy": toy()}
 # From A1111's modules/infotext_utils.py, v1.10: what reads the last line there.
@@ -26,8 +26,8 @@ A1111_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)'
 
 
 def make(registry, index=0, **fields):
-    resolved = resolve(Request(**fields), registry, MODELS)
-    sigmas = plan_of(resolved, registry, MODELS["toy"]).sigmas
+    run = resolve(Request(**fields), registry, MODELS)
+    resolved, sigmas = run.request, run.plan.sigmas
     model = dict(name="toy", digest="0123456789", device="cpu")
     sampler, schedule = registry.sampler(resolved.sampler), registry.schedule(resolved.schedule)
     return resolved, record(
@@ -108,7 +108,7 @@ def test_everything_comes_back(registry, tmp_path_factory, prompt, negative, see
     back = carried(tmp_path_factory.getbasetemp(), made)
     assert back.record == made and back.parameters == infotext(made)
     assert replay(back.record) == resolved
-    sigmas = plan_of(resolved, registry, MODELS["toy"]).sigmas
+    sigmas = resolve(resolved, registry, MODELS).plan.sigmas
     assert tuple(back.record["sigmas"]) == sigmas  # to the last bit
 
 

@@ -211,7 +211,7 @@ def test_the_recorded_sigmas_are_walked(bench):
     engine = bench()
     (path,) = make(engine, prompt="a", steps=3, seed=1)
     other = edited(path, lambda record: record["sigmas"].__setitem__(0, 3.5))
-    assert recipe(other, engine).conditions.sigmas[0] == 3.5
+    assert recipe(other, engine).resolved.plan.sigmas[0] == 3.5
     assert replay_file(engine, other).largest > 0
 
 

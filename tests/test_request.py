@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from samplers import sampler
 from samplers.registry import Entry, Registry
 from webui.core.limits import PUBLIC
-from webui.core.request import Request, RequestError, plan_of, read, resolve
+from webui.core.request import Request, RequestError, read, resolve
 
 MODELS = {"toy": toy()}
 
@@ -23,28 +23,28 @@ def fail(registry, fields=None, limits=None, **more) -> str:
 
 
 def test_defaults_are_filled_in(registry):
-    resolved = resolve(read(dict(prompt="a cat")), registry, MODELS)
+    resolved = resolve(read(dict(prompt="a cat")), registry, MODELS).request
     assert (resolved.width, resolved.height, resolved.model, resolved.schedule) == (64, 64, "toy", "Uniform leading")
     assert resolved.options == {"eta": 0.0} and resolved.schedule_options == {"offset": 1}
     assert 0 <= resolved.seed < 2**32
-    assert resolve(resolved, registry, MODELS) == resolved
+    assert resolve(resolved, registry, MODELS).request == resolved
 
 
 def test_random_seeds_differ_and_given_ones_stay(registry):
-    assert len({resolve(Request(), registry, MODELS).seed for _ in range(20)}) == 20
-    assert resolve(Request(seed=0), registry, MODELS).seed == 0
+    assert len({resolve(Request(), registry, MODELS).request.seed for _ in range(20)}) == 20
+    assert resolve(Request(seed=0), registry, MODELS).request.seed == 0
     assert Request(seed=2**32 - 1, count=3).seeds == (2**32 - 1, 0, 1)
 
 
 def test_resolving_leaves_the_request_as_it_was(registry):
     options = {"eta": 1}
     request = read(dict(options=options))
-    assert resolve(request, registry, MODELS).options == {"eta": 1.0}
+    assert resolve(request, registry, MODELS).request.options == {"eta": 1.0}
     assert options == {"eta": 1} and request.options == {"eta": 1}
 
 
 def test_numbers_as_sliders_and_json_send_them(registry):
-    resolved = resolve(read(dict(steps=20.0, guidance=3, width=64.0, seed=5.0)), registry, MODELS)
+    resolved = resolve(read(dict(steps=20.0, guidance=3, width=64.0, seed=5.0)), registry, MODELS).request
     assert (resolved.steps, resolved.guidance, resolved.width, resolved.seed) == (20, 3.0, 64, 5)
     assert isinstance(resolved.steps, int) and isinstance(resolved.guidance, float)
 
@@ -147,8 +147,7 @@ def test_a_plugin_that_cannot_plan_is_named(registry):
 def test_steps_of_all_sizes_plan(registry):
     for steps in (1, 2, 999, 1000):
         for schedule in registry.schedules:
-            resolved = resolve(read(dict(steps=steps, schedule=schedule)), registry, MODELS)
-            sigmas = plan_of(resolved, registry, MODELS["toy"]).sigmas
+            sigmas = resolve(read(dict(steps=steps, schedule=schedule)), registry, MODELS).plan.sigmas
             assert len(sigmas) == steps + 1 and sigmas[-1] == 0
 
 
@@ -163,7 +162,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(sorted(Request.model_fields)) | st.text(max_size=5), JSON, max_size=4))
 def test_anything_from_outside_is_served_or_refused(registry, fields):
     try:
-        resolved = resolve(read(fields), registry, MODELS)
+        resolved = resolve(read(fields), registry, MODELS).request
     except RequestError as error:
         assert str(error).endswith((".", "!")) and len(str(error)) < 20_000
     else:

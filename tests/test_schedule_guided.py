@@ -49,7 +49,9 @@ def guided_sigmas(made, request):
         return 0.1 * scaled
 
     interval = request.guidance_low, request.guidance_high or float("inf")
-    inner = Denoiser(network, made.found.schedule, "epsilon", positive, negative, request.guidance, interval=interval)
+    inner = Denoiser(
+        network, made.model_info.schedule, "epsilon", positive, negative, request.guidance, interval=interval
+    )
 
     def denoise(x, sigma):
         asked_at.append(sigma)

@@ -18,7 +18,7 @@ from webui.engine.run_preview import dry_run_of, preview_run
 from webui.settings import Settings
 from webui.tabs.form.form_state import recall_options
 from webui.tabs.schedule.recorded_run import load, loaded_note, read_run
-from webui.tabs.schedule.run_plot import label, plan_with
+from webui.tabs.schedule.run_plot import label, plan_by
 from webui.tabs.schedule.run_summary import asks, custom_settings, facts, list_text
 
 
@@ -35,7 +35,7 @@ def engine(tmp_path_factory):
 def told(engine, **fields):
     made = preview_run(engine, dict(strength=1.0) | fields)
     rehearsed = dry_run_of(made)
-    by_meaning = {meaning: plan_with(engine, made, strength_as=meaning) for meaning in ("steps", "noise")}
+    by_meaning = {meaning: plan_by(made, meaning) for meaning in ("steps", "noise")}
     return re.sub(r"<[^>]+>", " ", facts(made, rehearsed, by_meaning)), asks(made.run, rehearsed)
 
 

@@ -48,7 +48,7 @@ def replay_file(engine: Engine, file: Path, one_at_a_time: bool = False, image: 
     """Make one picture again in a temporary folder and compare. Raises RequestError in whatever way it fails."""
     with tempfile.TemporaryDirectory(prefix="sigmalab-replay-") as folder:
         wanted = into(recipe(file, engine, one_at_a_time, image), Path(folder))
-        job = engine.submit(wanted.request, previews=False, conditions=wanted.conditions)
+        job = engine.submit_resolved(wanted.resolved, previews=False, conditions=wanted.conditions)
         outcome = job.wait()
         if isinstance(outcome, Failed):
             raise ReplayFailed(outcome.message)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from .request import RequestError
+from .request import Request, RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 1024 * 1024
@@ -82,6 +82,13 @@ def fit_picture(image: Image.Image, width: int, height: int, fit: str = "crop") 
     padded = Image.new("RGB", (width, height), PAPER)
     padded.paste(image.resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return padded
+
+
+def open_input(request: Request) -> Image.Image | None:
+    """The input picture of img2img at the size of a resolved request, None for txt2img. Raises PictureError."""
+    if request.mode == "txt2img" or request.image is None:
+        return None
+    return fit_picture(open_picture(request.image), request.width, request.height, request.fit)
 
 
 def grid(images: Sequence[Image.Image]) -> Image.Image:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ from samplers.options import MOST_LENGTH
 from samplers.options import resolve as resolve_options
 from samplers.registry import Registry
 from samplers.run import Plan, plan
+from samplers.schedule import cut
 
 from .limits import (
     LOCAL,
@@ -133,30 +136,46 @@ def sift(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     return good, problems
 
 
+@dataclass(frozen=True)
+class ResolvedRequest:
+    """A request with every default filled in and checked, the model that it names, and the plan of its run.
+
+    A replay puts the recorded sigmas into the plan; the request names the schedule that they came from.
+    """
+
+    request: Request
+    model_info: ModelInfo
+    plan: Plan
+
+    def with_sigmas(self, sigmas: tuple[float, ...]) -> ResolvedRequest:
+        """The same run through other noise levels."""
+        return replace(self, plan=replace(self.plan, sigmas=sigmas))
+
+
 def resolve(
     request: Request,
     registry: Registry,
     models: Mapping[str, ModelInfo],
     default_model: str = "",
     limits: Limits = LOCAL,
-) -> Request:
-    """Fill in every default, draw the seed and check names, options, sizes and limits.
+) -> ResolvedRequest:
+    """Fill in every default, draw the seed, check names, options, sizes and limits, and plan the run.
 
     default_model  the one for a request that names none; empty for the first known
     Raises RequestError. The options of the result are complete.
     """
-    found = _model(request.model or default_model, models)
+    model_info = _model(request.model or default_model, models)
     sampler, schedule = (
         _known(registry.sampler, request.sampler),
-        _known(registry.schedule, request.schedule or found.defaults.schedule),
+        _known(registry.schedule, request.schedule or model_info.defaults.schedule),
     )
     asked = request.schedule_options
     update = dict(
-        model=found.name,
+        model=model_info.name,
         sampler=sampler.name,
         schedule=schedule.name,
-        width=request.width or found.defaults.size,
-        height=request.height or found.defaults.size,
+        width=request.width or model_info.defaults.size,
+        height=request.height or model_info.defaults.size,
         seed=random.SystemRandom().randrange(SEEDS) if request.seed == -1 else request.seed,
         options=_known(sampler.item.resolve, request.options),
         schedule_options=_known(
@@ -164,7 +183,7 @@ def resolve(
         ),
     )
     resolved = request.model_copy(update=update)
-    if problems := too_much(resolved, found, limits):
+    if problems := too_much(resolved, model_info, limits):
         raise RequestError(" ".join(problems))
     if resolved.guidance_high and resolved.guidance_high <= resolved.guidance_low:
         raise RequestError(
@@ -173,32 +192,48 @@ def resolve(
         )
     if resolved.mode == "img2img" and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
-    plan_of(resolved, registry, found)
-    return resolved
+    whole = whole_plan(resolved, registry, model_info)
+    return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.mode == "img2img" else whole)
 
 
-def plan_of(request: Request, registry: Registry, found: ModelInfo) -> Plan:
-    """The exact plan of a resolved request; RequestError if its sampler or schedule cannot make one."""
+def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:
+    """The plan of every step of a resolved request; RequestError if its sampler or schedule cannot make one."""
     sampler, schedule = _known(registry.sampler, request.sampler), _known(registry.schedule, request.schedule)
-    strength = (request.strength, request.strength_as) if request.mode == "img2img" else (1.0, "steps")
-    try:
-        made = plan(
-            found.schedule,
-            sampler.item,
-            schedule.item,
-            request.steps,
-            request.options,
-            request.schedule_options,
-            *strength,
+    with _planning(request):
+        return _declaring(
+            plan(
+                model_info.schedule,
+                sampler.item,
+                schedule.item,
+                request.steps,
+                request.options,
+                request.schedule_options,
+            )
         )
-        # Both are declared by plugins: let them fail here, where the user can still change something.
-        _ = made.calls, made.own_grid
+
+
+def partial_plan(whole: Plan, request: Request) -> Plan:
+    """The part of a plan that img2img runs at the request's strength. RequestError as for `whole_plan`."""
+    with _planning(request):
+        return _declaring(replace(whole, sigmas=cut(whole.sigmas, request.strength, request.strength_as)))
+
+
+def _declaring(made: Plan) -> Plan:
+    # Both are declared by plugins: let them fail here, where the user can still change something.
+    _ = made.calls, made.own_grid
+    return made
+
+
+@contextmanager
+def _planning(request: Request) -> Iterator[None]:
+    """Turn the errors of plugins into RequestError."""
+    try:
+        yield
     except ValueError as error:
         raise RequestError(_as_sentence(str(error))) from None
     except Exception as error:
-        names = f"Sampler {sampler.name} with schedule {schedule.name}"
+        names = f"Sampler {request.sampler} with schedule {request.schedule}"
         raise RequestError(f"{names} cannot plan {request.steps} steps: {type(error).__name__}: {error}.") from error
-    return made
 
 
 def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
@@ -210,7 +245,7 @@ def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
     return models[name]
 
 
-def _known(look_up, wanted):
+def _known(look_up: Callable[[Any], Any], wanted: Any) -> Any:
     try:
         return look_up(wanted)
     except ValueError as error:

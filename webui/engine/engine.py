@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samplers.registry import Registry
-from webui.core.images import fit_picture, open_picture
+from webui.core.images import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
-from webui.core.request import Request, RequestError, plan_of, resolve
+from webui.core.request import Request, RequestError, ResolvedRequest, resolve
 from weights.catalog import ModelInfo
 from weights.identity import ModelIdentity
 from weights.opening import open_model
@@ -103,9 +102,10 @@ class Engine:
         used = self._models.named(model)
         return None if used is None else used.identity
 
-    def resolve(self, request: Request) -> Request:
-        """The request with every default filled in, checked against this engine's limits. Raises RequestError."""
-        return self._resolved(request)[0]
+    def resolve(self, request: Request) -> ResolvedRequest:
+        """The request with its model and plan, checked against this engine's limits. Raises RequestError."""
+        models = self._models.choices(request.model)
+        return resolve(request, self.registry, models, self.settings.model or "", self.limits)
 
     def start(self) -> None:
         """Start the thread."""
@@ -137,20 +137,25 @@ class Engine:
 
         owner     the browser's token; "" for API jobs, which stop as soon as they are abandoned
         previews  whether Progress carries pictures
-        conditions  how to draw it, for a replay
+        conditions  how to draw it
         Raises RequestError for a wrong request, an unusable input picture, and a full queue.
         """
         with self._lock:
             self._check_room()
-        resolved, found = self._resolved(request)
-        source = None
-        if resolved.mode == "img2img":
-            # Opened here, not in the thread: the caller hears of a bad picture at once, and the upload may go.
-            source = fit_picture(open_picture(resolved.image), resolved.width, resolved.height, resolved.fit)
-        plan = plan_of(resolved, self.registry, found)
-        if conditions.sigmas:
-            plan = replace(plan, sigmas=conditions.sigmas)
-        return self._queue(Job(resolved, plan, owner, source, previews, self._clock, conditions))
+        return self.submit_resolved(self.resolve(request), owner, previews, conditions)
+
+    def submit_resolved(
+        self,
+        resolved: ResolvedRequest,
+        owner: str = "",
+        previews: bool = True,
+        conditions: RunEnvironment = DEFAULT_ENVIRONMENT,
+    ) -> Job:
+        """`submit` for what `resolve` returned; the plan runs as it is. Raises RequestError."""
+        # The input picture is opened here, not in the thread: the caller hears of a bad one at once, and the upload
+        # may go.
+        source = open_input(resolved.request)
+        return self._queue(Job(resolved.request, resolved.plan, owner, source, previews, self._clock, conditions))
 
     def submit_task(self, task: Task, owner: str = "") -> Job:
         """Queue work that is not a request; it waits, runs alone, is watched and stopped like one.
@@ -195,11 +200,6 @@ class Engine:
     def adopt(self, job: Job) -> None:
         """One watcher more; undone by `abandon`."""
         job.watch()
-
-    def _resolved(self, request: Request) -> tuple[Request, ModelInfo]:
-        models = self._models.choices(request.model)
-        resolved = resolve(request, self.registry, models, self.settings.model or "", self.limits)
-        return resolved, models[resolved.model]
 
     def _queue(self, job: Job) -> Job:
         with self._lock:

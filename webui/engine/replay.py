@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from samplers.noise import NOISE_VERSION
-from webui.core.images import open_picture
+from webui.core.images import open_input, open_picture
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError, digest_of, replay
-from webui.core.request import Request, RequestError, plan_of
+from webui.core.request import Request, RequestError, ResolvedRequest
 from webui.core.storage import input_path
 from weights.catalog import ModelError
 from weights.opening import pick_device
@@ -44,7 +44,7 @@ ABOUT_MODEL = {
 class Recipe:
     """A picture to be made again: the request and conditions of its whole batch, and its index there."""
 
-    request: Request
+    resolved: ResolvedRequest
     conditions: RunEnvironment
     index: int
     record: Mapping[str, Any]
@@ -100,12 +100,13 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
     request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), image=image))
     resolved = engine.resolve(request)
     if image is not None:
-        _check_input(record, resolved)
+        _check_input(record, resolved.request)
+    if not resolved.plan.own_grid:
+        resolved = resolved.with_sigmas(_sigmas(record, engine))
     conditions = RunEnvironment(
         device=None if public else _device(record),
         threads=_threads(record),
         batch=len(batch),
-        sigmas=_sigmas(record, resolved, engine),
         digest=_text(record, "model", "digest"),
         vae=_text(record, "model", "vae") or "",
         # Older pictures do not say it.
@@ -124,7 +125,7 @@ def compare(path: Path, made: Path, recipe: Recipe) -> Verdict:
     old, new, now = open_picture(path), open_picture(made), read_picture(made).record
     if old.size != new.size:
         raise MetadataError(f"The file is {old.width}x{old.height} and its settings make {new.width}x{new.height}.")
-    changed = tuple(changes(recipe.record, now, own_grid=recipe.conditions.sigmas is None))
+    changed = tuple(changes(recipe.record, now, own_grid=recipe.resolved.plan.own_grid))
     with Image.open(path) as file:
         lossy = file.format == "JPEG"
     largest = int(np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16)).max())
@@ -194,11 +195,9 @@ def _device(record: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _sigmas(record: Mapping[str, Any], request: Request, engine: Engine) -> tuple[float, ...] | None:
-    """The recorded levels, exact to the last bit; None where the sampler makes its own."""
+def _sigmas(record: Mapping[str, Any], engine: Engine) -> tuple[float, ...]:
+    """The recorded levels, exact to the last bit."""
     sigmas = record.get("sigmas")
-    if plan_of(request, engine.registry, engine.models()[request.model]).own_grid:
-        return None
     if (
         not isinstance(sigmas, list)
         or not all(map(_is_level, sigmas))
@@ -232,8 +231,6 @@ def _kept_input(record: Mapping[str, Any], engine: Engine) -> Path:
 
 
 def _check_input(record: Mapping[str, Any], request: Request) -> None:
-    from webui.core.images import fit_picture
-
-    fitted = fit_picture(open_picture(request.image), request.width, request.height, request.fit)
-    if digest_of(fitted) != record.get("input_digest"):
+    fitted = open_input(request)
+    if fitted is not None and digest_of(fitted) != record.get("input_digest"):
         raise RequestError("The input picture is another one than this picture was made from.")

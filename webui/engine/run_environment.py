@@ -20,7 +20,6 @@ class RunEnvironment:
     device   "cpu", "cuda" or "mps"
     threads  of the CPU
     batch    how many pictures are drawn together
-    sigmas   the levels to visit, in place of the schedule's
     digest   of the only weights that will do
     vae      the same of a VAE beside them; "" is the model's own
     parts    the same of the vocabulary, text encoder and VAE of a folder, which have files of their own
@@ -30,7 +29,6 @@ class RunEnvironment:
     device: str | None = None
     threads: int | None = None
     batch: int | None = None
-    sigmas: tuple[float, ...] | None = None
     digest: str | None = None
     vae: str | None = None
     parts: str | None = None

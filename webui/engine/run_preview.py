@@ -8,7 +8,7 @@ from typing import Any
 
 from samplers.levels import DryRun, Levels, dry_run, levels
 from samplers.run import Plan
-from webui.core.request import Request, RequestError, plan_of, read
+from webui.core.request import Request, RequestError, partial_plan, read
 from weights.catalog import ModelInfo
 
 from .engine import Engine
@@ -23,19 +23,17 @@ class RunPreview:
     """
 
     request: Request
-    found: ModelInfo
+    model_info: ModelInfo
     whole: Plan
     run: Plan
 
 
 def preview_run(engine: Engine, fields: Mapping[str, Any]) -> RunPreview:
     """The plan of a request's fields, strength (else 1) among them; no picture is needed. Raises RequestError."""
-    models = engine.models()
     # Resolved as txt2img, which asks for no picture; what img2img then cuts off depends on the strength alone.
     resolved = engine.resolve(read({"strength": 1.0, **fields, "mode": "txt2img"}))
-    found = models[resolved.model]
-    partly = resolved.model_copy(update={"mode": "img2img"})
-    return RunPreview(partly, found, plan_of(resolved, engine.registry, found), plan_of(partly, engine.registry, found))
+    request = resolved.request.model_copy(update={"mode": "img2img"})
+    return RunPreview(request, resolved.model_info, resolved.plan, partial_plan(resolved.plan, request))
 
 
 def numbers(made: RunPreview) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def run_levels(made: RunPreview, rehearsed: DryRun | None = None) -> Levels:
     if made.run.own_grid:
         rehearsed = rehearsed or dry_run_of(made)
         sigmas = rehearsed.sigmas if rehearsed else sigmas
-    return levels(made.found.schedule, sigmas)
+    return levels(made.model_info.schedule, sigmas)
 
 
 def dry_run_of(made: RunPreview) -> DryRun | None:

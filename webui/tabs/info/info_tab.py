@@ -160,7 +160,9 @@ def _replay_of(page: Page) -> Any:
                 path = uploaded(image)
                 wanted = into(await asyncio.to_thread(recipe, path, page.engine), Path(folder))
                 owner = page.owner(token, MODE)
-                job = await submit(page, partial(page.engine.submit, wanted.request, owner, False, wanted.conditions))
+                job = await submit(
+                    page, partial(page.engine.submit_resolved, wanted.resolved, owner, False, wanted.conditions)
+                )
             except RequestError as error:
                 yield [problem(str(error)), *idle()]
                 return

@@ -123,7 +123,7 @@ def make_convergence(
         chosen = engine.registry.schedule(schedule).item
         resolved = None
         if request is not None:
-            resolved = engine.resolve(request.model_copy(update=dict(count=1, mode="txt2img", image=None)))
+            resolved = engine.resolve(request.model_copy(update=dict(count=1, mode="txt2img", image=None))).request
         task = Convergence(entrants, chosen, schedule_options or {}, resolved, tuple(budgets))
         calls = task.calls(levels_of(engine, task))
     except RequestError:

@@ -11,7 +11,7 @@ from typing import Any
 from samplers.run import Plan
 from webui.core.images import fit_picture, open_picture
 from webui.core.limits import SEEDS
-from webui.core.request import Request, RequestError, plan_of, read, resolve
+from webui.core.request import Request, RequestError, read, resolve
 from webui.engine.engine import Engine
 
 from .axes import Axis
@@ -140,8 +140,8 @@ def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> 
 
 def _resolved(engine: Engine, models: Mapping[str, Any], cell: Cell, wanted: Mapping[str, Any]) -> Cell:
     try:
-        request = resolve(read(wanted), engine.registry, models, engine.settings.model or "", engine.limits)
-        return replace(cell, request=request, plan=plan_of(request, engine.registry, models[request.model]))
+        resolved = resolve(read(wanted), engine.registry, models, engine.settings.model or "", engine.limits)
+        return replace(cell, request=resolved.request, plan=resolved.plan)
     except RequestError as error:
         return replace(cell, reason=str(error))
 

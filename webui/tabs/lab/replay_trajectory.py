@@ -53,7 +53,7 @@ class ReplayTrajectory:
             info = self.trajectory.run(replace(desk, outputs=Path(folder), tell=tell))
             if info["stopped"]:
                 return info
-            seed = self.recipe.request.seeds[self.recipe.index]
+            seed = self.recipe.resolved.request.seeds[self.recipe.index]
             return info | dict(seeds=[seed], again=self._verdict(pictures))
 
     def _verdict(self, pictures: Sequence[Picture]) -> str:
@@ -68,4 +68,4 @@ class ReplayTrajectory:
 def make_again(engine: Engine, file: Path) -> ReplayTrajectory:
     """The task for a file of ours. RequestError names the plugin, model, input picture or setting that is missing."""
     wanted = recipe(file, engine)
-    return ReplayTrajectory(file, wanted, watched(engine, wanted.request, wanted.conditions, wanted.index))
+    return ReplayTrajectory(file, wanted, watched(wanted.resolved, wanted.conditions, wanted.index))

@@ -14,8 +14,8 @@ from samplers.denoiser import Denoiser, to_network
 from samplers.noise import Noise
 from samplers.run import Plan
 from samplers.sampler import Step
-from webui.core.images import fit_picture, open_picture
-from webui.core.request import Request, RequestError, plan_of
+from webui.core.images import open_input
+from webui.core.request import Request, RequestError, ResolvedRequest
 from webui.engine.drawing import Drawing
 from webui.engine.engine import Engine
 from webui.engine.events import Event, PartialResult, Picture, Progress
@@ -98,22 +98,15 @@ class Trajectory:
 
 def make_trajectory(engine: Engine, request: Request) -> Trajectory:
     """The task for a request; count is taken as 1. Raises RequestError."""
-    return watched(engine, engine.resolve(request.model_copy(update={"count": 1})))
+    return watched(engine.resolve(request.model_copy(update={"count": 1})))
 
 
-def watched(
-    engine: Engine, resolved: Request, conditions: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0
-) -> Trajectory:
+def watched(resolved: ResolvedRequest, conditions: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0) -> Trajectory:
     """The task for a resolved request, see `Trajectory`. Raises RequestError."""
-    plan = plan_of(resolved, engine.registry, engine.models()[resolved.model])
-    if conditions.sigmas:
-        plan = replace(plan, sigmas=conditions.sigmas)
-    if len(plan.sigmas) - 1 > MOST_STEPS:
-        raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {len(plan.sigmas) - 1}.")
-    source = None
-    if resolved.mode == "img2img":
-        source = fit_picture(open_picture(resolved.image), resolved.width, resolved.height, resolved.fit)
-    return Trajectory(resolved, plan, source, conditions, index)
+    steps = len(resolved.plan.sigmas) - 1
+    if steps > MOST_STEPS:
+        raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {steps}.")
+    return Trajectory(resolved.request, resolved.plan, open_input(resolved.request), conditions, index)
 
 
 def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:

@@ -147,7 +147,7 @@ def _levels(
     if process not in PROCESSES or isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at <= 1:
         raise RequestError(f"Process must be one of {', '.join(PROCESSES)}, and time a number from 0 to 1.")
     made = plan_from(engine, options, given)
-    return made.found, sigma_at(made.found.schedule, at), some_of(run_levels(made).sigmas, STRIP)
+    return made.model_info, sigma_at(made.model_info.schedule, at), some_of(run_levels(made).sigmas, STRIP)
 
 
 def _caption(sigma: float) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from samplers.levels import DryRun
 from samplers.run import Plan
-from webui.core.request import RequestError, plan_of
+from webui.core.request import RequestError, partial_plan, whole_plan
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_levels
 from webui.tabs.form.controls import schedule_update
@@ -44,7 +44,7 @@ def redraw(
         made = plan_from(engine, options, given)
         rehearsed, trouble = rehearsed_or_why(made)
         shown = run_levels(made, rehearsed)
-        by_meaning = {meaning: plan_with(engine, made, strength_as=meaning) for meaning in MEANINGS}
+        by_meaning = {meaning: plan_by(made, meaning) for meaning in MEANINGS}
         own = own_curves(made, rehearsed)
         curves = [*own, *kept, *others(engine, made, options, compare or ())]
     except RequestError as error:
@@ -56,7 +56,7 @@ def redraw(
     start = f"starts with {percent(shown.noise_share)} noise" if made.request.strength < 1 else ""
     said = guidance_note(made.request, calls and [sigma for _, sigma in calls], len(shown.sigmas) - 1)
     return [
-        draw(made.found.schedule, made.found.name, curves, view, start),
+        draw(made.model_info.schedule, made.model_info.name, curves, view, start),
         note(view.sentence),
         facts(made, rehearsed, by_meaning, said, trouble),
         list_text(shown.sigmas),
@@ -74,9 +74,9 @@ def plan_from(engine: Engine, options: Mapping[str, Any], given: Sequence[Any]) 
     )
 
 
-def plan_with(engine: Engine, made: RunPreview, **changes: Any) -> Plan:
-    """The plan of the same run with something else. Raises RequestError."""
-    return plan_of(made.request.model_copy(update=changes), engine.registry, made.found)
+def plan_by(made: RunPreview, meaning: str) -> Plan:
+    """The plan of the same run with another meaning of its strength, one of MEANINGS."""
+    return partial_plan(made.whole, made.request.model_copy(update={"strength_as": meaning}))
 
 
 def rehearsed_or_why(made: RunPreview) -> tuple[DryRun | None, str]:
@@ -106,8 +106,9 @@ def others(engine: Engine, made: RunPreview, options: Mapping[str, Any], names: 
         if name not in engine.registry.schedules or name == made.request.schedule:
             continue
         changes = dict(schedule=name, schedule_options=options["schedules"].get(name, {}))
-        run, whole = (plan_with(engine, made, **changes, **more) for more in ({}, {"mode": "txt2img"}))
-        shown = run_curves(name, whole.sigmas, run.sigmas)[0]
+        request = made.request.model_copy(update=changes)
+        whole = whole_plan(request, engine.registry, made.model_info)
+        shown = run_curves(name, whole.sigmas, partial_plan(whole, request).sigmas)[0]
         curves.append(Curve(name, shown.places, shown.sigmas))
     return curves
 

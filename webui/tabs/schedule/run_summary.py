@@ -29,7 +29,7 @@ def facts(
     steps = "its own steps" if made.run.own_grid else steps_text(len(made.run.sigmas) - 1)
     cost = cost_text(made.run)
     parts = [
-        render("schedule", "facts", cost[:1].upper() + cost[1:], made.found.name, steps, start_text(made.run)),
+        render("schedule", "facts", cost[:1].upper() + cost[1:], made.model_info.name, steps, start_text(made.run)),
         note(trouble or asks(made.run, rehearsed), problem=bool(trouble)),
     ]
     if guidance:
