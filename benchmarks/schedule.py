@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from samplers.denoiser import Watched
 from samplers.levels import levels
 from samplers.registry import Registry, discover
 from samplers.run import Plan, run
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
+from samplers.wrappers import Counted
 from webui.engine.engine import Engine
 from webui.engine.run_preview import numbers, preview_run
 from webui.settings import Settings
@@ -116,9 +116,9 @@ def compare(engine: Engine) -> int:
 
 def ran(plan: Plan) -> tuple[list[float], float]:
     """The sigmas and the network calls that a run reports."""
-    watched = Watched(GaussianDenoiser(), 1)
-    result = run(plan, watched, torch.zeros(1, 1, 2, 2), (7,))
-    return [float(sigma) for sigma in result.sigmas], watched.calls
+    counted = Counted(GaussianDenoiser(), 1)
+    result = run(plan, counted, torch.zeros(1, 1, 2, 2), (7,))
+    return [float(sigma) for sigma in result.sigmas], counted.calls
 
 
 def agrees(said: dict, sigmas: Sequence[float], nfe: float) -> bool:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from .closed_form import GaussianDenoiser
-from .denoiser import Watched
 from .failure import CheckFailed, fail
 from .global_state import global_state_kept
 from .noise import Noise
 from .sampler import Sampler, Schedule, Step
 from .schedule import NoiseSchedule
+from .wrappers import Counted, Reported
 
 TOY = (1.0, 0.6, 0.0)
 MAX_STEPS = 100_000  # more steps than any sampler makes: it would yield for ever
@@ -73,10 +73,11 @@ def run_checked(
     Raises CheckFailed, for an error inside the sampler too. seeds are 0, 1, ... unless given.
     """
     asked: list[float] = []
-    watched = Watched(denoise, len(x), lambda call: asked.append(call.sigma))
+    counted = Counted(denoise, len(x))
+    reported = Reported(counted, lambda sigma, denoised: asked.append(sigma))
     noise = CountedNoise(tuple(range(len(x))) if seeds is None else seeds)
     steps: list[Step] = []
-    with explained(sampler), contextlib.closing(sampler(watched, x, sigmas, noise, **options)) as run:
+    with explained(sampler), contextlib.closing(sampler(reported, x, sigmas, noise, **options)) as run:
         own_grid = sampler.own_grid_with(**options)
         for step in run:
             _check_step(step, x)
@@ -92,7 +93,7 @@ def run_checked(
             f"{steps[-1].sigma:g}",
             "the last pair of sigmas, which has to be run too",
         )
-    return Trace(tuple(steps), tuple(asked), watched.calls, noise.used)
+    return Trace(tuple(steps), tuple(asked), counted.calls, noise.used)
 
 
 @contextlib.contextmanager

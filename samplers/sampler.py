@@ -33,6 +33,10 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
+Denoise = Callable[[torch.Tensor, float], torch.Tensor]
+"""denoise(x, sigma): the estimate of x0 given x = x0 + sigma * eps."""
+
+
 class Stopped(Exception):
     """Raised by `denoise` after the user pressed Stop; a sampler lets it pass."""
 

@@ -14,11 +14,14 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from samplers.denoiser import Network
+from samplers.guidance import guide
 from samplers.noise import Noise
 from samplers.registry import Registry, discover
-from samplers.sampler import Sampler
+from samplers.sampler import Denoise, Sampler
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.testing import MixtureDenoiser
+from weights.condition import TextCondition
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 COVERED = ("DDPM", "DDIM", "Euler", "Flow")  # samplers that every general test runs; add a name to have it tested
@@ -68,6 +71,13 @@ def mixture(shape: tuple[int, ...] = (2, 3, 3), components: int = 5) -> MixtureD
     weights = torch.arange(1, components + 1, dtype=torch.float64)
     stds = torch.linspace(0.15, 0.6, components, dtype=torch.float64)
     return MixtureDenoiser(0.8 * normal(components, *shape, seed=11), stds, weights / weights.sum())
+
+
+def guided(network, schedule, prediction, positive, negative, scale=1.0, *, rounded=False, **guidance) -> Denoise:
+    """`guide` for a network(scaled, timestep, states) and prompts that are plain tensors."""
+    function = lambda scaled, timestep, condition: network(scaled, timestep, condition.states)  # noqa: E731
+    asked = Network(function, schedule, prediction, rounded)
+    return guide(asked, TextCondition(positive), TextCondition(negative), scale, **guidance)
 
 
 class Replay:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from oracles import PLUGINS, Replay, builtin, end, k_diffusion_sampling, mixture, normal, run_all, sampler
 
-from samplers.denoiser import Watched
 from samplers.noise import Noise
 from samplers.registry import discover
 from samplers.sampler import Stopped
+from samplers.wrappers import Counted, Reported, Stoppable
 
 # numpy 2 says this about torch's tensors, inside diffusers.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
@@ -95,7 +95,7 @@ def test_k_diffusions_churn_is_drawn_from_our_streams():
 
 def test_k_diffusion_asks_for_the_very_sigmas_of_the_list():
     asked = []
-    watched = Watched(mixture(SHAPE), 2, lambda call: asked.append(call.sigma))
+    watched = Reported(mixture(SHAPE), lambda sigma, denoised: asked.append(sigma))
     run_all(sampler("k-diffusion DPM++ 2M"), watched, start().float(), SIGMAS)
     assert asked == list(SIGMAS[:-1])
 
@@ -238,12 +238,13 @@ def test_the_founding_samplers_equal_their_bridged_namesakes(native, options, br
 @pytest.mark.parametrize("name", BRIDGED)
 def test_previews_and_stop_reach_every_bridged_sampler(name):
     seen, chosen = [], sampler(name)
-    watched = Watched(mixture(SHAPE), 2, seen.append)
+    counted = Counted(mixture(SHAPE), 2)
+    watched = Reported(counted, lambda sigma, denoised: seen.append(denoised))
     steps = run_all(chosen, watched, start().float(), SIGMAS)
-    assert chosen.count_calls(SIGMAS) in (None, watched.calls)
-    assert len(seen) >= len(SIGMAS) - 1 and all(call.denoised.shape[1:] == SHAPE for call in seen)
+    assert chosen.count_calls(SIGMAS) in (None, counted.calls)
+    assert len(seen) >= len(SIGMAS) - 1 and all(denoised.shape[1:] == SHAPE for denoised in seen)
     assert steps[-1].x.dtype == torch.float32 and steps[-1].sigma == 0
-    stopping = Watched(mixture(SHAPE), 2, seen.append, lambda: len(seen) > 3)
+    stopping = Stoppable(watched, lambda: len(seen) > 3)
     seen.clear()
     with pytest.raises(Stopped):
         run_all(chosen, stopping, start().float(), SIGMAS)

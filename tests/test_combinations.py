@@ -14,13 +14,14 @@ import math
 
 import pytest
 import torch
-from oracles import builtin, sd
+from oracles import builtin, guided, sd
 
-from samplers.denoiser import Denoiser, Watched
 from samplers.noise import Noise
 from samplers.run import Plan, steps
+from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule, cut, flow
 from samplers.testing import GaussianDenoiser
+from samplers.wrappers import Counted
 
 # numpy 2 and torchsde talk about rounding in passing.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
@@ -60,11 +61,11 @@ def model(kind: str) -> NoiseSchedule:
 
 
 @functools.cache
-def network(kind: str) -> Denoiser:
+def network(kind: str) -> Denoise:
     nothing = torch.zeros(1, 1, 1)
     if kind == "eps":
-        return Denoiser(EpsNetwork(model(kind)), model(kind), "epsilon", nothing, nothing)
-    return Denoiser(FlowNetwork(model(kind)), model(kind), "flow_prediction", nothing, nothing)
+        return guided(EpsNetwork(model(kind)), model(kind), "epsilon", nothing, nothing)
+    return guided(FlowNetwork(model(kind)), model(kind), "flow_prediction", nothing, nothing)
 
 
 @functools.cache
@@ -101,11 +102,11 @@ def test_every_sampler_runs_every_schedule(name, kind):
         if key in seen or not wanted(name, where):
             continue
         seen.add(key)
-        plan, watched = Plan(chosen, options, sigmas), Watched(network(kind), 1)
+        plan, counted = Plan(chosen, options, sigmas), Counted(network(kind), 1)
         start = 0.3 + sigmas[0] * Noise((7,), "initial")(torch.zeros(1, 1, 2, 2))
-        *_, last = steps(plan, watched, start, (Noise if "Karras" in where else Pathless)((7,)))
+        *_, last = steps(plan, counted, start, (Noise if "Karras" in where else Pathless)((7,)))
         assert torch.isfinite(last.x).all() and last.sigma == 0, where
-        assert plan.calls in (None, watched.calls), f"{where}: {plan.calls} declared, {watched.calls} made"
+        assert plan.calls in (None, counted.calls), f"{where}: {plan.calls} declared, {counted.calls} made"
     assert len(seen) > len(STRENGTHS)
 
 

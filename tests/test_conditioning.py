@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import ToyModel, toy
+from oracles import guided
 from PIL import Image
 
-from samplers.denoiser import Denoiser, rescale_guided
+from samplers.guidance import Interval, rescale_guided
 from samplers.schedule import stable_diffusion
 from webui.api.script_api import Api, ApiResult
 from webui.core.limits import LOCAL
@@ -34,7 +35,7 @@ class Network:
 
 def make(network, positive=77, negative=77, **options):
     conditions = torch.full((1, positive, 8), 0.7), torch.full((1, negative, 8), -0.4)
-    return Denoiser(network, stable_diffusion(), "epsilon", *conditions, **options)
+    return guided(network, stable_diffusion(), "epsilon", *conditions, **options)
 
 
 @pytest.fixture
@@ -52,35 +53,35 @@ def test_rescaling_is_diffusers(x):
 
 def test_a_full_rescale_has_the_spread_of_the_conditional_output(x):
     network = Network()
-    both = make(network, guidance=9.0, rescale=1.0)
-    plain = make(network, guidance=1.0)
+    both = make(network, scale=9.0, rescale=1.0)
+    plain = make(network, scale=1.0)
     sigma = 2.0
     spread = [((x - denoise(x, sigma)) / sigma).std((1, 2, 3)) for denoise in (both, plain)]
     torch.testing.assert_close(*spread)
     assert not torch.equal(both(x, sigma), plain(x, sigma))
-    assert torch.equal(make(network, guidance=9.0, rescale=0.0)(x, sigma), make(network, guidance=9.0)(x, sigma))
+    assert torch.equal(make(network, scale=9.0, rescale=0.0)(x, sigma), make(network, scale=9.0)(x, sigma))
 
 
 @pytest.mark.parametrize("sigma, guided", [(0.5, False), (1.0, False), (1.001, True), (5.0, True), (5.001, False)])
 def test_guidance_counts_within_its_interval_and_costs_nothing_outside(x, sigma, guided):
     network = Network()
-    value = make(network, guidance=6.0, interval=(1.0, 5.0))(x, sigma)
+    value = make(network, scale=6.0, interval=Interval(1.0, 5.0))(x, sigma)
     assert network.batches == [(6 if guided else 3, 77)]
-    assert torch.equal(value, make(network, guidance=6.0 if guided else 1.0)(x, sigma))
+    assert torch.equal(value, make(network, scale=6.0 if guided else 1.0)(x, sigma))
 
 
 def test_without_an_interval_all_levels_are_guided(x):
     network = Network()
     for sigma in (1e-4, 14.6, 1e5):
-        make(network, guidance=6.0)(x, sigma)
+        make(network, scale=6.0)(x, sigma)
     assert network.batches == [(6, 77)] * 3
 
 
 def test_prompts_of_different_lengths_are_asked_apart_and_not_padded(x):
     network = Network()
-    long = make(network, positive=154, guidance=4.0)(x, 2.0)
+    long = make(network, positive=154, scale=4.0)(x, 2.0)
     assert network.batches == [(3, 77), (3, 154)]
-    cond, uncond = make(network, positive=154)(x, 2.0), make(network, negative=77, guidance=0.0)(x, 2.0)
+    cond, uncond = make(network, positive=154)(x, 2.0), make(network, negative=77, scale=0.0)(x, 2.0)
     torch.testing.assert_close(long, uncond + 4.0 * (cond - uncond))
 
 
@@ -184,8 +185,8 @@ class TestModel:
 
     def test_arguments_reach_the_denoiser(self, emoji):
         made = emoji.denoiser("a", "b", 5.0, guidance_rescale=0.5, guidance_low=0.1)
-        assert (made.rescale, made.interval) == (0.5, (0.1, math.inf))
-        assert emoji.denoiser("a", guidance_high=3.0).interval == (0.0, 3.0)
+        assert (made.guided.rescale, made.interval) == (0.5, Interval(0.1))
+        assert emoji.denoiser("a", guidance=2.0, guidance_high=3.0).interval == Interval(0.0, 3.0)
 
     def test_compiling_that_fails_is_left_out(self, emoji, monkeypatch, caplog):
         def refuse(module):

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from oracles import mixture, normal, sd
+from oracles import guided, mixture, normal, sd
 
 from samplers import Stopped
-from samplers.denoiser import PREDICTIONS, Denoiser, Watched, to_denoised, to_network
+from samplers.denoiser import PREDICTIONS, to_denoised, to_network
+from samplers.sampler import Denoise
 from samplers.schedule import alpha_bar, flow, from_alphas, zero_terminal_snr
 from samplers.testing import GaussianDenoiser
+from samplers.wrappers import Counted, Reported, Stoppable
 
 SHAPE = (3, 2, 3, 3)
 ONE, OTHER = torch.ones(1, 2, 4, dtype=torch.float64), torch.zeros(1, 2, 4, dtype=torch.float64)
@@ -43,8 +45,8 @@ class Perfect:
         return target(self.prediction, clean, (x - clean) / sigma, sigma)
 
 
-def denoiser(network, schedule=None, prediction="epsilon", **options) -> Denoiser:
-    return Denoiser(network, schedule or sd(), prediction, ONE, OTHER, **options)
+def denoiser(network, schedule=None, prediction="epsilon", **options) -> Denoise:
+    return guided(network, schedule or sd(), prediction, ONE, OTHER, **options)
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.5, 3.7, 14.6])
@@ -131,13 +133,13 @@ def test_guidance_extrapolates_from_the_unconditional_estimate(guidance, predict
 
         alone[name] = denoiser(network, prediction=prediction)(x, sigma)
     expected = alone["uncond"] + guidance * (alone["cond"] - alone["uncond"])
-    assert (denoiser(Conditioned(), prediction=prediction, guidance=guidance)(x, sigma) - expected).abs().max() < 1e-10
+    assert (denoiser(Conditioned(), prediction=prediction, scale=guidance)(x, sigma) - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("guidance, condition", [(1.0, ONE), (0.0, OTHER)])
 def test_without_guidance_half_is_computed_once(guidance, condition):
     network = Conditioned()
-    denoiser(network, guidance=guidance)(normal(*SHAPE), 1.0)
+    denoiser(network, scale=guidance)(normal(*SHAPE), 1.0)
     ((scaled, _, given),) = network.calls
     assert len(scaled) == len(given) == SHAPE[0]
     assert torch.equal(given, condition.expand(SHAPE[0], -1, -1))
@@ -145,7 +147,7 @@ def test_without_guidance_half_is_computed_once(guidance, condition):
 
 def test_with_guidance_both_halves_are_one_call_of_twice_the_size():
     network = Conditioned()
-    denoiser(network, guidance=5.0)(normal(*SHAPE), 1.0)
+    denoiser(network, scale=5.0)(normal(*SHAPE), 1.0)
     ((scaled, _, given),) = network.calls
     assert scaled.shape == (6, 2, 3, 3) and torch.equal(scaled[:3], scaled[3:])
     assert torch.equal(given, torch.cat([OTHER.expand(3, -1, -1), ONE.expand(3, -1, -1)]))
@@ -154,8 +156,8 @@ def test_with_guidance_both_halves_are_one_call_of_twice_the_size():
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_an_image_s_estimate_does_not_depend_on_its_batch(guidance):
     x = normal(*SHAPE)
-    together = denoiser(Conditioned(), guidance=guidance)(x, 1.0)
-    alone = [denoiser(Conditioned(), guidance=guidance)(x[i : i + 1], 1.0) for i in range(3)]
+    together = denoiser(Conditioned(), scale=guidance)(x, 1.0)
+    alone = [denoiser(Conditioned(), scale=guidance)(x[i : i + 1], 1.0) for i in range(3)]
     assert (together - torch.cat(alone)).abs().max() < 1e-12
 
 
@@ -187,26 +189,27 @@ def test_a_flow_model_is_given_a_thousand_times_its_time():
     assert asked == [pytest.approx(750.0)]
 
 
-# --- Watched
+# --- counted, reported, stoppable
 
 
 def test_calls_are_counted_per_image_and_reported_with_level_and_estimate():
     reports = []
-    watched = Watched(GaussianDenoiser(), 3, reports.append)
+    counted = Counted(GaussianDenoiser(), 3)
+    denoise = Reported(counted, lambda sigma, denoised: reports.append((counted.calls, sigma, denoised)))
     x = normal(*SHAPE)
-    first, second = watched(x, 5.0), watched(x, 2.0)
-    assert [(call.calls, call.sigma) for call in reports] == [(1, 5.0), (2, 2.0)] and watched.calls == 2
-    assert reports[0].denoised is first and reports[1].denoised is second
+    first, second = denoise(x, 5.0), denoise(x, 2.0)
+    assert [(calls, sigma) for calls, sigma, _ in reports] == [(1, 5.0), (2, 2.0)]
+    assert reports[0][2] is first and reports[1][2] is second
     assert torch.equal(first, GaussianDenoiser()(x, 5.0))
 
 
 def test_images_solved_apart_are_counted_as_the_mean():
-    watched = Watched(GaussianDenoiser(), 2)
+    counted = Counted(GaussianDenoiser(), 2)
     for image in (0, 0, 1):
-        watched(normal(*SHAPE)[image : image + 1], 1.0)
-    assert watched.calls == 1.5
-    watched(normal(*SHAPE)[:1], 1.0)
-    assert watched.calls == 2 and isinstance(watched.calls, int)
+        counted(normal(*SHAPE)[image : image + 1], 1.0)
+    assert counted.calls == 1.5
+    counted(normal(*SHAPE)[:1], 1.0)
+    assert counted.calls == 2 and isinstance(counted.calls, int)
 
 
 def test_a_stop_before_a_call_makes_none_and_one_during_it_ends_after_it():
@@ -218,18 +221,19 @@ def test_a_stop_before_a_call_makes_none_and_one_during_it_ends_after_it():
         return x
 
     reports = []
-    watched = Watched(denoise, 3, reports.append, lambda: flag[0])
+    counted = Counted(denoise, 3)
+    stoppable = Stoppable(Reported(counted, lambda *call: reports.append(call)), lambda: flag[0])
     with pytest.raises(Stopped):
-        watched(normal(*SHAPE), 1.0)
-    assert made == [] and watched.calls == 0
+        stoppable(normal(*SHAPE), 1.0)
+    assert made == [] and counted.calls == 0
     flag[0] = False
     with pytest.raises(Stopped):
-        watched(normal(*SHAPE), 1.0)
-    assert made == [1.0] and watched.calls == 1 and len(reports) == 1
+        stoppable(normal(*SHAPE), 1.0)
+    assert made == [1.0] and counted.calls == 1 and len(reports) == 1
 
 
 def test_a_failed_call_is_not_counted():
-    watched = Watched(lambda x, sigma: 1 / 0, 1)
+    counted = Counted(lambda x, sigma: 1 / 0, 1)
     with pytest.raises(ZeroDivisionError):
-        watched(normal(*SHAPE), 1.0)
-    assert watched.calls == 0
+        counted(normal(*SHAPE), 1.0)
+    assert counted.calls == 0

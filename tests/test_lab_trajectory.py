@@ -6,9 +6,9 @@ from io import BytesIO
 import pytest
 import torch
 from labs import WAIT, done, drawn, laboratory
+from oracles import guided
 from PIL import Image
 
-from samplers.denoiser import Denoiser
 from samplers.noise import Noise
 from samplers.schedule import flow, stable_diffusion
 from samplers.testing import GaussianDenoiser
@@ -116,16 +116,16 @@ def test_the_gap_is_that_of_the_two_estimates(prediction):
         return scaled * condition.mean((1, 2)).reshape(-1, 1, 1, 1)
 
     texts = [torch.full((1, 2, 2), value) for value in (0.7, 0.2)]
-    both = Denoiser(
+    both = guided(
         network, stable_diffusion(), prediction, *texts, 4.0, on_gap=lambda sigma, gap: seen.append((sigma, gap))
     )
-    plain = Denoiser(network, stable_diffusion(), prediction, *texts, 4.0)
+    plain = guided(network, stable_diffusion(), prediction, *texts, 4.0)
     assert torch.equal(both(x, 2.0), plain(x, 2.0))
     conditional, unconditional = (
-        Denoiser(network, stable_diffusion(), prediction, *texts, w)(x, 2.0) for w in (1.0, 0.0)
+        guided(network, stable_diffusion(), prediction, *texts, w)(x, 2.0) for w in (1.0, 0.0)
     )
     assert seen[0][0] == 2.0 and torch.allclose(seen[0][1], conditional - unconditional, atol=1e-5)
-    Denoiser(network, stable_diffusion(), prediction, *texts, 1.0, on_gap=lambda *_: seen.append(None))(x, 2.0)
+    guided(network, stable_diffusion(), prediction, *texts, 1.0, on_gap=lambda *_: seen.append(None))(x, 2.0)
     assert len(seen) == 1
 
 

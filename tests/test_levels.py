@@ -9,12 +9,12 @@ from oracles import builtin, sampler, schedule, sd
 
 from samplers import Step
 from samplers import sampler as make_sampler
-from samplers.denoiser import Watched
 from samplers.levels import dry_run, levels
 from samplers.run import SamplerFailed, plan, run
 from samplers.schedule import alpha_bar, betas, flow, shift_flow_time, sigma_of_flow_time
 from samplers.testing import GaussianDenoiser
 from samplers.timeouts import Limit, TookTooLong
+from samplers.wrappers import Counted, Reported
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Should have t[ab]:UserWarning")
 
@@ -152,10 +152,12 @@ def test_a_rehearsal_asks_what_a_real_run_asks(name):
     made, seen = planned(name, 7), []
     if made.calls is None:
         return
-    watched = Watched(GaussianDenoiser(-0.5, 0.2), 2, lambda call: seen.append(float(call.sigma)))
-    result = run(made, watched, torch.zeros(2, 3, 4, 4), (1, 2))
+    counted = Counted(GaussianDenoiser(-0.5, 0.2), 2)
+    result = run(
+        made, Reported(counted, lambda sigma, denoised: seen.append(float(sigma))), torch.zeros(2, 3, 4, 4), (1, 2)
+    )
     rehearsed = dry_run(made)
-    assert asked(made) == pytest.approx(seen, rel=1e-6) and len(rehearsed.calls) == watched.calls == made.calls
+    assert asked(made) == pytest.approx(seen, rel=1e-6) and len(rehearsed.calls) == counted.calls == made.calls
     assert rehearsed.sigmas == pytest.approx(result.sigmas, rel=1e-12)
     places = [call.place for call in rehearsed.calls]
     assert places == sorted(places) and 0 <= places[0] and places[-1] < len(made.sigmas) - 1

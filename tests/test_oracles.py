@@ -11,6 +11,7 @@ from oracles import (
     Replay,
     Silence,
     end,
+    guided,
     k_diffusion_sampling,
     mixture,
     normal,
@@ -22,18 +23,18 @@ from oracles import (
 )
 from scipy.integrate import solve_ivp
 
-from samplers.denoiser import Denoiser
 from samplers.noise import Noise
+from samplers.sampler import Denoise
 from samplers.testing import GaussianDenoiser, geometric
 
 SHAPE = (3, 2, 3, 3)
 STABLE_DIFFUSION = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 
 
-def ours(network) -> Denoiser:
+def ours(network) -> Denoise:
     """Our denoise on an eps network; the condition is a formality."""
     nothing = torch.zeros(1, 1, 1, dtype=torch.float64)
-    return Denoiser(network, sd(), "epsilon", nothing, nothing)
+    return guided(network, sd(), "epsilon", nothing, nothing)
 
 
 def scale(sigma: float) -> float:

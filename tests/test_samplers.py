@@ -28,10 +28,10 @@ from oracles import (
 
 from samplers import Step, Stopped
 from samplers import sampler as make_sampler
-from samplers.denoiser import Watched
 from samplers.noise import Noise
 from samplers.run import SamplerFailed, plan, run
 from samplers.testing import GaussianDenoiser, end_of, geometric, measure_order
+from samplers.wrappers import Counted, Reported, Stoppable
 
 SHAPE = (3, 2, 3, 3)
 ALL = all_variants()
@@ -369,7 +369,7 @@ def test_declared_calls_are_the_calls_made(chosen, options):
     for sigmas in (grid(), grid(1), grid()[:-1]):
         if chosen is brownian_sde and sigmas[-1] > 0:
             continue
-        denoise = Watched(mixture(), len(start()))
+        denoise = Counted(mixture(), len(start()))
         run_all(chosen, denoise, start(), sigmas, **options)
         declared = chosen.count_calls(sigmas, **options)
         assert denoise.calls == declared if declared is not None else denoise.calls > 0
@@ -420,7 +420,7 @@ def test_closing_a_run_early_is_clean(chosen, options):
 def test_stopped_passes_through_and_no_call_follows(chosen, options, calls):
     made = []
     ready = plan(sd(), chosen, schedule("Karras"), 6, options)
-    watched = Watched(mixture(), 1, made.append, lambda: len(made) >= calls)
+    watched = Stoppable(Reported(mixture(), lambda *call: made.append(call)), lambda: len(made) >= calls)
     with pytest.raises(Stopped):
         run(ready, watched, torch.zeros(1, *SHAPE[1:], dtype=torch.float64), (1,))
     assert len(made) == calls and torch.is_grad_enabled()

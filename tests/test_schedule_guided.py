@@ -4,8 +4,9 @@ import pytest
 import torch
 from conftest import ToyModel, toy
 from oracles import builtin, schedule, sd
+from oracles import guided as guided_denoiser
 
-from samplers.denoiser import Denoiser
+from samplers.guidance import Interval
 from samplers.run import run
 from samplers.schedule import flow
 from webui.core.request import Request
@@ -48,8 +49,8 @@ def guided_sigmas(made, request):
             guided.append(asked_at[-1])
         return 0.1 * scaled
 
-    interval = request.guidance_low, request.guidance_high or float("inf")
-    inner = Denoiser(
+    interval = Interval(request.guidance_low, request.guidance_high)
+    inner = guided_denoiser(
         network, made.model_info.schedule, "epsilon", positive, negative, request.guidance, interval=interval
     )
 
@@ -94,10 +95,10 @@ def test_the_emoji_model_is_asked_twice_where_the_marks_are(emoji):
     request = Request(sampler="DDIM", steps=12, guidance=5.0, **INTERVAL)
     sigmas = schedule("Karras")(emoji.schedule, 12)
     gaps = []
-    made = emoji.denoiser("red apple", "", request.guidance, **request.conditioning)
-    watched = Denoiser(**{**vars(made), "on_gap": lambda sigma, gap: gaps.append(sigma)})
+    listen = lambda sigma, gap: gaps.append(sigma)  # noqa: E731
+    denoise = emoji.denoiser("red apple", "", request.guidance, **request.conditioning, on_gap=listen)
     for sigma in sigmas[:-1]:
-        watched(torch.zeros(1, *emoji.latents_shape(64, 64)), sigma)
+        denoise(torch.zeros(1, *emoji.latents_shape(64, 64)), sigma)
     (curve,) = guided_curve(request, range(13), list(enumerate(sigmas[:-1])))
     assert list(curve.sigmas) == gaps and 0 < len(gaps) < 12
 

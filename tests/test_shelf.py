@@ -24,9 +24,9 @@ from oracles import (
 from scipy.integrate import quad
 
 from samplers import multistep_weights
-from samplers.denoiser import Watched
 from samplers.noise import Noise
 from samplers.testing import GaussianDenoiser, geometric, measure_order
+from samplers.wrappers import Counted
 
 SHAPE = (2, 1, 3, 3)
 # torchsde rounds the ends of a path to six digits and says so; diffusers uses numpy in ways that end with numpy 3.
@@ -369,9 +369,9 @@ def test_one_step_gives_the_denoised_image_and_every_list_takes_the_declared_cal
         if name in BROWNIAN and steps > 3 and options.get("eta") != 0:
             continue  # the path is slow to make, and the calls do not depend on it
         for sigmas in (grid(steps), geometric(14.6, 0.05, steps), grid(20)[-steps - 1 :]):
-            watched = Watched(denoise, SHAPE[0])
-            steps_made = run_all(chosen, watched, start(sigmas[0]), sigmas, **options)
-            assert watched.calls == chosen.count_calls(sigmas, **options)
+            counted = Counted(denoise, SHAPE[0])
+            steps_made = run_all(chosen, counted, start(sigmas[0]), sigmas, **options)
+            assert counted.calls == chosen.count_calls(sigmas, **options)
             assert [step.sigma for step in steps_made] == list(sigmas[1:])
             assert all(torch.isfinite(step.x).all() for step in steps_made)
 

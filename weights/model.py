@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 
-from samplers.denoiser import Denoiser, guidance_interval
+from samplers.denoiser import Network
+from samplers.guidance import Interval, guide
+from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
 
 from .autoencoder import Autoencoder
+from .condition import TextCondition
 from .identity import ModelIdentity
 from .model_info import ModelInfo
 from .prompt_encoder import Prompts
@@ -82,26 +86,20 @@ class Model:
         guidance_rescale: float = 0.0,
         guidance_low: float = 0.0,
         guidance_high: float = 0.0,
-    ) -> Denoiser:
+        on_gap: Callable[[float, torch.Tensor], None] | None = None,
+    ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
         clip_skip         1 is the text encoder's last layer
-        guidance_rescale  see `Denoiser`
+        guidance_rescale  see `samplers.guidance.Guided`
         guidance_low      guidance is used for sigmas above this one
         guidance_high     and up to this one; 0 is without an end
+        on_gap            listens to guidance, see `samplers.guidance.Guided`
         """
-        positive, negative = self.encode_prompt(prompt, clip_skip), self.encode_prompt(negative_prompt, clip_skip)
-        interval = guidance_interval(guidance_low, guidance_high)
-        return Denoiser(
-            self._network,
-            self.schedule,
-            self.info.prediction,
-            positive,
-            negative,
-            guidance,
-            rescale=guidance_rescale,
-            interval=interval,
-        )
+        positive, negative = (TextCondition(self.encode_prompt(text, clip_skip)) for text in (prompt, negative_prompt))
+        network = Network(self._network, self.schedule, self.info.prediction)
+        interval = Interval(guidance_low, guidance_high)
+        return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap)
 
     @torch.no_grad()
     def guess_prediction(self) -> str:
@@ -114,7 +112,7 @@ class Model:
             1, self.info.channels, PROBE_SIDE, PROBE_SIDE, generator=torch.Generator().manual_seed(0)
         ).to(self.device)
         highest = self.schedule.timestep(self.schedule.sigmas[-1])
-        output = self._network(noise, highest, self.encode_prompt(""))
+        output = self._network(noise, highest, TextCondition(self.encode_prompt("")))
         slope = float((output * noise).sum() / (noise * noise).sum())
         return "epsilon" if slope > 0.5 else "v_prediction"
 
@@ -129,9 +127,8 @@ class Model:
         try:
             self._unet = torch.compile(plain)
             side = max(PROBE_SIDE, self.info.defaults.size // self.info.factor)
-            self._network(
-                torch.zeros(1, self.info.channels, side, side, device=self.device), 1.0, self.encode_prompt("")
-            )
+            latents = torch.zeros(1, self.info.channels, side, side, device=self.device)
+            self._network(latents, 1.0, TextCondition(self.encode_prompt("")))
             self.identity = replace(self.identity, compiled=True)
         except Exception as error:
             log.warning(
@@ -156,7 +153,7 @@ class Model:
         return self._vae.preview(latents)
 
     @torch.no_grad()
-    def _network(self, scaled: torch.Tensor, timestep: float, condition: torch.Tensor) -> torch.Tensor:
+    def _network(self, scaled: torch.Tensor, timestep: float, condition: TextCondition) -> torch.Tensor:
         at = torch.tensor([timestep], dtype=torch.float32, device=self.device)
-        output = self._unet(scaled.to(self.device, self.dtype), at, encoder_hidden_states=condition).sample
+        output = self._unet(scaled.to(self.device, self.dtype), at, encoder_hidden_states=condition.states).sample
         return output.to(scaled)

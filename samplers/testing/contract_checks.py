@@ -6,11 +6,11 @@ import torch
 
 from ..check import check_calls, check_quickly, explained
 from ..closed_form import geometric
-from ..denoiser import Watched
 from ..failure import CheckFailed, fail
 from ..global_state import global_state_kept
 from ..noise import Noise
 from ..sampler import Stopped
+from ..wrappers import Reported, Stoppable
 from .sampler_under_test import LIST, LISTS, SamplerUnderTest, mixture, shown
 
 SMALL = 1e-9
@@ -123,7 +123,8 @@ def stops(subject: SamplerUnderTest) -> None:
 def _stopped_at(last: int, subject: SamplerUnderTest) -> str:
     """What went wrong in a run that is stopped at its network call number `last`."""
     asked: list[float] = []
-    denoise = Watched(mixture(), 1, lambda call: asked.append(call.sigma), lambda: len(asked) >= last)
+    reported = Reported(mixture(), lambda sigma, denoised: asked.append(sigma))
+    denoise = Stoppable(reported, lambda: len(asked) >= last)
     try:
         for _ in subject.sampler(denoise, subject.start(10.0, 1), LIST, Noise([0]), **subject.options):
             pass
@@ -138,7 +139,7 @@ def _stopped_at(last: int, subject: SamplerUnderTest) -> str:
 def closes(subject: SamplerUnderTest) -> None:
     """Closed after its first step, it ends without another network call."""
     asked: list[float] = []
-    denoise = Watched(mixture(), 1, lambda call: asked.append(call.sigma))
+    denoise = Reported(mixture(), lambda sigma, denoised: asked.append(sigma))
     run = subject.sampler(denoise, subject.start(10.0, 1), LIST, Noise([0]), **subject.options)
     with explained(subject.sampler):
         next(run)

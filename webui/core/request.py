@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from samplers.denoiser import guidance_at, guidance_interval
+from samplers.guidance import Interval
 from samplers.options import MOST_LENGTH
 from samplers.options import resolve as resolve_options
 from samplers.registry import Registry
@@ -108,7 +108,7 @@ class Request(BaseModel):
 
     def guidance_at(self, sigma: float) -> float:
         """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""
-        return guidance_at(sigma, self.guidance, guidance_interval(self.guidance_low, self.guidance_high))
+        return self.guidance if sigma in Interval(self.guidance_low, self.guidance_high) else 1.0
 
 
 def read(fields: Mapping[str, Any]) -> Request:

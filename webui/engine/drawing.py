@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from samplers.denoiser import Call, Watched
 from samplers.run import RunResult, run
 from samplers.sampler import Step, Stopped
+from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.images import grid, to_jpeg
 from webui.core.record import digest_of, encode_png, record
 from webui.core.storage import keep_input, save_or_keep
@@ -99,8 +99,8 @@ class Drawing:
             try:
                 denoise, start = self._prepare()
                 for batch in self._batches:
-                    watched, result = self._sample(denoise, start, batch, first)
-                    self._finish(watched, result, batch, first)
+                    counted, result = self._sample(denoise, start, batch, first)
+                    self._finish(counted, result, batch, first)
                     first += len(batch)
             except Stopped:
                 stopped = True
@@ -118,15 +118,16 @@ class Drawing:
         shape = model.latents_shape(request.width, request.height)
         return denoise, torch.zeros(1, *shape, device=model.device)
 
-    def _sample(self, denoise, start: torch.Tensor, batch: Sequence[int], first: int) -> tuple[Watched, RunResult]:
+    def _sample(self, denoise, start: torch.Tensor, batch: Sequence[int], first: int) -> tuple[Counted, RunResult]:
         self._progress = replace(self._progress, image_index=first, step=0, sigma=None)
         self._pace.begin_batch(self._clock())
         self._tell(self._doing())
-        watched = Watched(denoise, len(batch), self._on_call, self._desk.should_stop)
+        counted = Counted(denoise, len(batch))
+        watched = Stoppable(Reported(counted, self._on_call), self._desk.should_stop)
         result = run(self._job.plan, watched, start.repeat(len(batch), 1, 1, 1), batch, self._on_step)
-        return watched, result
+        return counted, result
 
-    def _finish(self, watched: Watched, result: RunResult, batch: Sequence[int], first: int) -> None:
+    def _finish(self, counted: Counted, result: RunResult, batch: Sequence[int], first: int) -> None:
         """Decode, write and announce each picture of a batch. NotSaved comes after all of them were tried."""
         request, problems = self._job.request, []
         sigmas = [float(sigma) for sigma in result.sigmas]
@@ -135,12 +136,12 @@ class Drawing:
             self._tell(f"decoding {_of(index, index + 1, request.count)}")
             image = self._model.decode(result.x[offset : offset + 1])[0]
             saved = save_or_keep(
-                self._desk.outputs, seed, encode_png(image, self._record(index, image, sigmas, watched.calls, batch))
+                self._desk.outputs, seed, encode_png(image, self._record(index, image, sigmas, counted.calls, batch))
             )
             self._pace.decoded(self._clock() - began)
             if saved.path:
                 self._sigmas.append(sigmas)
-                self._nfe.append(watched.calls)
+                self._nfe.append(counted.calls)
                 self._desk.on_saved(saved.path)
                 self._job.tell(Picture(saved.path, seed, index))
             if saved.problem:
@@ -164,12 +165,12 @@ class Drawing:
             **facts,
         )
 
-    def _on_call(self, call: Call) -> None:
-        self._pace.called(call.sigma, self._clock(), self._preview_cost)
+    def _on_call(self, sigma: float, denoised: torch.Tensor) -> None:
+        self._pace.called(sigma, self._clock(), self._preview_cost)
         self._preview_cost = 0.0
-        self._progress = replace(self._progress, sigma=float(call.sigma))
+        self._progress = replace(self._progress, sigma=float(sigma))
         if self._job.previews:
-            self._look(call.denoised)
+            self._look(denoised)
         self._tell(self._doing())
 
     def _on_step(self, step: Step) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from samplers.denoiser import Watched
 from samplers.reference import observed_order
 from samplers.run import Plan, SamplerFailed, run
-from samplers.sampler import Schedule, Stopped
+from samplers.sampler import Denoise, Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
+from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
@@ -194,8 +194,8 @@ class _Meter:
             self._desk.tell(PartialResult(Reference("the exact answer, in closed form", ROUNDING[torch.float64])))
             return exact_end(problem)
         self._doing = "the reference"
-        watched = self._watched(problem)
-        counted = Problem(watched, problem.levels, problem.zeros, problem.seeds)
+        _, denoise = self._watched(problem)
+        counted = Problem(denoise, problem.levels, problem.zeros, problem.seeds)
         rough, fine = (solved_end(counted, steps) for steps in (REFERENCE_STEPS // 2, REFERENCE_STEPS))
         # Not divided by 15, as Richardson would: that networks are smooth enough for fourth order is not known.
         doubt = max(relative_error(rough, fine), ROUNDING[torch.float32])
@@ -207,24 +207,29 @@ class _Meter:
         return fine
 
     def _point(self, problem: Problem, exact: torch.Tensor, one: Entrant, what: str, made: Plan) -> Point | Excluded:
-        watched = self._watched(problem)
+        counted, denoise = self._watched(problem)
         try:
-            end = run(made, watched, problem.zeros, problem.seeds).x
+            end = run(made, denoise, problem.zeros, problem.seeds).x
         except SamplerFailed as error:
             return Excluded(one.label, f"{what}: {error}")
-        return Point(one.label, watched.calls, relative_error(end, exact), what)
+        return Point(one.label, counted.calls, relative_error(end, exact), what)
 
-    def _watched(self, problem: Problem) -> Watched:
-        self._before = self.calls
-        return Watched(problem.denoise, len(problem.seeds), self._on_call, self._desk.should_stop)
+    def _watched(self, problem: Problem) -> tuple[Counted, Denoise]:
+        """The problem's denoiser, counted, and around it progress and Stop."""
+        before, counted = self.calls, Counted(problem.denoise, len(problem.seeds))
 
-    def _on_call(self, call: Any) -> None:
-        self.calls = self._before + call.calls
+        def report(sigma: float, denoised: torch.Tensor) -> None:
+            self.calls = before + counted.calls
+            self._tell_progress(sigma)
+
+        return counted, Stoppable(Reported(counted, report), self._desk.should_stop)
+
+    def _tell_progress(self, sigma: float) -> None:
         spent, done = self._desk.clock() - self._began, round(self.calls)
         # Where solvers took more than usual, only what was spent can be told.
         total = self._total if done <= self._total else None
         left = spent / self.calls * (total - self.calls) if total else None
-        told = dict(calls=done, total_calls=total, seconds=spent, remaining=left, sigma=float(call.sigma))
+        told = dict(calls=done, total_calls=total, seconds=spent, remaining=left, sigma=float(sigma))
         self._desk.tell(Progress(**told, text=self._doing))
 
 

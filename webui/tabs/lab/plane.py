@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from samplers.closed_form import MixtureDenoiser, geometric
-from samplers.denoiser import Watched
 from samplers.noise import Noise
 from samplers.reference import solve_flow
 from samplers.run import Plan, SamplerFailed, plan, run
 from samplers.sampler import Step, Stopped
 from samplers.schedule import stable_diffusion
+from samplers.wrappers import Counted, Stoppable
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
@@ -128,16 +128,16 @@ class Toy:
         made = self.plans[label]
         start = start_of(seed, made.sigmas[0])
         states: list[tuple[float, torch.Tensor]] = [(made.sigmas[0], start)]
-        watched = Watched(density, 1, stopped=desk.should_stop)
+        counted = Counted(density, 1)
 
         def keep(step: Step) -> None:
             states.append((step.sigma, step.x))
 
         try:
-            run(made, watched, torch.zeros_like(start), (seed,), keep)
+            run(made, Stoppable(counted, desk.should_stop), torch.zeros_like(start), (seed,), keep)
         except SamplerFailed as error:
             return PathFailed(label, str(error))
-        return _path(label, point, states, watched.calls)
+        return _path(label, point, states, counted.calls)
 
 
 def make_toy(

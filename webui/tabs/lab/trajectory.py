@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from samplers.denoiser import Denoiser, to_network
+from samplers.denoiser import to_network
 from samplers.noise import Noise
 from samplers.run import Plan
 from samplers.sampler import Step
@@ -132,12 +132,11 @@ class _Watched:
         return getattr(self._model, name)
 
     def denoiser(self, *prompt: Any, **conditioning: Any) -> Any:
-        denoise = self._model.denoiser(*prompt, **conditioning)
-        listened = replace(denoise, on_gap=self._on_gap) if isinstance(denoise, Denoiser) else denoise
+        denoise = self._model.denoiser(*prompt, **conditioning, on_gap=self._on_gap)
 
         def told(x: torch.Tensor, sigma: float) -> torch.Tensor:
             self._on_call(sigma)
-            return listened(x, sigma)
+            return denoise(x, sigma)
 
         return told
 
