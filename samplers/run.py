@@ -1,9 +1,12 @@
-"""One run: a plan made beforehand, then the sampler's steps. img2img is the same loop, started lower."""
+"""A run: a plan that is made beforehand, then the sampler's steps. It has one pass or several, each with a plan.
+
+img2img is the same loop started lower; hires fix is two passes, the second from the enlarged result of the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 
 from .check import place
 from .noise import Noise
-from .sampler import Sampler, Schedule, Step, Stopped
+from .sampler import Denoise, Sampler, Schedule, Step, Stopped
 from .schedule import NoiseSchedule, cut
 
 
@@ -53,39 +56,77 @@ def plan(
     return Plan(sampler, sampler.resolve(options), sigmas)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a finished run leaves: the final state and the sigmas that really ran, the last one 0."""
+    """The final state of a finished run, and the sigmas that really ran, from the first one to the last."""
 
     x: torch.Tensor
-    sigmas: list[float] = field(default_factory=list)
+    sigmas: tuple[float, ...]
 
 
 def run(
     plan: Plan,
-    denoise: Callable[[torch.Tensor, float], torch.Tensor],
+    denoise: Denoise,
     start: torch.Tensor,
     seeds: Sequence[int],
     on_step: Callable[[Step], None] = lambda step: None,
+    streams: str = "",
 ) -> RunResult:
-    """Walk `plan` down from start + sigma * noise and return the end.
+    """Follow `plan` down from start + sigma * noise and return the end.
 
     start    (images, channels, height, width): zeros for a picture from words, the clean latents for img2img
     seeds    one per image
     on_step  called with each finished step
+    streams  a prefix of the noise's purposes; runs with the same seeds and another prefix draw independent noise
     Raises Stopped as it comes from `denoise`, and SamplerFailed, which names the plugin, for anything else.
     """
-    x = start + plan.sigmas[0] * Noise(seeds, "initial")(start)
-    result = RunResult(x, [plan.sigmas[0]])
-    for step in steps(plan, denoise, x, Noise(seeds)):
-        result.x = step.x
-        result.sigmas.append(step.sigma)
+    x = start + plan.sigmas[0] * Noise(seeds, f"{streams}initial")(start)
+    sigmas = [plan.sigmas[0]]
+    for step in steps(plan, denoise, x, Noise(seeds, f"{streams}step")):
+        x = step.x
+        sigmas.append(step.sigma)
         on_step(step)
+    result = RunResult(x, tuple(sigmas))
     _check_end(plan, result)
     return result
 
 
-def steps(plan: Plan, denoise, x: torch.Tensor, noise: Noise) -> Iterator[Step]:
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass of a run: what it does, and the clean latents that it starts from.
+
+    start  (images, channels, height, width), or a function from the final state of the pass before to them, such as an
+           enlargement
+    """
+
+    plan: Plan
+    start: torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
+
+
+def run_passes(
+    passes: Sequence[Pass],
+    denoise: Denoise,
+    seeds: Sequence[int],
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[RunResult, ...]:
+    """Run passes one after another, see `run`, and return what each of them left.
+
+    The first pass draws the noise of a run of one pass; pass n has its own streams ("pass n/initial", "pass n/step").
+    """
+    results: list[RunResult] = []
+    for number, each in enumerate(passes, start=1):
+        if isinstance(each.start, torch.Tensor):
+            start = each.start
+        elif results:
+            start = each.start(results[-1].x)
+        else:
+            raise ValueError("the first pass has to start from latents: there is no pass before it")
+        streams = f"pass {number}/" if number > 1 else ""
+        results.append(run(each.plan, denoise, start, seeds, on_step, streams))
+    return tuple(results)
+
+
+def steps(plan: Plan, denoise: Denoise, x: torch.Tensor, noise: Noise) -> Iterator[Step]:
     """The sampler's steps, each checked, its failures turned into SamplerFailed."""
     generator = plan.sampler(denoise, x, plan.sigmas, noise, **plan.options)
     while True:
