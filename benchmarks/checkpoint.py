@@ -1,7 +1,7 @@
 """A Stable Diffusion 1.5 file of true width with random weights: time and memory to open it, and seconds per step.
 
     python -m benchmarks.checkpoint --folder DIR            make the files (4 GB) in DIR, measure, print the table
-    python -m benchmarks.checkpoint --folder DIR --write    and put the table into README.md
+    python -m benchmarks.checkpoint --folder DIR --write    and put the table into docs/weights.md
     python -m benchmarks.checkpoint --folder DIR --parts open --repeat 5     a part alone; what DIR/results.json has of
                                                             the other part stays in the table
     python -m benchmarks.checkpoint --folder DIR --mini     at a small width: whether all of it runs, and no figures
@@ -37,13 +37,13 @@ from samplers.run import plan, run
 from weights.opening import open_model
 from weights.single_file import read_single
 
+from .docs_table import write_table
 from .random_checkpoint import MINI, TRUE, checkpoint, save
 
 ROOT = Path(__file__).parent.parent
 NAME, RESULTS = "random-sd15", "results.json"
 OPENINGS = ("safetensors", "ckpt", "diffusers")
 APART = 1e-3  # of the largest latent: if the two sides differ by more, they did not do the same work
-MARKS = "<!-- checkpoint -->", "<!-- /checkpoint -->"
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     flags.add_argument("--steps", type=int, default=4, help="steps of a run, the first not counted (4)")
     flags.add_argument("--side", type=int, default=256, help="pixels of a side of the picture (256)")
     flags.add_argument("--mini", action="store_true", help="a small width, to see whether all of it runs")
-    flags.add_argument("--write", action="store_true", help="put the table into README.md")
+    flags.add_argument("--write", action="store_true", help="put the table into docs/weights.md")
     flags.add_argument("--only", choices=(*OPENINGS, "step"), help=argparse.SUPPRESS)
     given = flags.parse_args()
     parts = set(given.parts.split(","))
@@ -73,9 +73,7 @@ def main() -> None:
     text = table(results)
     print(text)
     if given.write:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text("utf-8").split(MARKS[0])
-        readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", "utf-8")
+        write_table("weights.md", "checkpoint", text)
 
 
 def measure_parts(given: argparse.Namespace, parts: set[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Every native sampler beside the same one of k-diffusion and diffusers, on a Gaussian mixture with a known answer.
 
     python -m benchmarks.samplers            print the tables
-    python -m benchmarks.samplers --write    put them into README.md
+    python -m benchmarks.samplers --write    put them into docs/samplers.md
 
 Error: the median over 256 starting points of |end - exact| / |exact - mean of the data|, 8 components in 16 dimensions,
 float64, Stable Diffusion's noise range, exponential schedule. Exact is a Runge-Kutta solution with 4,000 steps and the
@@ -21,6 +21,8 @@ from samplers.registry import Registry, discover
 from samplers.sampler import Sampler
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser, MixtureDenoiser, end_of, geometric, measure_order
+
+from .docs_table import write_table
 
 ROOT = Path(__file__).parent.parent
 BUDGETS = (5, 10, 20, 50)
@@ -158,17 +160,14 @@ def tables() -> str:
 
 
 def main() -> None:
-    """Print the tables, or write them between the README's marks."""
+    """Print the tables, or write them into docs/samplers.md."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
-    made = tables()
-    if not parser.parse_args().write:
-        print(made)
-        return
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- samplers -->\n")
-    _, _, after = rest.partition("<!-- /samplers -->")
-    readme.write_text(f"{before}<!-- samplers -->\n{made}\n<!-- /samplers -->{after}", encoding="utf-8")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/samplers.md")
+    write = parser.parse_args().write
+    if write:
+        write_table("samplers.md", "samplers", tables())
+    else:
+        print(tables())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's sampler tables are those that the benchmark makes."""
+"""The tables of docs/samplers.md are those that the benchmark makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, native
 
-TABLES = (ROOT / "README.md").read_text("utf-8").split("<!-- samplers -->")[1].split("<!-- /samplers -->")[0]
+TABLES = (ROOT / "docs" / "samplers.md").read_text("utf-8").split("<!-- samplers -->")[1].split("<!-- /samplers -->")[0]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLES.splitlines() if line.startswith("|")]
 
 

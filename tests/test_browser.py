@@ -1,13 +1,13 @@
 """The page as a visitor has it: a real browser on a real server, with a toy model that is as slow as a test wants."""
 
+import os
 import re
 from urllib.parse import urlsplit
 
 import pytest
 from pages import CHROMIUM, idle, served
 from PIL import Image
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright import sync_api
 
 pytestmark = pytest.mark.browser
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -40,9 +40,8 @@ def browser():
         try:
             running = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         except sync_api.Error as error:
-            pytest.skip(
-                f"Chromium cannot be started from {CHROMIUM}; set CHROMIUM to where it is ({str(error).splitlines()[0]})"
-            )
+            message = f"Chromium cannot be started from {CHROMIUM} (set CHROMIUM to its path): {error}"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
         yield running
         running.close()
 

@@ -209,7 +209,7 @@ def test_the_tables_name_what_there_is(registry):
 
 
 def test_the_tables_are_in_the_readme():
-    readme = (ROOT / "README.md").read_text("utf-8").split("### Other programs' names")[1].split("\n## ")[0]
+    readme = (ROOT / "docs" / "reproducing.md").read_text("utf-8").split("## Other programs' names")[1]
     for ours in (*METHODS.values(), *COMFY_LEVELS.values()):
         assert ours.name in readme or ours.name in ("Karras", "Exponential", "Polyexponential")
     for name in COMFY_METHODS:
