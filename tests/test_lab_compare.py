@@ -69,7 +69,7 @@ def test_values_are_read_as_they_are_typed(engine, kind, text, labels):
         ("steps", "five", "'five' is no number"),
         ("steps", "5.5", "Steps must be a whole number from 1 to 1000"),
         ("steps", "0", "Steps must be a whole number from 1 to 1000"),
-        ("guidance", "1, 31", "Guidance must be a finite number from 0 to 30"),
+        ("guidance", "1, 31", "Guidance must be a number from 0 to 30"),
         ("steps", "", "has no values"),
         ("steps", "5, 5", "has '5' twice"),
         ("steps", "20..5", "write the lower end first"),

@@ -7,14 +7,15 @@ from conftest import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webui.core.links import LONGEST, from_query, to_query
+from webui.core.fields import input_fields
+from webui.core.links import MAX_QUERY, from_query, to_query
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.page import build_page
 from webui.settings import Settings
 from webui.tabs.form.apply_settings import overlay
 from webui.tabs.form.form import to_request
-from webui.tabs.form.form_state import DEFAULTS
+from webui.tabs.form.form_state import form_defaults
 from webui.tabs.form.link_events import mode_of, open_form, shortened
 from webui.tabs.form.page_context import Page
 
@@ -64,7 +65,7 @@ def test_a_link_is_short_and_carries_no_path(tmp_path):
 
 
 def test_a_prompt_that_is_too_long_is_an_error():
-    with pytest.raises(RequestError, match=str(LONGEST)):
+    with pytest.raises(RequestError, match=str(MAX_QUERY)):
         to_query(Request(prompt="\U0001f408" * 1_000))
 
 
@@ -111,7 +112,7 @@ class Stub:
     """A form without a page: the names that `overlay` asks for."""
 
     mode = "txt2img"
-    names = tuple(name for name in DEFAULTS if name not in ("strength", "strength_as", "fit"))
+    names = tuple(name for name in form_defaults() if name not in input_fields(Request))
 
 
 def test_a_field_stays_as_it_was_where_a_picture_says_nothing_possible(page):
@@ -150,7 +151,7 @@ def test_a_form_gives_a_link_that_fills_it(registry, page):
 
 
 def test_menus_without_a_choice_are_an_error_that_says_so():
-    values = {name: DEFAULTS[name] for name in Stub.names} | {
+    values = {name: form_defaults()[name] for name in Stub.names} | {
         "options": {"samplers": {}, "schedules": {}},
         "model": "toy",
     }

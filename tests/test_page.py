@@ -190,7 +190,7 @@ def test_the_catalog_names_what_can_be_chosen(client, registry):
         (dict(steps=1001), ["Steps", "1000"]),
         (dict(count=65), ["Count", "64"]),
         (dict(width=65), ["Width", "8"]),
-        (dict(guidance="NaN"), ["Guidance", "finite"]),
+        (dict(guidance="NaN"), ["Guidance", "a number from 0 to 30"]),
         (dict(width=2048, height=2048, count=64), ["megapixels"]),
     ],
 )
@@ -203,7 +203,7 @@ def test_errors_say_what_is_allowed(client, wrong, says):
 def test_not_a_number_is_refused(page):
     """JSON has no NaN, but Python's reader and others take it."""
     answer = raw_call(page, "txt2img", ["a", "", "DDIM", "", 20, float("nan")])
-    assert "Guidance must be a finite number from 0 to 30" in answer, answer
+    assert "Guidance must be a number from 0 to 30" in answer, answer
 
 
 def test_two_clients_are_served_one_after_the_other(page, tmp_path):

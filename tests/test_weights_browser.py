@@ -45,7 +45,7 @@ def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, vi
     expect(page.locator("#txt2img-clip-skip input")).to_be_hidden()
     more.locator("button").first.click()
     page.fill("#txt2img-clip-skip input", "2")
-    page.fill("#txt2img-rescale input[type=number]", "0.5")
+    page.fill("#txt2img-guidance-rescale input[type=number]", "0.5")
     page.fill("#txt2img-guidance-low input", "0.25")
     page.fill("#txt2img-guidance-high input", "6")
     page.locator("#txt2img-guidance-high input").blur()

@@ -10,28 +10,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .fields import fields_of
+from .request import Request
 
-def infotext(record: Mapping[str, Any]) -> str:
-    """A1111's text for a record."""
-    request, size = record["request"], "{width}x{height}".format(**record["request"])
-    fields: dict[str, Any] = {
-        "Steps": request["steps"],
-        "Sampler": request["sampler"],
-        "Schedule type": request["schedule"],
-        "CFG scale": f"{request['guidance']:g}",
-        "Seed": record["image"]["seed"],
-        "Size": size,
-        "Model hash": record["model"]["digest"],
-        "Model": record["model"]["name"],
-    }
-    if "vae" in record["model"]:
-        fields["VAE hash"] = record["model"]["vae"]
-    if request["mode"] == "img2img":
-        fields["Denoising strength"] = f"{request['strength']:g}"
-    if request.get("clip_skip", 1) > 1:
-        fields["Clip skip"] = request["clip_skip"]
-    if request.get("guidance_rescale"):
-        fields["Guidance rescale"] = f"{request['guidance_rescale']:g}"
+FIRST = ("steps", "sampler", "schedule", "guidance", "seed")  # always written, before the model
+
+
+def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
+    """A1111's text for a record. Of the other fields with an infotext name it has those that differ from the default."""
+    request, model = {**record["request"], "seed": record["image"]["seed"]}, record["model"]
+    known = {name: field for name, field in fields_of(schema).items() if field.setting.infotext and name in request}
+    names = {name: field.setting.infotext for name, field in known.items()}
+    fields: dict[str, Any] = {names.pop(name): _text(request[name]) for name in FIRST}
+    fields |= {"Size": f"{request['width']}x{request['height']}", "Model hash": model["digest"]}
+    fields |= {names.pop("model"): model["name"], "VAE hash": model.get("vae", "")}
+    for name, infotext_name in names.items():
+        field, value = known[name], request[name]
+        if request["mode"] == "img2img" if field.setting.needs_input else value != field.default:
+            fields[infotext_name] = _text(value)
     if request.get("guidance_low") or request.get("guidance_high"):
         fields["Guidance interval"] = f"{request['guidance_low']:g}-{request['guidance_high']:g}"
     fields["Sampler options"] = _options(request["options"])
@@ -43,9 +39,11 @@ def infotext(record: Mapping[str, Any]) -> str:
 
 
 def _options(options: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name}: {value:g}" if isinstance(value, float) else f"{name}: {value}" for name, value in options.items()
-    )
+    return ", ".join(f"{name}: {_text(value)}" for name, value in options.items())
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _quoted(value: str) -> str:

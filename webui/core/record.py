@@ -66,8 +66,7 @@ def record(
     """
     return dict(
         schema=SCHEMA,
-        # The path of an upload is nobody else's business, and means nothing elsewhere.
-        request=request.model_dump(mode="json", exclude={"image"}),
+        request=request.to_json(),
         image=dict(index=index, seed=request.seeds[index]),
         sigmas=[float(sigma) for sigma in sigmas],
         nfe=nfe,

@@ -18,19 +18,9 @@ from samplers.registry import Registry
 from samplers.run import Plan, plan
 from samplers.schedule import cut
 
-from .limits import (
-    LOCAL,
-    MAX_CLIP_SKIP,
-    MAX_COUNT,
-    MAX_GUIDANCE,
-    MAX_NAME,
-    MAX_SIGMA,
-    MAX_STEPS,
-    SEEDS,
-    Limits,
-    sentence,
-    too_much,
-)
+from .fields import MAX_NAME, Setting, fields_of, input_fields, problem_text
+from .limits import LOCAL, MAX_COUNT, MAX_STEPS, SEEDS, Limits, limit_problems
+from .text import as_sentence
 
 if TYPE_CHECKING:
     from weights.catalog import ModelInfo
@@ -57,42 +47,134 @@ Text = Annotated[str, BeforeValidator(_encodable)]
 Prompt = Annotated[Text, Field(max_length=LOCAL.prompt)]
 Name = Annotated[Text, Field(max_length=MAX_NAME)]
 Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MOST_LENGTH)]]
+SIDE = "a whole number of pixels, or 0 for the model's own size"
+MAX_SIGMA = 1e6
 
 
 class Request(BaseModel):
-    """A picture or several from words, or from words and a picture.
+    """A picture or several from words, or from words and a picture. A new field is one annotated line here.
 
-    Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; a resolved
-    request has none of these left. Image i of a request has seed (seed + i) mod 2^32.
-    image, strength, strength_as and fit count for img2img only; fit says how the input comes to width x height.
-    clip_skip 1 is the text encoder's last layer; guidance is used for sigmas above guidance_low and up to
-    guidance_high, where 0 is no upper end; guidance_rescale 0 is off.
+    Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; `resolve`
+    replaces them. Image i of a request has seed (seed + i) mod 2^32. fit says how the input picture comes to
+    width x height. Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     mode: Literal["txt2img", "img2img"] = "txt2img"
-    prompt: Prompt = ""
-    negative_prompt: Prompt = ""
-    sampler: Name = "DDIM"
-    schedule: Name = ""
-    steps: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] = 20
-    guidance: Annotated[Number, Field(ge=0, le=MAX_GUIDANCE)] = 5.0
-    width: Annotated[Whole, Field(ge=0, le=1 << 16)] = 0
-    height: Annotated[Whole, Field(ge=0, le=1 << 16)] = 0
-    seed: Annotated[Whole, Field(ge=-1, lt=SEEDS)] = -1
-    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
+    prompt: Annotated[Prompt, Setting("Prompt")] = ""
+    negative_prompt: Annotated[Prompt, Setting("Negative prompt")] = ""
+    sampler: Annotated[Name, Setting("Sampler", infotext="Sampler")] = "DDIM"
+    schedule: Annotated[Name, Setting("Schedule", infotext="Schedule type")] = ""
+    steps: Annotated[
+        Whole,
+        Field(ge=1, le=MAX_STEPS),
+        Setting("Steps", group="method", infotext="Steps", axis="5, 10, 20 or a range: 5..30 +5"),
+    ] = 20
+    guidance: Annotated[
+        Number,
+        Field(ge=0, le=30),
+        Setting(
+            "Guidance scale",
+            group="method",
+            step=0.1,
+            infotext="CFG scale",
+            axis="1, 3, 5 or a range: 0..10 +2.5",
+        ),
+    ] = 5.0
+    width: Annotated[Whole, Field(ge=0, le=1 << 16), Setting("Width", group="size", step=8, allowed=SIDE)] = 0
+    height: Annotated[Whole, Field(ge=0, le=1 << 16), Setting("Height", group="size", step=8, allowed=SIDE)] = 0
+    seed: Annotated[
+        Whole,
+        Field(ge=-1, le=SEEDS - 1),
+        Setting(
+            "Seed",
+            group="seed",
+            infotext="Seed",
+            axis="1, 2, 3 or a range: 1..4",
+            allowed=f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one",
+        ),
+    ] = -1
+    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT), Setting("Pictures", group="seed")] = 1
     options: Options = {}
+    model: Annotated[Name, Setting("Model", infotext="Model")] = ""
     schedule_options: Options = {}
-    model: Name = ""
-    image: Annotated[Path | None, Field(strict=False)] = None
-    strength: Annotated[Number, Field(ge=0.01, le=1)] = 0.6
-    strength_as: Literal["steps", "noise"] = "steps"
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    clip_skip: Annotated[Whole, Field(ge=1, le=MAX_CLIP_SKIP)] = 1
-    guidance_rescale: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    guidance_low: Annotated[Number, Field(ge=0, le=MAX_SIGMA)] = 0.0
-    guidance_high: Annotated[Number, Field(ge=0, le=MAX_SIGMA)] = 0.0
+    image: Annotated[Path | None, Field(strict=False), Setting(allowed="the path of a picture", needs_input=True)] = (
+        None
+    )
+    strength: Annotated[
+        Number,
+        Field(ge=0.01, le=1),
+        Setting(
+            "Strength",
+            "1 keeps nothing of the picture.",
+            step=0.01,
+            infotext="Denoising strength",
+            axis="0.3, 0.6, 0.9 or a range: 0.2..1 +0.2",
+            needs_input=True,
+        ),
+    ] = 0.6
+    strength_as: Annotated[
+        Literal["steps", "noise"],
+        Setting("Strength is a", group="input", choices=("Share of the steps", "Noise level"), needs_input=True),
+    ] = "steps"
+    fit: Annotated[Literal["crop", "pad", "stretch"], Setting("Fit to the size", group="input", needs_input=True)] = (
+        "crop"
+    )
+    clip_skip: Annotated[
+        Whole,
+        Field(ge=1, le=12),
+        Setting(
+            "Clip skip",
+            "1 is the text encoder's last layer",
+            group="conditioning",
+            infotext="Clip skip",
+            axis="1, 2",
+            conditioning=True,
+        ),
+    ] = 1
+    guidance_rescale: Annotated[
+        Number,
+        Field(ge=0, le=1),
+        Setting(
+            "Guidance rescale",
+            "Against over-exposure; 0 is off",
+            group="conditioning",
+            step=0.05,
+            infotext="Guidance rescale",
+            axis="0, 0.7 or a range: 0..1 +0.25",
+            conditioning=True,
+        ),
+    ] = 0.0
+    guidance_low: Annotated[
+        Number,
+        Field(ge=0, le=MAX_SIGMA),
+        Setting(
+            "Guide above sigma",
+            "Below it, no guidance",
+            group="interval",
+            axis="0, 0.5, 1",
+            allowed="a sigma, a number from 0 on",
+            conditioning=True,
+        ),
+    ] = 0.0
+    guidance_high: Annotated[
+        Number,
+        Field(ge=0, le=MAX_SIGMA),
+        Setting(
+            "Guide up to sigma",
+            "0 is no upper end",
+            group="interval",
+            axis="0, 5, 10",
+            allowed="a sigma, a number from 0 on, where 0 is no upper end",
+            conditioning=True,
+        ),
+    ] = 0.0
+
+    @property
+    def has_input(self) -> bool:
+        """Whether pictures start from an input picture."""
+        return self.mode == "img2img"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -101,35 +183,42 @@ class Request(BaseModel):
 
     @property
     def conditioning(self) -> dict[str, Any]:
-        """How the prompts reach the network, as the arguments of `Model.denoiser` beside the prompts and guidance."""
-        return {
-            name: getattr(self, name) for name in ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
-        }
+        """The arguments of `Model.denoiser` beside the prompts and the guidance scale."""
+        fields = fields_of(type(self)).values()
+        return {field.name: getattr(self, field.name) for field in fields if field.setting.conditioning}
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON data, without the path of the input picture, which means nothing elsewhere."""
+        return self.model_dump(mode="json", exclude={"image"})
+
+    def used_settings(self) -> dict[str, Any]:
+        """As `to_json`; without an input picture, without the settings that need one."""
+        unused = () if self.has_input else input_fields(type(self))
+        return {name: value for name, value in self.to_json().items() if name not in unused}
 
     def guidance_at(self, sigma: float) -> float:
         """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""
         return self.guidance if sigma in Interval(self.guidance_low, self.guidance_high) else 1.0
 
 
-def read(fields: Mapping[str, Any]) -> Request:
+def read(fields: Mapping[str, Any], schema: type[Request] = Request) -> Request:
     """A request from untrusted fields; RequestError has one readable sentence for every wrong field."""
     try:
-        return Request(**fields)
+        return schema(**fields)
     except ValidationError as error:
         # A value that fits none of several types has a problem with each, and one sentence is enough.
-        raise RequestError(
-            " ".join(dict.fromkeys(sentence(problem, Request.model_fields) for problem in error.errors()))
-        ) from None
+        sentences = dict.fromkeys(problem_text(problem, fields_of(schema)) for problem in error.errors())
+        raise RequestError(" ".join(sentences)) from None
     except TypeError as error:
         raise RequestError(f"The request cannot be read: {error}.") from None
 
 
-def sift(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def sift(fields: Mapping[str, Any], schema: type[Request] = Request) -> tuple[dict[str, Any], dict[str, str]]:
     """The fields of a request that are valid by themselves, and a sentence about each other one, by name."""
     good, problems = {}, {}
     for name, value in fields.items():
         try:
-            read({name: value})
+            read({name: value}, schema)
             good[name] = value
         except RequestError as error:
             problems[name] = str(error)
@@ -183,17 +272,17 @@ def resolve(
         ),
     )
     resolved = request.model_copy(update=update)
-    if problems := too_much(resolved, model_info, limits):
+    if problems := limit_problems(resolved, model_info, limits):
         raise RequestError(" ".join(problems))
     if resolved.guidance_high and resolved.guidance_high <= resolved.guidance_low:
         raise RequestError(
             f"Guidance high is {resolved.guidance_high:g} and guidance low {resolved.guidance_low:g}; "
             "high must be above low, or 0 for no upper end."
         )
-    if resolved.mode == "img2img" and resolved.image is None:
+    if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
     whole = whole_plan(resolved, registry, model_info)
-    return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.mode == "img2img" else whole)
+    return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.has_input else whole)
 
 
 def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:
@@ -230,7 +319,7 @@ def _planning(request: Request) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise RequestError(_as_sentence(str(error))) from None
+        raise RequestError(as_sentence(str(error))) from None
     except Exception as error:
         names = f"Sampler {request.sampler} with schedule {request.schedule}"
         raise RequestError(f"{names} cannot plan {request.steps} steps: {type(error).__name__}: {error}.") from error
@@ -249,8 +338,4 @@ def _known(look_up: Callable[[Any], Any], wanted: Any) -> Any:
     try:
         return look_up(wanted)
     except ValueError as error:
-        raise RequestError(_as_sentence(str(error))) from None
-
-
-def _as_sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+        raise RequestError(as_sentence(str(error))) from None

@@ -40,9 +40,7 @@ def info_of(
     request = job.request
     if request is None:
         return {"stopped": stopped}
-    settings = request.model_dump(mode="json", exclude={"image", "count", "seed"})
-    if request.mode == "txt2img":
-        settings = {name: value for name, value in settings.items() if name not in ("strength", "strength_as", "fit")}
+    settings = {name: value for name, value in request.used_settings().items() if name not in ("count", "seed")}
     mean = sum(nfe) / len(nfe) if nfe else 0
     return {
         **settings,

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from samplers.run import SamplerFailed
-from webui.core.limits import sides
+from webui.core.limits import size_range
 from webui.core.request import Request, RequestError
 from webui.core.storage import Saved
+from webui.core.text import as_sentence
 from weights.catalog import ModelError, ModelInfo
 from weights.oom import out_of_memory
 
@@ -49,8 +50,7 @@ def explain(
     # What the file system says has paths of this machine in it.
     private = public and isinstance(error.__cause__, OSError)
     if isinstance(error, (SamplerFailed, ModelError, RequestError, NotSaved)) and not private:
-        text = str(error)
-        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!")) else ".")
+        return as_sentence(str(error))
     if public:
         return "The run failed; the server's log says why."
     return f"The run failed: {type(error).__name__}: {error}".rstrip(": ")
@@ -58,7 +58,7 @@ def explain(
 
 def _less(request: Request, found: ModelInfo) -> str:
     """A request that needs about half of the memory: three quarters of each side, or fewer pictures at once."""
-    smallest, _, step = sides(found)
+    smallest, _, step = size_range(found)
     width, height = (max(smallest, side * 3 // 4 // step * step) for side in (request.width, request.height))
     less = [f"{width}x{height}"] if (width, height) != (request.width, request.height) else []
     if min(request.count, found.defaults.max_batch) > 1:

@@ -8,26 +8,21 @@ from __future__ import annotations
 import json
 import re
 
+from webui.core.fields import fields_of
+from webui.core.request import Request
+
 from .external_metadata import ExternalMetadata
 
 PAIR = re.compile(r'\s*([A-Za-z][^:,"\n]{0,60}): ?("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
-# Where our numbers are in it.
-NUMBERS = {
-    "Steps": "steps",
-    "CFG scale": "guidance",
-    "Seed": "seed",
-    "Denoising strength": "strength",
-    "Clip skip": "clip_skip",
-}
-TAKEN = {*NUMBERS, "Sampler", "Schedule type", "Size", "Model"}
-# Told on the page, but nothing that a run could take.
+NAMES = ("sampler", "schedule", "model")  # fields whose values are names of the other program
+# Shown on the page, but of no use to a run.
 ABOUT = {"Version", "Model hash", "Hashes", "Lora hashes", "User"}
-OURS = "Sampler options", "Schedule options"
+OURS = {"Sampler options", "Schedule options"}
 EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):([^:<>]{1,100})[^<>]{0,200}>")
 
 
-def read_infotext(text: str) -> ExternalMetadata | None:
+def read_infotext(text: str, schema: type[Request] = Request) -> ExternalMetadata | None:
     """The settings in such a text; None if it has no line of them."""
     lines = text.replace("\r\n", "\n").split("\n")
     at = max((i for i, line in enumerate(lines) if line.startswith("Steps: ")), default=None)
@@ -36,16 +31,15 @@ def read_infotext(text: str) -> ExternalMetadata | None:
     fields = _pairs(" ".join(lines[at:]))
     prompt, negative = _prompts(lines[:at])
     width, _, height = fields.get("Size", "").partition("x")
-    numbers = {ours: fields[theirs] for theirs, ours in NUMBERS.items() if theirs in fields}
-    numbers |= {"width": width, "height": height} if height else {}
+    known = {field.setting.infotext: name for name, field in fields_of(schema).items() if field.setting.infotext}
+    values = {name: fields[infotext_name] for infotext_name, name in known.items() if infotext_name in fields}
+    names = {name: values.pop(name, "") for name in NAMES}
+    values |= {"width": width, "height": height} if height else {}
     program = _program(fields.get("Version", ""))
-    known = TAKEN | ABOUT | (set(OURS) if program == "Sigmalab" else set())
-    unread = [f"{key}: {value}" for key, value in fields.items() if key not in known]
+    taken = {*known, "Size", *ABOUT, *(OURS if program == "Sigmalab" else ())}
+    unread = [f"{key}: {value}" for key, value in fields.items() if key not in taken]
     unread += [f"{match[1]} {match[2]!r} in the prompt" for match in EXTRA_NETWORK.finditer(f"{prompt}\n{negative}")]
-    sampler, schedule = fields.get("Sampler", ""), fields.get("Schedule type", "")
-    return ExternalMetadata(
-        program, prompt, negative, fields, sampler, schedule, fields.get("Model", ""), numbers, False, tuple(unread)
-    )
+    return ExternalMetadata(program, prompt, negative, fields, **names, values=values, unread=tuple(unread))
 
 
 def options_in(text: str) -> dict[str, object]:

@@ -132,7 +132,7 @@ def _settings(graph: _Graph, sampler: Node) -> ExternalMetadata:
         graph.text(negative, "negative"),
         said,
         **texts,
-        numbers=numbers,
+        values=numbers,
         comfy=True,
         unread=tuple(unread),
     )

@@ -12,7 +12,7 @@ class ExternalMetadata:
 
     said      everything it says, readable, in its own words and order
     sampler, schedule, model   its own names, "" where it gives none
-    numbers   steps, guidance, seed, width, height and strength, as texts or numbers, whichever it gives
+    values    of a request's other fields by their names here, as texts or numbers, whichever it gives
     comfy     whether the names are ComfyUI's
     unread    what has no counterpart here, one phrase each
     """
@@ -24,6 +24,6 @@ class ExternalMetadata:
     sampler: str = ""
     schedule: str = ""
     model: str = ""
-    numbers: Mapping[str, object] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
     comfy: bool = False
     unread: tuple[str, ...] = ()

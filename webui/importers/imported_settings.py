@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from samplers.registry import Registry
+from webui.core.fields import fields_of
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError, replay
 from webui.core.request import Request, sift
+from webui.core.text import as_sentence, title
 
 from .a1111 import options_in, read_infotext
 from .comfyui import read_comfy
 from .external_metadata import ExternalMetadata
 from .sampler_names import COMFY_LEVELS, COMFY_METHODS, Ours, levels, method, split
 
-WHOLE = ("steps", "seed", "width", "height", "clip_skip")
 NOISE_NOTE = "Its noise: each program draws its own, so the same seed gives another picture."
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
 
@@ -66,7 +67,7 @@ def of_record(
 ) -> ImportedSettings:
     """The offer of our own metadata. Raises RequestError where its request is none."""
     request = replay(record)
-    fields = request.model_dump(mode="json", exclude={"image"})
+    fields = request.to_json()
     opened, missing = set(), []
     for place, look_up in (("sampler", registry.sampler), ("schedule", registry.schedule)):
         part = record.get(place)
@@ -75,7 +76,7 @@ def of_record(
             fields[place] = look_up(wanted).name
         except ValueError as error:
             opened.add(place)
-            missing.append(f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            missing.append(as_sentence(str(error)))
     if request.model not in models:
         opened.add("model")
         missing.append(f"Unknown model {request.model!r}; known are {', '.join(models)}.")
@@ -85,7 +86,11 @@ def of_record(
 
 
 def of_foreign(
-    foreign: ExternalMetadata, registry: Registry, models: Mapping[str, Any], text: str = ""
+    foreign: ExternalMetadata,
+    registry: Registry,
+    models: Mapping[str, Any],
+    text: str = "",
+    schema: type[Request] = Request,
 ) -> ImportedSettings:
     """The offer of another program's settings; names that mean the same method here are ours in it."""
     fields: dict[str, Any] = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
@@ -109,20 +114,17 @@ def of_foreign(
     elif foreign.model:
         opened.add("model")
         missing.append(f"Model {foreign.model!r} is not in weights/; choose one.")
-    for name, value in foreign.numbers.items():
-        number = _number(name, value)
-        if name not in Request.model_fields:
-            notes += [f"{name.replace('_', ' ')} {value}."] if number != 1 else []
-        elif number is None:
-            notes.append(f"{name.capitalize()} {str(value)[:40]!r} is no number.")
-        else:
-            fields[name] = number
+    for name, value in foreign.values.items():
+        fields[name] = fields_of(schema)[name].parse(str(value))
+        if fields[name] is None:
+            notes.append(f"{title(name)} {str(value)[:40]!r} cannot be read.")
+            del fields[name]
     if "strength" in fields:
         fields |= {"mode": "img2img", "strength_as": "steps"}
         notes.append("Strength counts the steps in another way in other programs, by one step or two.")
     if foreign.program != "Sigmalab":
         notes.append(NOISE_NOTE)
-    good, problems = sift(fields)
+    good, problems = sift(fields, schema)
     rows = (("Prompt", foreign.prompt), ("Negative prompt", foreign.negative_prompt), *foreign.said.items())
     rows = tuple((name, value) for name, value in rows if value)
     return ImportedSettings(
@@ -155,31 +157,19 @@ def _model(name: str, models: Mapping[str, Any]) -> str | None:
     return next((model for model in models if name and plain(model) == plain(name)), None)
 
 
-def _number(name: str, value: object) -> int | float | None:
-    try:
-        number = float(str(value))
-        if name in WHOLE:
-            # Not through the float: ComfyUI's seeds have 64 bits.
-            return int(str(value)) if str(value).strip().lstrip("-").isdigit() else int(number)
-        return number
-    except (ValueError, OverflowError):
-        return None
-
-
 def _rows(record: Mapping[str, Any], request: Request) -> tuple[tuple[str, str], ...]:
     def said(part: str) -> str:
         found = record.get(part)
         return ", ".join(f"{key} {value}" for key, value in found.items() if value) if isinstance(found, dict) else ""
 
-    settings = request.model_dump(mode="json", exclude={"image", "count"})
-    if request.mode == "txt2img":
-        settings = {name: value for name, value in settings.items() if name not in ("strength", "strength_as", "fit")}
-    rows = [(name.replace("_", " ").capitalize(), _value(value)) for name, value in settings.items()]
+    settings = request.used_settings()
+    del settings["count"]
+    rows = [(title(name), _value(value)) for name, value in settings.items()]
     rows += [(f"{part.capitalize()} from", said(part)) for part in ("sampler", "schedule")]
     rows += [("Model from", said("model")), ("Made with", said("packages"))]
-    for name, title in (("threads", "CPU threads"), ("batch", "Drawn together"), ("input_digest", "Input picture")):
-        rows.append((title, _value(record.get(name, ""))))
-    return tuple((title, value) for title, value in rows if value)
+    for name, label in (("threads", "CPU threads"), ("batch", "Drawn together"), ("input_digest", "Input picture")):
+        rows.append((label, _value(record.get(name, ""))))
+    return tuple((label, value) for label, value in rows if value)
 
 
 def _value(value: Any) -> str:

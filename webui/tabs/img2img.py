@@ -10,7 +10,7 @@ from webui.core.images import fit_picture, open_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
-from webui.tabs.form.controls import FITS, MEANINGS
+from webui.tabs.form.controls import build_input
 from webui.tabs.form.describe import fitted
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, build_workbench
@@ -43,29 +43,7 @@ def build_img2img(page: Page) -> Workbench:
 
     def strength() -> dict[str, Any]:
         with gr.Column(elem_classes="card"):
-            amount = gr.Slider(
-                0.01,
-                1,
-                value=0.6,
-                step=0.01,
-                label="Strength",
-                info="1 keeps nothing of the picture.",
-                elem_id="img2img-strength",
-                interactive=True,
-            )
-            with gr.Row():
-                meaning = gr.Radio(
-                    MEANINGS,
-                    value="steps",
-                    label="Strength is a",
-                    elem_id="img2img-strength-as",
-                    interactive=True,
-                    min_width=180,
-                )
-                fit = gr.Radio(
-                    FITS, value="crop", label="Fit to the size", elem_id="img2img-fit", interactive=True, min_width=180
-                )
-        return {"strength": amount, "strength_as": meaning, "fit": fit}
+            return build_input("img2img")
 
     bench = build_workbench(page, "img2img", picture, strength)
     inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]

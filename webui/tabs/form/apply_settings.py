@@ -7,49 +7,47 @@ from typing import Any
 
 import gradio as gr
 
+from webui.core.fields import form_fields
 from webui.core.request import Request
+from webui.core.text import title
 from webui.tabs.form.page_context import Page
 
 from .form import Form
 from .form_events import refill, refilled
-from .form_state import DEFAULTS, recall
-
-# Fields that a form holds in another way, or that say which form it is.
-ELSEWHERE = {"mode", "options", "schedule_options", "image", "seed"}
+from .form_state import recall
 
 
-def overlay(page: Page, form: Form, saved: Any, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def overlay(
+    page: Page, form: Form, saved: Any, fields: Mapping[str, Any], schema: type[Request] = Request
+) -> tuple[dict[str, Any], list[str]]:
     """(what the browser would keep of the filled form, what could not be taken, one sentence each).
 
     saved   what it keeps now; its values stay where the fields say nothing or nothing possible
     fields  of a request, each valid by itself
     """
     models, limits = page.engine.models(), page.engine.limits
-    before = recall(saved, page.registry, models, limits)
+
+    def recalled(values: Any) -> dict[str, Any]:
+        return recall(values, page.registry, models, limits, schema)
+
+    before = recalled(saved)
     wanted = before | {name: value for name, value in fields.items() if name in form.names}
     if "seed" in fields:
         wanted |= {"random_seed": fields["seed"] == -1, "seed": max(0, fields["seed"])}
     # 0 is the model's own size, which the sliders cannot say.
-    found = models.get(wanted.get("model"))
+    info = models.get(wanted["model"])
     for side in ("width", "height"):
-        if wanted.get(side) == 0 and found:
-            wanted[side] = found.defaults.size
-    after = recall(wanted, page.registry, models, limits)
+        if wanted[side] == 0 and info:
+            wanted[side] = info.defaults.size
+    after = recalled(wanted)
     notes = []
     for name in form.names:
         if name in after and after[name] != wanted[name]:
-            kept = recall(wanted | {name: before[name]}, page.registry, models, limits)[name]
-            after[name] = kept
-            notes.append(f"{_title(name)} {str(wanted[name])[:60]} is not possible here; it stays {kept}.")
-    for name, value in fields.items():
-        if (
-            name not in form.names
-            and name not in ELSEWHERE
-            and value != _default(name)
-            and name in Request.model_fields
-        ):
-            known = "is for img2img alone" if name in DEFAULTS else "cannot be set on this page"
-            notes.append(f"{_title(name)} {known}.")
+            after[name] = recalled(wanted | {name: before[name]})[name]
+            notes.append(f"{title(name)} {str(wanted[name])[:60]} is not possible here; it stays {after[name]}.")
+    for field in form_fields(schema):
+        if field.name in fields and field.name not in form.names and fields[field.name] != field.default:
+            notes.append(f"{field.title} is for img2img alone.")
     options = (saved if isinstance(saved, dict) else {}).get("options")
     after["options"], wrong = _options(page, options if isinstance(options, dict) else {}, fields)
     return after, notes + wrong
@@ -87,12 +85,3 @@ def _options(page: Page, kept: Mapping[str, Any], fields: Mapping[str, Any]) -> 
                 notes.append(f"{entry.name}: {error}.")
         options[kind][entry.name] = taken
     return options, notes
-
-
-def _default(name: str) -> Any:
-    field = Request.model_fields.get(name)
-    return field.default if field else None
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()

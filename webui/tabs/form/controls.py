@@ -1,4 +1,4 @@
-"""The controls of a tab, as widgets."""
+"""The controls of a form: each built from the description of its field in `webui.core.request`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from samplers.registry import Registry
-from webui.core.limits import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_SIGMA, SEEDS, sides
+from webui.core.fields import Group, RequestField, fields_of
+from webui.core.limits import size_range
 from webui.core.menus import sampler_choices, schedules_in_order
+from webui.core.request import Request
 from webui.tabs.form.page_context import Page
 from weights.catalog import ModelInfo
 
 from .form import Form
-from .form_state import FIELDS, fresh, recall_options
+from .form_state import fresh, recall_options
 from .option_widgets import build_options, connect_options
 
-FITS = [("Crop", "crop"), ("Pad", "pad"), ("Stretch", "stretch")]
-MEANINGS = [("Share of the steps", "steps"), ("Noise level", "noise")]
 EXAMPLES = (
     "red apple",
     "rocket",
@@ -31,16 +32,50 @@ EXAMPLES = (
 )
 
 
+def build_control(field: RequestField, mode: str, **changes: Any) -> Component:
+    """The widget of a field: a number box, slider, radio, checkbox or text box.
+
+    changes  arguments of the widget that differ from the description here
+    """
+    arguments: dict[str, Any] = dict(
+        value=field.default,
+        label=field.setting.label,
+        info=field.setting.help or None,
+        elem_id=f"{mode}-{field.name.replace('_', '-')}",
+        interactive=True,
+    )
+    if field.values:
+        return gr.Radio(field.choices, **arguments | dict(min_width=180) | changes)
+    if field.kind is bool:
+        return gr.Checkbox(**arguments | changes)
+    if field.kind is str:
+        return gr.Textbox(**arguments | changes)
+    arguments |= dict(minimum=field.low, maximum=field.high, min_width=120)
+    step = changes.get("step", field.setting.step)
+    if step:
+        return gr.Slider(**arguments | dict(step=step) | changes)
+    return gr.Number(**arguments | dict(precision=0 if field.kind is int else None) | changes)
+
+
+def build_group(
+    mode: str, group: Group, schema: type[Request] = Request, **changes: Mapping[str, Any]
+) -> dict[str, Component]:
+    """The widgets of a group side by side, by field; those with `changes`, by field too, come first."""
+    fields = {name: field for name, field in fields_of(schema).items() if field.setting.group == group}
+    with gr.Row():
+        return {
+            name: build_control(
+                fields[name], mode, **({"scale": 2} if fields[name].setting.step else {}) | changes.get(name, {})
+            )
+            for name in {**changes, **fields}
+        }
+
+
 def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:
     """The prompt and, below it, its tokens and examples that fill it with one click."""
-    prompt = gr.Textbox(
-        "",
-        label="Prompt",
-        placeholder="What do you want to see?",
-        lines=2,
-        max_lines=8,
-        elem_id=f"{mode}-prompt",
-        elem_classes="prompt",
+    field = fields_of(Request)["prompt"]
+    prompt = build_control(
+        field, mode, placeholder="What do you want to see?", lines=2, max_lines=8, elem_classes="prompt"
     )
     tokens = gr.HTML(elem_id=f"{mode}-tokens", elem_classes="tokens-box")
     with gr.Row(elem_classes="examples"):
@@ -51,23 +86,30 @@ def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:
     return prompt, tokens
 
 
+def build_input(mode: str, schema: type[Request] = Request, **strength: Any) -> dict[str, Component]:
+    """The controls that count with an input picture; `strength` is changed in its widget."""
+    amount = build_control(fields_of(schema)["strength"], mode, **strength)
+    return {"strength": amount, **build_group(mode, "input", schema)}
+
+
 def build_form(
     page: Page,
     mode: str,
-    prompt: gr.Textbox,
-    more: Mapping[str, gr.components.Component],
+    prompt: Component,
+    more: Mapping[str, Component],
+    schema: type[Request] = Request,
 ) -> Form:
     """The remaining controls of a tab, below one another; `more` are those that were built elsewhere."""
-    engine, registry = page.engine, page.registry
-    models = engine.models()
-    found = next(iter(models.values()), None)
-    start = fresh(registry, found)
+    engine, registry, fields = page.engine, page.registry, fields_of(schema)
+    info = next(iter(engine.models().values()), None)
+    start = fresh(registry, info, schema)
     store = gr.State(recall_options(None, registry))
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))
+    controls: dict[str, Component] = {"prompt": prompt}
     with gr.Column(elem_classes="card"):
-        negative = gr.Textbox(
-            "",
-            label="Negative prompt",
+        controls["negative_prompt"] = build_control(
+            fields["negative_prompt"],
+            mode,
             placeholder="What it should keep away from",
             lines=1,
             max_lines=6,
@@ -81,109 +123,45 @@ def build_form(
             build_options(mode, "schedules", registry.schedules, schedule),
         )
         connect_options(boxes, store, revision, edits)
-        with gr.Row():
-            steps = gr.Number(
-                start["steps"],
-                label="Steps",
-                precision=0,
-                minimum=1,
-                maximum=engine.limits.steps,
-                elem_id=f"{mode}-steps",
-                min_width=90,
-                interactive=True,
-            )
-            guidance = gr.Slider(
-                0,
-                MAX_GUIDANCE,
-                value=start["guidance"],
-                step=0.1,
-                label="Guidance scale",
-                elem_id=f"{mode}-guidance",
-                min_width=180,
-                scale=2,
-                interactive=True,
-            )
-        conditioning = _build_conditioning(mode)
+        controls |= {"sampler": sampler, "schedule": schedule} | build_group(
+            mode,
+            "method",
+            schema,
+            steps=dict(maximum=engine.limits.steps, min_width=90),
+            guidance=dict(value=start["guidance"], min_width=180),
+        )
+        more_label = "More about prompt and guidance"
+        with gr.Accordion(more_label, open=False, elem_id=f"{mode}-more", elem_classes="more"):
+            controls |= build_group(mode, "conditioning", schema) | build_group(mode, "interval", schema)
         plan = gr.HTML(elem_id=f"{mode}-plan")
     with gr.Column(elem_classes="card"):
-        with gr.Row():
-            width = gr.Slider(**side(found), label="Width", elem_id=f"{mode}-width", min_width=130, interactive=True)
-            height = gr.Slider(**side(found), label="Height", elem_id=f"{mode}-height", min_width=130, interactive=True)
-        with gr.Row():
-            count = gr.Number(
-                1,
-                label="Pictures",
-                precision=0,
-                minimum=1,
-                maximum=engine.limits.count,
-                elem_id=f"{mode}-count",
-                min_width=90,
-                interactive=True,
-            )
-            seed = gr.Number(
-                0,
-                label="Seed",
-                precision=0,
-                minimum=0,
-                maximum=SEEDS - 1,
-                elem_id=f"{mode}-seed",
-                min_width=140,
-                scale=2,
-                interactive=True,
-            )
-        random_seed = gr.Checkbox(
-            True,
+        controls |= build_group(mode, "size", schema, width=size_slider(info), height=size_slider(info))
+        controls |= build_group(
+            mode,
+            "seed",
+            schema,
+            count=dict(maximum=engine.limits.count, min_width=90),
+            seed=dict(value=start["seed"], minimum=0, min_width=140, scale=2),
+        )
+        controls["random_seed"] = gr.Checkbox(
+            start["random_seed"],
             label="A new seed each time",
             info="The seed that was used is shown above; untick to keep it.",
             elem_id=f"{mode}-random",
             interactive=True,
         )
     with gr.Column(elem_classes="card"):
-        model = gr.Dropdown(
-            list(models), value=start["model"] or None, label="Model", elem_id=f"{mode}-model", interactive=True
-        )
+        controls["model"] = build_model_menu(page, mode, start["model"])
         model_note = gr.HTML(elem_id=f"{mode}-model-note")
-    fields = dict(
-        zip(
-            FIELDS,
-            (
-                *(prompt, negative, model, sampler, schedule, steps, guidance),
-                *(width, height, seed, random_seed, count, *conditioning),
-            ),
-            strict=True,
-        )
+    return Form(mode, controls | dict(more), store, boxes, revision, edits, note, plan, model_note)
+
+
+def build_model_menu(page: Page, mode: str, model: str) -> gr.Dropdown:
+    """The menu of models, `model` chosen."""
+    label = fields_of(Request)["model"].setting.label
+    return gr.Dropdown(
+        list(page.engine.models()), value=model or None, label=label, elem_id=f"{mode}-model", interactive=True
     )
-    return Form(mode, fields | dict(more), store, boxes, revision, edits, note, plan, model_note)
-
-
-def _build_conditioning(mode: str) -> tuple[gr.components.Component, ...]:
-    """What few change about prompt and guidance, folded: clip skip, rescale, and the interval's two ends."""
-    with gr.Accordion("More about prompt and guidance", open=False, elem_id=f"{mode}-more", elem_classes="more"):
-        with gr.Row():
-            clip_skip = gr.Number(
-                1,
-                label="Clip skip",
-                info="1 is the text encoder's last layer",
-                precision=0,
-                minimum=1,
-                maximum=MAX_CLIP_SKIP,
-                elem_id=f"{mode}-clip-skip",
-                min_width=120,
-                interactive=True,
-            )
-            rescale = gr.Slider(
-                0,
-                1,
-                value=0,
-                step=0.05,
-                label="Guidance rescale",
-                info="Against over-exposure; 0 is off",
-                elem_id=f"{mode}-rescale",
-                min_width=160,
-                scale=2,
-                interactive=True,
-            )
-        return clip_skip, rescale, *build_interval(mode)
 
 
 def build_menus(registry: Registry, mode: str, sampler: str) -> tuple[gr.Dropdown, gr.Dropdown]:
@@ -197,7 +175,7 @@ def build_menus(registry: Registry, mode: str, sampler: str) -> tuple[gr.Dropdow
             gr.Dropdown(
                 choices,
                 value=value,
-                label=name.capitalize(),
+                label=fields_of(Request)[name].setting.label,
                 elem_id=f"{mode}-{name}",
                 interactive=True,
                 min_width=120,
@@ -214,37 +192,14 @@ def schedule_update(own_grid: bool) -> gr.Dropdown:
     return gr.Dropdown(interactive=not own_grid, info=info)
 
 
-def build_interval(mode: str) -> tuple[gr.Number, gr.Number]:
-    """The two ends of the sigmas in which guidance acts, side by side."""
-    ends = (
-        ("low", "Guide above sigma", "Below it, no guidance"),
-        ("high", "Guide up to sigma", "0 is no upper end"),
-    )
-    with gr.Row():
-        low, high = (
-            gr.Number(
-                0,
-                label=label,
-                info=info,
-                minimum=0,
-                maximum=MAX_SIGMA,
-                elem_id=f"{mode}-guidance-{end}",
-                min_width=120,
-                interactive=True,
-            )
-            for end, label, info in ends
-        )
-    return low, high
-
-
 def schedule_choices(schedules: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The menu of schedules, the model's own first; what that is says the note about the run."""
+    """The menu of schedules, the model's own first; the note about the run names it."""
     return [("Model's own", ""), *((name, name) for name in schedules_in_order(schedules))]
 
 
-def side(found: ModelInfo | None) -> dict[str, int]:
-    """Range, step and default of a side in pixels, as the model can make it."""
-    if found is None:
+def size_slider(info: ModelInfo | None) -> dict[str, int]:
+    """Range, step and value of the width or height slider for a model."""
+    if info is None:
         return dict(minimum=8, maximum=1024, step=8, value=64)
-    smallest, largest, step = sides(found)
-    return dict(minimum=smallest, maximum=largest, step=step, value=found.defaults.size)
+    smallest, largest, step = size_range(info)
+    return dict(minimum=smallest, maximum=largest, step=step, value=info.defaults.size)

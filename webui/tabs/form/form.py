@@ -11,13 +11,12 @@ import gradio as gr
 from webui.core.request import Request, RequestError, read
 from webui.gradio_ext.files import uploaded
 
-from .form_state import FIELDS, PICTURE_FIELDS
 from .option_widgets import OptionBox
 
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """The controls of a tab by name, in the order of `names`, and the states behind them.
+    """The controls of a tab by name, and the states behind them.
 
     options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
     boxes     the widgets of the options that are shown
@@ -39,7 +38,7 @@ class Form:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the controls whose values make a request."""
-        return FIELDS + (PICTURE_FIELDS + ("image",) if "image" in self.fields else ())
+        return tuple(self.fields)
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -57,7 +56,7 @@ class Form:
         return {"options": options, **dict(zip(self.names, rest, strict=True))}
 
 
-def to_request(mode: str, values: Mapping[str, Any]) -> Request:
+def to_request(mode: str, values: Mapping[str, Any], schema: type[Request] = Request) -> Request:
     """The request that a form's values stand for. Raises RequestError."""
     for name in ("sampler", "schedule", "model"):
         # Without a choice, because a picture named one that is not here; the default would be a substitute.
@@ -78,4 +77,4 @@ def to_request(mode: str, values: Mapping[str, Any]) -> Request:
         options=values["options"]["samplers"].get(sampler, {}),
         schedule_options=values["options"]["schedules"].get(schedule, {}),
     )
-    return read(fields)
+    return read(fields, schema)

@@ -10,17 +10,18 @@ from typing import Any
 import gradio as gr
 
 from samplers.run import plan
+from webui.core.fields import fields_of
+from webui.core.request import Request
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 
-from .controls import schedule_update, side
+from .controls import schedule_update, size_slider
 from .describe import plan_note, sampler_note
 from .form import Form
-from .form_state import DEFAULTS, RESTORED, recall, recall_options
+from .form_state import RESTORED, recall, recall_options
 
 SECRET = "not a secret: it only keeps the stored form readable for the next start"
-TYPED = ("prompt", "negative_prompt")
-CONDITIONING = ("clip_skip", "guidance_rescale", "guidance_low", "guidance_high")
+PLANNED = ("model", "sampler", "schedule", "steps", "strength", "strength_as")  # fields that change the plan of a run
 
 
 def browser_store(name: str) -> gr.BrowserState:
@@ -45,7 +46,7 @@ def refill(page: Page, form: Form, saved: Any) -> list[Any]:
     models = page.engine.models()
     values = recall(saved, page.registry, models, page.engine.limits)
     found = models.get(values["model"])
-    sizes = side(found)
+    sizes = size_slider(found)
     sizes.pop("value")
     more = {
         "model": dict(choices=list(models)),
@@ -87,11 +88,7 @@ def remember(
 
 
 def _describe(page: Page, form: Form) -> None:
-    names = [
-        name
-        for name in form.names
-        if name not in (*TYPED, *CONDITIONING, "image", "seed", "random_seed", "guidance", "fit", "width", "height")
-    ]
+    names = [name for name in PLANNED if name in form.fields]
     controls = [form.fields[name] for name in names]
 
     def describe(options: dict[str, Any], *given: Any) -> list[Any]:
@@ -110,7 +107,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         return ["", "", gr.update(interactive=True)]
     steps = values["steps"]
     if not isinstance(steps, int) or not 1 <= steps <= page.engine.limits.steps:
-        steps = DEFAULTS["steps"]
+        steps = fields_of(Request)["steps"].default
     settings = options["samplers"].get(entry.name, {})
     name = values["schedule"] or found.defaults.schedule
     strength = (values["strength"], values["strength_as"]) if mode == "img2img" else (1.0, "steps")
@@ -129,5 +126,5 @@ def _follow_model(page: Page, name: str | None) -> list[Any]:
     found = page.engine.models().get(name or "")
     if found is None:
         return [gr.skip()] * 5
-    sizes = gr.update(**side(found))
+    sizes = gr.update(**size_slider(found))
     return ["", sizes, sizes, found.defaults.guidance, time.time()]

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from webui.core.fields import fields_of
 from webui.core.links import from_query, to_query
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW
@@ -59,7 +60,7 @@ def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
     fields = {name: value for name, value in fields.items() if name not in missing}
     # What a link leaves out is the default; what is wrong in it stays as the form has it.
     usual = {
-        name: field.default for name, field in Request.model_fields.items() if name not in ("image", "model", *problems)
+        name: field.default for name, field in fields_of(Request).items() if name not in ("image", "model", *problems)
     }
     updates, notes = fill(page, form, saved, usual | fields, missing)
     said = [*missing.values(), *problems.values(), *notes]

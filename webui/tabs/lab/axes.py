@@ -13,6 +13,7 @@ from samplers.options import Option
 from samplers.registry import Registry
 from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import RequestError, read
+from webui.core.text import as_sentence
 
 MAX_VALUES = 256
 NAMED = ("sampler", "schedule")  # their values are names from a menu
@@ -162,7 +163,7 @@ def _value(kind: str, text: str, title: str, registry: Registry) -> Value:
         try:
             chosen = getattr(registry, kind)(text).name
         except ValueError as error:
-            raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+            raise RequestError(as_sentence(str(error))) from None
         return Value(chosen, lambda fields: {**fields, kind: chosen})
     number = _number(text)
     if number is None:

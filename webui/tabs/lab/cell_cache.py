@@ -13,6 +13,7 @@ from typing import Any
 
 from samplers.noise import NOISE_VERSION
 from samplers.registry import Registry
+from webui.core.fields import input_fields
 from webui.core.images import PictureError
 from webui.core.record import MetadataError, read_png
 from webui.core.request import Request
@@ -20,7 +21,6 @@ from weights.identity import ModelIdentity, weights_digest
 
 FOLDER, FILE = "lab", "cells.jsonl"
 LATEST = 25  # entries of a kind that tell how long a network call takes
-ONLY_PICTURES = ("strength", "strength_as", "fit")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str,
 
     request  a resolved request of one picture as plain data
     """
-    left_out = ("image", *(ONLY_PICTURES if request.get("mode") != "img2img" else ()))
-    settings = {name: value for name, value in request.items() if name not in left_out}
+    unused = () if request.get("mode") == "img2img" else input_fields(Request)
+    settings = {name: value for name, value in request.items() if name not in ("image", *unused)}
     parts = [settings, sampler, schedule, digest, device, NOISE_VERSION, source]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -48,9 +48,7 @@ def key_of_request(request: Request, registry: Registry, model: ModelIdentity, s
     sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
     origins = [dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule)]
     input_digest = hashlib.sha256(source.tobytes()).hexdigest()[:16] if source is not None else ""
-    return key_of(
-        request.model_dump(mode="json", exclude={"image"}), *origins, model.digest, model.device, input_digest
-    )
+    return key_of(request.to_json(), *origins, model.digest, model.device, input_digest)
 
 
 def key_of_record(record: Mapping[str, Any]) -> str | None:

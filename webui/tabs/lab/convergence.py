@@ -14,6 +14,7 @@ from samplers.sampler import Denoise, Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
+from webui.core.text import as_sentence
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
@@ -129,7 +130,7 @@ def make_convergence(
     except RequestError:
         raise
     except ValueError as error:
-        raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        raise RequestError(as_sentence(str(error))) from None
     except Exception as error:  # samplers and schedules are plugins, and may raise anything
         what = f"Schedule {schedule} or a sampler cannot plan this"
         raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error

@@ -94,7 +94,7 @@ def caption(made: Made) -> str:
 
 
 def _cell(cell: Cell, made: Made | None) -> dict[str, Any]:
-    request = cell.request.model_dump(mode="json", exclude={"image"}) if cell.request else None
+    request = cell.request.to_json() if cell.request else None
     known = dict(labels=list(cell.labels), request=request)
     return known | (dict(seconds=made.seconds, nfe=made.nfe) if made else dict(reason=cell.reason or "not made"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.request import Request
-from webui.tabs.form.controls import FITS, MEANINGS, build_form, build_prompt
+from webui.tabs.form.controls import build_form, build_input, build_prompt
 from webui.tabs.form.form import Form, to_request
 from webui.tabs.form.form_events import connect_form
 from webui.tabs.form.model_events import connect_model
@@ -51,22 +51,7 @@ def _picture() -> dict[str, gr.components.Component]:
             interactive=True,
             buttons=[],
         )
-        strength = gr.Slider(
-            0.01,
-            1,
-            value=0.6,
-            step=0.01,
-            label="Strength",
-            info="Counts only with an input picture.",
-            elem_id="lab-strength",
-            interactive=True,
-        )
-        with gr.Row():
-            meaning = gr.Radio(
-                MEANINGS, value="steps", label="Strength is a", elem_id="lab-strength-as", interactive=True
-            )
-            fit = gr.Radio(FITS, value="crop", label="Fit to the size", elem_id="lab-fit", interactive=True)
-    return {"image": image, "strength": strength, "strength_as": meaning, "fit": fit}
+    return {"image": image, **build_input(MODE, info="Counts only with an input picture.")}
 
 
 def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:

@@ -21,6 +21,7 @@ from samplers.sampler import Step, Stopped
 from samplers.schedule import stable_diffusion
 from samplers.wrappers import Counted, Stoppable
 from webui.core.request import RequestError
+from webui.core.text import as_sentence
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
@@ -171,7 +172,7 @@ def make_toy(
             given = (options or {}).get(entry.name, {})
             plans[entry.name] = plan(stable_diffusion(), entry.item, chosen, steps, given, schedule_options or {})
     except ValueError as error:
-        raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        raise RequestError(as_sentence(str(error))) from None
     except Exception as error:  # samplers and schedules are plugins, and may raise anything
         what = f"Schedule {schedule} or a sampler cannot plan this"
         raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error

@@ -16,7 +16,6 @@ from webui.engine.jobs import Job
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET
 from webui.tabs.form.describe import note, summary
-from webui.tabs.form.form_events import TYPED
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
@@ -86,7 +85,7 @@ def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench
         return ahead_text("One picture", [make(*given).plan.calls])
 
     # The prompts change nothing of it, and are typed.
-    watched = [control for name, control in form.fields.items() if name not in TYPED]
+    watched = [control for name, control in form.fields.items() if name not in ("prompt", "negative_prompt")]
     connect_cost(cost, [*watched, form.edits, form.revision], form.inputs, tell_cost)
     ways = (
         Way(opened.upload, [opened], lambda image: make_again(engine, uploaded(image))),

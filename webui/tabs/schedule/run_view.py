@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from webui.core.limits import MAX_GUIDANCE
+from webui.core.fields import fields_of
 from webui.core.menus import schedules_in_order
-from webui.core.request import RequestError
+from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
-from webui.tabs.form.controls import build_interval, build_menus
-from webui.tabs.form.form_state import DEFAULTS, fresh, recall_options
+from webui.tabs.form.controls import build_control, build_group, build_menus, build_model_menu
+from webui.tabs.form.form_state import fresh, recall_options
 from webui.tabs.form.option_widgets import build_options, connect_options
 from webui.tabs.form.page_context import Page
 
@@ -62,65 +62,35 @@ class RunView:
 
 def build_fields(page: Page) -> dict[str, Any]:
     """The controls of what is run, and the hidden ones behind them: arguments of RunView."""
-    registry, models = page.registry, page.engine.models()
-    start = fresh(registry, next(iter(models.values()), None))
+    registry, described = page.registry, fields_of(Request)
+    start = fresh(registry, next(iter(page.engine.models().values()), None))
     store = gr.State(recall_options(None, registry))
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
-        model = gr.Dropdown(
-            list(models), value=start["model"] or None, label="Model", elem_id="schedule-model", interactive=True
-        )
+        model = build_model_menu(page, "schedule", start["model"])
         sampler, menu = build_menus(registry, "schedule", start["sampler"])
         boxes = (
             build_options("schedule", "samplers", registry.samplers, sampler),
             build_options("schedule", "schedules", registry.schedules, menu),
         )
         connect_options(boxes, store, revision, edits)
-        steps = gr.Slider(
-            1,
-            min(SLIDER_STEPS, page.engine.limits.steps),
-            value=DEFAULTS["steps"],
-            step=1,
-            label="Steps",
-            elem_id="schedule-steps",
-            interactive=True,
-        )
-        strength = gr.Slider(
-            0.01,
-            1,
+        most = min(SLIDER_STEPS, page.engine.limits.steps)
+        steps = build_control(described["steps"], "schedule", maximum=most, step=1)
+        strength = build_control(
+            described["strength"],
+            "schedule",
             value=WHOLE["strength"],
-            step=0.01,
-            label="Strength",
             info="1 is a picture from words; below it, img2img.",
-            elem_id="schedule-strength",
-            interactive=True,
         )
-        meaning = gr.Radio(
-            [("Share of the steps", "steps"), ("Noise level", "noise")],
-            value="steps",
-            label="Strength is a",
-            elem_id="schedule-strength-as",
-            interactive=True,
-        )
-        guidance = _build_guidance(start["guidance"])
-    fields = dict(zip(FIELDS, (model, sampler, menu, steps, strength, meaning, *guidance), strict=True))
+        meaning = build_control(described["strength_as"], "schedule")
+        with gr.Accordion("Guidance", open=False, elem_id="schedule-guided", elem_classes="more"):
+            info = "1 is none; where it acts, the curve has a halo."
+            scale = build_control(described["guidance"], "schedule", value=start["guidance"], info=info)
+            interval = build_group("schedule", "interval")
+    controls = dict(model=model, sampler=sampler, schedule=menu, steps=steps, strength=strength, strength_as=meaning)
+    controls |= dict(guidance=scale) | interval
+    fields = {name: controls[name] for name in FIELDS}
     return dict(fields=fields, options=store, revision=revision, edits=edits)
-
-
-def _build_guidance(scale: float) -> tuple[gr.components.Component, ...]:
-    """Guidance scale and the two ends of its interval, folded."""
-    with gr.Accordion("Guidance", open=False, elem_id="schedule-guided", elem_classes="more"):
-        slider = gr.Slider(
-            0,
-            MAX_GUIDANCE,
-            value=scale,
-            step=0.1,
-            label="Guidance scale",
-            info="1 is none; where it acts, the curve has a halo.",
-            elem_id="schedule-guidance",
-            interactive=True,
-        )
-        return slider, *build_interval("schedule")
 
 
 def build_plot(page: Page) -> dict[str, Any]:

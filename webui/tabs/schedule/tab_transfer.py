@@ -13,7 +13,7 @@ from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW
-from webui.tabs.form.controls import side
+from webui.tabs.form.controls import size_slider
 from webui.tabs.form.describe import note, problem, steps_text
 from webui.tabs.form.form import Form
 from webui.tabs.form.page_context import Page
@@ -133,4 +133,4 @@ def _follow(engine: Engine, model: Any, before: Any) -> list[Any]:
     found = engine.models().get(model or "")
     if found is None or model == before:
         return [gr.skip()] * 2
-    return [gr.update(**side(found)), gr.update(**side(found))]
+    return [gr.update(**size_slider(found)), gr.update(**size_slider(found))]
