@@ -18,7 +18,8 @@ from webui.core import storage
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.record import MetadataError, encode_png, read_png, record, replay
-from webui.core.request import Request, RequestError, resolve
+from webui.core.request import Request, RequestError
+from webui.core.resolved_request import resolve
 
 MODELS = {"toy": toy()}
 # From A1111's modules/infotext_utils.py, v1.10: what reads the last line there.

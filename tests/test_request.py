@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from samplers import sampler
 from samplers.registry import Entry, Registry
 from webui.core.limits import PUBLIC
-from webui.core.request import Request, RequestError, read, resolve
+from webui.core.request import Request, RequestError, read
+from webui.core.resolved_request import resolve
 
 MODELS = {"toy": toy()}
 

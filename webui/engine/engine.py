@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from samplers.registry import Registry
 from webui.core.images import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
-from webui.core.request import Request, RequestError, ResolvedRequest, resolve
+from webui.core.request import Request, RequestError
+from webui.core.resolved_request import ResolvedRequest, resolve
 from weights.catalog import ModelInfo
 from weights.identity import ModelIdentity
 from weights.opening import open_model

@@ -22,7 +22,8 @@ from webui.core.images import open_input, open_picture
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError, digest_of, replay
-from webui.core.request import Request, RequestError, ResolvedRequest
+from webui.core.request import Request, RequestError
+from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
 from weights.catalog import ModelError
 from weights.opening import pick_device

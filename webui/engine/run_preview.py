@@ -8,7 +8,8 @@ from typing import Any
 
 from samplers.levels import DryRun, Levels, dry_run, levels
 from samplers.run import Plan
-from webui.core.request import Request, RequestError, partial_plan, read
+from webui.core.request import Request, RequestError, read
+from webui.core.resolved_request import partial_plan
 from weights.catalog import ModelInfo
 
 from .engine import Engine

@@ -11,7 +11,8 @@ from typing import Any
 from samplers.run import Plan
 from webui.core.images import fit_picture, open_picture
 from webui.core.limits import SEEDS
-from webui.core.request import Request, RequestError, read, resolve
+from webui.core.request import Request, RequestError, read
+from webui.core.resolved_request import resolve
 from webui.engine.engine import Engine
 
 from .axes import Axis

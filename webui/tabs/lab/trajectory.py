@@ -15,7 +15,8 @@ from samplers.noise import Noise
 from samplers.run import Plan
 from samplers.sampler import Step
 from webui.core.images import open_input
-from webui.core.request import Request, RequestError, ResolvedRequest
+from webui.core.request import Request, RequestError
+from webui.core.resolved_request import ResolvedRequest
 from webui.engine.drawing import Drawing
 from webui.engine.engine import Engine
 from webui.engine.events import Event, PartialResult, Picture, Progress

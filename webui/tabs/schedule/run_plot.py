@@ -9,7 +9,8 @@ import gradio as gr
 
 from samplers.levels import DryRun
 from samplers.run import Plan
-from webui.core.request import RequestError, partial_plan, whole_plan
+from webui.core.request import RequestError
+from webui.core.resolved_request import partial_plan, whole_plan
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_levels
 from webui.tabs.form.controls import schedule_update

@@ -1,0 +1,137 @@
+"""A request on its way to the engine: defaults filled in, names and limits checked, its run planned."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from samplers.options import resolve as resolve_options
+from samplers.registry import Registry
+from samplers.run import Plan, plan
+from samplers.schedule import cut
+
+from .limits import LOCAL, SEEDS, Limits, limit_problems
+from .request import Request, RequestError
+from .text import as_sentence
+
+if TYPE_CHECKING:
+    from weights.catalog import ModelInfo
+
+
+@dataclass(frozen=True)
+class ResolvedRequest:
+    """A request with every default filled in and checked, the model that it names, and the plan of its run.
+
+    A replay puts the recorded sigmas into the plan; the request names the schedule that they came from.
+    """
+
+    request: Request
+    model_info: ModelInfo
+    plan: Plan
+
+    def with_sigmas(self, sigmas: tuple[float, ...]) -> ResolvedRequest:
+        """The same run through other noise levels."""
+        return replace(self, plan=replace(self.plan, sigmas=sigmas))
+
+
+def resolve(
+    request: Request,
+    registry: Registry,
+    models: Mapping[str, ModelInfo],
+    default_model: str = "",
+    limits: Limits = LOCAL,
+) -> ResolvedRequest:
+    """Fill in every default, draw the seed, check names, options, sizes and limits, and plan the run.
+
+    default_model  the one for a request that names none; empty for the first known
+    Raises RequestError. The options of the result are complete.
+    """
+    model_info = _model(request.model or default_model, models)
+    sampler, schedule = (
+        _known(registry.sampler, request.sampler),
+        _known(registry.schedule, request.schedule or model_info.defaults.schedule),
+    )
+    asked = request.schedule_options
+    update = dict(
+        model=model_info.name,
+        sampler=sampler.name,
+        schedule=schedule.name,
+        width=request.width or model_info.defaults.size,
+        height=request.height or model_info.defaults.size,
+        seed=random.SystemRandom().randrange(SEEDS) if request.seed == -1 else request.seed,
+        options=_known(sampler.item.resolve, request.options),
+        schedule_options=_known(
+            lambda given: resolve_options(f"schedule {schedule.name}", schedule.item.options, given), asked
+        ),
+    )
+    resolved = request.model_copy(update=update)
+    if problems := limit_problems(resolved, model_info, limits):
+        raise RequestError(" ".join(problems))
+    if resolved.guidance_high and resolved.guidance_high <= resolved.guidance_low:
+        raise RequestError(
+            f"Guidance high is {resolved.guidance_high:g} and guidance low {resolved.guidance_low:g}; "
+            "high must be above low, or 0 for no upper end."
+        )
+    if resolved.has_input and resolved.image is None:
+        raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
+    whole = whole_plan(resolved, registry, model_info)
+    return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.has_input else whole)
+
+
+def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:
+    """The plan of every step of a resolved request; RequestError if its sampler or schedule cannot make one."""
+    sampler, schedule = _known(registry.sampler, request.sampler), _known(registry.schedule, request.schedule)
+    with _planning(request):
+        return _declaring(
+            plan(
+                model_info.schedule,
+                sampler.item,
+                schedule.item,
+                request.steps,
+                request.options,
+                request.schedule_options,
+            )
+        )
+
+
+def partial_plan(whole: Plan, request: Request) -> Plan:
+    """The part of a plan that img2img runs at the request's strength. RequestError as for `whole_plan`."""
+    with _planning(request):
+        return _declaring(replace(whole, sigmas=cut(whole.sigmas, request.strength, request.strength_as)))
+
+
+def _declaring(made: Plan) -> Plan:
+    # Both are declared by plugins: let them fail here, where the user can still change something.
+    _ = made.calls, made.own_grid
+    return made
+
+
+@contextmanager
+def _planning(request: Request) -> Iterator[None]:
+    """Turn the errors of plugins into RequestError."""
+    try:
+        yield
+    except ValueError as error:
+        raise RequestError(as_sentence(str(error))) from None
+    except Exception as error:
+        names = f"Sampler {request.sampler} with schedule {request.schedule}"
+        raise RequestError(f"{names} cannot plan {request.steps} steps: {type(error).__name__}: {error}.") from error
+
+
+def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
+    if not models:
+        raise RequestError("No model was found; put a .safetensors file or a diffusers folder into weights/.")
+    name = name or next(iter(models))
+    if name not in models:
+        raise RequestError(f"Unknown model {name!r}; known are {', '.join(models)}.")
+    return models[name]
+
+
+def _known(look_up: Callable[[Any], Any], wanted: Any) -> Any:
+    try:
+        return look_up(wanted)
+    except ValueError as error:
+        raise RequestError(as_sentence(str(error))) from None
