@@ -17,7 +17,7 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Width:
-    """How wide a checkpoint is: channels of the UNet and of the VAE's lowest level, the text encoder's width and layers."""
+    """Size of a checkpoint: channels of the UNet and of the VAE's first level, width and layers of the text encoder."""
 
     unet: int
     vae: int

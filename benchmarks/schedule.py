@@ -1,4 +1,4 @@
-"""How long the Schedule tab takes on the server, and whether what it shows is what runs, for every combination.
+"""Measure the Schedule tab on the server, and compare what it shows with runs, for every combination.
 
     python -m benchmarks.schedule              time one redraw with 1,000 points, beside the plain computation
     python -m benchmarks.schedule --product    every sampler, schedule, steps, strength and its meaning: minutes
@@ -53,8 +53,8 @@ def main() -> None:
 def served(registry: Registry, folder: Path) -> Engine:
     """An engine on Stable Diffusion's noise schedule; it is never started."""
     defaults = Defaults(size=64, multiple=8, largest=256, guidance=1.0, schedule="Karras", max_batch=1)
-    found = ModelInfo("SD", folder, stable_diffusion(), "epsilon", 4, 8, defaults)
-    return Engine(registry, Settings(root=folder, outputs=folder, model="SD"), find_models=lambda path: {"SD": found})
+    info = ModelInfo("SD", folder, stable_diffusion(), "epsilon", 4, 8, defaults)
+    return Engine(registry, Settings(root=folder, outputs=folder, model="SD"), find_models=lambda path: {"SD": info})
 
 
 def measure(engine: Engine) -> int:
@@ -62,9 +62,8 @@ def measure(engine: Engine) -> int:
     model, options = stable_diffusion(), recall_options(None, engine.registry)
     karras = engine.registry.schedule("Karras").item
     plain = best(lambda: levels(model, karras(model, 1000)))
-    print(
-        f"plain computation of 1,000 points: {1000 * plain:.1f} ms\n\n| redraw | ms | times the plain one |\n| --- | --- | --- |"
-    )
+    print(f"plain computation of 1,000 points: {1000 * plain:.1f} ms\n")
+    print("| redraw | ms | times the plain one |\n| --- | --- | --- |")
     slowest = 0.0
     for name, sampler, strength, compared in (
         ("DDIM", "DDIM", 1.0, ()),
@@ -94,7 +93,7 @@ def best(work: Callable[[], object]) -> float:
 def compare(engine: Engine) -> int:
     """Compare /schedule with runs on a closed-form denoiser, all combinations; 1 if one differs.
 
-    A run depends on the sampler and its list of sigmas alone, so that each different list runs once.
+    A run depends on the sampler and its list of sigmas alone, so each different list runs once.
     """
     registry, compared, runs, wrong = engine.registry, 0, 0, 0
     for sampler in registry.samplers:
@@ -122,7 +121,7 @@ def ran(plan: Plan) -> tuple[list[float], float]:
 
 
 def agrees(said: dict, sigmas: Sequence[float], nfe: float) -> bool:
-    """Whether /schedule told the truth; of an adaptive sampler it knows the two ends."""
+    """Whether /schedule agrees with the run; for an adaptive sampler it knows the two ends only."""
     if said["nfe"] is None:
         return (said["sigmas"][0], said["sigmas"][-1]) == (sigmas[0], sigmas[-1])
     return said["sigmas"] == list(sigmas) and said["nfe"] == nfe

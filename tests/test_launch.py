@@ -28,7 +28,8 @@ import json, os, sys
 def serve(settings):
     import tiny
     hub = os.environ["HF_HUB_OFFLINE"]
-    print("SERVED", json.dumps(dict(prefix=sys.prefix, port=settings.port, auth=settings.auth, tiny=tiny.VERSION, hub=hub)))
+    seen = dict(prefix=sys.prefix, port=settings.port, auth=settings.auth, tiny=tiny.VERSION, hub=hub)
+    print("SERVED", json.dumps(seen))
 """
 PYPROJECT = '[project]\nname = "demo"\noptional-dependencies.test = ["pytest>=9,<10"]\n'
 # Stands in for pip: "installs" tiny and pytest as one file and one dist-info each, or fails as FAKE_PIP says.

@@ -12,14 +12,14 @@ STEPS = {
     "data": "fetch the emoji sets from npm, check and render them, train the tokenizer",
     "autoencoder": "train the autoencoder: pictures to latents and back",
     "latents": "encode every picture once, on white and on some coloured grounds",
-    "text": "teach the text encoder what the words look like, as CLIP is taught",
+    "text": "train the text encoder to match captions and pictures, as CLIP does",
     "denoiser": "train the UNet on the latents, the text encoder with it",
     "flow": "train a second UNet for flow matching, from the first one's weights",
-    "decoder": "train the autoencoder's decoder on, on fixed latents",
+    "decoder": "continue training the decoder on fixed latents",
     "classifier": "train the judge of names on real pictures",
     "styles": "train the judge of styles, from the judge of names",
     "export": "write the weights as a diffusers folder",
-    "evaluate": "print one table: what the exported model draws, as the judge sees it",
+    "evaluate": "print one table: how well the judge recognizes what the exported model draws",
 }
 
 

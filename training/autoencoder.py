@@ -36,24 +36,24 @@ def build(config: Config) -> AutoencoderKL:
 
 
 def restore(config: Config, *files: str) -> AutoencoderKL:
-    """The trained autoencoder, as the latest step left it that changes it, or out of the first of these files.
+    """Load the trained autoencoder from the last step that changed it, or from the first of these files that exists.
 
     Where there is none, the published one that the training starts from.
     """
     files = files or ("decoder", "whitened", "autoencoder")
-    found = next((state for name in files if (state := loop.restore(config.folder / f"{name}.pt"))), None)
-    if found is None and config.start:
+    state = next((restored for name in files if (restored := loop.restore(config.folder / f"{name}.pt"))), None)
+    if state is None and config.start:
         return AutoencoderKL.from_pretrained(config.start / "vae")
-    if found is None:
+    if state is None:
         raise SystemExit(f"First: python -m training autoencoder --size {config.size}")
     vae = build(config)
-    vae.load_state_dict(found["vae"])
+    vae.load_state_dict(state["vae"])
     return vae
 
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, values: torch.Tensor) -> None:
-    """Fold a linear map into the 1x1 convolutions around the latent: these latents (n, c, h, w) get mean 0, covariance 1.
+    """Fold a linear map into the 1x1 convolutions around the latent; latents (n, c, h, w) get mean 0, covariance 1.
 
     What pictures look like afterwards is the same to rounding. Left as training made them, one channel can outweigh
     the others tenfold; the noise then hides those long before it, and the denoiser learns them last.
@@ -108,7 +108,7 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 def colour_loss(probe: nn.Conv2d, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared error of the coarse picture that a linear map makes of the latent.
 
-    Without it, training settles for long on two axes of colour, green and purple both a dark grey: under
+    Without it, training stays for long on two axes of colour, green and purple both a dark grey: under
     L1 the middle of two colours is as good as either. It also makes the latents easy to preview.
     """
     return (probe(latent) - functional.interpolate(target, latent.shape[-2:], mode="area")).square().mean()

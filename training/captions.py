@@ -1,4 +1,4 @@
-"""Words: what a picture is called, which pairs are never shown, and the tokenizer made from it all."""
+"""Captions of the pictures, the pairs that are held out, and the tokenizer trained on all captions."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def plain(label: str) -> str:
     return " ".join(kept.split())
 
 
-def subject(names: Sequence[str], rng: random.Random) -> str:
-    """What is to be seen: a name, or two side by side, the left one first: "a rocket and an owl"."""
+def join_names(names: Sequence[str], rng: random.Random) -> str:
+    """Name the picture: one name, or two side by side, the left one first: "a rocket and an owl"."""
     if len(names) == 1:
         return names[0]
     article = rng.random() < 0.7
@@ -65,11 +65,11 @@ def subject(names: Sequence[str], rng: random.Random) -> str:
 def caption(names: Sequence[str], keywords: Sequence[str], style: str, colour: str, rng: random.Random) -> str:
     """One of the ways to ask for a picture of one name or of two side by side.
 
-    The ground is always named unless it is white, the style unless it is of the house, and neither is ever wrong, so
-    that both words keep a meaning that can be measured; white is often left out because nobody types it. A house style
-    is named three times in four: two of them differ in their shading only, which takes more learning than their absence.
+    The ground is always named unless it is white, the style unless it is a house style, and neither is ever wrong, so
+    that both words keep a measurable meaning; white is often left out because nobody types it. A house style is named
+    three times in four: two of them differ in their shading only, and need more training than a missing name.
     """
-    text = subject(names, rng)
+    text = join_names(names, rng)
     if rng.random() < 0.75 or style not in HOUSE:
         text = f"{style} style {text}" if rng.random() < 0.5 else f"{text}, {style} style"
     if keywords and rng.random() < 0.1:
@@ -108,8 +108,8 @@ def train_tokenizer(lines: Iterable[str], vocabulary: int, length: int, folder: 
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         initial_alphabet=alphabet,
-        # Named beforehand, endings are numbered alike in every run, and so pairs that are equally frequent are merged in
-        # one order; numbered as the learner meets them in its hash table, they were not.
+        # Endings given here have the same numbers in every run, so ties between equally frequent pairs are resolved
+        # alike; otherwise the order of a hash table would decide.
         special_tokens=endings,
         end_of_word_suffix="</w>",
         min_frequency=2,

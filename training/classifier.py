@@ -1,4 +1,4 @@
-"""Step ``classifier``: the judge, a small residual network (arXiv:1512.03385) over all names.
+"""Step ``classifier``: train the judge, a small residual network (arXiv:1512.03385) that classifies names.
 
 It sees real pictures only, moved, scaled, blurred and on all grounds, so that what it recognizes in a
 drawn picture is the thing and not its place. Pixel distance would measure the wrong thing: a copy
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """What is in a picture and who drew it, told of pictures (n, 3, size, size) in [-1, 1]."""
+    """Classify name and style of pictures (n, 3, size, size) in [-1, 1]."""
 
     name_model: nn.Module
     style_model: nn.Module
@@ -46,7 +46,7 @@ class Judge:
 
     @torch.no_grad()
     def rank(self, images: torch.Tensor, names: list[str]) -> torch.Tensor:
-        """Where the asked names stand among all names, (n,): 0 is first, below 5 is among the top 5."""
+        """Rank of the prompted names among all names, (n,): 0 is first, below 5 is among the top 5."""
         target = torch.tensor([self.names.index(name) for name in names])
         return ranks(scores(self.name_model, images)[:, : len(self.names)], target)
 
@@ -102,7 +102,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, 
 
 
 def run(config: Config, budget: loop.Budget | None = None) -> None:
-    """Train the judge of names, which learns styles in passing: classifier.pt."""
+    """Train the judge of names, with styles as an auxiliary task: classifier.pt."""
     names = len(names_of(data.load(config)[1]))
 
     def loss(scores: torch.Tensor, name: torch.Tensor, style: torch.Tensor):
@@ -151,7 +151,7 @@ def learn(config: Config, file: str, model: nn.Module, loss: Loss, budget: loop.
 
 
 def ranks(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """How many names score higher than the right one: 0 is first, below 5 is among the top 5."""
+    """Count the names that score higher than the right one: 0 is first, below 5 is among the top 5."""
     return (scores > scores.gather(1, target[:, None])).sum(1)
 
 

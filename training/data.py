@@ -28,8 +28,8 @@ def normal(code: str) -> str:
 def weight(group: int | None, code: str, name: str, sets: int, familiar: frozenset[str]) -> float:
     """How often a name is drawn in training, relative to a familiar one.
 
-    An hour of a laptop's CPU teaches a few hundred names well: so the names of familiar_names.txt are drawn most, and the
-    other plain ones (at most two words, drawn by three sets) a third as often.
+    An hour on a laptop's CPU is enough for a few hundred names, so the names of familiar_names.txt are drawn most, and
+    the other plain ones (at most two words, drawn by three sets) a third as often.
     Flags, clock faces and the variants of people by gender and trade are near copies of each other.
     """
     if name in familiar:
@@ -89,13 +89,13 @@ def draw_icons(tarball: Path, chars: dict[str, str], size: int, codes: set[str])
 
 def read_images(tarball: Path, size: int, codes: set[str]) -> dict[str, np.ndarray]:
     """The same from a set of images that are named by their code points."""
-    found = {}
+    pictures = {}
     with tarfile.open(tarball) as tar:
         for member in tar:
             code = normal(Path(member.name).stem)
             if member.name.endswith(".webp") and code in codes:
-                found[code] = square(Image.open(io.BytesIO(tar.extractfile(member).read())), size)
-    return found
+                pictures[code] = square(Image.open(io.BytesIO(tar.extractfile(member).read())), size)
+    return pictures
 
 
 def run(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Step ``decoder``: train the autoencoder's decoder on, its encoder and thus all latents unchanged.
+"""Step ``decoder``: continue training the autoencoder's decoder; the encoder, and so every latent, stays unchanged.
 
 What the denoiser learns depends on the encoder alone, so this can run beside it or after it. The latents
 get a little noise, as drawn ones are never as exact as encoded ones.
@@ -34,7 +34,7 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
         optimizer.load_state_dict(resume["optimizer"])
 
     def batch(number: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents as the denoiser makes them and the pictures they stand for: crops first, then whole ones."""
+        """Latents as the denoiser makes them, and their pictures: crops first, then whole ones."""
         random = loop.generator(config.seed + 3, number)
         count, side = (ours.crops, ours.crop) if fraction < ours.cropped else (ours.batch, config.size)
         drawn = [pairs[i] for i in torch.randint(len(pairs), (count,), generator=random).tolist()]

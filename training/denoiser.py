@@ -1,4 +1,4 @@
-"""Step ``denoiser``: teach a UNet to tell the noise in a noisy latent, with words to help it.
+"""Step ``denoiser``: train a UNet to predict the noise in a latent from its caption.
 
 The forward process mixes a latent with Gaussian noise, x_t = alpha_t x_0 + sigma_t eps (DDPM,
 arXiv:2006.11239); the network sees x_t, t and the caption and predicts eps. A tenth of the captions is
@@ -43,7 +43,7 @@ def optimizer_for(model: Model, config: Config) -> torch.optim.Optimizer:
 
 
 class Noised(NamedTuple):
-    """What the network sees of a batch of n latents, and what it is to answer."""
+    """Input and target of the network for a batch of n latents."""
 
     noisy: torch.Tensor  # (n, channels, side, side)
     time: torch.Tensor  # (n,), 0 to 1000
@@ -76,7 +76,7 @@ def noised(clean: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, snr_
 
 @dataclass(frozen=True)
 class Process:
-    """A way from latents to noise, and the scheduler that draws with a network that has learned the way back."""
+    """A forward process from latents to noise, and the scheduler that samples with a network trained on it."""
 
     file: str
     noised: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, tuple[float, float]], Noised]
@@ -87,7 +87,7 @@ DIFFUSION = Process("denoiser.pt", noised, export.scheduler)
 
 
 def go_on_from(unet: UNet2DConditionModel, published: UNet2DConditionModel) -> None:
-    """Take over a published UNet's weights, also one that attends to words at fewer levels.
+    """Load the weights of a published UNet, also of one with cross-attention at fewer levels.
 
     An attention that is new here adds nothing at first, so the network begins as the published one.
     """
@@ -125,7 +125,7 @@ def learn(
     known: latents.Latents | None = None,
     fresh: bool = False,
 ) -> None:
-    """Train what of ``model`` requires a gradient to undo ``process``; resumes from its file."""
+    """Train the parameters of ``model`` that require a gradient to undo ``process``; resumes from its file."""
     ours, where = config.denoiser, loop.device()
     known = known or latents.load(config)
     tokenizer, path = export.tokenizer(config), config.folder / process.file
@@ -196,7 +196,7 @@ PROMPTS = (
 
 @torch.no_grad()
 def sample(config: Config, process: Process, weights: dict) -> None:
-    """Pictures of the averaged weights for a few prompts, to watch the training by, beside the checkpoint."""
+    """Save pictures of the averaged weights for a few prompts beside the checkpoint, to monitor the training."""
     known = any((config.folder / f"{name}.pt").exists() for name in ("decoder", "whitened", "autoencoder"))
     if not known and not config.start:
         return

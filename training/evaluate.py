@@ -64,12 +64,12 @@ def grounds_right(images: torch.Tensor, colours: list[str]) -> torch.Tensor:
 
 def pairs(names: list[str], seen: bool) -> list[tuple[str, str]]:
     """One coloured ground per name, as the held-out rule calls it seen or unseen; names without one drop out."""
-    found = []
+    pairs = []
     for i, name in enumerate(names):
         colours = [c for c in COLOURS if c != "white" and held_out(name, c) != seen]
         if colours:
-            found.append((name, colours[i % len(colours)]))
-    return found
+            pairs.append((name, colours[i % len(colours)]))
+    return pairs
 
 
 def halves(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,8 +149,8 @@ def judge_the_model(pipe: StableDiffusionPipeline, judge: Judge, model: str, she
         )
 
     asked = [(style, name) for name in plain for style in STYLES]
-    found = judge.styles(draw(pipe, [f"{style} style {name}" for style, name in asked]))
-    show(f"{model}: style right", share(torch.tensor([a == b for a, (b, _) in zip(found, asked, strict=True)])))
+    guesses = judge.styles(draw(pipe, [f"{style} style {name}" for style, name in asked]))
+    show(f"{model}: style right", share(torch.tensor([a == b for a, (b, _) in zip(guesses, asked, strict=True)])))
 
     both = list(pairwise(plain + drawn))[:50]
     sides = halves(draw(pipe, [f"a {a} and a {b}" for a, b in both]))

@@ -39,7 +39,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def flow_scheduler() -> DPMSolverMultistepScheduler:
-    """Flow times on straight lines; of diffusers' solvers for them the one that StableDiffusionPipeline takes."""
+    """Scheduler configuration for flow matching: the diffusers solver that StableDiffusionPipeline accepts."""
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000,
         prediction_type="flow_prediction",
@@ -96,7 +96,7 @@ def write(pipe: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def write_twin(unet: UNet2DConditionModel, folder: Path, lender: Path) -> None:
-    """Write a folder with a UNet and a scheduler of its own, and everything else borrowed from the one beside it.
+    """Write a folder with its own UNet and scheduler; all other parts are borrowed from the folder beside it.
 
     ``_borrows`` is a word of ours; diffusers passes over it and is given the UNet and the scheduler by hand.
     """
@@ -111,7 +111,7 @@ def write_twin(unet: UNet2DConditionModel, folder: Path, lender: Path) -> None:
 
 
 def put_in_place(temporary: Path, folder: Path) -> None:
-    """Move whole files; model_index.json comes last: who looks for it finds everything it names."""
+    """Move whole files, model_index.json last, so that everything it names exists already."""
     files = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: p.name == "model_index.json")
     for path in files:
         target = folder / path.relative_to(temporary)

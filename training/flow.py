@@ -1,4 +1,4 @@
-"""Step ``flow``: a second UNet beside the first, on the same latents and words, for straight lines in place of noise levels.
+"""Step ``flow``: train a second UNet on the same latents and captions by flow matching.
 
 Rectified flow (arXiv:2209.03003) goes from picture to noise on a straight line, z_t = (1 - t) x_0 + t eps for
 t from 0 to 1, and the network learns the direction of the line, u = eps - x_0. Where many lines cross, it

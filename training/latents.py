@@ -1,4 +1,4 @@
-"""Step ``latents``: encode every picture once, so that the denoiser's training never touches a pixel."""
+"""Step ``latents``: encode every picture once; the denoiser trains on latents only."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Latents:
 
 
 def plan(entries: list[dict], grounds: int, seed: int) -> list[tuple[int, str]]:
-    """Which picture to encode on which ground: all on white, familiar names on some colours as well and other plain ones on one.
+    """Choose the grounds of every picture: white for all, some colours for familiar names, one for other plain ones.
 
-    Pairs that are held out are passed over, so the denoiser cannot have seen them.
+    Held-out pairs are skipped, so the denoiser cannot have seen them.
     """
     pairs = [(i, "white") for i in range(len(entries))]
     rng = random.Random(seed)
@@ -49,7 +49,7 @@ def plan(entries: list[dict], grounds: int, seed: int) -> list[tuple[int, str]]:
 
 
 def plan_couples(entries: list[dict], count: int, seed: int) -> list[tuple[int, int, str]]:
-    """Which two pictures to put side by side: familiar names in one style, half on white, never a pair held out."""
+    """Choose two pictures to put side by side: familiar names in one style, half on white, no held-out pair."""
     rng = random.Random(seed)
     by_style = {
         style: [i for i, e in enumerate(entries) if e["style"] == style and e["weight"] == 1] for style in STYLES
@@ -91,7 +91,7 @@ def encode(vae: AutoencoderKL, pictures: Callable[[slice], np.ndarray], colours:
 
 
 def run(config: Config) -> None:
-    """Write latents.pt, the latents and their pairs, and whitened.pt, the autoencoder that gives them unit deviation."""
+    """Write latents.pt (latents and their pairs) and whitened.pt (the autoencoder that gives them unit variance)."""
     vae = autoencoder.restore(config, "autoencoder").to(loop.device()).eval()
     pictures, entries = data.load(config)
     pairs = plan(entries, config.denoiser.grounds, config.seed)

@@ -1,4 +1,4 @@
-"""The text encoder and the UNet: what the denoiser step trains, with how words enter it."""
+"""The text encoder and the UNet that the denoiser step trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Model(nn.Module):
         return self.unet(noisy, time, self.text(tokens).last_hidden_state).sample
 
     def plain_attention(self) -> None:
-        """Attention as single products, not fused: on CPUs the fused one's backward pass costs a quarter of a step."""
+        """Use unfused attention: on CPUs the backward pass of the fused kernel costs a quarter of a step."""
         self.unet.set_attn_processor(AttnProcessor())
         self.text.set_attn_implementation("eager")
 

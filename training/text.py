@@ -1,4 +1,4 @@
-"""Step ``text``: teach the text encoder what the words look like, before any picture is drawn.
+"""Step ``text``: train the text encoder to match captions with pictures, before the denoiser.
 
 CLIP in miniature (arXiv:2103.00020): captions and pictures are mapped into one space, and within a batch each
 caption has to find its picture and each picture its caption. Stable Diffusion gets its text encoder ready-made from
@@ -56,7 +56,7 @@ def contrast(words: torch.Tensor, pictures: torch.Tensor, scale: torch.Tensor, s
 
 
 def restore(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text encoder of this step; if it was left out, the published one that the training starts from, or a new one."""
+    """Load the text encoder of this step; without one, the published encoder to start from, or a new one."""
     text = build_text(config, tokenizer)
     if config.start:
         if CLIPTokenizer.from_pretrained(config.start / "tokenizer").get_vocab() != tokenizer.get_vocab():
@@ -67,8 +67,8 @@ def restore(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextModel:
         text.load_state_dict(
             CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32).state_dict()
         )
-    if found := loop.restore(config.folder / "text.pt"):
-        text.load_state_dict(found["text"])
+    if state := loop.restore(config.folder / "text.pt"):
+        text.load_state_dict(state["text"])
     return text
 
 
@@ -114,8 +114,8 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
         loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
-        found = (words.detach() @ functional.normalize(pictures.detach(), dim=1).T).argmax(1).cpu()
-        right = same[torch.arange(len(found)), found].mean()
+        nearest = (words.detach() @ functional.normalize(pictures.detach(), dim=1).T).argmax(1).cpu()
+        right = same[torch.arange(len(nearest)), nearest].mean()
         return {"loss": loss.item(), "found": right.item()}
 
     loop.train(

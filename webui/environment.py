@@ -90,9 +90,10 @@ def prepare(root: Path, *, setup: bool = True, tests: bool = False, torch_index:
 
 def _make(folder: Path, lacking: Sequence[str]) -> None:
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        package = f"python3.{sys.version_info[1]}-venv"
         raise StartError(
             f"{sys.executable} cannot make virtual environments: its module venv or ensurepip is missing.\n"
-            f"On Debian and Ubuntu: sudo apt install python3.{sys.version_info[1]}-venv; elsewhere: use a complete Python."
+            f"On Debian and Ubuntu: sudo apt install {package}; elsewhere: use a complete Python."
         )
     import venv
 
