@@ -254,13 +254,13 @@ def test_convergence_on_the_model_shows_progress_and_stops(visit, server):
     expect(message(page, "convergence")).to_contain_text("Stopped;")
 
 
-def test_samplers_walk_through_the_plane(visit):
+def test_samplers_draw_paths_through_the_plane(visit):
     page = lab(visit(), "Paths in 2-D")
     expect(page.locator("#lab-settings")).to_be_hidden()
     plot = page.locator("#plane-plot .js-plotly-plot")
     expect(plot).to_be_visible()
     start(page, "plane")
-    expect(message(page, "plane")).to_contain_text("Walked with")
+    expect(message(page, "plane")).to_contain_text("Drawn with")
     for name in ("DDPM", "DDIM", "Euler", "Heun", "Flow", "Exact flow"):
         expect(plot.locator(".legendtext", has_text=re.compile(f"^{name}$"))).to_be_visible()
     level = page.locator("#plane-level input[type=number]")

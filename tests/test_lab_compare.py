@@ -16,9 +16,9 @@ from webui.core.request import Request, RequestError
 from webui.engine.events import StoppedEarly
 from webui.tabs.lab.axes import hint, kinds, menu, read_axis, split
 from webui.tabs.lab.axes_view import read_axes, recall_axes
-from webui.tabs.lab.cell_cache import Cells, key_of_record, key_of_request
-from webui.tabs.lab.compare import Compare, cost_of
-from webui.tabs.lab.grid import make_grid
+from webui.tabs.lab.cell_cache import CellCache, key_of_record, key_of_request
+from webui.tabs.lab.compare import CellFailed, CellMade, Compare, cost_of
+from webui.tabs.lab.grid import ImpossibleCell, make_grid
 from webui.tabs.lab.grid_sheet import KEYWORD, encode_sheet, file_name, write_zip
 
 
@@ -106,10 +106,10 @@ def test_a_cell_is_the_picture_of_its_request_alone(engine, tmp_path):
     for part in parts:
         name, steps, seed = made.cells[part.index].labels
         alone = drawn(engine, prompt="red apple", sampler=name, steps=int(steps), seed=int(seed))
-        assert same_pixels(alone, part.made.path), name
-        record, twin = read_png(part.made.path).record, read_png(alone).record
+        assert same_pixels(alone, part.picture.path), name
+        record, twin = read_png(part.picture.path).record, read_png(alone).record
         assert record == twin
-        assert part.made.nfe == record["nfe"] and part.made.seconds >= 0
+        assert part.picture.nfe == record["nfe"] and part.picture.seconds >= 0
 
 
 def test_a_cell_of_img2img_is_the_picture_of_its_request_alone(engine, tmp_path):
@@ -122,16 +122,16 @@ def test_a_cell_of_img2img_is_the_picture_of_its_request_alone(engine, tmp_path)
     _, parts = done(engine, Compare(made))
     for part, strength in zip(parts, (0.3, 0.9), strict=True):
         alone = drawn(engine, mode="img2img", prompt="cat", seed=3, steps=6, image=kept, strength=strength)
-        assert same_pixels(alone, part.made.path)
+        assert same_pixels(alone, part.picture.path)
     info, _ = done(engine, Compare(grid(engine, base.model_copy(update={"image": kept}), ("strength", "0.3, 0.9"))))
     assert info["reused"] == 2
 
 
 def test_what_a_sampler_lacks_is_an_empty_cell_with_the_reason(engine):
     made = grid(engine, BASE, ("sampler", ["DDIM", "Heun"]), ("option:eta", "0, 1"))
-    reasons = [cell.reason for cell in made.cells]
-    assert reasons[0] == reasons[2] == "" and len(made.possible) == 2
-    assert all("Sampler Heun has no option 'eta'" in reason for reason in (reasons[1], reasons[3]))
+    assert made.possible == (made.cells[0], made.cells[2])
+    for cell in (made.cells[1], made.cells[3]):
+        assert isinstance(cell, ImpossibleCell) and "Sampler Heun has no option 'eta'" in cell.reason
     info, parts = done(engine, Compare(made))
     assert [part.index for part in parts] == [0, 2] and info["cells"] == 2
 
@@ -206,7 +206,7 @@ def test_stop_keeps_what_is_there_and_the_grid_goes_on_later(registry, tmp_path,
     with laboratory(registry, tmp_path) as engine:
         info, parts = done(engine, Compare(grid(engine, BASE, *axes)))
         assert (info["made"], info["reused"]) == (3, 1) and len(engine.opened[0].calls) == 3 + 2 + 3
-        assert parts[0].reused and parts[0].made == first.made
+        assert parts[0].reused and parts[0].picture == first.picture
         info, parts = done(engine, Compare(grid(engine, BASE, *axes)))
         assert (info["made"], info["reused"], info["calls"]) == (0, 4, 0)
 
@@ -214,7 +214,7 @@ def test_stop_keeps_what_is_there_and_the_grid_goes_on_later(registry, tmp_path,
 def test_what_is_gone_or_is_another_picture_now_is_made_again(engine):
     made = grid(engine, BASE, ("seed", "1, 2, 3"))
     _, parts = done(engine, Compare(made))
-    paths = [part.made.path for part in parts]
+    paths = [part.picture.path for part in parts]
     paths[0].unlink()
     paths[1].write_bytes(paths[2].read_bytes())
     index = engine.settings.outputs / "lab" / "cells.jsonl"
@@ -226,7 +226,7 @@ def test_what_is_gone_or_is_another_picture_now_is_made_again(engine):
 def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
     made = grid(engine, BASE, ("option:eta", "0.5"))
     _, parts = done(engine, Compare(made))
-    record = read_png(parts[0].made.path).record
+    record = read_png(parts[0].picture.path).record
     identity = engine.identity_of("toy")
     key = key_of_request(made.cells[0].request, engine.registry, identity)
     assert key_of_record(record) == key
@@ -248,7 +248,7 @@ def test_the_cost_is_told_before_it_starts(engine):
     done(engine, Compare(grid(engine, BASE, ("steps", "4"))))
     cost = cost_of(made, engine)
     assert (cost.cells, cost.there, cost.calls) == (3, 1, 7 + 8 + 15)
-    rate = Cells(engine.settings.outputs).seconds_a_call(made.cells[0].request)
+    rate = CellCache(engine.settings.outputs).seconds_a_call(made.cells[0].request)
     assert cost.seconds == pytest.approx(30 * rate)
     adaptive = grid(engine, BASE, ("sampler", ["Flow", "DDIM"]))
     assert (cost_of(adaptive, engine).uncounted, cost_of(adaptive, engine).seconds) == (1, None)
@@ -263,7 +263,8 @@ def test_a_sampler_that_fails_costs_only_its_own_cells(registry, tmp_path):
     known = Registry({**registry.samplers, "Broken": Entry(broken, "test", "1")}, registry.schedules, registry.broken)
     with laboratory(known, tmp_path) as engine:
         info, parts = done(engine, Compare(grid(engine, BASE, ("sampler", ["Broken", "DDIM"]))))
-    assert parts[0].made is None and "Sampler Broken failed" in parts[0].reason and parts[1].made
+    assert isinstance(parts[0], CellFailed) and "Sampler Broken failed" in parts[0].reason
+    assert isinstance(parts[1], CellMade)
     assert info["made"] == 1
 
 
@@ -281,13 +282,13 @@ def test_progress_counts_cells_and_calls_of_the_whole_grid(registry, tmp_path, g
 def test_a_grid_is_kept_as_one_labelled_png_and_a_zip_of_the_pictures(engine, tmp_path):
     made = grid(engine, BASE, ("sampler", ["DDIM", "Heun"]), ("option:eta", "0, 1"), ("seed", "1, 2"))
     _, parts = done(engine, Compare(made))
-    pictures = {part.index: part.made for part in parts}
+    pictures = {part.index: part.picture for part in parts}
     sheet = encode_sheet(made, pictures)
     with Image.open(BytesIO(sheet)) as page:
         carried = json.loads(page.info[KEYWORD])
         assert page.width > 2 * 128 and page.height > 4 * 128
         # A picture's own pixels are on the sheet, doubled.
-        with Image.open(parts[0].made.path) as first:
+        with Image.open(parts[0].picture.path) as first:
             doubled = first.resize((128, 128), Image.Resampling.NEAREST).tobytes()
         places = [(x, y) for x in range(20, 160) for y in range(20, 120)]
         assert any(page.crop((x, y, x + 128, y + 128)).tobytes() == doubled for x, y in places)
@@ -297,7 +298,7 @@ def test_a_grid_is_kept_as_one_labelled_png_and_a_zip_of_the_pictures(engine, tm
     with zipfile.ZipFile(tmp_path / "grid.zip") as bundle:
         names = bundle.namelist()
         assert names[:3] == ["grid.png", "grid.json", "001 DDIM, 0, 1.png"] and len(names) == 2 + 4
-        assert bundle.read(names[2]) == parts[0].made.path.read_bytes()
+        assert bundle.read(names[2]) == parts[0].picture.path.read_bytes()
 
 
 def test_file_names_are_safe(engine):

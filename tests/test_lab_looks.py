@@ -11,8 +11,8 @@ from samplers.sampler import Sampler
 from webui.core.request import Request
 from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEarly
 from webui.tabs.lab.axes import read_axis
-from webui.tabs.lab.cell_cache import Made
-from webui.tabs.lab.compare import CellDone, Cost
+from webui.tabs.lab.cell_cache import CellPicture
+from webui.tabs.lab.compare import CellFailed, CellMade, Cost
 from webui.tabs.lab.convergence import Excluded, Point, make_convergence
 from webui.tabs.lab.convergence_view import results_table
 from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
@@ -40,7 +40,10 @@ def grid(engine, *axes):
 
 def test_a_table_shows_each_cell_in_its_state(engine):
     plan = grid(engine, ("sampler", ["DDIM", "Euler"]), ("option:eta", "0, 1"), ("seed", "5, 6"))
-    done = {0: CellDone(0, Made(Path("a.png"), 1.5, 3.0)), 2: CellDone(2, Made(Path("b.png"), 0.25, 3.0), reused=True)}
+    done = {
+        0: CellMade(0, CellPicture(Path("a.png"), 1.5, 3.0)),
+        2: CellMade(2, CellPicture(Path("b.png"), 0.25, 3.0), reused=True),
+    }
     html = tables(plan, done, {0: "cache dir/a.png", 2: "b.png"}, at_work=True)
     assert html.count("<table") == 2 and "Seed: 5" in html and "Seed: 6" in html
     assert "gradio_api/file=cache%20dir/a.png" in html and "1.50 s, 3 calls" in html and html.count("made before") == 1
@@ -52,7 +55,7 @@ def test_a_table_shows_each_cell_in_its_state(engine):
 
 def test_labels_and_reasons_are_text(engine):
     plan = grid(engine, ("prompt", f"red -> {EVIL}, blue"))
-    html = tables(plan, {0: CellDone(0, reason=EVIL)}, {}, at_work=False)
+    html = tables(plan, {0: CellFailed(0, EVIL)}, {}, at_work=False)
     assert EVIL not in html and html.count("&lt;img src=x") == 2
 
 

@@ -1,4 +1,4 @@
-"""Work for the engine's thread that is not one picture request: the tools of the Lab."""
+"""The interface of a task, work for the engine's thread that is not a request for pictures: the tools of the Lab."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .events import Event
 
 @dataclass(frozen=True, eq=False)
 class JobContext:
-    """What a task, or a `Drawing`, has at hand while it runs in the engine's thread.
+    """What a task or a `Drawing` can use while it runs in the engine's thread.
 
     model        the opened model that the task named, None if it named none
     outputs      folder of the pictures
-    should_stop  to be asked around every network call; once true, the task has to end
+    should_stop  to be called around every network call; once true, the task has to end
     clock        seconds
     public       leave paths of this machine out of messages, and keep no visitor's input picture
-    tell         makes an event of the job known to whoever watches it
+    tell         sends an event of the job to whoever watches it
     on_saved     to be called with each picture that was written
     """
 
@@ -42,11 +42,12 @@ class Task(Protocol):
     conditions  of webui.engine.run_environment, where the engine has to be set up for it; may be left out
     """
 
-    model: str
+    @property
+    def model(self) -> str: ...
 
-    def run(self, desk: JobContext) -> dict[str, Any]:
-        """Do all of it and return the info of the job; "stopped" in it says that it was stopped on the way.
+    def run(self, context: JobContext, /) -> dict[str, Any]:
+        """Do the work and return the info of the job; "stopped" in it says whether it was stopped before its end.
 
-        It may also raise `samplers.sampler.Stopped`. What it finishes it tells as `Part`, and nothing of that is lost.
+        It may also raise `samplers.sampler.Stopped`. Each finished part is an event `PartialResult`, which a stop keeps.
         """
         ...

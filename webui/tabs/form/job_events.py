@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ TICK = 0.2  # seconds between looks: what an eye can use and a slow line can tak
 AGAIN = 6  # the look that tells even what is not new
 
 
-async def snapshots(page: Page, job: Job) -> AsyncIterator[Snapshot | None]:
+async def snapshots(page: Page, job: Job) -> AsyncGenerator[Snapshot | None, None]:
     """What is new about a job, None where nothing is, until it has ended.
 
     The state after the first second comes twice: a tab that is just being opened can miss an update, and a job in a long
@@ -57,10 +57,10 @@ async def submit(page: Page, start: Callable[[], Job]) -> Job:
         raise
 
 
-def resumer(page: Page, mode: str, follow: Callable[[Job], AsyncIterator[list[Any]]], nothing: list[Any]) -> Any:
+def resumer(page: Page, mode: str, follow: Callable[[Job], AsyncIterator[Any]], nothing: Any) -> Any:
     """The event that goes on following a tab's job when a page has been opened; `nothing` where there is none."""
 
-    async def resume(token: str) -> AsyncIterator[list[Any]]:
+    async def resume(token: str) -> AsyncIterator[Any]:
         job = page.job(token, mode)
         if job is None:
             yield nothing

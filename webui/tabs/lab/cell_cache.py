@@ -1,4 +1,4 @@
-"""Cells that were made before: an index beside the pictures, so that no grid makes the same picture twice."""
+"""Index the pictures of grids beside them, so that no grid makes the same picture twice."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from webui.core.request import Request
 from weights.identity import ModelIdentity, weights_digest
 
 FOLDER, FILE = "lab", "cells.jsonl"
-LATEST = 25  # entries of a kind that tell how long a network call takes
+RECENT = 25  # entries of a cost class that the time of a network call is taken from
 
 
 @dataclass(frozen=True)
-class Made:
-    """A picture that is there: its file, the seconds and the network calls that it took."""
+class CellPicture:
+    """The picture of a cell: its file, and the seconds and network calls that it took."""
 
     path: Path
     seconds: float
@@ -33,7 +33,7 @@ class Made:
 
 
 def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str, device: str, source: str = "") -> str:
-    """What makes two pictures the same: settings, plugins' code, weights, device, noise, and the input's digest.
+    """The key of a picture: a hash of settings, plugins' code, weights, device, noise, and the input's digest.
 
     request  a resolved request of one picture as plain data
     """
@@ -46,9 +46,9 @@ def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str,
 def key_of_request(request: Request, registry: Registry, model: ModelIdentity, source: Any = None) -> str:
     """The key of a resolved request of one picture on a model; `source` is its fitted input picture."""
     sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
-    origins = [dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule)]
+    first, second = (dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule))
     input_digest = hashlib.sha256(source.tobytes()).hexdigest()[:16] if source is not None else ""
-    return key_of(request.to_json(), *origins, model.digest, model.device, input_digest)
+    return key_of(request.to_json(), first, second, model.digest, model.device, input_digest)
 
 
 def key_of_record(record: Mapping[str, Any]) -> str | None:
@@ -64,10 +64,10 @@ def key_of_record(record: Mapping[str, Any]) -> str | None:
         return None
 
 
-class Cells:
+class CellCache:
     """The index of a folder of pictures, as the file is now; `add` appends to it.
 
-    A lost or broken index costs time and nothing else: what it does not know is made again.
+    A lost or broken index costs time and nothing else: a picture that it does not know is made again.
     """
 
     def __init__(self, outputs: Path):
@@ -84,8 +84,8 @@ class Cells:
                 self._entries.pop(entry["key"], None)
                 self._entries[entry["key"]] = entry
 
-    def find(self, key: str) -> Made | None:
-        """The picture of this key, if it is still there and still carries the settings that it is known for."""
+    def find(self, key: str) -> CellPicture | None:
+        """The picture of this key, if its file exists and carries the settings of the key."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -97,15 +97,15 @@ class Cells:
         except (MetadataError, PictureError):
             return None
         same = record is not None and key_of_record(record) == key
-        return Made(path, entry["seconds"], entry["nfe"]) if same else None
+        return CellPicture(path, entry["seconds"], entry["nfe"]) if same else None
 
-    def add(self, key: str, made: Made, request: Request) -> None:
-        """Remember a picture that lies in the folder. A full disk or the like only means that it is forgotten."""
+    def add(self, key: str, picture: CellPicture, request: Request) -> None:
+        """Add a picture that lies in the folder; where the index cannot be written, nothing happens."""
         try:
-            name = made.path.resolve().relative_to(self._outputs.resolve()).as_posix()
+            name = picture.path.resolve().relative_to(self._outputs.resolve()).as_posix()
         except ValueError:
             return
-        entry = dict(key=key, file=name, seconds=made.seconds, nfe=made.nfe, cost=cost_class(request))
+        entry = dict(key=key, file=name, seconds=picture.seconds, nfe=picture.nfe, cost=cost_class(request))
         self._entries[key] = entry
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,18 +115,18 @@ class Cells:
             return
 
     def seconds_a_call(self, request: Request) -> float | None:
-        """The median of what a network call of such a request took lately; None where nothing is known."""
+        """The median time of a network call in recent pictures of this cost class; None where there are none."""
         wanted = cost_class(request)
         known = [
             entry["seconds"] / entry["nfe"]
             for entry in self._entries.values()
             if entry["cost"] == wanted and entry["nfe"]
         ]
-        return median(known[-LATEST:]) if known else None
+        return median(known[-RECENT:]) if known else None
 
 
 def cost_class(request: Request) -> str:
-    """Requests of which a network call costs about the same."""
+    """A name for all requests whose network calls cost about the same."""
     halves = 1 if request.guidance in (0.0, 1.0) else 2
     return f"{request.model} {request.width}x{request.height} {halves}"
 

@@ -1,10 +1,10 @@
-"""A grid of pictures as a plan: axes times a base request, every cell resolved or with the reason why it cannot be."""
+"""Plan a grid of pictures: axes times a base request, every cell resolved or with the reason why it is impossible."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -19,28 +19,39 @@ from .axes import Axis
 
 POLICIES = {"same": "The same seed in every cell", "each": "A seed of its own for every cell"}
 MOST_AXES = 3
-FIRST = ("sampler", "schedule")  # put in before options, which belong to them
+NAMES = ("sampler", "schedule")  # axes that are put in before options, which belong to them
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One place of a grid.
+class Place:
+    """A place in a grid.
 
-    at       index along each axis, the first one running along a row
-    labels   the value of each axis
-    request  resolved, count 1; None where it cannot be made, and then `reason` says why
+    at      index along each axis, the first one running along a row
+    labels  the value of each axis
     """
 
     at: tuple[int, ...]
     labels: tuple[str, ...]
-    request: Request | None = None
-    plan: Plan | None = None
-    reason: str = ""
 
     @property
     def name(self) -> str:
         """All labels in one."""
         return " · ".join(self.labels)
+
+
+@dataclass(frozen=True)
+class Cell(Place):
+    """A picture that can be made. The request is resolved, and its count is 1."""
+
+    request: Request
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class ImpossibleCell(Place):
+    """A place without a picture, and why."""
+
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +63,7 @@ class Grid:
     """
 
     axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell | ImpossibleCell, ...]
     model: str
     seed: int
     sources: Mapping[tuple[int, int, str], Any]
@@ -60,17 +71,19 @@ class Grid:
     @property
     def possible(self) -> tuple[Cell, ...]:
         """The cells that can be made."""
-        return tuple(cell for cell in self.cells if cell.request)
+        return tuple(cell for cell in self.cells if isinstance(cell, Cell))
 
     @property
-    def calls(self) -> int:
-        """Network calls of the cells that declare them."""
-        return sum(cell.plan.calls or 0 for cell in self.possible)
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows and blocks."""
+        columns, rows, blocks = ([len(axis.values) for axis in self.axes] + [1, 1])[:3]
+        return columns, rows, blocks
 
     @property
-    def uncounted(self) -> int:
-        """Cells whose calls only the run tells."""
-        return sum(cell.plan.calls is None for cell in self.possible)
+    def calls(self) -> int | None:
+        """Network calls of all cells; None where only the run tells."""
+        calls = [cell.plan.calls for cell in self.possible]
+        return None if None in calls else sum(count or 0 for count in calls)
 
     def source(self, cell: Cell) -> Any:
         """The input picture of a cell; None for pictures from words."""
@@ -81,41 +94,38 @@ class Grid:
 def make_grid(
     engine: Engine, base: Request, axes: Sequence[Axis], policy: str = "same", options: Mapping[str, Any] | None = None
 ) -> Grid:
-    """Every combination of the axes' values put into the base request, each resolved as if it were asked for alone.
+    """Every combination of the axes' values put into the base request, each resolved as a request of its own.
 
     policy   one of POLICIES: "each" gives cell n the seed base + n; a seed axis overrules both
     options  {"samplers": {name: {option: value}}, "schedules": ...}: what a cell's own sampler and schedule take;
              without it, the base's options go with the base's names only
-    Raises RequestError for axes that cannot be, too many cells, and if no cell at all can be made.
+    Raises RequestError for axes that do not fit, too many cells, and if no cell at all can be made.
     """
     _check(engine, base, axes, policy)
     seed = random.SystemRandom().randrange(SEEDS) if base.seed == -1 else base.seed
     fields = {name: getattr(base, name) for name in type(base).model_fields} | dict(count=1, seed=seed)
     for axis in axes:
-        # What fails for the base alone (words that are not in the prompt) is no matter of single cells.
+        # What fails for every cell (words that are not in the prompt) is an error of the grid.
         axis.values[0].change(fields)
     stored = options or {
         "samplers": {base.sampler: base.options},
         "schedules": {base.schedule: base.schedule_options},
     }
-    order = sorted(range(len(axes)), key=lambda i: axes[i].kind not in FIRST)
     seeded = policy == "each" and all(axis.kind != "seed" for axis in axes)
     models, cells = engine.models(), []
-    for number, at in enumerate(product(*(range(len(axis.values)) for axis in reversed(axes)))):
-        at = at[::-1]
-        values = [axis.values[i] for axis, i in zip(axes, at)]
+    for number, reversed_at in enumerate(product(*(range(len(axis.values)) for axis in reversed(axes)))):
+        at = reversed_at[::-1]
+        values = [(axis.kind in NAMES, axis.values[i]) for axis, i in zip(axes, at, strict=True)]
         wanted = dict(fields, seed=(seed + number) % SEEDS if seeded else seed)
-        changes = [values[i].change for i in order if axes[i].kind in FIRST]
-        rest = [values[i].change for i in order if axes[i].kind not in FIRST]
-        for change in changes:
-            wanted = change(wanted)
+        for is_name, value in values:
+            wanted = value.change(wanted) if is_name else wanted
         wanted |= dict(
             options=stored["samplers"].get(wanted["sampler"], {}),
             schedule_options=stored["schedules"].get(wanted["schedule"], {}),
         )
-        for change in rest:
-            wanted = change(wanted)
-        cells.append(_resolved(engine, models, Cell(at, tuple(value.label for value in values)), wanted))
+        for is_name, value in values:
+            wanted = wanted if is_name else value.change(wanted)
+        cells.append(_cell(engine, models, Place(at, tuple(value.label for _, value in values)), wanted))
     return _finished(axes, cells, base, seed)
 
 
@@ -139,23 +149,23 @@ def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> 
         raise RequestError(f"The grid has {count} cells; allowed here are {engine.limits.cells}. Give fewer values.")
 
 
-def _resolved(engine: Engine, models: Mapping[str, Any], cell: Cell, wanted: Mapping[str, Any]) -> Cell:
+def _cell(engine: Engine, models: Mapping[str, Any], place: Place, wanted: Mapping[str, Any]) -> Cell | ImpossibleCell:
     try:
         resolved = resolve(read(wanted), engine.registry, models, engine.settings.model or "", engine.limits)
-        return replace(cell, request=resolved.request, plan=resolved.plan)
+        return Cell(place.at, place.labels, resolved.request, resolved.plan)
     except RequestError as error:
-        return replace(cell, reason=str(error))
+        return ImpossibleCell(place.at, place.labels, str(error))
 
 
-def _finished(axes: Sequence[Axis], cells: Sequence[Cell], base: Request, seed: int) -> Grid:
-    possible = [cell.request for cell in cells if cell.request]
+def _finished(axes: Sequence[Axis], cells: Sequence[Cell | ImpossibleCell], base: Request, seed: int) -> Grid:
+    possible = [cell.request for cell in cells if isinstance(cell, Cell)]
     if not possible:
-        reasons = list(dict.fromkeys(cell.reason for cell in cells))
-        raise RequestError(f"No cell of this grid can be made. {reasons[0]}")
-    sources = {}
-    if base.mode == "img2img":
+        reason = next(cell.reason for cell in cells if isinstance(cell, ImpossibleCell))
+        raise RequestError(f"No cell of this grid can be made. {reason}")
+    sources: dict[tuple[int, int, str], Any] = {}
+    if base.mode == "img2img" and base.image is not None:
         # Opened now: the caller hears of a bad picture at once, and the upload may go.
         picture = open_picture(base.image)
         sizes = {(request.width, request.height, request.fit) for request in possible}
-        sources = {size: fit_picture(picture, *size) for size in sizes}
+        sources = {(width, height, fit): fit_picture(picture, width, height, fit) for width, height, fit in sizes}
     return Grid(tuple(axes), tuple(cells), possible[0].model, seed, sources)

@@ -1,4 +1,4 @@
-"""A grid of pictures as HTML: tables with the axes' labels, each cell in one of its states."""
+"""Show a grid of pictures as HTML tables with the axes' labels."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from urllib.parse import quote
 
 from webui.templates import render
 
-from .compare import CellDone
-from .grid import Cell, Grid
+from .compare import CellFailed, CellMade, CellResult
+from .grid import Cell, Grid, ImpossibleCell
 from .grid_sheet import caption
 
 
-def tables(grid: Grid, done: Mapping[int, CellDone], files: Mapping[int, str], at_work: bool) -> str:
+def tables(grid: Grid, results: Mapping[int, CellResult], files: Mapping[int, str], at_work: bool) -> str:
     """One table for each value of the third axis.
 
-    done     what became of the cells so far, by their number
+    results  of the cells so far, by their number
     files    the served copies of the pictures
-    at_work  whether the first cell without an outcome is being made now
+    at_work  whether the first cell without a result is being made now
     """
-    waiting = (i for i, cell in enumerate(grid.cells) if cell.request and i not in done)
+    waiting = (i for i, cell in enumerate(grid.cells) if isinstance(cell, Cell) and i not in results)
     current = next(waiting, None) if at_work else None
-    columns, rows, blocks = ([len(axis.values) for axis in grid.axes] + [1, 1])[:3]
-    html = [_cell(cell, done.get(i), files.get(i), i == current) for i, cell in enumerate(grid.cells)]
-    lines = [html[start : start + columns] for start in range(0, len(html), columns)]
-    heads = [value.label for value in grid.axes[1].values] if len(grid.axes) > 1 else [None]
+    columns, rows, blocks = grid.shape
+    cells = [_cell(cell, results.get(i), files.get(i), i == current) for i, cell in enumerate(grid.cells)]
+    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heads = [value.label if value else None for value in (grid.axes[1].values if len(grid.axes) > 1 else [None])]
     shown = [
         dict(_head(grid, block), rows=list(zip(heads, lines[block * rows : (block + 1) * rows], strict=True)))
         for block in range(blocks)
@@ -45,9 +45,11 @@ def _head(grid: Grid, block: int) -> dict[str, Any]:
     return dict(block=third, title=grid.axes[0].title, corner=corner, columns=columns)
 
 
-def _cell(cell: Cell, done: CellDone | None, file: str | None, running: bool) -> str:
-    if done and done.made and file:
-        return render("lab", "picture_cell", file_url(file), cell.name, caption(done.made), done.reused)
-    if reason := cell.reason or (done.reason if done else ""):
-        return render("lab", "impossible_cell", reason)
+def _cell(cell: Cell | ImpossibleCell, result: CellResult | None, file: str | None, running: bool) -> str:
+    if isinstance(cell, ImpossibleCell):
+        return render("lab", "impossible_cell", cell.reason)
+    if isinstance(result, CellFailed):
+        return render("lab", "impossible_cell", result.reason)
+    if isinstance(result, CellMade) and file:
+        return render("lab", "picture_cell", file_url(file), cell.name, caption(result.picture), result.reused)
     return render("lab", "empty_cell", "making" if running else "coming")

@@ -1,4 +1,4 @@
-"""A grid to keep: one labelled PNG, and a zip of the pictures as they are, each with its metadata."""
+"""Export a grid: one labelled PNG, and a zip of the pictures' own files with their metadata."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from .cell_cache import Made
-from .grid import Cell, Grid
+from .cell_cache import CellPicture
+from .grid import Cell, Grid, ImpossibleCell
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 KEYWORD = "sigmalab-grid"
 PAPER, INK, SOFT, EMPTY = (255, 255, 255), (23, 30, 32), (86, 97, 100), (238, 240, 240)
 MOST_PIXELS = 40_000_000  # of the sheet: larger pictures are scaled down
@@ -24,7 +25,7 @@ LEAST_SIDE = 112  # small pictures are enlarged, pixel by pixel, so that a label
 GAP, MARGIN, TEXT = 8, 20, 15
 
 
-def describe(grid: Grid, made: Mapping[int, Made]) -> dict[str, Any]:
+def describe(grid: Grid, made: Mapping[int, CellPicture]) -> dict[str, Any]:
     """The grid as plain JSON data: its axes, and each cell's labels, settings, time and calls, or the reason for none."""
     return dict(
         axes=[
@@ -34,10 +35,9 @@ def describe(grid: Grid, made: Mapping[int, Made]) -> dict[str, Any]:
     )
 
 
-def draw_sheet(grid: Grid, made: Mapping[int, Made]) -> Image.Image:
+def draw_sheet(grid: Grid, made: Mapping[int, CellPicture]) -> Image.Image:
     """All cells on one page: the first axis along the rows, the second down, the third as blocks below one another."""
-    lengths = [len(axis.values) for axis in grid.axes] + [1, 1]
-    columns, rows, blocks = lengths[:3]
+    columns, rows, blocks = grid.shape
     side = _side(grid, columns * rows * blocks)
     font, strong = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 1)
     left = MARGIN + (
@@ -66,7 +66,7 @@ def draw_sheet(grid: Grid, made: Mapping[int, Made]) -> Image.Image:
     return sheet
 
 
-def encode_sheet(grid: Grid, made: Mapping[int, Made]) -> bytes:
+def encode_sheet(grid: Grid, made: Mapping[int, CellPicture]) -> bytes:
     """The sheet as a PNG that carries the grid's description."""
     buffer, chunks = BytesIO(), PngInfo()
     chunks.add_text(KEYWORD, json.dumps(describe(grid, made)))
@@ -74,7 +74,7 @@ def encode_sheet(grid: Grid, made: Mapping[int, Made]) -> bytes:
     return buffer.getvalue()
 
 
-def write_zip(path: Path, grid: Grid, made: Mapping[int, Made], sheet: bytes) -> None:
+def write_zip(path: Path, grid: Grid, made: Mapping[int, CellPicture], sheet: bytes) -> None:
     """Write the sheet, the description and the pictures' own files, named by place and labels. Raises OSError."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as bundle:
         bundle.writestr("grid.png", sheet)
@@ -88,15 +88,19 @@ def file_name(cell: Cell) -> str:
     return re.sub(r"[^\w.,+\- ]+", "_", ", ".join(cell.labels))[:80].strip(" .") or "cell"
 
 
-def caption(made: Made) -> str:
+def caption(picture: CellPicture) -> str:
     """Time and calls of a picture."""
-    return f"{made.seconds:.2f} s, {made.nfe:g} calls"
+    return f"{picture.seconds:.2f} s, {picture.nfe:g} calls"
 
 
-def _cell(cell: Cell, made: Made | None) -> dict[str, Any]:
-    request = cell.request.to_json() if cell.request else None
+def _cell(cell: Cell | ImpossibleCell, picture: CellPicture | None) -> dict[str, Any]:
+    request = cell.request.to_json() if isinstance(cell, Cell) else None
     known = dict(labels=list(cell.labels), request=request)
-    return known | (dict(seconds=made.seconds, nfe=made.nfe) if made else dict(reason=cell.reason or "not made"))
+    return known | (dict(seconds=picture.seconds, nfe=picture.nfe) if picture else dict(reason=_reason(cell)))
+
+
+def _reason(cell: Cell | ImpossibleCell) -> str:
+    return cell.reason if isinstance(cell, ImpossibleCell) else "not made"
 
 
 def _side(grid: Grid, cells: int) -> tuple[int, int]:
@@ -108,7 +112,15 @@ def _side(grid: Grid, cells: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def _draw_cell(sheet, pen, font, corner, side, cell: Cell, made: Made | None) -> None:
+def _draw_cell(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    font: Font,
+    corner: tuple[int, int],
+    side: tuple[int, int],
+    cell: Cell | ImpossibleCell,
+    made: CellPicture | None,
+) -> None:
     x, y = corner
     if made:
         with Image.open(made.path) as picture:
@@ -121,15 +133,15 @@ def _draw_cell(sheet, pen, font, corner, side, cell: Cell, made: Made | None) ->
         return
     pen.rectangle((x, y, x + side[0] - 1, y + side[1] - 1), EMPTY)
     small = ImageFont.load_default(11)
-    lines = textwrap.wrap(cell.reason or "not made", max(8, side[0] // 6))
+    lines = textwrap.wrap(_reason(cell), max(8, side[0] // 6))
     pen.multiline_text((x + 6, y + 6), "\n".join(lines[: max(1, side[1] // 15)]), SOFT, small)
 
 
-def _width(font, text: str, most: int) -> int:
+def _width(font: Font, text: str, most: int) -> int:
     return min(most, int(font.getlength(text)) + 1)
 
 
-def _short(font, text: str, width: int) -> str:
+def _short(font: Font, text: str, width: int) -> str:
     """The text, cut to a width in pixels."""
     if font.getlength(text) <= width:
         return text

@@ -13,11 +13,11 @@ from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
 
 from .axes_view import AxesView, build_axes
-from .compare_view import MODE as COMPARE
+from .compare_view import TOOL as COMPARE
 from .compare_view import build_compare
 from .convergence_view import build_convergence
 from .lab_form import build_settings
-from .plane_view import build_toy
+from .plane_view import build_plane
 from .tool_view import Tool
 from .trajectory_view import build_trajectory
 
@@ -44,8 +44,8 @@ def build_lab(page: Page, benches: Sequence[Workbench]) -> Lab:
             with gr.Tab("Convergence", id="convergence") as convergence:
                 tools.append(build_convergence(page, settings))
             with gr.Tab("Paths in 2-D", id="plane") as plane:
-                tools.append(build_toy(page, settings, plane))
-        # The plane needs neither words nor a model: what has no effect is not shown.
+                tools.append(build_plane(page, settings, plane))
+        # The plane uses neither prompt nor model, so it does not show them.
         gr.on(
             [tab.select for tab in (compare, trajectory, convergence)],
             lambda: gr.update(visible=True),

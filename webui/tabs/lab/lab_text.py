@@ -1,4 +1,4 @@
-"""What the Lab says: where a tool is, how it ended, and what a grid will cost. Text and HTML, everything escaped."""
+"""Texts of the Lab: the status of a tool, how it ended, and the cost of a grid."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .compare import Cost
 
 
 def status(snapshot: Snapshot | None, idle: str, finished: Callable[[Mapping[str, Any]], str]) -> str:
-    """The line of a tool, with a bar and the latest preview while it works.
+    """The status line of a tool, with a bar and the latest preview while it works.
 
-    idle      what stands there before the first run
+    idle      the text before the first run
     finished  the sentence about a run from its info, also after Stop
     """
     if snapshot is None:
@@ -38,13 +38,13 @@ def status(snapshot: Snapshot | None, idle: str, finished: Callable[[Mapping[str
 
 
 def percent_done(progress: Progress) -> int | None:
-    """How much of the work is done; None where nobody knows."""
+    """Per cent of the work that is done; None where it is not known."""
     share = _share(progress)
     return None if share is None else round(100 * min(1.0, share))
 
 
 def _share(progress: Progress) -> float | None:
-    """Of the calls, where they are known; else of the time, or of the steps of work without calls."""
+    """The share of calls where they are known; else of the time, or of the steps of work without calls."""
     if progress.total_calls:
         return progress.calls / progress.total_calls
     if progress.remaining is not None and progress.seconds > 0:
@@ -69,9 +69,9 @@ def cost_text(cost: Cost, impossible: int) -> str:
 
 
 def ahead_text(what: str, counts: Sequence[int | None], call: str = "network call") -> str:
-    """What is ahead, and its calls, in a sentence.
+    """The calls of runs that have not started, in a sentence.
 
-    counts  the calls of each run; None where only the run will tell
+    counts  the calls of each run; None for an adaptive sampler, whose calls are not known before
     """
     return f"{what}: {_calls(sum(count or 0 for count in counts), counts.count(None), 'run', call)}."
 

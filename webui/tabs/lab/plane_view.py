@@ -1,4 +1,4 @@
-"""The plane on the page: a density, the flow's arrows at a noise level, and how samplers walk through them."""
+"""The tool "Paths in 2-D": a density, the flow's arrows at a noise level, and the paths of samplers."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .figures import plane_figure
 from .lab_form import Settings
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, Path, PathFailed, Toy, make_toy
-from .tool_view import Tool, View, build_buttons, connect_cost, connect_tool
+from .tool_view import Tool, Updates, View, build_buttons, connect_cost, connect_tool
 
-MODE = "plane"
-FIRST = ("DDPM", "DDIM", "Euler", "Heun", "Flow")
-TOP = 100  # the slider's position of all noise
-START = 45
-IDLE = "Every sampler walks from the same points down to the data."
-LESSON = (
-    "What to see: with their own defaults DDIM and Euler are one line. DDPM wanders, for it draws fresh "
-    "noise at every step. Heun looks ahead and stays nearer to the exact flow, the dashed line. Flow chooses its own steps: "
-    "long ones where the way is straight."
+TOOL = "plane"
+DEFAULT_SAMPLERS = ("DDPM", "DDIM", "Euler", "Heun", "Flow")
+MAX_LEVEL = 100  # the noise slider's value for sigma max
+DEFAULT_LEVEL = 45
+IDLE = "Every sampler starts from the same points and follows them down to the data."
+EXPLANATION = (
+    "With their own defaults DDIM and Euler draw one line. DDPM draws fresh noise at every step, so its path is jagged. "
+    "Heun evaluates each step twice and stays nearer to the exact flow, the dashed line. Flow chooses its own steps: long "
+    "ones where the path is straight."
 )
 
 
-def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
+def build_plane(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
     registry = page.registry
     names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)
@@ -46,26 +46,26 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                     list(DENSITIES),
                     value=next(iter(DENSITIES)),
                     label="Data",
-                    elem_id=f"{MODE}-density",
+                    elem_id=f"{TOOL}-density",
                     interactive=True,
                 )
                 chosen = gr.Dropdown(
                     names,
-                    value=[name for name in FIRST if name in names],
+                    value=[name for name in DEFAULT_SAMPLERS if name in names],
                     multiselect=True,
                     label="Samplers",
-                    elem_id=f"{MODE}-samplers",
+                    elem_id=f"{TOOL}-samplers",
                     interactive=True,
                 )
                 schedule = gr.Dropdown(
                     schedules,
                     value="Karras" if "Karras" in schedules else schedules[0] if schedules else None,
                     label="Schedule",
-                    elem_id=f"{MODE}-schedule",
+                    elem_id=f"{TOOL}-schedule",
                     interactive=True,
                 )
                 steps = gr.Slider(
-                    1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{MODE}-steps", interactive=True
+                    1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{TOOL}-steps", interactive=True
                 )
                 with gr.Row():
                     points = gr.Slider(
@@ -74,7 +74,7 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                         value=3,
                         step=1,
                         label="Points",
-                        elem_id=f"{MODE}-points",
+                        elem_id=f"{TOOL}-points",
                         interactive=True,
                         min_width=140,
                     )
@@ -84,37 +84,37 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
                         precision=0,
                         minimum=0,
                         maximum=SEEDS - 1,
-                        elem_id=f"{MODE}-seed",
+                        elem_id=f"{TOOL}-seed",
                         interactive=True,
                         min_width=90,
                     )
-            cost = gr.HTML(elem_id=f"{MODE}-cost")
-            buttons = build_buttons(MODE, "Walk", IDLE)
-            gr.HTML(note(LESSON))
-            failed = gr.HTML(elem_id=f"{MODE}-failed")
+            cost = gr.HTML(elem_id=f"{TOOL}-cost")
+            buttons = build_buttons(TOOL, "Draw paths", IDLE)
+            gr.HTML(note(EXPLANATION))
+            failed = gr.HTML(elem_id=f"{TOOL}-failed")
         with gr.Column(min_width=320, scale=3):
             level = gr.Slider(
                 0,
-                TOP,
-                value=START,
+                MAX_LEVEL,
+                value=DEFAULT_LEVEL,
                 step=1,
                 label="Noise level: density, arrows and marks",
                 info="0 is the data, 100 is all noise",
-                elem_id=f"{MODE}-level",
+                elem_id=f"{TOOL}-level",
                 interactive=True,
                 buttons=[],
             )
-            explained = gr.HTML(note_of(START), elem_id=f"{MODE}-note")
-            plot = gr.Plot(show_label=False, elem_id=f"{MODE}-plot")
-    # Hidden, not a state: a state's change event gets lost while a page is being opened.
-    paths, arrived = gr.State(()), gr.Number(0, visible="hidden")
+            explained = gr.HTML(note_of(DEFAULT_LEVEL), elem_id=f"{TOOL}-note")
+            plot = gr.Plot(show_label=False, elem_id=f"{TOOL}-plot")
+    # A hidden number, since the change event of a state can get lost while a page is being opened.
+    paths, changed = gr.State(()), gr.Number(0, visible="hidden")
 
     def draw(density: Any, level: Any, kept: Sequence[Path]) -> list[Any]:
         if density not in DENSITIES or not isinstance(level, int | float):
             return [gr.skip()] * 2
         return [note_of(level), plane_figure(DENSITIES[density](), sigma_at(level), kept)]
 
-    triggers = [level.change, arrived.change, tab.select]
+    triggers = [level.change, changed.change, tab.select]
     gr.on(triggers, draw, [density, level, paths], [explained, plot], trigger_mode="always_last", **QUIET)
     # Other data: the paths drawn belong to the old ones.
     on_choice(
@@ -126,51 +126,53 @@ def build_toy(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
     )
 
     def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:
-        picked = [str(name) for name in names] if isinstance(names, list) else []
+        chosen = [str(name) for name in names] if isinstance(names, list) else []
         kept = options["schedules"].get(schedule, {}) if isinstance(schedule, str) else {}
         return make_toy(
-            page.engine, str(density), picked, str(schedule or ""), steps, points, seed, options["samplers"], kept
+            page.engine, str(density), chosen, str(schedule or ""), steps, points, seed, options["samplers"], kept
         )
 
     def tell_cost(*given: Any) -> str:
         counts = make(*given).counts
-        return ahead_text(f"{len(counts)} ways, with the exact ones", counts, "call")
+        return ahead_text(f"{len(counts)} paths, with the exact ones", counts, "call")
 
     form = settings.form
     inputs = [density, chosen, schedule, steps, points, seed, form.options]
     connect_cost(cost, [chosen, schedule, steps, points, seed, form.edits, form.revision], inputs, tell_cost)
-    return connect_tool(page, buttons, inputs, [density, paths, arrived, failed], make, _view, _finished)
+
+    def view(job: Job) -> View:
+        assert isinstance(job.task, Toy)
+        task = job.task
+
+        async def show(now: Snapshot) -> Updates:
+            failures = [part for part in now.parts if isinstance(part, PathFailed)]
+            reasons = {part.label: note(f"{part.label}: {part.reason}", problem=True) for part in failures}
+            updates: Updates = {failed: "".join(reasons.values())}
+            if now.outcome is not None:
+                drawn = tuple(part for part in now.parts if isinstance(part, Path))
+                updates |= {density: task.name, paths: drawn, changed: time.time()}
+            return updates
+
+        return show
+
+    return connect_tool(page, buttons, inputs, [density, paths, changed, failed], make, view, _finished)
 
 
 def sigma_at(level: float) -> float:
-    """The slider's noise level: even in log sigma between the ends of Stable Diffusion's range."""
+    """The sigma of a slider value: even in log sigma over Stable Diffusion's range."""
     levels = stable_diffusion()
-    share = min(1.0, max(0.0, level / TOP))
+    share = min(1.0, max(0.0, level / MAX_LEVEL))
     return levels.sigma_min * (levels.sigma_max / levels.sigma_min) ** share
 
 
 def note_of(level: float) -> str:
-    """What the picture shows at a noise level."""
+    """What the plot shows at a noise level."""
     sigma = sigma_at(level)
     return note(
         f"sigma {sigma:.3g}, {percent(noise_share(sigma))} noise. Green is where noised data are at this level, "
-        f"grey arrows are the way of the flow from here, the large marks are where each path has come to."
+        f"grey arrows are the direction of the flow, the large marks are where each path is at this level."
     )
 
 
-def _view(job: Job) -> View:
-    task: Toy = job.task
-
-    async def show(now: Snapshot) -> list[Any]:
-        paths = tuple(part for part in now.parts if isinstance(part, Path))
-        failed = {part.label: part.reason for part in now.parts if isinstance(part, PathFailed)}
-        words = "".join(note(f"{label}: {reason}", problem=True) for label, reason in failed.items())
-        if now.outcome is None:
-            return [*[gr.skip()] * 3, words]
-        return [task.name, paths, time.time(), words]
-
-    return show
-
-
 def _finished(info: Mapping[str, Any]) -> str:
-    return f"Walked with {info['calls']} calls of the denoiser in {seconds_text(info['seconds'])}"
+    return f"Drawn with {info['calls']} calls of the denoiser in {seconds_text(info['seconds'])}"

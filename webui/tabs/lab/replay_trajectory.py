@@ -1,4 +1,4 @@
-"""The steps of a finished picture, made again from what it carries. Without gradio."""
+"""Replay the trajectory of a finished picture from its metadata."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .trajectory import Trajectory, watched
 
 @dataclass(frozen=True, eq=False)
 class ReplayTrajectory:
-    """The task (`webui.engine.job_context.Task`) that draws a picture's whole batch as it was drawn, and tells its own steps.
+    """The task (`webui.engine.job_context.Task`) that draws a picture's batch as it was drawn; its parts are the Frames.
 
-    What it draws is compared with the file and thrown away, as in any replay.
+    The result is compared with the file and deleted, as in any replay.
     """
 
     file: Path
@@ -39,24 +39,24 @@ class ReplayTrajectory:
         """The recorded ones."""
         return self.recipe.conditions
 
-    def run(self, desk: JobContext) -> dict[str, Any]:
-        """Draw it; "again" in the info says whether the end is the file's picture."""
+    def run(self, context: JobContext) -> dict[str, Any]:
+        """Draw it; "comparison" in the info says whether the result equals the file."""
         pictures: list[Picture] = []
 
         def tell(event: Event) -> None:
             if isinstance(event, Picture):
                 pictures.append(event)
             else:
-                desk.tell(event)
+                context.tell(event)
 
         with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
-            info = self.trajectory.run(replace(desk, outputs=Path(folder), tell=tell))
+            info = self.trajectory.run(replace(context, outputs=Path(folder), tell=tell))
             if info["stopped"]:
                 return info
             seed = self.recipe.resolved.request.seeds[self.recipe.index]
-            return info | dict(seeds=[seed], again=self._verdict(pictures))
+            return info | dict(seeds=[seed], comparison=self._comparison(pictures))
 
-    def _verdict(self, pictures: Sequence[Picture]) -> str:
+    def _comparison(self, pictures: Sequence[Picture]) -> str:
         made = pictures[self.recipe.index].path
         try:
             verdict = compare(self.file, made, self.recipe)
@@ -65,7 +65,7 @@ class ReplayTrajectory:
         return f"compared with {self.file.name}, the final picture {'is ' if verdict.equal else ''}{verdict}"
 
 
-def make_again(engine: Engine, file: Path) -> ReplayTrajectory:
+def replay_trajectory(engine: Engine, file: Path) -> ReplayTrajectory:
     """The task for a file of ours. RequestError names the plugin, model, input picture or setting that is missing."""
     wanted = recipe(file, engine)
     return ReplayTrajectory(file, wanted, watched(wanted.resolved, wanted.conditions, wanted.index))

@@ -1,12 +1,13 @@
-"""A tool of the Lab on the page: start, stop, follow its job, and find it again after a reload."""
+"""Wire a tool of the Lab to the page: start, stop, follow its job, and resume after a reload."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.request import RequestError
 from webui.engine.events import Snapshot
@@ -19,7 +20,8 @@ from webui.tabs.form.page_context import Page
 
 from .lab_text import status
 
-View = Callable[[Snapshot], Awaitable[list[Any]]]
+Updates = dict[Block, Any]
+View = Callable[[Snapshot], Awaitable[Updates]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,12 @@ class Tool:
 
     mode: str
     resume: Callable[..., Any]
-    outputs: list[gr.components.Component]
+    outputs: list[Block]
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
-    """Another way to start a tool: what is listened to (`button.click`), its inputs, and `make`, see `connect_tool`."""
+class Start:
+    """An event that starts a tool (`button.click`), its inputs, and `make`, see `connect_tool`."""
 
     listen: Callable[..., Any]
     inputs: Sequence[gr.components.Component]
@@ -42,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Buttons:
-    """Start, stop and the line about the work."""
+    """Start, stop and the status line of a tool."""
 
     mode: str
     label: str
@@ -53,7 +55,7 @@ class Buttons:
 
 
 def build_buttons(mode: str, label: str, idle: str) -> Buttons:
-    """The row that every tool has."""
+    """Build the row of buttons and the status line that every tool has."""
     with gr.Row(elem_classes="run"):
         start = gr.Button(
             label, variant="primary", elem_id=f"{mode}-start", elem_classes="generate", min_width=120, scale=3
@@ -67,69 +69,71 @@ def connect_tool(
     page: Page,
     buttons: Buttons,
     inputs: Sequence[gr.components.Component],
-    outputs: Sequence[gr.components.Component],
+    outputs: Sequence[Block],
     make: Callable[..., Task],
     view: Callable[[Job], View],
     finished: Callable[[Mapping[str, Any]], str],
-    ways: Sequence[Way] = (),
+    starts: Sequence[Start] = (),
 ) -> Tool:
     """Wire a tool.
 
     make      make(*values of inputs) -> task, in a thread; its RequestError is shown and changes nothing else
-    view      view(job) -> the function that turns each snapshot of it into updates of `outputs`
+    view      view(job) -> the function that turns each snapshot of the job into {output: update}
     finished  the sentence about a run from its info
-    ways      to start it beside its button
+    starts    events beside the tool's button
     """
     mode, every = buttons.mode, [buttons.message, buttons.start, buttons.stop, *outputs]
-    nothing = [gr.skip()] * len(every)
+
+    def updates(text: str, pair: Sequence[Any]) -> Updates:
+        return {buttons.message: text, **dict(zip((buttons.start, buttons.stop), pair, strict=True))}
 
     async def run(
         make: Callable[..., Task], request: gr.Request, token: str, given: Sequence[Any]
-    ) -> AsyncIterator[list[Any]]:
+    ) -> AsyncGenerator[Any, None]:
         token = token or request.session_hash or ""
         before = page.job(token, mode)
         if before is not None and before.outcome is None:
             gr.Info("This tool is still at work. Stop it first, or wait for it.")
-            yield nothing
+            yield gr.skip()
             return
         try:
             job = await submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
         except RequestError as error:
-            yield [problem(str(error)), *idle(value=buttons.label), *nothing[3:]]
+            yield updates(problem(str(error)), idle(value=buttons.label))
             return
-        async for updates in follow(job):
-            yield updates
+        async for each in follow(job):
+            yield each
 
-    async def follow(job: Job) -> AsyncIterator[list[Any]]:
+    async def follow(job: Job) -> AsyncGenerator[Any, None]:
         news, show = snapshots(page, job), view(job)
         try:
             async for now in news:
                 if now is None:
-                    yield nothing
+                    yield gr.skip()
                     continue
-                words = status(now, buttons.idle, finished)
+                text = status(now, buttons.idle, finished)
                 pair = idle(value=buttons.label) if now.outcome else working(job, value="At work")
-                yield [words, *pair, *await show(now)]
+                yield updates(text, pair) | await show(now)
         finally:
             # Not left to the garbage collector: the job has to know at once that nobody looks any more.
             await news.aclose()
 
-    for way in (Way(buttons.start.click, inputs, make), *ways):
-        _listen(page, way, run, every)
+    for start in (Start(buttons.start.click, inputs, make), *starts):
+        _listen(page, start, run, every)
     buttons.stop.click(lambda token: stop_job(page, token, mode), page.token, buttons.stop, **QUIET)
-    return Tool(mode, resumer(page, mode, follow, nothing), every)
+    return Tool(mode, resumer(page, mode, follow, gr.skip()), every)
 
 
-def _listen(page: Page, way: Way, run: Callable[..., AsyncIterator[list[Any]]], outputs: Sequence[Any]) -> None:
-    async def begin(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
-        updates = run(way.make, request, token, given)
+def _listen(page: Page, start: Start, run: Callable[..., AsyncGenerator[Any, None]], outputs: Sequence[Block]) -> None:
+    async def begin(request: gr.Request, token: str, *given: Any) -> AsyncGenerator[Any, None]:
+        updates = run(start.make, request, token, given)
         try:
             async for each in updates:
                 yield each
         finally:
             await updates.aclose()
 
-    way.listen(begin, [page.token, *way.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
+    start.listen(begin, [page.token, *start.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
 
 
 def connect_cost(
@@ -138,7 +142,7 @@ def connect_cost(
     inputs: Sequence[gr.components.Component],
     tell: Callable[..., str],
 ) -> None:
-    """Keep the cost of a tool in its box, whatever changes: tell(*values of inputs) is a sentence, or a RequestError."""
+    """Update the cost of a tool with every change: tell(*values of inputs) is a sentence, or raises RequestError."""
 
     def show(*given: Any) -> str:
         try:

@@ -1,4 +1,4 @@
-"""Trajectory on the page: state and estimate of every step under a slider, the film, the numbers."""
+"""The tool Trajectory: state and estimate of every step under a slider, an animation, the numbers."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from webui.templates import render
 from .figures import change_figure, gap_figure, noise_figure
 from .lab_form import Settings, request_of
 from .lab_text import ahead_text
-from .replay_trajectory import make_again
-from .tool_view import Tool, View, Way, build_buttons, connect_cost, connect_tool
+from .replay_trajectory import replay_trajectory
+from .tool_view import Start, Tool, Updates, View, build_buttons, connect_cost, connect_tool
 from .trajectory import Frame, Trajectory, film, make_trajectory
 
-MODE = "trajectory"
+TOOL = "trajectory"
 IDLE = "Runs the settings above once, as Generate would, and keeps every step. The picture goes to outputs/ as always."
-LESSON = (
+EXPLANATION = (
     "Left: the noise level after each step. Middle: how fast the state moves, for each unit of "
-    "sigma, and how much the estimate changes: a straight way keeps both its speed and its estimate. Right: how far the estimate "
+    "sigma, and how much the estimate changes: on a straight path both stay constant. Right: how far the estimate "
     "with the prompt is from the one without; guidance multiplies it."
 )
 REPLAY = (
     "Drop a picture that was made here, or take the last result: every step of its run is made again from "
     "what it carries, on the same sigmas, and the end is compared with it, bit for bit."
 )
-HEADS = (
+COLUMNS = (
     "step",
     "estimate at sigma",
     "state at sigma",
@@ -51,29 +51,29 @@ HEADS = (
 
 def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench]) -> Tool:
     """Build the tab's content and wire it; `benches` have the last result."""
-    cost = gr.HTML(elem_id=f"{MODE}-cost")
-    buttons = build_buttons(MODE, "Run and watch", IDLE)
-    opened, last = _build_again()
-    pair = gr.HTML(figures_of(None), elem_id=f"{MODE}-pair")
-    frames = gr.State(())
-    with gr.Column(visible=False, elem_id=f"{MODE}-after") as after:
+    cost = gr.HTML(elem_id=f"{TOOL}-cost")
+    buttons = build_buttons(TOOL, "Run and watch", IDLE)
+    opened, last = _build_replay()
+    pair = gr.HTML(figures_of(None), elem_id=f"{TOOL}-pair")
+    shown = gr.State(())
+    with gr.Column(visible=False, elem_id=f"{TOOL}-after") as after:
         with gr.Row(elem_classes="scrub"):
             scrubber = gr.Slider(
-                0, 1, value=0, step=1, label="Step", elem_id=f"{MODE}-step", interactive=True, scale=4, buttons=[]
+                0, 1, value=0, step=1, label="Step", elem_id=f"{TOOL}-step", interactive=True, scale=4, buttons=[]
             )
-            movie = gr.DownloadButton("Save as animated WebP", size="sm", elem_id=f"{MODE}-film", scale=1)
+            movie = gr.DownloadButton("Save as animated WebP", size="sm", elem_id=f"{TOOL}-film", scale=1)
         with gr.Row(elem_classes="plots"):
-            plots = [gr.Plot(show_label=False, elem_id=f"{MODE}-plot{i}", min_width=260) for i in range(3)]
-        gr.HTML(note(LESSON))
+            plots = [gr.Plot(show_label=False, elem_id=f"{TOOL}-plot{i}", min_width=260) for i in range(3)]
+        gr.HTML(note(EXPLANATION))
         with gr.Accordion("All numbers", open=False, elem_classes="card"):
-            numbers = gr.HTML(elem_id=f"{MODE}-numbers", elem_classes="plugins")
+            numbers = gr.HTML(elem_id=f"{TOOL}-numbers", elem_classes="plugins")
 
-    def scrub(kept: Sequence[Frame], number: float) -> Any:
-        if not kept or not isinstance(number, int | float):
+    def scrub(frames: Sequence[Frame], number: float) -> Any:
+        if not frames or not isinstance(number, int | float):
             return gr.skip()
-        return figures_of(kept[min(len(kept) - 1, max(0, int(number)))])
+        return figures_of(frames[min(len(frames) - 1, max(0, int(number)))])
 
-    scrubber.change(scrub, [frames, scrubber], pair, trigger_mode="always_last", **QUIET)
+    scrubber.change(scrub, [shown, scrubber], pair, trigger_mode="always_last", **QUIET)
 
     form, engine = settings.form, page.engine
 
@@ -87,16 +87,36 @@ def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench
     # The prompts change nothing of it, and are typed.
     watched = [control for name, control in form.fields.items() if name not in ("prompt", "negative_prompt")]
     connect_cost(cost, [*watched, form.edits, form.revision], form.inputs, tell_cost)
-    ways = (
-        Way(opened.upload, [opened], lambda image: make_again(engine, uploaded(image))),
-        Way(last.click, results_of(benches), lambda *given: make_again(engine, newest_result(given))),
+    starts = (
+        Start(opened.upload, [opened], lambda image: replay_trajectory(engine, uploaded(image))),
+        Start(last.click, results_of(benches), lambda *given: replay_trajectory(engine, newest_result(given))),
     )
-    outputs = [pair, frames, after, scrubber, movie, *plots, numbers]
-    return connect_tool(page, buttons, form.inputs, outputs, make, _view, _finished, ways)
+
+    def view(job: Job) -> View:
+        async def show(now: Snapshot) -> Updates:
+            frames: Sequence[Frame] = now.parts
+            updates: Updates = {pair: figures_of(frames[-1] if frames else None)}
+            if now.outcome is None or not frames:
+                return updates | {after: gr.update(visible=False)}
+            path = await asyncio.to_thread(_film, job.id, frames)
+            figures = await asyncio.to_thread(lambda: [noise_figure(frames), change_figure(frames), gap_figure(frames)])
+            return updates | {
+                shown: frames,
+                after: gr.update(visible=True),
+                scrubber: gr.update(maximum=max(1, len(frames) - 1), value=len(frames) - 1),
+                movie: gr.update(value=path, visible=path is not None),
+                **dict(zip(plots, figures, strict=True)),
+                numbers: numbers_table(frames),
+            }
+
+        return show
+
+    outputs = [pair, shown, after, scrubber, movie, *plots, numbers]
+    return connect_tool(page, buttons, form.inputs, outputs, make, view, _finished, starts)
 
 
-def _build_again() -> tuple[gr.Image, gr.Button]:
-    """Where a finished picture comes in, whose steps are made again."""
+def _build_replay() -> tuple[gr.Image, gr.Button]:
+    """Build the upload and the button for a finished picture whose run is replayed."""
     with gr.Row(elem_classes="again"):
         # The uploaded file itself, undecoded: its settings are in its bytes.
         opened = gr.Image(
@@ -105,7 +125,7 @@ def _build_again() -> tuple[gr.Image, gr.Button]:
             sources=["upload"],
             label="A finished picture",
             height=120,
-            elem_id=f"{MODE}-file",
+            elem_id=f"{TOOL}-file",
             elem_classes="dropped",
             interactive=True,
             buttons=[],
@@ -114,7 +134,7 @@ def _build_again() -> tuple[gr.Image, gr.Button]:
         )
         with gr.Column(min_width=220, scale=3):
             gr.HTML(note(REPLAY))
-            last = gr.Button("Last result", size="sm", elem_id=f"{MODE}-last", min_width=0)
+            last = gr.Button("Last result", size="sm", elem_id=f"{TOOL}-last", min_width=0)
     return opened, last
 
 
@@ -134,7 +154,7 @@ def figures_of(frame: Frame | None) -> str:
 
 def numbers_table(frames: Sequence[Frame]) -> str:
     """Every step's numbers."""
-    return render("tables", "table", HEADS, [_numbers(frame) for frame in frames])
+    return render("tables", "table", COLUMNS, [_numbers(frame) for frame in frames])
 
 
 def _numbers(frame: Frame) -> list[str]:
@@ -147,37 +167,15 @@ def _half(png: bytes = b"", alt: str = "", title: str = "", text: str = "") -> d
     return dict(png=png, alt=alt, title=title, text=text, small=int.from_bytes(png[16:20], "big") <= SMALL)
 
 
-def _view(job: Job) -> View:
-    async def show(now: Snapshot) -> list[Any]:
-        frames = now.parts
-        newest = figures_of(frames[-1] if frames else None)
-        if now.outcome is None or not frames:
-            return [newest, gr.skip(), gr.update(visible=False), *[gr.skip()] * 6]
-        path = await asyncio.to_thread(_film, job.id, frames)
-        last = len(frames) - 1
-        drawn = await asyncio.to_thread(lambda: [noise_figure(frames), change_figure(frames), gap_figure(frames)])
-        return [
-            newest,
-            frames,
-            gr.update(visible=True),
-            gr.update(maximum=max(1, last), value=last),
-            gr.update(value=path, visible=path is not None),
-            *drawn,
-            numbers_table(frames),
-        ]
-
-    return show
-
-
 def _finished(info: Mapping[str, Any]) -> str:
-    """The run in a line; a stopped one finished no picture to speak of."""
+    """The run in a line; empty for a stopped one, which finished no picture."""
     if info["stopped"]:
         return ""
-    return " · ".join([summary(info), *([info["again"]] if "again" in info else [])])
+    return " · ".join([summary(info), *([info["comparison"]] if "comparison" in info else [])])
 
 
 def _film(name: str, frames: Sequence[Frame]) -> str | None:
-    """The film's file where Gradio serves files from; None if it cannot be written."""
+    """Write the animation where Gradio serves files from; None if it cannot be written."""
     path = Path(get_upload_folder()) / f"trajectory-{name}" / "sigmalab-trajectory.webp"
     try:
         if not path.exists():
