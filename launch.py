@@ -93,7 +93,7 @@ def list_plugins(flags):
     folders = [] if flags.no_plugins else flags.plugins_dir
     # A plugin that prints when it is imported must not end up in the middle of the JSON.
     with contextlib.redirect_stdout(sys.stderr):
-        found = discover(ROOT / "plugins", folders, packages=not flags.no_plugins)
+        found = discover(ROOT / "plugins", folders, packages=not flags.no_plugins, deep=True)
     broken = [{"source": b.source, "name": b.name, "reason": b.reason} for b in found.broken]
     listing = {"samplers": [], "schedules": []}
     for kind, entries in (("samplers", found.samplers), ("schedules", found.schedules)):

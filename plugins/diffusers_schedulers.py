@@ -9,6 +9,7 @@ they let it. Their torch.randn is answered by our streams. diffusers is imported
 import importlib
 import importlib.util
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from samplers import Choice, Range, Step, hookimpl, sampler
 
 if importlib.util.find_spec("diffusers") is None:
     raise ImportError("the package diffusers is not installed; `pip install diffusers` brings it")
+
+bridged = partial(sampler, requires="diffusers")
 
 Kind = Annotated[str, Choice("ODE", "SDE"), "ODE: deterministic; SDE: with fresh noise"]
 Order = Annotated[int, Range(1, 3), "of the multistep formula"]
@@ -120,7 +123,7 @@ def _twice(sigmas, **_):
     return 2 * (len(sigmas) - 1) - (sigmas[-1] == 0)
 
 
-@sampler(
+@bridged(
     "diffusers DDIM",
     order=lambda eta: 1 if eta == 0 else None,
     calls=1,
@@ -132,7 +135,7 @@ def ddim(denoise, x, sigmas, noise, *, eta: Annotated[float, Range(0, 1, 0.05), 
     yield from _run(scheduler, denoise, x, sigmas, noise, times, eta=eta)
 
 
-@sampler("diffusers DDPM", calls=1, stochastic=True, paper="arXiv:2006.11239")
+@bridged("diffusers DDPM", calls=1, stochastic=True, paper="arXiv:2006.11239")
 def ddpm(denoise, x, sigmas, noise):
     scheduler, times = _table("DDPMScheduler", x, sigmas, clip_sample=False)
     yield from _run(scheduler, denoise, x, sigmas, noise, times)
@@ -143,7 +146,7 @@ def _once_more(sigmas):
     return len(sigmas) - 1 + (sum(sigma > 0 for sigma in sigmas) > 1)
 
 
-@sampler("diffusers PNDM", order=2, calls=_once_more, paper="arXiv:2202.09778")
+@bridged("diffusers PNDM", order=2, calls=_once_more, paper="arXiv:2202.09778")
 def pndm(denoise, x, sigmas, noise):
     """The variant without Runge-Kutta steps (PLMS); its weights are those of equal steps, whatever the steps are."""
     scheduler, times = _table("PNDMScheduler", x, sigmas, "eps", skip_prk_steps=True, set_alpha_to_one=True)
@@ -155,20 +158,20 @@ def pndm(denoise, x, sigmas, noise):
             yield Step(x, lower, denoised)
 
 
-@sampler("diffusers Euler", order=1, calls=1, paper="arXiv:2206.00364")
+@bridged("diffusers Euler", order=1, calls=1, paper="arXiv:2206.00364")
 def euler(denoise, x, sigmas, noise):
     """Without churn: diffusers adds its noise after the network was asked, at a level that the network never saw."""
     scheduler = _Scheduler("EulerDiscreteScheduler", x, "exploding").use(sigmas, len(sigmas) - 1)
     yield from _run(scheduler, denoise, x, sigmas, noise)
 
 
-@sampler("diffusers Euler ancestral", calls=1, stochastic=True)
+@bridged("diffusers Euler ancestral", calls=1, stochastic=True)
 def euler_ancestral(denoise, x, sigmas, noise):
     scheduler = _Scheduler("EulerAncestralDiscreteScheduler", x, "exploding", "eps").use(sigmas, len(sigmas) - 1)
     yield from _run(scheduler, denoise, x, sigmas, noise)
 
 
-@sampler("diffusers Heun", order=2, calls=_twice, paper="arXiv:2206.00364")
+@bridged("diffusers Heun", order=2, calls=_twice, paper="arXiv:2206.00364")
 def heun(denoise, x, sigmas, noise):
     doubled = [sigmas[0], *(sigma for sigma in sigmas[1:-1] for _ in range(2)), sigmas[-1]]
     scheduler = _Scheduler("HeunDiscreteScheduler", x, "exploding").use(doubled, len(sigmas) - 1)
@@ -181,7 +184,7 @@ def heun(denoise, x, sigmas, noise):
         yield Step(x, lower, denoised)
 
 
-@sampler("diffusers LMS", order=lambda order: min(order, 2), calls=1)
+@bridged("diffusers LMS", order=lambda order: min(order, 2), calls=1)
 def lms(denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4), "how many derivatives it remembers"] = 4):
     scheduler = _Scheduler("LMSDiscreteScheduler", x, "exploding").use(sigmas, len(sigmas) - 1)
     # It integrates its coefficients in Python, ten times faster on plain numbers.
@@ -189,7 +192,7 @@ def lms(denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4), "how ma
     yield from _run(scheduler, denoise, x, sigmas, noise, order=order)
 
 
-@sampler("diffusers iPNDM", order=2, calls=1, paper="arXiv:2204.13902")
+@bridged("diffusers iPNDM", order=2, calls=1, paper="arXiv:2204.13902")
 def ipndm(denoise, x, sigmas, noise):
     """Adams-Bashforth weights of equal steps, whatever the steps are."""
     scheduler = _Scheduler("IPNDMScheduler", x, "preserving", "v").use(sigmas, len(sigmas) - 1)
@@ -198,7 +201,7 @@ def ipndm(denoise, x, sigmas, noise):
     yield from _run(scheduler, denoise, x, sigmas, noise)
 
 
-@sampler("diffusers DPM++ multistep", order=_at_most_two, calls=1, stochastic=_stochastic, paper="arXiv:2211.01095")
+@bridged("diffusers DPM++ multistep", order=_at_most_two, calls=1, stochastic=_stochastic, paper="arXiv:2211.01095")
 def dpm_multistep(
     denoise,
     x,
@@ -214,21 +217,21 @@ def dpm_multistep(
     yield from _run(scheduler, denoise, x, sigmas, noise)
 
 
-@sampler("diffusers DPM++ singlestep", order=_at_most_two, calls=1, stochastic=_stochastic, paper="arXiv:2211.01095")
+@bridged("diffusers DPM++ singlestep", order=_at_most_two, calls=1, stochastic=_stochastic, paper="arXiv:2211.01095")
 def dpm_singlestep(denoise, x, sigmas, noise, *, order: Order = 2, kind: Kind = "ODE"):
     config = dict(solver_order=order, **_solver(kind), **_final(sigmas)) | dict(lower_order_final=True)
     scheduler = _Scheduler("DPMSolverSinglestepScheduler", x, **config).use(sigmas, len(sigmas) - 1)
     yield from _run(scheduler, denoise, x, sigmas, noise)
 
 
-@sampler("diffusers UniPC", order=lambda order: min(order, 2) + 1, calls=1, paper="arXiv:2302.04867")
+@bridged("diffusers UniPC", order=lambda order: min(order, 2) + 1, calls=1, paper="arXiv:2302.04867")
 def unipc(denoise, x, sigmas, noise, *, order: Order = 2):
     """With B(h) = exp(h) - 1 (bh2): the other choice ends with NaN at sigma 0. The corrector adds an order."""
     scheduler = _Scheduler("UniPCMultistepScheduler", x, solver_order=order, solver_type="bh2", **_final(sigmas))
     yield from _run(scheduler.use(sigmas, len(sigmas) - 1), denoise, x, sigmas, noise)
 
 
-@sampler("diffusers DEIS", order=_at_most_two, calls=1, paper="arXiv:2204.13902")
+@bridged("diffusers DEIS", order=_at_most_two, calls=1, paper="arXiv:2204.13902")
 def deis(denoise, x, sigmas, noise, *, order: Order = 2):
     """It cannot step to sigma 0 (0 times infinity): it runs to the last positive sigma, and one denoising follows."""
     positive = [sigma for sigma in sigmas if sigma > 0]
@@ -242,7 +245,7 @@ def deis(denoise, x, sigmas, noise, *, order: Order = 2):
         yield Step(denoised, 0.0, denoised)
 
 
-@sampler("diffusers Flow Euler", order=1, calls=1, paper="arXiv:2210.02747")
+@bridged("diffusers Flow Euler", order=1, calls=1, paper="arXiv:2210.02747")
 def flow_euler(denoise, x, sigmas, noise):
     """Steps in the time of flow matching, t = sigma / (1 + sigma), where a Euler step is another one than in sigma.
 

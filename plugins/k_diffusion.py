@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from functools import partial
 from itertools import pairwise
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from samplers import Choice, Range, Step, hookimpl, sampler
 
 PRIVATE = "sigmalab_k_diffusion"
+bridged = partial(sampler, requires="k_diffusion")
 
 Eta = Annotated[float, Range(0, 1, 0.05), "share of fresh noise: 0 is deterministic"]
 Noise = Annotated[float, Range(0.9, 1.1, 0.001), "scale of the added noise (s_noise)"]
@@ -149,7 +151,7 @@ def _without(noise_option, order):
 def _churned(label, name, order, calls):
     """The bridge to one of the samplers of Karras et al.: without churn, an ODE solver of this order."""
 
-    @sampler(
+    @bridged(
         f"k-diffusion {label}",
         order=_without("s_churn", order),
         calls=calls,
@@ -167,7 +169,7 @@ def _churned(label, name, order, calls):
 def _ancestral(label, name, order, calls, source, paper="", walk=_one_by_one):
     """The bridge to one that adds fresh noise from `source`: without noise, an ODE solver of this order."""
 
-    @sampler(
+    @bridged(
         f"k-diffusion {label}",
         order=_without("eta", order),
         calls=calls,
@@ -181,17 +183,17 @@ def _ancestral(label, name, order, calls, source, paper="", walk=_one_by_one):
     return run
 
 
-@sampler("k-diffusion LMS", order=lambda order: min(order, 2), calls=1)
+@bridged("k-diffusion LMS", order=lambda order: min(order, 2), calls=1)
 def lms(denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4), "how many derivatives it remembers"] = 4):
     yield from _run("lms", denoise, x, sigmas, noise, order=order)
 
 
-@sampler("k-diffusion DPM++ 2M", order=2, calls=1, paper="arXiv:2211.01095")
+@bridged("k-diffusion DPM++ 2M", order=2, calls=1, paper="arXiv:2211.01095")
 def dpmpp_2m(denoise, x, sigmas, noise):
     yield from _run("dpmpp_2m", denoise, x, sigmas, noise)
 
 
-@sampler("k-diffusion DPM++ 2M SDE", order=_without("eta", 2), calls=1, stochastic=_noisy, paper="arXiv:2211.01095")
+@bridged("k-diffusion DPM++ 2M SDE", order=_without("eta", 2), calls=1, stochastic=_noisy, paper="arXiv:2211.01095")
 def dpmpp_2m_sde(
     denoise,
     x,
@@ -241,14 +243,14 @@ def _grid(name, states, end, positive):
             yield Step(x, reached if x is not states[-1][0] else positive[-1], denoised)
 
 
-@sampler("k-diffusion DPM fast", calls=1, stochastic=_noisy, own_grid=True, paper="arXiv:2206.00927")
+@bridged("k-diffusion DPM fast", calls=1, stochastic=_noisy, own_grid=True, paper="arXiv:2206.00927")
 def dpm_fast(denoise, x, sigmas, noise, *, eta: Eta = 0.0, s_noise: Noise = 1.0):
     n = len(sigmas) - 1 - (sigmas[-1] == 0)
     fresh = _white(x, sigmas, noise, eta)
     yield from _between("dpm_fast", denoise, x, sigmas, noise, n=n, eta=eta, s_noise=s_noise, noise_sampler=fresh)
 
 
-@sampler("k-diffusion DPM adaptive", stochastic=_noisy, own_grid=True, paper="arXiv:2206.00927")
+@bridged("k-diffusion DPM adaptive", stochastic=_noisy, own_grid=True, paper="arXiv:2206.00927")
 def dpm_adaptive(
     denoise,
     x,

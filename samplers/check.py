@@ -6,24 +6,33 @@ The quick check is a run of two steps on a toy denoiser; `samplers.testing` does
 from __future__ import annotations
 
 import contextlib
+import random
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from .closed_form import GaussianDenoiser
-from .failure import CheckFailed, fail
-from .global_state import global_state_kept
 from .noise import Noise
 from .sampler import Sampler, Schedule, Step
 from .schedule import NoiseSchedule
 from .wrappers import Counted, Reported
 
 TOY = (1.0, 0.6, 0.0)
-MAX_STEPS = 100_000  # more steps than any sampler makes: it would yield for ever
+MOST = 100_000  # steps and network calls, more than any sampler makes: it would go on for ever
+
+
+class CheckFailed(AssertionError):
+    """The contract is not kept; the message says what was expected, what came, and where to look."""
+
+
+def fail(expected: str, came: str, look: str) -> NoReturn:
+    """Raise CheckFailed in the one form that every failure has."""
+    raise CheckFailed(f"expected {expected}; got {came}; look at {look}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +83,13 @@ def run_checked(
     """
     asked: list[float] = []
     counted = Counted(denoise, len(x))
-    reported = Reported(counted, lambda sigma, denoised: asked.append(sigma))
+
+    def report(sigma: float, denoised: torch.Tensor) -> None:
+        asked.append(sigma)
+        if len(asked) > MOST:
+            fail(f"at most {MOST} network calls", "more", f"the condition that ends the loop, {place(sampler)}")
+
+    reported = Reported(counted, report)
     noise = CountedNoise(tuple(range(len(x))) if seeds is None else seeds)
     steps: list[Step] = []
     with explained(sampler), contextlib.closing(sampler(reported, x, sigmas, noise, **options)) as run:
@@ -83,8 +98,8 @@ def run_checked(
             _check_step(step, x)
             _check_sigma(step.sigma, steps[-1].sigma if steps else sigmas[0], sigmas, own_grid)
             steps.append(step)
-            if len(steps) > MAX_STEPS:
-                fail(f"at most {MAX_STEPS} steps", "more", "the condition that ends the loop")
+            if len(steps) > MOST:
+                fail(f"at most {MOST} steps", "more", "the condition that ends the loop")
     if not steps:
         fail("Step(x, sigma, denoised) to be yielded", "no step at all", "the `yield`: it is never reached")
     if steps[-1].sigma != sigmas[-1]:
@@ -162,7 +177,7 @@ def _form(x: torch.Tensor) -> str:
 def check_quickly(sampler: Sampler) -> str:
     """Run a sampler for two steps on a toy denoiser, in milliseconds; return what passed, for the list of plugins.
 
-    Raises CheckFailed. Not bounded in time: the caller has to be (`samplers.timeouts`).
+    Raises CheckFailed.
     """
     began = time.perf_counter()
     _check_declarations(sampler)
@@ -209,3 +224,44 @@ def _check_declarations(item: Sampler | Schedule) -> None:
             fail(f"{name} to be a text", repr(value), f"@{type(item).__name__.lower()}")
     if not callable(item.function):
         fail("a function", repr(item.function), f"@{type(item).__name__.lower()}, which makes a {type(item).__name__}")
+
+
+@contextlib.contextmanager
+def global_state_kept(look: str, generators: bool = True) -> Iterator[None]:
+    """Raise CheckFailed if PyTorch's default dtype or, with `generators`, random state changes; put it back."""
+    before = _global_state(generators)
+    try:
+        yield
+    finally:
+        after = _global_state(generators)
+        changed = [name for name, (value, _) in before.items() if name in after and after[name][0] != value]
+        if changed:
+            # What goes on changing now that the code has ended is not its doing, but another thread's.
+            time.sleep(0.005)
+            later = _global_state(generators)
+            changed = [name for name in changed if later[name][0] == after[name][0]]
+        for name in changed:
+            before[name][1]()
+    if changed:
+        fail("global state to be left alone", f"a change of {' and '.join(changed)}", look)
+
+
+def _global_state(generators: bool) -> dict[str, tuple[Any, Callable[[], Any]]]:
+    """What a plugin could change for everybody: each a value that can be compared, and a way back to it."""
+    dtype = torch.get_default_dtype()
+    state: dict[str, tuple[Any, Callable[[], Any]]] = {
+        "torch's default dtype": (dtype, lambda: torch.set_default_dtype(dtype))
+    }
+    if not generators:
+        return state
+    kept, numbers = torch.get_rng_state(), random.getstate()
+    state["torch's generator"] = (bytes(kept.numpy()), lambda: torch.set_rng_state(kept))
+    state["the generator of `random`"] = (numbers, lambda: random.setstate(numbers))
+    if torch.cuda.is_initialized():
+        device = torch.cuda.get_rng_state()
+        state["CUDA's generator"] = (bytes(device.numpy()), lambda: torch.cuda.set_rng_state(device))
+    if "numpy.random" in sys.modules:
+        generator = sys.modules["numpy.random"]
+        name, keys, *rest = legacy = generator.get_state()
+        state["numpy's generator"] = ((name, keys.tobytes(), *rest), lambda: generator.set_state(legacy))
+    return state

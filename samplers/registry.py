@@ -1,30 +1,30 @@
-"""Finds plugins in three places and loads each safely: one that cannot be used is listed, and never stops us.
+"""Load every plugin there is: one that cannot be used is listed with its reason, and never stops the program.
 
 Places, in the order in which names are given away: the built-in folder, installed packages with an entry point in the
-group "sigmalab", folders named by the user. Within one place the order is alphabetical. Whatever is a plugin's own
-code runs for a limited time and inside a try of its own.
+group "sigmalab", folders named by the user. Within one place the order is alphabetical.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from .check import check_quickly, check_schedule_quickly
-from .failure import CheckFailed
-from .global_state import global_state_kept
+from .check import CheckFailed, check_quickly, check_schedule_quickly, global_state_kept
 from .sampler import PROJECT, Hooks, Sampler, Schedule
-from .schedule import NoiseSchedule, flow, stable_diffusion
-from .sources import Source, Unfit, digest, sources
-from .timeouts import Escaped, ImportGuard, Limit, TookTooLong, bounded
+from .schedule import flow, stable_diffusion
+from .sources import Source, UnsupportedAPI, digest_of_files, sources
 
 Item = TypeVar("Item", Sampler, Schedule)
+
+PATIENCE = 3.0  # seconds until a plugin that is still being loaded is named on the console
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Entry(Generic[Item]):
     version: str
     digest: str = ""
     check: str = ""
+    former_source: str = ""
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class Entry(Generic[Item]):
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin, or one thing that it offers, that cannot be used, and why."""
+    """A plugin, or one of its samplers or schedules, that cannot be used, and why."""
 
     source: str
     name: str
@@ -67,25 +68,39 @@ class Registry:
 
     def sampler(self, name: str) -> Entry[Sampler]:
         """The sampler of this name or id; ValueError lists the known names."""
-        return _find("sampler", self.samplers, name)
+        if name not in self._samplers:
+            raise ValueError(f"unknown sampler {name!r}; known are {', '.join(self.samplers)}")
+        return self._samplers[name]
 
     def schedule(self, name: str) -> Entry[Schedule]:
         """The schedule of this name or id; ValueError lists the known names."""
-        return _find("schedule", self.schedules, name)
+        if name not in self._schedules:
+            raise ValueError(f"unknown schedule {name!r}; known are {', '.join(self.schedules)}")
+        return self._schedules[name]
+
+    @cached_property
+    def _samplers(self) -> dict[str, Entry[Sampler]]:
+        return _by_name_and_id(self.samplers)
+
+    @cached_property
+    def _schedules(self) -> dict[str, Entry[Schedule]]:
+        return _by_name_and_id(self.schedules)
 
 
-def discover(builtin: Path, folders: Sequence[Path] = (), packages: bool = True) -> Registry:
+def discover(
+    builtin: Path, folders: Sequence[Path] = (), packages: bool = True, deep: bool = False, patience: float = PATIENCE
+) -> Registry:
     """Load and check every plugin there is.
 
     builtin   the folder of the plugins that ship with the program
-    folders   the user's own folders, searched for *.py
+    folders   the user's own folders
     packages  whether to load installed packages too
+    deep      also check the samplers that import a large package when they run (`requires`)
+    patience  seconds until a plugin that is still being loaded is named on the console
     """
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(Hooks)
-    with ImportGuard() as guard:
-        loader = _Loader(manager, guard, (stable_diffusion(), flow()))
-        for source in sources(builtin, folders, packages):
+    loader = _Loader(deep)
+    for source in sources(builtin, folders, packages):
+        with _named_while_slow(source.name, patience):
             loader.load(source)
     return Registry(loader.samplers, loader.schedules, tuple(loader.broken))
 
@@ -93,89 +108,108 @@ def discover(builtin: Path, folders: Sequence[Path] = (), packages: bool = True)
 class _Loader:
     """Fills the lists of a Registry, one source after the other."""
 
-    def __init__(self, manager: pluggy.PluginManager, guard: ImportGuard, models: Sequence[NoiseSchedule]):
+    def __init__(self, deep: bool):
         self.samplers: dict[str, Entry[Sampler]] = {}
         self.schedules: dict[str, Entry[Schedule]] = {}
         self.broken: list[Broken] = []
-        self._manager, self._guard = manager, guard
-        self._kinds = (
-            (self.samplers, manager.hook.register_samplers, Sampler, check_quickly),
-            (self.schedules, manager.hook.register_schedules, Schedule, partial(check_schedule_quickly, models=models)),
-        )
-        # Shared by all plugins: the more of it the first ones wasted, the sooner the next ones are given up.
-        self._patience = 1.5
+        self._deep, self._models = deep, (stable_diffusion(), flow())
 
     def load(self, source: Source) -> None:
-        """Load one plugin and take what it offers."""
-        try:
-            self._bounded(partial(self._register, source), source, busy=0.5)
-            for found, hook, item_type, check in self._kinds:
-                for implementation in (i for i in hook.get_hookimpls() if i.plugin_name == source.name):
-                    self._collect(source, found, implementation.function, hook.name, item_type, check)
-        except Exception as error:
-            self.broken.append(Broken(source.name, source.name.rsplit("/", 1)[-1], _reason(error)))
-            if self._manager.has_plugin(source.name):
-                self._manager.unregister(name=source.name)
+        """Load one plugin and check its samplers and schedules, each in a try of its own.
 
-    def _register(self, source: Source) -> None:
-        with global_state_kept("what it does when it is imported", generators=False):
-            plugin = source.load()
-        self._manager.register(plugin, name=source.name)
-        self._manager.check_pending()
-        if not self._manager.get_hookcallers(plugin):
-            raise TypeError("it implements no hook; it needs @hookimpl on register_samplers or register_schedules")
-
-    def _collect(self, source: Source, found: dict, function, hook: str, item_type: type, check) -> None:
-        """Put what one plugin offers under this hook into `found`, and what had to be refused into `broken`."""
+        BaseException, because a plugin may raise SystemExit, and because Ctrl+C gives up the plugin that hangs.
+        """
         try:
-            offered = self._bounded(lambda: _listed(function(), hook, item_type), source)
-        except Exception as error:
-            self.broken.append(Broken(source.name, hook, _reason(error)))
+            hooks = _hooks(source)
+            digest = digest_of_files(source.root())
+        except BaseException as error:
+            self._refuse(source, source.name.rsplit("/", 1)[-1], error)
             return
-        late = ""
-        for item in offered:
+        for hook in hooks.register_samplers.get_hookimpls():
+            self._collect(source, digest, "register_samplers", hook.function, Sampler, self.samplers, self._check)
+        for hook in hooks.register_schedules.get_hookimpls():
+            check = lambda schedule: check_schedule_quickly(schedule, self._models)  # noqa: E731
+            self._collect(source, digest, "register_schedules", hook.function, Schedule, self.schedules, check)
+
+    def _collect(
+        self,
+        source: Source,
+        digest: str,
+        hook: str,
+        function: Callable[[], Any],
+        item_type: type[Item],
+        entries: dict[str, Entry[Item]],
+        check: Callable[[Item], str],
+    ) -> None:
+        """Put what one hook returns into `entries`, and what has to be refused into `broken`."""
+        try:
+            items = _listed(function(), hook, item_type)
+        except BaseException as error:
+            self._refuse(source, hook, error)
+            return
+        for item in items:
             name = str(getattr(item, "name", type(item).__name__))
             try:
-                if late:
-                    raise CheckFailed(f"not checked, because {late!r} of the same plugin took too long")
                 if not isinstance(item, item_type):
-                    raise CheckFailed(
-                        f"{hook} returned {type(item).__name__}; it has to return a list of {item_type.__name__}"
-                    )
-                if name in found:
-                    raise CheckFailed(f"the name {name!r} is taken by {found[name].source}")
-                passed = self._bounded(partial(self._guard.run, partial(check, item)), source)
-            except Exception as error:
-                self.broken.append(Broken(source.name, name, _reason(error)))
-                late = name if isinstance(error, TookTooLong) else late
+                    raise CheckFailed(_wrong_type(hook, item, item_type))
+                if name in entries:
+                    raise CheckFailed(f"the name {name!r} is taken by {entries[name].source}")
+                passed = check(item)
+            except BaseException as error:
+                self._refuse(source, name, error)
             else:
-                found[name] = Entry(item, source.name, source.version or item.version, digest(source.path), passed)
+                version = source.version or item.version
+                entries[name] = Entry(item, source.name, version, digest, passed, source.former_name)
 
-    def _bounded(self, function, source: Source, busy: float = 0.25) -> Any:
-        """Run a plugin's code for at most `busy` seconds of processor time, or for 1.5 s if it sleeps."""
-        limit = Limit(busy=max(0.4 * busy, min(busy, self._patience)), all=max(0.5, self._patience))
-        began = time.monotonic()
-        try:
-            return bounded(function, limit, str(source.path or ""))
-        except TookTooLong:
-            self._patience -= time.monotonic() - began
-            raise
+    def _check(self, sampler: Sampler) -> str:
+        if sampler.requires and not self._deep:
+            return f"put off: it imports {sampler.requires} when it runs"
+        return check_quickly(sampler)
 
-
-def _listed(offered: Any, hook: str, item_type: type) -> list:
-    if isinstance(offered, (Sampler, Schedule, str, bytes, dict)) or not hasattr(offered, "__iter__"):
-        raise TypeError(f"{hook} returned {type(offered).__name__}; it has to return a list of {item_type.__name__}")
-    return list(offered)
+    def _refuse(self, source: Source, name: str, error: BaseException) -> None:
+        plain = isinstance(error, CheckFailed | UnsupportedAPI)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}".rstrip(": ")
+        self.broken.append(Broken(source.name, name, reason))
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, (CheckFailed, Escaped, TookTooLong, Unfit)):
-        return str(error)
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+def _hooks(source: Source) -> pluggy.HookRelay:
+    """Import a plugin and return its hooks; raises where it has none or a misspelt one."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Hooks)
+    with global_state_kept("what it does when it is imported", generators=False):
+        plugin = source.load()
+    manager.register(plugin)
+    manager.check_pending()
+    if not manager.get_hookcallers(plugin):
+        raise TypeError("it implements no hook; it needs @hookimpl on register_samplers or register_schedules")
+    return manager.hook
 
 
-def _find(kind: str, entries: dict[str, Entry[Item]], name: str) -> Entry[Item]:
-    for entry in entries.values():
-        if name in (entry.name, entry.id):
-            return entry
-    raise ValueError(f"unknown {kind} {name!r}; known are {', '.join(entries)}")
+def _listed(returned: Any, hook: str, item_type: type) -> list[Any]:
+    if isinstance(returned, Sampler | Schedule | str | bytes | dict) or not hasattr(returned, "__iter__"):
+        raise TypeError(_wrong_type(hook, returned, item_type))
+    return list(returned)
+
+
+def _wrong_type(hook: str, value: Any, item_type: type) -> str:
+    return f"{hook} returned {type(value).__name__}; it has to return a list of {item_type.__name__}"
+
+
+@contextlib.contextmanager
+def _named_while_slow(name: str, patience: float) -> Iterator[None]:
+    """Name a plugin on the console if the block takes longer than `patience` seconds."""
+    text = f"sigmalab: the plugin {name} is still being loaded after {patience:g} s; Ctrl+C gives it up and goes on"
+    timer = threading.Timer(patience, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _by_name_and_id(entries: Mapping[str, Entry[Item]]) -> dict[str, Entry[Item]]:
+    """Entries by name, by id, and by the id that earlier pictures recorded; a name wins."""
+    ids = {entry.id: entry for entry in entries.values()}
+    former = {f"{entry.former_source}/{entry.name}": entry for entry in entries.values() if entry.former_source}
+    return {**former, **ids, **entries}

@@ -63,6 +63,7 @@ class Sampler:
     own_grid: Any = False
     version: str = "1"
     paper: str = ""
+    requires: str = ""
 
     def __call__(self, denoise, x, sigmas, noise, **options) -> Iterator[Step]:
         """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
@@ -116,13 +117,14 @@ class Schedule:
         return (*sigmas, 0.0)
 
 
-def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=False, version="1", paper=""):
+def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=False, version="1", paper="", requires=""):
     """Make a generator function a `Sampler`.
 
     order       order of accuracy in the step size, measured by the tests; None if it has none
     calls       denoise calls a step, or a function (sigmas, **options) of the whole run; None if only a run tells
     stochastic  draws noise of its own
     own_grid    takes only the first and the last positive sigma and makes its own steps
+    requires    a large package that it imports when it runs: its check at start is then put off
     order, stochastic and own_grid may be functions (**options) too.
     """
 
@@ -133,7 +135,16 @@ def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=Fal
         # no_grad must wrap the generator function itself: a `with` around a yield leaks into other threads.
         quiet = torch.no_grad()(function)
         return Sampler(
-            name, functools.wraps(function)(quiet), options, order, calls, stochastic, own_grid, version, paper
+            name,
+            functools.wraps(function)(quiet),
+            options,
+            order,
+            calls,
+            stochastic,
+            own_grid,
+            version,
+            paper,
+            requires,
         )
 
     return decorate

@@ -1,7 +1,7 @@
-"""Where plugins come from, and the one thing that a plugin can say before it runs: `SIGMALAB_API = 1`.
+"""Where plugins come from: files, folders with an `__init__.py`, and installed packages. Nothing of them runs here yet.
 
-It is a plain module-level number, the version of this API that the plugin was written for; a plugin without it fits
-any. In a file it is read without running the file, which may import what another version does not have.
+A plugin may say before it runs which plugin API it was written for: `SIGMALAB_API = 1`, a plain module-level number; a
+plugin without it fits any. In a file it is read without running the file, which may import what this API lacks.
 """
 
 from __future__ import annotations
@@ -24,56 +24,90 @@ API_VERSION = 1  # rises when a plugin that was right could stop being so
 DECLARED = "SIGMALAB_API"
 
 
-class Unfit(Exception):
+class UnsupportedAPI(Exception):
     """The plugin is made for another version of the plugin API; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A plugin not yet loaded: its name in lists, its version if it is a package, its file if it is one."""
+    """A plugin that is not loaded yet.
+
+    name         what lists and pictures call it, without any path of a machine
+    version      of a package; empty for a file
+    load         imports it and returns what its hooks are in
+    root         its file or folder, None if it has none; a package's is known after `load`
+    former_name  what earlier pictures call it, where that differs
+    """
 
     name: str
     version: str
     load: Callable[[], Any]
-    path: Path | None = None
+    root: Callable[[], Path | None]
+    former_name: str = ""
 
 
 def sources(builtin: Path, folders: Sequence[Path], packages: bool) -> Iterator[Source]:
-    """All plugins in the order in which names are given away; nothing of them runs yet."""
-    yield from _files(builtin, "built-in")
+    """All plugins in the order in which names are given away."""
+    for path in _plugins_in(builtin):
+        yield _file(path, f"built-in/{path.stem}")
     if packages:
-        yield from _packages()
+        for point in sorted(metadata.entry_points(group=PROJECT), key=lambda point: point.name):
+            yield _package(point)
     for folder in folders:
-        yield from _files(Path(folder), str(folder))
+        for path in _plugins_in(folder):
+            yield _file(path, f"{path.parent.name}/{path.name}", f"{folder}/{path.name}")
 
 
-def digest(path: Path | None) -> str:
-    """The start of the SHA-256 of a plugin's file; empty for a package."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
+def digest_of_files(path: Path | None) -> str:
+    """The start of the SHA-256 of a file, or of a folder's files with their names; compiled code does not count."""
+    if path is None:
+        return ""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    whole = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            whole.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
+    return whole.hexdigest()[:16]
 
 
-def _files(folder: Path, origin: str) -> Iterator[Source]:
+def _plugins_in(folder: Path) -> Iterator[Path]:
     # Absolute, because that is how a module's code names its file.
-    for path in sorted(Path(os.path.abspath(folder)).glob("*.py")):
-        if not path.name.startswith("_"):
-            name = path.stem if origin == "built-in" else path.name
-            yield Source(f"{origin}/{name}", "", lambda path=path: _load_file(path), path)
+    for path in sorted(Path(os.path.abspath(folder)).glob("*")):
+        if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or (path / "__init__.py").is_file()):
+            yield path
 
 
-def _packages() -> Iterator[Source]:
-    for point in sorted(metadata.entry_points(group=PROJECT), key=lambda point: point.name):
-        package = point.dist.name if point.dist else point.module
-        version = point.dist.version if point.dist else ""
-        yield Source(f"{package}/{point.name}", version, lambda point=point: _fitting(point.load()))
+def _file(path: Path, name: str, former_name: str = "") -> Source:
+    return Source(name, "", lambda: _load_file(path), lambda: path, former_name)
+
+
+def _package(point: metadata.EntryPoint) -> Source:
+    name, version = (point.dist.name, point.dist.version) if point.dist else (point.module, "")
+
+    def load() -> Any:
+        plugin = point.load()
+        _check_api(getattr(plugin, DECLARED, API_VERSION))
+        return plugin
+
+    def root() -> Path | None:
+        file = getattr(sys.modules.get(point.module.partition(".")[0]), "__file__", None)
+        return file and (Path(file).parent if Path(file).name == "__init__.py" else Path(file))
+
+    return Source(f"{name}/{point.name}", version, load, root)
 
 
 def _load_file(path: Path) -> ModuleType:
-    for node in ast.parse(path.read_bytes(), str(path)).body:
+    file = path / "__init__.py" if path.is_dir() else path
+    for node in ast.parse(file.read_bytes(), str(file)).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == DECLARED for t in node.targets):
-            _refuse_unfit(node.value.value if isinstance(node.value, ast.Constant) else ast.unparse(node.value))
+            _check_api(node.value.value if isinstance(node.value, ast.Constant) else ast.unparse(node.value))
     # The module has to be in sys.modules while it runs: dataclasses and string annotations look it up there.
     name = f"sigmalab_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file.name} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -84,16 +118,13 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _fitting(plugin: Any) -> Any:
-    _refuse_unfit(getattr(plugin, DECLARED, API_VERSION))
-    return plugin
-
-
-def _refuse_unfit(declared: Any) -> None:
+def _check_api(declared: Any) -> None:
     if isinstance(declared, bool) or not isinstance(declared, int):
-        raise Unfit(
+        raise UnsupportedAPI(
             f"{DECLARED} has to be a plain whole number, not {declared!r}; this program has plugin API {API_VERSION}"
         )
     if declared != API_VERSION:
         update = "this program" if declared > API_VERSION else "the plugin"
-        raise Unfit(f"it is written for plugin API {declared}, and this program has {API_VERSION}; update {update}")
+        raise UnsupportedAPI(
+            f"it is written for plugin API {declared}, and this program has {API_VERSION}; update {update}"
+        )

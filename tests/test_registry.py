@@ -1,5 +1,6 @@
 """Finding plugins: one that cannot be used is listed with its source and its reason, and all the others load."""
 
+import hashlib
 import re
 import sys
 import textwrap
@@ -120,7 +121,7 @@ def test_a_broken_plugin_is_listed_with_its_source_and_reason_and_the_others_loa
 
     assert list(registry.samplers) == ["First", "Last"]
     (broken,) = registry.broken
-    assert broken.source == f"{folder}/{name}.py"
+    assert broken.source == f"mine/{name}.py"
     assert broken.name
     assert re.search(reason, broken.reason), broken.reason
 
@@ -128,7 +129,7 @@ def test_a_broken_plugin_is_listed_with_its_source_and_reason_and_the_others_loa
 def test_all_broken_plugins_at_once_are_all_listed(tmp_path):
     folder = write(tmp_path / "mine", **{name: source for name, (source, _) in BROKEN.items()}, zz_good=good("Good"))
     registry = discover(PLUGINS / "nowhere", [folder], packages=False)
-    assert {broken.source for broken in registry.broken} == {f"{folder}/{name}.py" for name in BROKEN}
+    assert {broken.source for broken in registry.broken} == {f"mine/{name}.py" for name in BROKEN}
     assert list(registry.samplers) == ["Good"]
 
 
@@ -256,11 +257,11 @@ def test_a_taken_name_is_refused_to_the_later_one(package, tmp_path):
     registry = discover(builtin, [first, second])
 
     ours = {name: entry.source for name, entry in registry.samplers.items() if name in ("Walk", "Other", "Theirs")}
-    assert ours == {"Other": "built-in/a_other", "Walk": "built-in/b_walk", "Theirs": f"{first}/another.py"}
+    assert ours == {"Other": "built-in/a_other", "Walk": "built-in/b_walk", "Theirs": "first/another.py"}
     assert {(broken.source, broken.name, broken.reason) for broken in registry.broken} >= {
         ("packaged/p", "Walk", "the name 'Walk' is taken by built-in/b_walk"),
-        (f"{first}/mine.py", "Walk", "the name 'Walk' is taken by built-in/b_walk"),
-        (f"{second}/mine.py", "Theirs", f"the name 'Theirs' is taken by {first}/another.py"),
+        ("first/mine.py", "Walk", "the name 'Walk' is taken by built-in/b_walk"),
+        ("second/mine.py", "Theirs", "the name 'Theirs' is taken by first/another.py"),
     }
 
 
@@ -301,8 +302,43 @@ def test_an_entry_is_found_by_name_and_by_id(tmp_path):
     folder = write(tmp_path / "mine", walk=good("Walk", version="1.2"))
     registry = discover(tmp_path / "nowhere", [folder], packages=False)
     entry = registry.sampler("Walk")
-    assert registry.sampler(entry.id) is entry and entry.id == f"{folder}/walk.py/Walk"
+    assert registry.sampler(entry.id) is entry
+    assert entry.id == "mine/walk.py/Walk"
     assert entry.version == "1.2" and len(entry.digest) == 16
+
+
+def test_an_id_of_earlier_pictures_with_its_whole_path_is_still_found(tmp_path):
+    folder = write(tmp_path / "mine", walk=good("Walk"))
+    registry = discover(PLUGINS / "nowhere", [folder], packages=False)
+    assert registry.sampler(f"{folder}/walk.py/Walk") is registry.sampler("Walk")
+
+
+def test_a_folder_with_an_init_is_a_plugin(tmp_path):
+    folder = write(tmp_path / "mine", other=good("Other"))
+    write(folder / "both", __init__="from .parts import register_samplers\n", parts=good("Walk"))
+    registry = discover(PLUGINS / "nowhere", [folder], packages=False)
+    assert not registry.broken
+    assert list(registry.samplers) == ["Walk", "Other"]
+    assert registry.sampler("Walk").source == "mine/both"
+
+
+@pytest.mark.parametrize("changed", ["__init__", "parts"])
+def test_the_digest_of_a_folder_covers_all_of_its_files(tmp_path, changed):
+    files = dict(__init__="from .parts import register_samplers\n", parts=textwrap.dedent(good("Walk")))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write(folder / "both", **files)
+    before = only(folder).sampler("Walk").digest
+    assert only(folder).sampler("Walk").digest == before
+    write(folder / "both", **{changed: files[changed] + "\n# changed\n"})
+    assert only(folder).sampler("Walk").digest != before
+
+
+def test_a_package_has_a_digest(package, tmp_path):
+    package("shiny-samplers", "2.5", {"shiny": "sigmalab_test_shiny"}, sigmalab_test_shiny=good("Shiny"))
+    file = tmp_path / "site-shiny-samplers" / "sigmalab_test_shiny.py"
+    entry = discover(tmp_path / "nowhere").sampler("Shiny")
+    assert entry.digest == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def test_the_digest_follows_the_file(tmp_path):

@@ -9,9 +9,8 @@ import math
 
 import torch
 
-from ..check import check_calls, explained
+from ..check import check_calls, explained, fail
 from ..closed_form import geometric, measure_order, measure_order_bent
-from ..failure import fail
 from ..noise import Noise
 from .sampler_under_test import LIST, PICTURE, SamplerUnderTest, check_flow, check_spread, mixture
 

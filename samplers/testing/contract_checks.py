@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..check import check_calls, check_quickly, explained
+from ..check import CheckFailed, check_calls, check_quickly, explained, fail, global_state_kept
 from ..closed_form import geometric
-from ..failure import CheckFailed, fail
-from ..global_state import global_state_kept
 from ..noise import Noise
 from ..sampler import Stopped
 from ..wrappers import Reported, Stoppable

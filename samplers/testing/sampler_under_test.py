@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from ..check import Trace, place, run_checked
+from ..check import Trace, fail, place, run_checked
 from ..closed_form import DistilledDenoiser, GaussianDenoiser, MixtureDenoiser, geometric
-from ..failure import fail
 from ..noise import Noise
 from ..options import Option
 from ..sampler import Sampler
