@@ -35,7 +35,8 @@ NATIVE = [name for name, entry in FOUND.samplers.items() if not entry.item.requi
 BRIDGED = [pytest.param(name, marks=pytest.mark.slow) for name in FOUND.samplers if name not in NATIVE]
 
 
-@pytest.mark.parametrize("name", [*NATIVE, *BRIDGED])
+# One bridge in four: what they share is one function, and test_bridges.py compares each with its package.
+@pytest.mark.parametrize("name", [*NATIVE, *BRIDGED[::4]])
 def test_the_shelf_keeps_the_contract(name):
     check_sampler(FOUND.sampler(name).item, **HOW.get(name, {}))
 

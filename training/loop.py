@@ -27,19 +27,19 @@ def autocast(where: torch.device):
 
 @functools.cache
 def _fast_on_cpu(kind: str) -> bool:
-    """Whether a convolution is faster in bfloat16 here, by trying: a CPU without the instructions emulates them."""
+    """Measure whether a convolution is faster in bfloat16: a CPU without the instructions emulates them."""
     if kind != "cpu":
         return False
     kinds = torch.float32, torch.bfloat16
     tried = {
-        kind: (torch.nn.Conv2d(64, 64, 3, padding=1, dtype=kind), torch.randn(16, 64, 16, 16, dtype=kind))
+        kind: (torch.nn.Conv2d(64, 64, 3, padding=1, dtype=kind), torch.randn(4, 64, 16, 16, dtype=kind))
         for kind in kinds
     }
-    # The decision holds for hours, and another program may run for a moment of it. So: in turn, the best of several,
-    # and in one thread, for several wait for each other and with them for that program.
+    # Another program may run for a moment of the measurement. So: in turn, the best of several, and in one thread,
+    # since several threads wait for the slowest.
     seconds, threads = dict.fromkeys(kinds, math.inf), torch.get_num_threads()
     torch.set_num_threads(1)
-    for _ in range(20):
+    for _ in range(8):
         for kind, (layer, x) in tried.items():
             begun = time.perf_counter()
             layer(x)
