@@ -1,4 +1,6 @@
-"""What Gradio's server does not refuse by itself: other sites' requests, foreign host names and its fetch proxies."""
+"""What Gradio's server does not refuse by itself: other sites' requests, foreign host names, its fetch proxies, and
+large bodies of callers who have not logged in.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,19 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from webui.core.images import MAX_BYTES
+
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable, Callable], Awaitable[None]]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 TUNNEL = ".gradio.live"
+UPLOAD = re.compile(r"^(/gradio_api)?/upload/?$")
+MAX_BODY = 2 * 1024 * 1024
+# Gradio limits each file of an upload after the login; this also limits their number.
+MAX_UPLOAD = 2 * MAX_BYTES
 # Gradio would fetch any address for a caller, write state files, or scale an icon to any size.
 CLOSED = re.compile(r"^(/gradio_api)?/(file=https?:|proxy=|pwa_icon|deep_link|stream/https?:)", re.IGNORECASE)
 # Everything that the page needs comes from its own server; blob: and data: are its previews and uploads.
@@ -45,11 +55,14 @@ class Guard:
     share  whether the public tunnel's names are good, too
 
     A name that is none of these is how a foreign page reaches a local server (DNS rebinding): 400. A request that a
-    browser says comes from another site is refused with 403, unless it only opens the page.
+    browser says comes from another site is refused with 403, unless it only opens the page. A body above MAX_BODY, or MAX_UPLOAD
+    for an upload, is refused with 413: FastAPI parses bodies before it checks the login.
     """
 
     def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
-        self._app, self._share = app, share
+        self._share = share
+        self._app = RequestBodyLimitMiddleware(app, MAX_BODY)
+        self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
@@ -68,7 +81,8 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
-        await self._app(scope, receive, send_hardened)
+        app = self._upload_app if UPLOAD.match(scope["path"]) else self._app
+        await app(scope, receive, send_hardened)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
