@@ -1,118 +1,98 @@
-"""The endpoints for scripts, as Gradio serves them: `webui.api.script_api` with files on their way in and out."""
+"""Gradio's endpoints for scripts: `webui.api.script_api` with uploads and files to download."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import update_wrapper
+from inspect import Parameter, Signature, isgeneratorfunction
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
 
-from webui.core.request import RequestError
+from webui.core.fields import RequestField
+from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Event, Picture, Progress, Waiting
 from webui.gradio_ext.files import served, uploaded
 
-from .script_api import NONE, Api, ApiResult, RunFailed
+from .script_api import Api, ApiResult, RunFailed, arguments
 
-Answer = tuple[list[FileData], dict]
+Answers = Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]
+REQUIRED = ("image", "prompt")
 
 
-def build_endpoints(engine: Engine) -> None:
+def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
     """Add /txt2img, /img2img, /schedule and /catalog to the page that is being built."""
-    api = Api(engine)
+    api = Api(engine, schema)
 
-    def txt2img(
-        prompt: str,
-        negative_prompt: str = "",
-        sampler: str = "DDIM",
-        schedule: str = "",
-        steps: int = 20,
-        guidance: float = 5.0,
-        width: int = 0,
-        height: int = 0,
-        seed: int = -1,
-        count: int = 1,
-        options: dict = NONE,
-        model: str = "",
-        schedule_options: dict = NONE,
-        clip_skip: int = 1,
-        guidance_rescale: float = 0.0,
-        guidance_low: float = 0.0,
-        guidance_high: float = 0.0,
-    ) -> Answer:
+    def txt2img(**given: Any) -> Answers:
         """Pictures from words: [PNG files, info]. Empty names and 0 mean the model's defaults, seed -1 a random one.
 
         Image i has seed + i. While it runs, the answers are empty lists with the state of the job.
         """
-        given = _without(locals(), "api")
         yield from answers(lambda: api.txt2img(**given))
 
-    def img2img(
-        image: FileData,
-        prompt: str,
-        strength: float = 0.6,
-        strength_as: str = "steps",
-        negative_prompt: str = "",
-        sampler: str = "DDIM",
-        schedule: str = "",
-        steps: int = 20,
-        guidance: float = 5.0,
-        width: int = 0,
-        height: int = 0,
-        seed: int = -1,
-        count: int = 1,
-        options: dict = NONE,
-        model: str = "",
-        schedule_options: dict = NONE,
-        fit: str = "crop",
-        clip_skip: int = 1,
-        guidance_rescale: float = 0.0,
-        guidance_low: float = 0.0,
-        guidance_high: float = 0.0,
-    ) -> Answer:
+    def img2img(image: FileData, **given: Any) -> Answers:
         """Pictures from a picture and words: [PNG files, info]; give the image with gradio_client.handle_file.
 
         strength 0.01 to 1 is a share of the steps ("steps") or of noise ("noise"); fit is "crop", "pad" or "stretch".
         """
-        given = _without(locals(), "api")
-        yield from answers(lambda: api.img2img(**given | {"image": uploaded(image)}))
+        yield from answers(lambda: api.img2img(uploaded(image), **given))
 
-    def schedule(
-        model: str = "",
-        schedule: str = "",
-        steps: int = 20,
-        strength: float = 1.0,
-        sampler: str = "DDIM",
-        options: dict = NONE,
-        schedule_options: dict = NONE,
-        strength_as: str = "steps",
-        guidance: float = 5.0,
-        guidance_low: float = 0.0,
-        guidance_high: float = 0.0,
-    ) -> dict:
+    def schedule(**given: Any) -> dict[str, Any]:
         """The noise levels of exactly the run that these settings would make; no model is loaded and nothing is drawn.
 
         sigmas ends with 0; timesteps, log_snr (null at 0), alpha_bar and guidance (the scale that counts at that sigma,
         1 where there is none; null at 0) go with it; noise_share is that of the first sigma; nfe is null for adaptive
         samplers. strength is that of img2img; 1 is all of the schedule.
         """
-        given = _without(locals(), "api")
         return readable(lambda: api.schedule(**given))
 
     def catalog() -> dict:
         """Samplers, schedules and models that can be named, and the plugins and models that could not be loaded."""
         return api.catalog()
 
-    gr.api(txt2img, api_name="txt2img", concurrency_limit=None)
-    gr.api(img2img, api_name="img2img", concurrency_limit=None)
-    gr.api(schedule, api_name="schedule", concurrency_limit=None)
-    gr.api(catalog, api_name="catalog", concurrency_limit=None)
+    for function in (
+        with_arguments(txt2img, arguments("txt2img", schema)),
+        with_arguments(img2img, arguments("img2img", schema)),
+        with_arguments(schedule, arguments("schedule", schema)),
+        catalog,
+    ):
+        gr.api(function, api_name=function.__name__, concurrency_limit=None)
 
 
-def answers(start) -> Iterator[tuple[list[dict], dict]]:
+def with_arguments(function: Callable[..., Any], fields: Sequence[RequestField]) -> Callable[..., Any]:
+    """The function with one argument a field, by position or name; Gradio reads names, types and defaults from it."""
+    types = {field.name: FileData if field.kind is Path else field.kind for field in fields}
+    parameters = [
+        Parameter(
+            field.name,
+            Parameter.POSITIONAL_OR_KEYWORD,
+            default=Parameter.empty if field.name in REQUIRED else field.default,
+            annotation=types[field.name],
+        )
+        for field in fields
+    ]
+    # One answer: a tuple type would be an endpoint with two.
+    signature = Signature(parameters, return_annotation=Any)
+
+    def call(*values: Any, **named: Any) -> Any:
+        return function(**signature.bind(*values, **named).arguments)
+
+    def stream(*values: Any, **named: Any) -> Any:
+        yield from call(*values, **named)
+
+    # Gradio asks whether the function itself is a generator.
+    wrapper = update_wrapper(stream if isgeneratorfunction(function) else call, function)
+    wrapper.__annotations__ = types
+    vars(wrapper).update(__signature__=signature)
+    return wrapper
+
+
+def answers(start: Callable[[], Iterator[Event | None | ApiResult]]) -> Answers:
     """What a client receives: the state of its job while it runs, then its files; errors as readable text."""
     state: dict[str, Any] = {"state": "waiting"}
     try:
@@ -148,7 +128,3 @@ def state_after(state: dict[str, Any], event: Event | None) -> dict[str, Any]:
 
 def _file(path: str) -> dict[str, Any]:
     return FileData(path=served(path), orig_name=Path(path).name, mime_type="image/png").model_dump()
-
-
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}

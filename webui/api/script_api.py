@@ -1,25 +1,49 @@
-"""What scripts may call: txt2img, img2img, schedule and catalog, without gradio."""
+"""What scripts may call, without gradio: txt2img, img2img, schedule and catalog."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from samplers.options import Option
 from samplers.registry import Entry
 from samplers.sampler import Sampler, Schedule
 from samplers.testing import geometric
+from webui.core.fields import RequestField, fields_of
 from webui.core.menus import in_order, schedules_in_order
-from webui.core.request import read
+from webui.core.request import Request, read
 from webui.engine.engine import Engine
 from webui.engine.jobs import Event, Failed
 from webui.engine.run_preview import numbers, preview_run
 
-NONE: dict[str, Any] = {}  # no options; never changed
 TICK = 0.25  # seconds between chances to notice that the caller is gone
 STEPS_SHOWN = 20  # the grid on which the catalog counts calls
+
+
+# Their order is part of the API; where a field is in none of these, it follows in the order of the request.
+IMG2IMG_FIRST = ("image", "prompt", "strength", "strength_as")
+SCHEDULE = (
+    *("model", "schedule", "steps", "strength", "sampler", "options", "schedule_options"),
+    *("strength_as", "guidance", "guidance_low", "guidance_high"),
+)
+
+
+def arguments(
+    endpoint: Literal["txt2img", "img2img", "schedule"], schema: type[Request] = Request
+) -> list[RequestField]:
+    """The fields of a request that an endpoint takes, in the order of its arguments."""
+    fields = {name: field for name, field in fields_of(schema).items() if name != "mode"}
+    match endpoint:
+        case "txt2img":
+            return [field for field in fields.values() if not field.setting.needs_input]
+        case "img2img":
+            return [fields.pop(name) for name in IMG2IMG_FIRST] + list(fields.values())
+        case "schedule":
+            # Without a strength, the whole schedule.
+            fields["strength"] = replace(fields["strength"], default=1.0)
+            return [fields[name] for name in SCHEDULE]
 
 
 class RunFailed(RuntimeError):
@@ -35,85 +59,27 @@ class ApiResult:
 
 
 class Api:
-    """The promise to scripts, on an engine.
+    """The functions for scripts, on an engine; their keyword arguments are `arguments`.
 
-    txt2img and img2img are generators: they yield what happens (events of `webui.engine.jobs`, None while nothing does) and
-    last of all one ApiResult. Closing them stops the job at once. They raise RequestError and RunFailed.
+    txt2img and img2img are generators: they yield what happens (events of `webui.engine.jobs`, None while nothing does)
+    and at the end one ApiResult. Closing them stops the job at once. They raise RequestError and RunFailed.
     """
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
+    def __init__(self, engine: Engine, schema: type[Request] = Request):
+        self._engine, self._schema = engine, schema
 
-    def txt2img(
-        self,
-        prompt: str,
-        negative_prompt: str = "",
-        sampler: str = "DDIM",
-        schedule: str = "",
-        steps: int = 20,
-        guidance: float = 5.0,
-        width: int = 0,
-        height: int = 0,
-        seed: int = -1,
-        count: int = 1,
-        options: dict[str, Any] = NONE,
-        model: str = "",
-        schedule_options: dict[str, Any] = NONE,
-        clip_skip: int = 1,
-        guidance_rescale: float = 0.0,
-        guidance_low: float = 0.0,
-        guidance_high: float = 0.0,
-    ) -> Iterator[Event | None | ApiResult]:
+    def txt2img(self, prompt: str, **fields: Any) -> Iterator[Event | None | ApiResult]:
         """Pictures from words. Empty names and 0 are the model's defaults, seed -1 is random; image i has seed + i."""
-        fields = {name: value for name, value in locals().items() if name != "self"}
-        return self._draw(mode="txt2img", **fields)
+        return self._draw(mode="txt2img", prompt=prompt, **fields)
 
-    def img2img(
-        self,
-        image: Path,
-        prompt: str,
-        strength: float = 0.6,
-        strength_as: str = "steps",
-        negative_prompt: str = "",
-        sampler: str = "DDIM",
-        schedule: str = "",
-        steps: int = 20,
-        guidance: float = 5.0,
-        width: int = 0,
-        height: int = 0,
-        seed: int = -1,
-        count: int = 1,
-        options: dict[str, Any] = NONE,
-        model: str = "",
-        schedule_options: dict[str, Any] = NONE,
-        fit: str = "crop",
-        clip_skip: int = 1,
-        guidance_rescale: float = 0.0,
-        guidance_low: float = 0.0,
-        guidance_high: float = 0.0,
-    ) -> Iterator[Event | None | ApiResult]:
+    def img2img(self, image: Path, prompt: str, **fields: Any) -> Iterator[Event | None | ApiResult]:
         """Pictures from a picture and words.
 
-        image     path of an uploaded file; whoever calls this for others has checked that it is an upload of theirs
-        strength  0.01 to 1: the share of the steps that run ("steps"), or of noise in the start's variance ("noise")
+        image  path of an uploaded file; whoever calls this for others has checked that it is an upload of theirs
         """
-        fields = {name: value for name, value in locals().items() if name != "self"}
-        return self._draw(mode="img2img", **fields)
+        return self._draw(mode="img2img", image=image, prompt=prompt, **fields)
 
-    def schedule(
-        self,
-        model: str = "",
-        schedule: str = "",
-        steps: int = 20,
-        strength: float = 1.0,
-        sampler: str = "DDIM",
-        options: dict[str, Any] = NONE,
-        schedule_options: dict[str, Any] = NONE,
-        strength_as: str = "steps",
-        guidance: float = 5.0,
-        guidance_low: float = 0.0,
-        guidance_high: float = 0.0,
-    ) -> dict[str, Any]:
+    def schedule(self, **fields: Any) -> dict[str, Any]:
         """The noise levels that txt2img (strength 1) or img2img would run with these settings, without running it.
 
         sigmas (the last is 0), timesteps, log_snr (-2 ln sigma, None at 0), alpha_bar and guidance (the scale that
@@ -121,7 +87,6 @@ class Api:
         noise_share is sigma^2 / (1 + sigma^2) at the first sigma; nfe is the denoise calls of a picture, None where
         only a run tells. Raises RequestError.
         """
-        fields = {name: value for name, value in locals().items() if name != "self"}
         return numbers(preview_run(self._engine, fields))
 
     def catalog(self) -> dict[str, Any]:
@@ -132,23 +97,23 @@ class Api:
             schedules=[describe_schedule(registry.schedules[name]) for name in schedules_in_order(registry.schedules)],
             models=[
                 dict(
-                    name=found.name,
-                    prediction=found.prediction,
-                    size=found.defaults.size,
-                    multiple=found.defaults.multiple,
-                    largest=found.defaults.largest,
-                    guidance=found.defaults.guidance,
-                    schedule=found.defaults.schedule,
-                    notes=list(found.notes),
+                    name=info.name,
+                    prediction=info.prediction,
+                    size=info.defaults.size,
+                    multiple=info.defaults.multiple,
+                    largest=info.defaults.largest,
+                    guidance=info.defaults.guidance,
+                    schedule=info.defaults.schedule,
+                    notes=list(info.notes),
                 )
-                for found in self._engine.models().values()
+                for info in self._engine.models().values()
             ],
             refused=[dict(name=name, reason=reason) for name, reason in self._engine.refused().items()],
             broken=[dict(source=one.source, name=one.name, reason=one.reason) for one in registry.broken],
         )
 
     def _draw(self, **fields: Any) -> Iterator[Event | None | ApiResult]:
-        job = self._engine.submit(read(fields), previews=False)
+        job = self._engine.submit(read(fields, self._schema), previews=False)
         try:
             for event in job.events(tick=TICK):
                 if isinstance(event, Failed):
@@ -198,7 +163,7 @@ def _calls_per_step(sampler: Sampler) -> float | None:
     return None if calls is None else calls / STEPS_SHOWN
 
 
-def _declared(ask) -> Any:
+def _declared(ask: Callable[[], Any]) -> Any:
     # A plugin whose declaration raises must not take the whole catalog with it.
     try:
         return ask()
