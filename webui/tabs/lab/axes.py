@@ -1,4 +1,4 @@
-"""Axes of a grid: what varies, the values that a user typed, and what each changes in a request. Without gradio."""
+"""The axes of a grid, without gradio: read the values that a user typed, and change a request for each."""
 
 from __future__ import annotations
 
@@ -11,32 +11,17 @@ from typing import Any
 
 from samplers.options import Option
 from samplers.registry import Registry
+from webui.core.fields import RequestField, fields_of
 from webui.core.menus import in_order, schedules_in_order
-from webui.core.request import RequestError, read
+from webui.core.request import Request, RequestError, read
 from webui.core.text import as_sentence
 
 MAX_VALUES = 256
 NAMED = ("sampler", "schedule")  # their values are names from a menu
-NUMBERS = ("steps", "guidance", "seed", "strength")
 RANGE = re.compile(
     r"^\s*(-?[\d.]+(?:e-?\d+)?)\s*\.\.\s*(-?[\d.]+(?:e-?\d+)?)\s*(?:\+\s*([\d.]+(?:e-?\d+)?))?\s*$", re.I
 )
-TITLES = {
-    "sampler": "Sampler",
-    "schedule": "Schedule",
-    "steps": "Steps",
-    "guidance": "Guidance",
-    "seed": "Seed",
-    "strength": "Strength",
-    "prompt": "Prompt replacement",
-}
-HINTS = {
-    "steps": "5, 10, 20 or a range: 5..30 +5",
-    "guidance": "1, 3, 5 or a range: 0..10 +2.5",
-    "seed": "1, 2, 3 or a range: 1..4",
-    "strength": "0.3, 0.6, 0.9 or a range: 0.2..1 +0.2",
-    "prompt": "red apple -> rocket, cat face",
-}
+PROMPT_HINT = "red apple -> rocket, cat face"
 
 
 @dataclass(frozen=True)
@@ -56,20 +41,26 @@ class Axis:
     values: tuple[Value, ...]
 
 
-def kinds(registry: Registry) -> dict[str, str]:
+def axis_fields(schema: type[Request] = Request) -> dict[str, RequestField]:
+    """The fields of a request that can vary along an axis, by name; their values are typed."""
+    return {name: field for name, field in fields_of(schema).items() if field.setting.axis}
+
+
+def kinds(registry: Registry, schema: type[Request] = Request) -> dict[str, str]:
     """Every kind of axis with its title: the request's own settings, then each declared option."""
+    titles = {name: fields_of(schema)[name].title for name in (*NAMED, *axis_fields(schema))}
     options = {f"option:{name}": f"Option {name}" for name in declared(registry.samplers)}
     schedules = {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
-    return TITLES | options | schedules
+    return titles | {"prompt": "Prompt replacement"} | options | schedules
 
 
 def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:
     """The options of all plugins of a kind, by name; the same name may be declared in several ways."""
-    found: dict[str, list[Option]] = {}
+    options: dict[str, list[Option]] = {}
     for entry in entries.values():
         for option in entry.item.options:
-            found.setdefault(option.name, []).append(option)
-    return dict(sorted(found.items()))
+            options.setdefault(option.name, []).append(option)
+    return dict(sorted(options.items()))
 
 
 def menu(kind: str, registry: Registry) -> list[str] | None:
@@ -83,27 +74,33 @@ def menu(kind: str, registry: Registry) -> list[str] | None:
     return None
 
 
-def hint(kind: str, registry: Registry) -> str:
+def hint(kind: str, registry: Registry, schema: type[Request] = Request) -> str:
     """What can be typed for an axis of this kind."""
+    if kind in axis_fields(schema):
+        return axis_fields(schema)[kind].setting.axis
     options = _options(kind, registry)
-    return ", ".join(dict.fromkeys(option.allowed for option in options)) if options else HINTS.get(kind, "")
+    return PROMPT_HINT if kind == "prompt" else ", ".join(dict.fromkeys(option.allowed for option in options))
 
 
-def read_axis(kind: str, given: str | Sequence[str], registry: Registry) -> Axis:
+def read_axis(kind: str, given: str | Sequence[str], registry: Registry, schema: type[Request] = Request) -> Axis:
     """The axis that a user described; RequestError says what is wrong and what is allowed.
 
     given  the typed text, or the names chosen from the menu
     """
-    title = kinds(registry).get(kind)
-    if title is None:
-        raise RequestError(f"Unknown axis {kind!r}; known are {', '.join(kinds(registry))}.")
+    known = kinds(registry, schema)
+    if kind not in known:
+        raise RequestError(f"Unknown axis {kind!r}; known are {', '.join(known)}.")
+    title = known[kind]
     if kind == "prompt":
         values = _replacements(given if isinstance(given, str) else ", ".join(given))
     else:
         texts = split(given) if isinstance(given, str) else [str(name) for name in given]
-        values = [_value(kind, text, title, registry) for text in _expanded(kind, texts, registry, title)]
+        values = [
+            _value(kind, text, title, registry, schema) for text in _expanded(kind, texts, registry, title, schema)
+        ]
     if not values:
-        raise RequestError(f"The axis {title} has no values; give {hint(kind, registry) or 'at least one name'}.")
+        examples = hint(kind, registry, schema) or "at least one name"
+        raise RequestError(f"The axis {title} has no values; give {examples}.")
     if len(values) > MAX_VALUES:
         raise RequestError(f"The axis {title} has {len(values)} values; allowed are {MAX_VALUES}.")
     labels = [value.label for value in values]
@@ -127,14 +124,17 @@ def _options(kind: str, registry: Registry) -> list[Option]:
     return declared(entries).get(name, [])
 
 
-def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str) -> list[str]:
+def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str, schema: type[Request]) -> list[str]:
     """Ranges like 5..30 +5 written out, for numbers only."""
-    numeric = kind in NUMBERS or any(option.kind in ("int", "float") for option in _options(kind, registry))
-    found: list[str] = []
+    field = axis_fields(schema).get(kind)
+    numeric = (field is not None and field.kind in (int, float)) or any(
+        option.kind in ("int", "float") for option in _options(kind, registry)
+    )
+    expanded: list[str] = []
     for text in texts:
         match = RANGE.match(text) if numeric else None
-        found += _range(match, title) if match else [text]
-    return found
+        expanded += _range(match, title) if match else [text]
+    return expanded
 
 
 def _range(match: re.Match[str], title: str) -> list[str]:
@@ -155,7 +155,7 @@ def _range(match: re.Match[str], title: str) -> list[str]:
     ]
 
 
-def _value(kind: str, text: str, title: str, registry: Registry) -> Value:
+def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Request]) -> Value:
     where, _, name = kind.partition(":")
     if where in ("option", "schedule_option"):
         return _option_value(f"{'schedule_' * (where != 'option')}options", name, text, _options(kind, registry))
@@ -165,14 +165,15 @@ def _value(kind: str, text: str, title: str, registry: Registry) -> Value:
         except ValueError as error:
             raise RequestError(as_sentence(str(error))) from None
         return Value(chosen, lambda fields: {**fields, kind: chosen})
-    number = _number(text)
-    if number is None:
+    field = axis_fields(schema)[kind]
+    value = _number(text) if field.kind in (int, float) else field.parse(text)
+    if value is None:
         raise RequestError(f"The axis {title}: {text!r} is no number.")
-    if kind == "seed" and number == -1:
+    if kind == "seed" and value == -1:
         raise RequestError("The axis Seed: -1 would be another random seed each time; give numbers from 0 on.")
     # The request's own check of this one setting: a slip ends here, and not in every cell.
-    read({kind: number})
-    return Value(_shown(number), lambda fields: {**fields, kind: number})
+    read({kind: value}, schema)
+    return Value(_shown(value), lambda fields: {**fields, kind: value})
 
 
 def _option_value(group: str, name: str, text: str, options: Sequence[Option]) -> Value:
@@ -185,8 +186,9 @@ def _option_value(group: str, name: str, text: str, options: Sequence[Option]) -
                 option.check(guess)
             except ValueError:
                 continue
-            label = f"{guess}".lower() if isinstance(guess, bool) else text if isinstance(guess, str) else _shown(guess)
-            return Value(label, lambda fields, guess=guess: {**fields, group: {**fields.get(group, {}), name: guess}})
+            return Value(
+                _shown(guess), lambda fields, guess=guess: {**fields, group: {**fields.get(group, {}), name: guess}}
+            )
     allowed = " or ".join(dict.fromkeys(option.allowed for option in options))
     raise RequestError(f"Option {name!r} is {text!r}; allowed is {allowed}.")
 
@@ -196,7 +198,7 @@ def _replacements(text: str) -> list[Value]:
     old = old.strip()
     if not arrow or not old or not split(new):
         raise RequestError(
-            "Prompt replacement needs the words to replace, an arrow and what comes in their place: red apple -> rocket, cat face."
+            f"Prompt replacement needs the words to replace, an arrow and their replacements: {PROMPT_HINT}."
         )
 
     def replaced(fields: Mapping[str, Any], by: str) -> dict[str, Any]:
@@ -220,5 +222,5 @@ def _number(text: str) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def _shown(number: int | float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
+def _shown(value: bool | int | float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

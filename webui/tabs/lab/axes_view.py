@@ -1,4 +1,4 @@
-"""The axes of a grid on the page: what varies, and its values; the browser keeps them over a reload."""
+"""The controls for the axes of a grid: what varies, and its values. The browser keeps them over a reload."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .grid import POLICIES
 
 STORE = "axes"
 PLACES = ("Along a row", "Down a column", "One block each")
-FIRST = (("sampler", ["DDPM", "DDIM", "Euler", "Heun"], ""), ("steps", [], "5, 10, 20"), ("", [], ""))
-LONGEST = 10_000  # characters of typed values that are kept
+DEFAULTS = (("sampler", ["DDPM", "DDIM", "Euler", "Heun"], ""), ("steps", [], "5, 10, 20"), ("", [], ""))
+MAX_TYPED = 10_000  # characters of typed values that are kept
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class Described:
     typed: str
 
 
+NOTHING = Described("", (), "")
+
+
 @dataclass(frozen=True, eq=False)
 class AxesView:
-    """Kind, menu and text box of each place, and the seed policy; `filled` is 0 until the browser's own are in."""
+    """Kind, menu and text box of each place, and the seed policy; `restored` is 0 until the browser's own are in."""
 
     controls: Sequence[gr.components.Component]
     policy: gr.Radio
-    filled: gr.Number
+    restored: gr.Number
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -47,7 +50,7 @@ class AxesView:
     @property
     def outputs(self) -> list[gr.components.Component]:
         """What `restore_axes` returns updates for."""
-        return [*self.inputs, self.filled]
+        return [*self.inputs, self.restored]
 
 
 def build_axes(page: Page, mode: str) -> AxesView:
@@ -62,14 +65,14 @@ def build_axes(page: Page, mode: str) -> AxesView:
         elem_id=f"{mode}-policy",
         interactive=True,
     )
-    filled = gr.Number(0, visible="hidden", elem_id=f"{mode}-filled")
-    view = AxesView(controls, policy, filled)
+    restored = gr.Number(0, visible="hidden", elem_id=f"{mode}-filled")
+    view = AxesView(controls, policy, restored)
 
-    def keep(filled: float, *given: Any) -> Any:
+    def keep(restored: float, *given: Any) -> Any:
         # Before the browser's own values are in the tab, the first ones must not overwrite them.
-        return {"axes": _by_axis(given), "policy": given[-1]} if filled else gr.skip()
+        return {"axes": _by_axis(given), "policy": given[-1]} if restored else gr.skip()
 
-    on_change(view.inputs, keep, [filled, *view.inputs], page.kept[STORE], **QUIET, **RAW)
+    on_change(view.inputs, keep, [restored, *view.inputs], page.kept[STORE], **QUIET, **RAW)
     return view
 
 
@@ -84,12 +87,15 @@ def read_axes(given: Sequence[Any], registry: Registry) -> tuple[list[Axis], str
 
 
 def recall_axes(saved: Any, registry: Registry) -> tuple[list[Described], str]:
-    """Axes and seed policy from what a browser kept; an axis that no longer fits is the first one of its place."""
+    """Axes and seed policy from what a browser kept; an axis that no longer fits becomes the default of its place."""
     saved = saved if isinstance(saved, dict) else {}
     axes, policy = saved.get("axes"), saved.get("policy")
-    kept = axes if isinstance(axes, list) and len(axes) == len(PLACES) else FIRST
-    found = [_described(each, registry) or _described(first, registry) for each, first in zip(kept, FIRST, strict=True)]
-    return found, policy if isinstance(policy, str) and policy in POLICIES else "same"
+    kept = axes if isinstance(axes, list) and len(axes) == len(PLACES) else DEFAULTS
+    described = [
+        _described(each, registry) or _described(default, registry) or NOTHING
+        for each, default in zip(kept, DEFAULTS, strict=True)
+    ]
+    return described, policy if isinstance(policy, str) and policy in POLICIES else "same"
 
 
 def restore_axes(registry: Registry, view: AxesView, saved: Any) -> list[Any]:
@@ -110,13 +116,13 @@ def _described(kept: Any, registry: Registry) -> Described | None:
         return None
     kind, picked, typed = kept
     if kind in ("", None):
-        return Described("", (), "")
+        return NOTHING
     if not isinstance(kind, str) or kind not in kinds(registry):
         return None
     names = menu(kind, registry)
     if names is not None:
         return Described(kind, [name for name in picked if name in names] if isinstance(picked, list) else (), "")
-    return Described(kind, (), typed[:LONGEST]) if isinstance(typed, str) else None
+    return Described(kind, (), typed[:MAX_TYPED]) if isinstance(typed, str) else None
 
 
 def _updates(axis: Described, registry: Registry) -> list[Any]:

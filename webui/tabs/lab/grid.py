@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from samplers.run import Plan
+from webui.core.fields import input_fields
 from webui.core.images import fit_picture, open_picture
 from webui.core.limits import SEEDS
 from webui.core.request import Request, RequestError, read
@@ -88,7 +89,7 @@ class Grid:
     def source(self, cell: Cell) -> Any:
         """The input picture of a cell; None for pictures from words."""
         request = cell.request
-        return self.sources[request.width, request.height, request.fit] if request.mode == "img2img" else None
+        return self.sources[request.width, request.height, request.fit] if request.has_input else None
 
 
 def make_grid(
@@ -125,7 +126,7 @@ def make_grid(
         )
         for is_name, value in values:
             wanted = wanted if is_name else value.change(wanted)
-        cells.append(_cell(engine, models, Place(at, tuple(value.label for _, value in values)), wanted))
+        cells.append(_cell(engine, models, Place(at, tuple(value.label for _, value in values)), wanted, type(base)))
     return _finished(axes, cells, base, seed)
 
 
@@ -138,9 +139,10 @@ def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> 
     twice = next((axis.title for axis in axes if axis.kind != "prompt" and kinds.count(axis.kind) > 1), None)
     if twice:
         raise RequestError(f"{twice} is on two axes; put all its values on one.")
-    if base.mode != "img2img" and "strength" in kinds:
+    needing = next((axis.title for axis in axes if axis.kind in input_fields(type(base))), None)
+    if needing and not base.has_input:
         raise RequestError(
-            "Strength needs an input picture to start from: add one to the settings, or vary something else."
+            f"{needing} needs an input picture to start from: add one to the settings, or vary something else."
         )
     count = 1
     for axis in axes:
@@ -149,9 +151,11 @@ def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> 
         raise RequestError(f"The grid has {count} cells; allowed here are {engine.limits.cells}. Give fewer values.")
 
 
-def _cell(engine: Engine, models: Mapping[str, Any], place: Place, wanted: Mapping[str, Any]) -> Cell | ImpossibleCell:
+def _cell(
+    engine: Engine, models: Mapping[str, Any], place: Place, wanted: Mapping[str, Any], schema: type[Request]
+) -> Cell | ImpossibleCell:
     try:
-        resolved = resolve(read(wanted), engine.registry, models, engine.settings.model or "", engine.limits)
+        resolved = resolve(read(wanted, schema), engine.registry, models, engine.settings.model or "", engine.limits)
         return Cell(place.at, place.labels, resolved.request, resolved.plan)
     except RequestError as error:
         return ImpossibleCell(place.at, place.labels, str(error))
@@ -163,7 +167,7 @@ def _finished(axes: Sequence[Axis], cells: Sequence[Cell | ImpossibleCell], base
         reason = next(cell.reason for cell in cells if isinstance(cell, ImpossibleCell))
         raise RequestError(f"No cell of this grid can be made. {reason}")
     sources: dict[tuple[int, int, str], Any] = {}
-    if base.mode == "img2img" and base.image is not None:
+    if base.has_input and base.image is not None:
         # Opened now: the caller hears of a bad picture at once, and the upload may go.
         picture = open_picture(base.image)
         sizes = {(request.width, request.height, request.fit) for request in possible}
