@@ -96,7 +96,7 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
     single, public = replay(record), engine.settings.public
     batch = [single.seed] if one_at_a_time else _batch(record, single.seed)
     named = {place: _id(record, place) for place in PLACES}
-    if single.mode == "img2img":
+    if single.has_input:
         image = image or _kept_input(record, engine)
     request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), image=image))
     resolved = engine.resolve(request)

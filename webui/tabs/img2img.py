@@ -1,4 +1,4 @@
-"""The tab img2img: pictures from words and a picture, which is shown as it will really be used."""
+"""The tab img2img: pictures from words and an input picture, which is shown cropped as the run uses it."""
 
 from __future__ import annotations
 

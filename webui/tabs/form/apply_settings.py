@@ -1,4 +1,4 @@
-"""Puts settings from outside into a form: a picture's or a link's. What does not fit here stays as it was, and is told."""
+"""Put the settings of a picture or a link into a form; a value that does not fit is reported, and its control unchanged."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .form_state import recall
 def overlay(
     page: Page, form: Form, saved: Any, fields: Mapping[str, Any], schema: type[Request] = Request
 ) -> tuple[dict[str, Any], list[str]]:
-    """(what the browser would keep of the filled form, what could not be taken, one sentence each).
+    """(the new values as the browser keeps them, a sentence for each field that could not be taken).
 
-    saved   what it keeps now; its values stay where the fields say nothing or nothing possible
+    saved   the values that the browser keeps now; they stay where `fields` has no possible value
     fields  of a request, each valid by itself
     """
     models, limits = page.engine.models(), page.engine.limits
@@ -56,9 +56,9 @@ def overlay(
 def fill(
     page: Page, form: Form, saved: Any, fields: Mapping[str, Any], leave_open: Collection[str] = ()
 ) -> tuple[list[Any], list[str]]:
-    """(updates for `refilled(form)`, what could not be taken).
+    """(updates for `refilled(form)`, a sentence for each field that could not be taken).
 
-    leave_open  menus that are left without a choice, so that nothing takes the place of what is missing
+    leave_open  menus to leave without a choice, because the named sampler, schedule or model is not here
     """
     values, notes = overlay(page, form, saved, fields)
     updates = refill(page, form, values)

@@ -1,4 +1,4 @@
-"""The form of a tab by the names of its controls, and the request that their values stand for."""
+"""The form of a tab: its controls by name, and the request that their values make."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Form:
 
     options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
     boxes     the widgets of the options that are shown
-    revision  0 until the browser's settings have been put in, `RESTORED` then, and a new number at each later filling
+    revision  0 until the browser's settings have been put in, `RESTORED` then, and a new number each time settings are put in
     edits     a new number with each change of an option
     The last two are hidden controls and not states: a state's change event gets lost while a page is being opened.
     """
@@ -57,9 +57,9 @@ class Form:
 
 
 def to_request(mode: str, values: Mapping[str, Any], schema: type[Request] = Request) -> Request:
-    """The request that a form's values stand for. Raises RequestError."""
+    """The request that a form's values make. Raises RequestError."""
     for name in ("sampler", "schedule", "model"):
-        # Without a choice, because a picture named one that is not here; the default would be a substitute.
+        # A picture or link named one that is not here; the default would be another one than the user asked for.
         if values[name] is None:
             raise RequestError(f"No {name} is chosen; choose one from the menu.")
     sampler, schedule = values["sampler"] or "", values["schedule"] or ""

@@ -1,4 +1,4 @@
-"""The address of the page holds settings: copying it out of a form, and putting it back in when a page is opened."""
+"""Copy a form's settings as an address, and fill the form from the address when a page is opened."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def connect_link(page: Page, bench: Workbench) -> None:
 
 
 def shortened(page: Page, request: Request) -> Request:
-    """The request without the options that have their defaults, which a link need not say."""
+    """The request without the options that have their defaults: a link leaves them out."""
 
     def changed(entry: Any, options: Any) -> dict[str, Any]:
         usual = {option.name: option.default for option in entry.item.options} if entry else {}
@@ -58,7 +58,7 @@ def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
     missing = [_unknown(page, place, fields[place]) for place in PLACES if fields.get(place)]
     missing = dict(filter(None, missing))
     fields = {name: value for name, value in fields.items() if name not in missing}
-    # What a link leaves out is the default; what is wrong in it stays as the form has it.
+    # A field that the link leaves out gets its default; one that is wrong there stays as the form has it.
     usual = {
         name: field.default for name, field in fields_of(Request).items() if name not in ("image", "model", *problems)
     }

@@ -20,6 +20,7 @@ from gradio.events import Dependency
 
 from samplers.options import Option
 from samplers.registry import Entry
+from webui.core.text import title
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_choice
 
 from .form_state import RESTORED
@@ -202,8 +203,3 @@ def on_slider(option: Option) -> bool:
     if option.kind == "int":
         return option.high - option.low <= FEW
     return option.low <= 0 or option.high / option.low < WIDE
-
-
-def title(name: str) -> str:
-    """An argument's name as a label."""
-    return name.replace("_", " ").strip().capitalize()

@@ -38,13 +38,13 @@ def send_offer(page: Page, bench: Workbench, saved: Any, offer: ImportedSettings
     """Updates for `send_outputs`: the offer in a form, and what could not be matched below it."""
     updates, notes = fill(page, bench.form, saved, offer.fields, offer.open)
     told = render("messages", "sent", offer.program, offer.missing, (*offer.notes, *notes))
-    picture = [_input_of(page, offer) or served(path)] if bench.mode == "img2img" else []
+    picture = [_input_of(page, offer) or served(path)] if "image" in bench.form.fields else []
     return [*updates, told, *picture, gr.Tabs(selected=bench.mode)]
 
 
 def send_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Any]:
     """The outputs that `send_offer` is for."""
-    picture = [bench.form.fields["image"]] if bench.mode == "img2img" else []
+    picture = [bench.form.fields["image"]] if "image" in bench.form.fields else []
     return [*refilled(bench.form), bench.result.message, *picture, tabs]
 
 
@@ -53,7 +53,7 @@ def _input_of(page: Page, offer: ImportedSettings) -> str | None:
     digest = (offer.record or {}).get("input_digest")
     if page.engine.settings.public or not isinstance(digest, str) or not digest.isalnum():
         return None
-    if request_of(offer.record).mode != "img2img":
+    if not request_of(offer.record).has_input:
         return None
     path = input_path(page.engine.settings.outputs, digest)
     return served(path) if path.is_file() else None

@@ -38,7 +38,7 @@ class RecordedRun:
         """What the same settings would run here and now. Raises RequestError."""
         names = ("model", "schedule", "steps", "sampler", "options", "schedule_options")
         fields = {name: getattr(self.request, name) for name in names}
-        if self.request.mode == "img2img":
+        if self.request.has_input:
             fields |= dict(strength=self.request.strength, strength_as=self.request.strength_as)
         return preview_run(engine, fields)
 

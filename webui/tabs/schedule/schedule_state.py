@@ -1,4 +1,4 @@
-"""What a browser keeps of the Schedule tab, checked before it is shown: a value that no longer fits falls back alone."""
+"""The values of the Schedule tab that a browser keeps, each checked by itself: a wrong one becomes its default."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .forward_process import PRESERVING, PROCESSES
 from .run_plot import FIELDS
 from .training_curves import HIGHEST, KINDS, LARGEST_SHIFT, LOWEST, SHOWN
 
-WHOLE = {"strength": 1.0}  # where this tab starts otherwise than a form: with a picture from words
-# What is kept beside the settings of the run, by name: its start.
+WHOLE = {"strength": 1.0}  # defaults that differ from a form's: here, a picture from words
+# Defaults of what is kept beside the settings of the run.
 LOOKS: Mapping[str, Any] = {"compare": [], "measure": "sigma", "against": "step", "logs": ["vertical"]}
 FORWARD: Mapping[str, Any] = {"at": 0.35, "process": PRESERVING}
 TRAINING: Mapping[str, Any] = {
@@ -34,7 +34,7 @@ def recall_run(saved: Any, registry: Registry, models: Mapping[str, ModelInfo], 
     """The values of FIELDS from what a browser kept, each one valid here and now."""
     saved = {**WHOLE, **saved} if isinstance(saved, dict) else dict(WHOLE)
     values = recall(saved, registry, models, limits)
-    # What does not fit falls back to where this tab starts, and not to where a form does.
+    # A wrong value becomes this tab's default, not a form's.
     return {name: WHOLE[name] if name in WHOLE and values[name] != saved[name] else values[name] for name in FIELDS}
 
 
