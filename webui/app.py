@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     opening = partial(open_model, compiled=settings.compile)
     history = History(settings.outputs)
     engine = Engine(registry, settings, opening, check_model=check_model, on_saved=history.add)
-    page = build_page(engine)
+    page = build_page(engine, history)
     ended = _until_told()
     url = open_page(page, engine)
     try:

@@ -22,6 +22,7 @@ from .tabs.form.form_events import browser_store, refilled, restore
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.workbench import Workbench
+from .tabs.history.history_store import History
 from .tabs.history.history_tab import build_history
 from .tabs.img2img import build_img2img
 from .tabs.info.info_tab import build_info
@@ -37,8 +38,11 @@ SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until 
 CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; outputs/ keeps the pictures themselves
 
 
-def build_page(engine: Engine) -> gr.Blocks:
-    """The page for an engine; nothing is started and no model is loaded."""
+def build_page(engine: Engine, history: History | None = None) -> gr.Blocks:
+    """The page for an engine; nothing is started and no model is loaded.
+
+    history  of the engine's pictures, the one that hears of new ones; by default one that finds them itself
+    """
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
         kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES)}
         page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine))
@@ -56,8 +60,8 @@ def build_page(engine: Engine) -> gr.Blocks:
                 info = build_info(page, benches, tabs)
             # On a shared page it would show everybody's pictures to everybody.
             if not engine.settings.public:
-                with gr.Tab("History", id="history") as history:
-                    build_history(page, history, info, benches, tabs)
+                with gr.Tab("History", id="history") as tab:
+                    build_history(page, history or History(engine.settings.outputs), tab, info, benches, tabs)
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
         for bench in benches:

@@ -85,9 +85,10 @@ class HistoryWidgets:
         ]
 
 
-def build_history(page: Page, tab: gr.Tab, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
+def build_history(
+    page: Page, history: History, tab: gr.Tab, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs
+) -> None:
     """Build and wire the tab's content."""
-    history = History(page.engine.settings.outputs)
     view = _build()
 
     def look(*given: Any) -> list[Any]:
