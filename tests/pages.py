@@ -89,7 +89,7 @@ def free_port() -> int:
 def idle(engine: Engine, seconds: float = 20.0) -> None:
     """Wait until the engine has nothing to do."""
     end = time.monotonic() + seconds
-    while engine._running or engine._waiting:
+    while engine.queue.running or engine.queue.waiting:
         assert time.monotonic() < end, "the engine is still at work"
         time.sleep(0.02)
 

@@ -116,7 +116,7 @@ def visit(server, browser, window):
     for page in opened:
         for event, listener in listeners.items():
             page.remove_listener(event, listener)
-    for job in filter(None, [server.engine._running, *server.engine._waiting]):
+    for job in [*server.engine.queue.running, *server.engine.queue.waiting]:
         server.engine.stop(job)
     idle(server.engine)
     assert not [text for text in complaints if not CLOSING.search(text)]
@@ -304,7 +304,7 @@ def test_a_wrong_setting_is_explained_and_what_was_just_typed_is_used(visit, ser
     option(page, "Eta").fill("0.25")
     page.keyboard.press("Control+Enter")
     finished(page)
-    job = server.engine._finished[-1]
+    job = server.engine.queue.finished[-1]
     assert job.request.options == {"eta": 0.25}
 
 
@@ -331,7 +331,7 @@ def test_img2img_shows_what_it_uses(visit, tmp_path, server):
     expect(plan).to_contain_text("30 % noise")
     generate(page, "img2img")
     finished(page, "img2img")
-    assert server.engine._finished[-1].request.fit == "pad"
+    assert server.engine.queue.finished[-1].request.fit == "pad"
     expect(message(page, "img2img")).to_contain_text("One picture")
 
 
@@ -352,13 +352,13 @@ def test_a_reload_finds_its_job_and_only_its_own(visit, server):
     page.locator("#txt2img-steps input").fill("1000")
     generate(page)
     expect(page.locator("#txt2img-stage img")).to_be_visible()
-    running = server.engine._running
+    (running,) = server.engine.queue.running
     page.reload()
     ready(page)
     expect(message(page)).to_contain_text("of 1000")
     expect(page.locator("#txt2img-stage img")).to_be_visible()
     expect(page.locator("#txt2img-steps input")).to_have_value("1000")
-    assert server.engine._running is running
+    assert server.engine.queue.running == (running,)
     # Another tab of the same browser and another browser see nothing of it, and their Stop stops nothing.
     for other in (visit(context=page.context), visit()):
         expect(message(other)).to_contain_text("Nothing made yet")
@@ -378,17 +378,17 @@ def test_a_closed_tab_is_found_by_the_next_and_else_its_job_ends(visit, server):
     page.locator("#txt2img-steps input").fill("1000")
     generate(page)
     expect(message(page)).to_contain_text("of 1000")
-    running = server.engine._running
+    (running,) = server.engine.queue.running
     page.close()
     page = visit(context=context)
     expect(message(page)).to_contain_text("of 1000")
-    assert server.engine._running is running
-    server.engine.patience, before = 1.0, server.engine.patience
+    assert server.engine.queue.running == (running,)
+    server.engine.queue.patience, before = 1.0, server.engine.queue.patience
     try:
         page.close()
         assert running.wait(30) and running.state == "stopped"
     finally:
-        server.engine.patience = before
+        server.engine.queue.patience = before
 
 
 def test_two_visitors_wait_in_one_queue(visit, server):
@@ -401,7 +401,7 @@ def test_two_visitors_wait_in_one_queue(visit, server):
     expect(message(two)).to_contain_text("Waiting: 1 job ahead")
     two.locator("#txt2img-stop").click()
     expect(message(two)).to_contain_text("Stopped")
-    assert server.engine._running.state == "running"
+    assert server.engine.queue.running[0].state == "running"
 
 
 def test_form_and_pictures_survive_a_refresh(visit):

@@ -18,8 +18,9 @@ from samplers.registry import Entry, Registry
 from webui.api.script_api import Api, ApiResult, RunFailed
 from webui.core.record import read_png
 from webui.core.request import Request, RequestError
-from webui.engine.engine import MAX_WAITING, Engine
-from webui.engine.jobs import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
+from webui.engine.engine import Engine
+from webui.engine.events import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
+from webui.engine.job_queue import MAX_WAITING
 from webui.engine.run_environment import RunEnvironment
 from webui.settings import Settings
 from weights.catalog import ModelError
@@ -65,7 +66,7 @@ def bench(registry, tmp_path):
     for one in benches:
         one.on_call = lambda sigma: None
         one.engine.close()
-        assert not one.engine._thread.is_alive()
+        assert not one.engine.worker.alive
 
 
 def pixels(path):
@@ -370,7 +371,7 @@ def test_a_model_that_does_not_open(bench):
 def test_a_replay_on_the_device_in_use_opens_nothing_anew(bench):
     one = bench()
     for device, opened in ((None, 1), ("cpu", 1), (None, 1), ("mps", 2), ("mps", 2), (None, 3)):
-        job = one.engine.submit(Request(steps=1), conditions=RunEnvironment(device=device))
+        job = one.engine.submit(Request(steps=1), environment=RunEnvironment(device=device))
         assert isinstance(job.wait(WAIT), Finished) and len(one.opened) == opened
 
 
@@ -442,7 +443,7 @@ def test_abandoned_api_jobs_stop_at_once(bench, gate):
     gate.arrived()
     stream.close()
     gate.let()
-    until(lambda: one.engine._running is None)
+    until(lambda: not one.engine.queue.running)
     assert len(one.opened[0]().calls) == 1
 
 
@@ -469,7 +470,7 @@ def test_a_job_that_nobody_watches_stays_small(bench):
     refs = [weakref.ref(job)]
     for _ in range(33):
         one.done(steps=1)
-    assert len(one.engine._finished) <= 32
+    assert len(one.engine.queue.finished) <= 32
     del job, slow, events
     gc.collect()
     assert refs[0]() is None

@@ -210,7 +210,7 @@ def test_two_clients_are_served_one_after_the_other(page, tmp_path):
     page.pace.slow_after(2)
     first, second = connect(page, tmp_path / "1"), connect(page, tmp_path / "2")
     one = first.submit("a", steps=12, seed=1, api_name="/txt2img")
-    wait_for(lambda: page.engine._running)
+    wait_for(lambda: page.engine.queue.running)
     two = second.submit("b", steps=3, seed=2, api_name="/txt2img")
     wait_for(lambda: any(state == {"state": "waiting", "position": 1} for _, state in two.outputs()))
     page.pace.fast()
@@ -222,8 +222,8 @@ def test_two_clients_are_served_one_after_the_other(page, tmp_path):
 def test_cancel_frees_the_engine_for_the_next(page, client, tmp_path):
     page.pace.seconds = 0.2
     job = client.submit("a", steps=1000, api_name="/txt2img")
-    wait_for(lambda: page.pace.calls and page.engine._running and job.communicator.event_id)
-    running = page.engine._running
+    wait_for(lambda: page.pace.calls and page.engine.queue.running and job.communicator.event_id)
+    (running,) = page.engine.queue.running
     job.cancel()
     wait_for(lambda: running.state == "stopped")
     page.pace.seconds = 0.0
@@ -234,13 +234,13 @@ def test_cancel_takes_a_waiting_job_out_of_the_queue(page, tmp_path):
     page.pace.seconds = 0.2
     first, second = connect(page, tmp_path / "1"), connect(page, tmp_path / "2")
     one = first.submit("a", steps=1000, api_name="/txt2img")
-    wait_for(lambda: page.engine._running)
+    wait_for(lambda: page.engine.queue.running)
     two = second.submit("b", api_name="/txt2img")
     # The client can cancel what it has been given a name for.
-    wait_for(lambda: page.engine._waiting and two.communicator.event_id)
+    wait_for(lambda: page.engine.queue.waiting and two.communicator.event_id)
     two.cancel()
-    wait_for(lambda: not page.engine._waiting)
-    assert page.engine._running.state == "running"
+    wait_for(lambda: not page.engine.queue.waiting)
+    assert page.engine.queue.running[0].state == "running"
     one.cancel()
 
 

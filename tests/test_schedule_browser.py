@@ -102,11 +102,11 @@ def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
 
 def test_no_model_is_loaded_for_the_curves(visit, server):  # noqa: F811
     idle(server.engine)
-    calls, model = server.pace.calls, server.engine._models.opened
+    calls, model = server.pace.calls, server.engine.opened_model
     page = opened(visit)
     choose(page, "#schedule-model", "other")
     until_drawn(page, ["Training of other", "Uniform leading, offset 1, 20 steps"])
-    assert server.engine._models.opened is model and model.name == "toy" and server.pace.calls == calls
+    assert server.engine.opened_model is model and model.name == "toy" and server.pace.calls == calls
 
 
 def test_strength_cuts_the_schedule_and_both_meanings_are_told(visit, server):  # noqa: F811

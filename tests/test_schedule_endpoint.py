@@ -148,7 +148,7 @@ def test_no_model_is_opened_for_it(tmp_path):
         raise AssertionError("a model was opened")
 
     serve, _ = next(serving(tmp_path, {"toy": toy()}, refuse))
-    assert serve.schedule(steps=5)["nfe"] == 5 and serve._engine._models.opened is None
+    assert serve.schedule(steps=5)["nfe"] == 5 and serve._engine.opened_model is None
     serve._engine.close()
 
 

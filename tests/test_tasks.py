@@ -9,8 +9,8 @@ from labs import WAIT, laboratory
 
 from samplers.sampler import Stopped
 from webui.core.request import Request, RequestError
-from webui.engine.engine import MAX_WAITING
 from webui.engine.events import Failed, Finished, PartialResult, StoppedEarly, news
+from webui.engine.job_queue import MAX_WAITING
 
 
 @dataclass(eq=False)
@@ -21,18 +21,18 @@ class Work:
     error: BaseException | None = None
     began: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
-    desk: object = None
+    context: object = None
 
-    def run(self, desk):
-        self.desk = desk
-        desk.tell(PartialResult("first"))
+    def run(self, context):
+        self.context = context
+        context.tell(PartialResult("first"))
         self.began.set()
-        until(lambda: self.go.is_set() or desk.should_stop(), WAIT)
-        if desk.should_stop():
+        until(lambda: self.go.is_set() or context.should_stop(), WAIT)
+        if context.should_stop():
             raise Stopped("stopped")
         if self.error:
             raise self.error
-        desk.tell(PartialResult("second"))
+        context.tell(PartialResult("second"))
         return dict(stopped=False, answer=42)
 
 
@@ -129,7 +129,7 @@ def test_a_task_gets_the_model_that_it_names_or_none(engine):
         work = Work(model)
         work.go.set()
         assert isinstance(engine.submit_task(work).wait(WAIT), Finished)
-        assert (work.desk.model.name if model else work.desk.model) == (model or None)
+        assert (work.context.model.name if model else work.context.model) == (model or None)
     assert engine.identity_of("other").digest == "0123456789" and engine.identity_of("toy") is None
     assert engine.status == "other on cpu, ready"
     with pytest.raises(RequestError, match="Unknown model 'nowhere'; known are toy, other"):

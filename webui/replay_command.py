@@ -10,7 +10,7 @@ from samplers.registry import discover
 
 from .core.request import RequestError
 from .engine.engine import Engine
-from .engine.jobs import Failed, StoppedEarly
+from .engine.events import Failed, StoppedEarly
 from .engine.replay import Verdict, compare, into, recipe
 from .settings import Settings
 
@@ -48,7 +48,7 @@ def replay_file(engine: Engine, file: Path, one_at_a_time: bool = False, image: 
     """Make one picture again in a temporary folder and compare. Raises RequestError in whatever way it fails."""
     with tempfile.TemporaryDirectory(prefix="sigmalab-replay-") as folder:
         wanted = into(recipe(file, engine, one_at_a_time, image), Path(folder))
-        job = engine.submit_resolved(wanted.resolved, previews=False, conditions=wanted.conditions)
+        job = engine.submit_resolved(wanted.resolved, previews=False, environment=wanted.environment)
         outcome = job.wait()
         if isinstance(outcome, Failed):
             raise ReplayFailed(outcome.message)

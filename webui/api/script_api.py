@@ -15,7 +15,7 @@ from webui.core.fields import RequestField, fields_of
 from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import Request, read
 from webui.engine.engine import Engine
-from webui.engine.jobs import Event, Failed
+from webui.engine.events import Event, Failed
 from webui.engine.run_preview import numbers, preview_run
 
 TICK = 0.25  # seconds between chances to notice that the caller is gone

@@ -9,10 +9,11 @@ import torch
 
 from samplers.run import SamplerFailed
 from webui.core.limits import size_range
-from webui.core.request import Request, RequestError
+from webui.core.request import RequestError
+from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved
 from webui.core.text import as_sentence
-from weights.catalog import ModelError, ModelInfo
+from weights.catalog import ModelError
 from weights.oom import out_of_memory
 
 
@@ -34,19 +35,16 @@ def not_saved(problems: Sequence[Saved], public: bool = False) -> NotSaved:
     return NotSaved(" ".join(parts))
 
 
-def explain(
-    error: BaseException, request: Request | None = None, public: bool = False, found: ModelInfo | None = None
-) -> str:
+def explain(error: BaseException, resolved: ResolvedRequest | None = None, public: bool = False) -> str:
     """An error of a job in words for its user: what happened and what to do.
 
-    found  the model of the request, which knows what sizes there are
+    resolved  what was being drawn, if anything
     """
     if out_of_memory(error):
-        if request is None or found is None:
+        if resolved is None:
             return "Out of memory; close other programs, or use a smaller model, smaller pictures or --device cpu."
-        return (
-            f"Out of memory while drawing {request.count} of {request.width}x{request.height}. {_less(request, found)}"
-        )
+        request = resolved.request
+        return f"Out of memory while drawing {request.count} of {request.width}x{request.height}. {_less(resolved)}"
     # What the file system says has paths of this machine in it.
     private = public and isinstance(error.__cause__, OSError)
     if isinstance(error, (SamplerFailed, ModelError, RequestError, NotSaved)) and not private:
@@ -56,12 +54,13 @@ def explain(
     return f"The run failed: {type(error).__name__}: {error}".rstrip(": ")
 
 
-def _less(request: Request, found: ModelInfo) -> str:
+def _less(resolved: ResolvedRequest) -> str:
     """A request that needs about half of the memory: three quarters of each side, or fewer pictures at once."""
-    smallest, _, step = size_range(found)
+    request, info = resolved.request, resolved.model_info
+    smallest, _, step = size_range(info)
     width, height = (max(smallest, side * 3 // 4 // step * step) for side in (request.width, request.height))
     less = [f"{width}x{height}"] if (width, height) != (request.width, request.height) else []
-    if min(request.count, found.defaults.max_batch) > 1:
+    if min(request.count, info.defaults.max_batch) > 1:
         less.append(f"fewer pictures than {request.count}")
     return f"Try {' or '.join(less)}." if less else "Close other programs, or use a smaller model or --device cpu."
 

@@ -14,17 +14,19 @@ SMOOTHING = 0.1
 class EtaEstimator:
     """Measures network calls and decodings and foretells the rest.
 
-    plan     of each batch
+    plans    of the passes of each batch
     batches  images of each batch, in order
     Calls left come from the plan where it declares them. Else they come from how far the run is: by finished steps,
     or, for a sampler with its own grid, by how far sigma has fallen in flow time t = sigma / (1 + sigma), in which
     solvers move about evenly: calls / done at the end. Finished batches say how many calls the later ones need.
     """
 
-    def __init__(self, plan: Plan, batches: Sequence[int]):
-        self._batches, self._declared, self._own_grid = list(batches), plan.calls, plan.own_grid
-        self._steps = len(plan.sigmas) - 1
-        positive = [sigma for sigma in plan.sigmas if sigma > 0]
+    def __init__(self, plans: Sequence[Plan], batches: Sequence[int]):
+        calls = [plan.calls for plan in plans if plan.calls is not None]
+        self._declared = sum(calls) if len(calls) == len(plans) else None
+        self._batches, self._own_grid = list(batches), any(plan.own_grid for plan in plans)
+        self._steps = sum(len(plan.sigmas) - 1 for plan in plans)
+        positive = [sigma for sigma in plans[0].sigmas if sigma > 0]
         self._top, self._bottom = flow_time_of_sigma(positive[0]), flow_time_of_sigma(positive[-1])
         self._batch, self._calls, self._total, self._fallen = -1, 0, 0, 0.0
         self._finished: list[int] = []

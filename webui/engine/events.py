@@ -100,6 +100,15 @@ class Snapshot:
         """The info of a job that ended well or was stopped."""
         return getattr(self.outcome, "info", None)
 
+    def only_progress_since(self, seen: Snapshot) -> bool:
+        """Whether nothing but progress came after that snapshot."""
+        return (
+            self.outcome is None
+            and self.position == seen.position
+            and len(self.pictures) == len(seen.pictures)
+            and len(self.parts) == len(seen.parts)
+        )
+
 
 def news(seen: Snapshot, now: Snapshot) -> Iterator[Event]:
     """The events that lead from one snapshot of a job to a later one."""

@@ -1,4 +1,4 @@
-"""The interface of a task, work for the engine's thread that is not a request for pictures: the tools of the Lab."""
+"""What a job has at hand while it runs on a worker, and the tasks of the Lab, which are jobs without a request."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from samplers.registry import Registry
+from samplers.sampler import Stopped
 
 from .events import Event
 
 
 @dataclass(frozen=True, eq=False)
 class JobContext:
-    """What a task or a `Drawing` can use while it runs in the engine's thread.
+    """What a job has at hand while it runs in the worker's thread.
 
-    model        the opened model that the task named, None if it named none
+    model        the opened model that the job named, None if it named none
     outputs      folder of the pictures
-    should_stop  to be called around every network call; once true, the task has to end
+    should_stop  to be asked around every network call; once true, the job has to end
     clock        seconds
     public       leave paths of this machine out of messages, and keep no visitor's input picture
-    tell         sends an event of the job to whoever watches it
+    tell         makes an event of the job known to its watchers
     on_saved     to be called with each picture that was written
     """
 
@@ -34,20 +35,28 @@ class JobContext:
     tell: Callable[[Event], None]
     on_saved: Callable[[Path], None] = lambda path: None
 
+    def raise_if_stopped(self) -> None:
+        """Raises Stopped once the job has to end."""
+        if self.should_stop():
+            raise Stopped("the run was stopped")
+
 
 class Task(Protocol):
     """What `Engine.submit_task` takes: it runs alone, with the model that it names.
 
-    model       name of a model in weights/; empty for work without one
-    conditions  of webui.engine.run_environment, where the engine has to be set up for it; may be left out
+    A task may also have an attribute `environment` of `webui.engine.run_environment`, if it needs another than the
+    engine's own.
     """
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of a model in weights/; empty for work without one."""
+        ...
 
     def run(self, context: JobContext, /) -> dict[str, Any]:
-        """Do the work and return the info of the job; "stopped" in it says whether it was stopped before its end.
+        """Do all of it and return the info of the job; "stopped" in it says that it was stopped on the way.
 
-        It may also raise `samplers.sampler.Stopped`. Each finished part is an event `PartialResult`, which a stop keeps.
+        It may also raise `samplers.sampler.Stopped`. It tells what it finishes as `PartialResult`, and none of that is
+        lost.
         """
         ...

@@ -1,7 +1,7 @@
-"""A job: one request, or one task, on its way through the engine, and what it tells whoever watches it.
+"""Jobs: a request to draw or a task to compute, on its way through the engine, and what it tells its watchers.
 
-A job keeps the latest state and all pictures, never a queue: a watcher that reads slowly, or nobody at all, costs
-no memory, and a second watcher (a reloaded page) sees the same as the first.
+A job keeps its latest state and all of its pictures, never a queue: a watcher that reads slowly, or nobody at all,
+costs no memory, and a second watcher (a reloaded page) sees the same as the first.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from samplers.run import Plan
-from webui.core.request import Request
+from webui.core.request import Request, RequestError
 
+from .drawing import Drawing
 from .events import (
     Event,
     Failed,
@@ -33,48 +36,38 @@ from .job_context import Task
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 
 STATES = {Finished: "done", Failed: "failed", StoppedEarly: "stopped"}
+PROGRESS_GAP = 0.1  # seconds between two reports of progress to one watcher
 
 
 class Job:
-    """One resolved request, or one task. Only the engine changes it; anyone may read it, from any thread.
+    """What every job has. Only the engine changes it; anyone may read it, from any thread.
 
-    request   None for a task
-    plan      the sampler, its options and the sigmas that will run; None for a task
-    source    the fitted input picture of img2img (PIL image), else None
-    previews  whether Progress carries pictures
-    conditions  what a replay restores
-    task      work that is not a request
-    urgent    whether it goes before those that are not
+    urgent       goes before jobs that are not
+    model        name of the model that it needs; empty for none
+    environment  how the engine has to be set up for it
     """
 
     urgent = False
 
     def __init__(
         self,
-        request: Request | None,
-        plan: Plan | None,
+        model: str,
         owner: str = "",
-        source: Any = None,
-        previews: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        conditions: RunEnvironment = DEFAULT_ENVIRONMENT,
-        task: Task | None = None,
+        environment: RunEnvironment = DEFAULT_ENVIRONMENT,
     ):
-        self.id, self.conditions = uuid.uuid4().hex, conditions
-        self.request, self.plan, self.owner, self.source, self.previews = request, plan, owner, source, previews
-        self.task = task
+        self.id, self.model, self.owner, self.environment = uuid.uuid4().hex, model, owner, environment
         self._clock = clock
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        # Told of everything but progress.
+        self._changed_much = threading.Condition(lock)
         self._now = Snapshot("waiting", None, None, (), None)
+        self._done_callbacks: list[Callable[[], None]] = []
         self._stop = False
         self._watchers = 1
         self._left: float | None = None
-        self.ended: float | None = None
-
-    @property
-    def model(self) -> str:
-        """Name of the model that it needs; empty if none."""
-        return self.task.model if self.task else self.request.model
+        self._ended = 0.0
 
     @property
     def state(self) -> str:
@@ -96,6 +89,11 @@ class Job:
         """How it ended; None while it has not."""
         return self._now.outcome
 
+    @property
+    def ended(self) -> float:
+        """When it ended, by the engine's clock; 0 before."""
+        return self._ended
+
     def snapshot(self) -> Snapshot:
         """Everything known now; give it to `events` to hear only what is newer."""
         return self._now
@@ -105,17 +103,23 @@ class Job:
 
         after  leave out what this snapshot already shows; by default every picture and the latest state come first
         tick   seconds after which None is yielded if nothing happened, so that a caller has a place to be cancelled
-        Of Waiting and Progress only the latest is kept for a slow listener; pictures and the end always come.
+        Of Waiting and Progress only the latest is kept for a slow watcher; pictures and the end always come. Progress
+        comes at most every PROGRESS_GAP seconds, all else at once.
         """
         seen = after or Snapshot("", None, None, (), None)
+        next_progress = 0.0
         while True:
             with self._changed:
                 if self._now is seen:
                     self._changed.wait(tick)
+                early = next_progress - time.monotonic()
+                if early > 0 and self._now is not seen and self._now.only_progress_since(seen):
+                    self._changed_much.wait(early)
                 now = self._now
             if now is seen:
                 yield None
                 continue
+            next_progress = time.monotonic() + PROGRESS_GAP
             yield from news(seen, now)
             if now.outcome:
                 return
@@ -124,8 +128,16 @@ class Job:
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Block until the job has ended and return how; None if it has not within `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._now.outcome, timeout)
+            self._changed_much.wait_for(lambda: self._now.outcome, timeout)
         return self._now.outcome
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call it once the job has ended, from the engine's thread; at once if it has. It must neither wait nor raise."""
+        with self._changed:
+            if self._now.outcome is None:
+                self._done_callbacks.append(callback)
+                return
+        callback()
 
     # The rest is for the engine.
 
@@ -147,8 +159,17 @@ class Job:
                 self._now = replace(now, parts=(*now.parts, event.value))
             else:
                 self._now = replace(now, state=STATES[type(event)], position=None, outcome=event)
-                self.ended, self.source = self._clock(), None
+                self._ended = self._clock()
             self._changed.notify_all()
+            if not isinstance(event, Progress):
+                self._changed_much.notify_all()
+            done = self._now.outcome is not None
+        while done and self._done_callbacks:
+            self._done_callbacks.pop()()
+
+    def stopped_info(self) -> dict[str, Any]:
+        """The info of a job that was stopped before it did anything."""
+        return {"stopped": True}
 
     def request_stop(self) -> None:
         """Ask the job to end; its next network call raises."""
@@ -172,3 +193,78 @@ class Job:
         """Whether it was stopped, or has had no watcher for `patience` seconds."""
         left = self._left
         return self._stop or (left is not None and self._clock() - left >= patience)
+
+
+class DrawJob(Job):
+    """A job that draws a resolved request; `previews` says whether its Progress carries pictures."""
+
+    def __init__(
+        self,
+        drawing: Drawing,
+        owner: str = "",
+        previews: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        environment: RunEnvironment = DEFAULT_ENVIRONMENT,
+    ):
+        super().__init__(drawing.request.model, owner, clock, environment)
+        self.drawing, self.previews = drawing, previews
+
+    @property
+    def request(self) -> Request:
+        """What is drawn."""
+        return self.drawing.request
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of its run."""
+        return self.drawing.plan
+
+    def tell(self, event: Event) -> None:
+        """Make an event known."""
+        super().tell(event)
+        if isinstance(event, Outcome):
+            # A job outlives its end for a while; its input picture need not.
+            self.drawing = replace(self.drawing, source=None)
+
+    def stopped_info(self) -> dict[str, Any]:
+        """The info of a job that was stopped before it drew anything."""
+        return self.drawing.info()
+
+
+class TaskJob(Job):
+    """A job that computes a task."""
+
+    def __init__(self, task: Task, owner: str = "", clock: Callable[[], float] = time.monotonic):
+        super().__init__(task.model, owner, clock, getattr(task, "environment", DEFAULT_ENVIRONMENT))
+        self.task = task
+
+
+class EngineCall(Job):
+    """A small computation on an opened model, between two jobs, whose answer somebody waits for.
+
+    compute  compute(opened model) is the answer
+    answer   cancelling it stops the job while it waits
+    """
+
+    urgent = True
+
+    def __init__(self, model: str, compute: Callable[[Any], Any], clock: Callable[[], float] = time.monotonic):
+        super().__init__(model, clock=clock)
+        self.compute = compute
+        self.answer: Future[Any] = Future()
+
+    def should_stop(self, patience: float) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.answer.cancelled() or super().should_stop(patience)
+
+    def tell(self, event: Event) -> None:
+        """Make it known, and the end to whoever waits."""
+        super().tell(event)
+        # They may give up in this very moment.
+        with suppress(InvalidStateError):
+            if isinstance(event, Finished):
+                self.answer.set_result(event.info["answer"])
+            elif isinstance(event, Failed):
+                self.answer.set_exception(RequestError(event.message))
+            elif isinstance(event, StoppedEarly):
+                self.answer.cancel()

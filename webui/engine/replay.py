@@ -1,4 +1,4 @@
-"""Makes a picture again from what it carries, under the conditions that it records, and says what differs.
+"""Makes a picture again from what it carries, in the environment that it records, and says what differs.
 
 Sampler, schedule and model are those recorded or the replay is refused; nothing is put in their place. The device,
 the thread count and the number of pictures drawn together are restored where this machine can, since the last bits of
@@ -43,10 +43,10 @@ ABOUT_MODEL = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A picture to be made again: the request and conditions of its whole batch, and its index there."""
+    """A picture to be made again: the request and environment of its whole batch, and its index there."""
 
     resolved: ResolvedRequest
-    conditions: RunEnvironment
+    environment: RunEnvironment
     index: int
     record: Mapping[str, Any]
 
@@ -104,7 +104,7 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
         _check_input(record, resolved.request)
     if not resolved.plan.own_grid:
         resolved = resolved.with_sigmas(_sigmas(record, engine))
-    conditions = RunEnvironment(
+    environment = RunEnvironment(
         device=None if public else _device(record),
         threads=_threads(record),
         batch=len(batch),
@@ -113,12 +113,12 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
         # Older pictures do not say it.
         parts=_text(record, "model", "parts"),
     )
-    return Recipe(resolved, conditions, batch.index(single.seed), record)
+    return Recipe(resolved, environment, batch.index(single.seed), record)
 
 
 def into(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with its pictures in a folder of their own."""
-    return replace(recipe, conditions=replace(recipe.conditions, outputs=folder))
+    return replace(recipe, environment=replace(recipe.environment, outputs=folder))
 
 
 def compare(path: Path, made: Path, recipe: Recipe) -> Verdict:

@@ -1,67 +1,144 @@
-"""One job from its model to its outcome."""
+"""A worker owns one device: a thread that takes jobs from the queue, and the model that is open there."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from samplers.registry import Registry
 from samplers.sampler import Stopped
 from webui.core.request import RequestError
 from weights.oom import out_of_memory
 
-from .drawing import Drawing, info_of
+from .drawing import draw
 from .errors import explain, free_memory
 from .events import Failed, Finished, Outcome, Progress, StoppedEarly
 from .job_context import JobContext
-from .jobs import Job
+from .job_queue import JobQueue
+from .jobs import DrawJob, EngineCall, Job, TaskJob
 from .opened_models import Models
 from .run_environment import check_weights, threads
 
 if TYPE_CHECKING:
     from webui.settings import Settings
 
+IDLE_TICK = 5.0  # seconds between looks at abandoned jobs while nothing runs
+
 log = logging.getLogger(__name__)
 
 
-def carry_out(job: Job, desk: JobContext, models: Models, settings: Settings) -> Outcome:
-    """Do a job; whatever happens becomes its outcome.
+class Worker:
+    """Takes jobs from a queue, one at a time, until the queue is closed. What a job does reaches others as its events.
 
-    desk  still without the model
+    See `Engine` for the arguments.
     """
-    try:
-        if desk.should_stop():
-            return StoppedEarly(info_of(job))
-        model = _model_of(job, models, settings.device)
-        with threads(job.conditions.threads):
-            info = _do(job, replace(desk, model=model), models, settings.one_at_a_time)
-        return StoppedEarly(info) if info["stopped"] else Finished(info)
-    except Stopped:
-        return StoppedEarly(info_of(job))
-    except BaseException as error:
-        log.warning("job %s failed", job.id, exc_info=not isinstance(error, RequestError))
-        full = out_of_memory(error)
-        message = explain(error, job.request, desk.public, models.info_of(job.model) if full else None)
-    if full:
-        # Only here is the exception gone, and with it the tensors that its traceback held.
-        free_memory()
-    return Failed(message)
 
+    def __init__(
+        self,
+        queue: JobQueue,
+        models: Models,
+        registry: Registry,
+        settings: Settings,
+        clock: Callable[[], float],
+        on_saved: Callable[[Path], None],
+    ):
+        self._queue, self._models, self._registry, self._settings = queue, models, registry, settings
+        self._clock, self._on_saved = clock, on_saved
+        self._warm_up_wanted = False
+        self._thread = threading.Thread(target=self._work, name="sigmalab-engine", daemon=True)
 
-def _model_of(job: Job, models: Models, device: str) -> Any:
-    """The opened model of a job; None for a task without one."""
-    if not job.model:
-        return None
-    model = models.open(
-        job.model, job.conditions.device or device, lambda name: job.tell(Progress(text=f"loading {name}"))
-    )
-    check_weights(job.conditions, model.identity, job.model)
-    return model
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
 
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
 
-def _do(job: Job, desk: JobContext, models: Models, one_at_a_time: bool) -> dict[str, Any]:
-    # An errand is over before anyone could read of it.
-    quiet = desk.model is None or job.urgent
-    with nullcontext() if quiet else models.drawing():
-        return job.task.run(desk) if job.task else Drawing(job, desk, one_at_a_time).draw()
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, which it does once the queue is closed."""
+        if self.alive and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def warm_up(self) -> None:
+        """Load the default model as soon as no job waits."""
+        self._warm_up_wanted = True
+        self._queue.wake()
+
+    def draw(self, job: Job) -> Outcome:
+        """Do a job, whatever kind it is; whatever happens becomes its outcome."""
+        environment, settings = job.environment, self._settings
+        should_stop = lambda: self._queue.should_stop(job)  # noqa: E731
+        try:
+            if should_stop():
+                return StoppedEarly(job.stopped_info())
+            context = JobContext(
+                self._open_model(job),
+                self._registry,
+                environment.outputs or settings.outputs,
+                should_stop,
+                self._clock,
+                settings.public,
+                job.tell,
+                self._on_saved,
+            )
+            with threads(environment.threads):
+                info = self._run(job, context)
+            return StoppedEarly(info) if info["stopped"] else Finished(info)
+        except Stopped:
+            return StoppedEarly(job.stopped_info())
+        except BaseException as error:
+            log.warning("job %s failed", job.id, exc_info=not isinstance(error, RequestError))
+            full = out_of_memory(error)
+            resolved = job.drawing.resolved if isinstance(job, DrawJob) else None
+            message = explain(error, resolved, settings.public)
+        if full:
+            # Only here is the exception gone, and with it the tensors that its traceback held.
+            free_memory()
+        return Failed(message)
+
+    def _run(self, job: Job, context: JobContext) -> dict[str, Any]:
+        if isinstance(job, EngineCall):
+            with torch.no_grad():
+                return dict(stopped=False, answer=job.compute(context.model))
+        with nullcontext() if context.model is None else self._models.drawing():
+            if isinstance(job, DrawJob):
+                batch_size = job.environment.batch or (1 if self._settings.one_at_a_time else None)
+                return draw(job.drawing, context, batch_size, job.previews)
+            if isinstance(job, TaskJob):
+                return job.task.run(context)
+        raise TypeError(f"a worker cannot do {type(job).__name__}")
+
+    def _open_model(self, job: Job) -> Any:
+        """The opened model of a job; None for a task without one."""
+        if not job.model:
+            return None
+        device = job.environment.device or self._settings.device
+        model = self._models.open(job.model, device, lambda name: job.tell(Progress(text=f"loading {name}")))
+        check_weights(job.environment, model.identity, job.model)
+        return model
+
+    def _work(self) -> None:
+        """The thread: one job after another, until the queue is closed."""
+        while not self._queue.closed:
+            job = self._queue.take(IDLE_TICK, lambda: self._warm_up_wanted)
+            # Nothing that a job or a model raises may end this thread, SystemExit from a plugin included.
+            try:
+                if job is not None:
+                    self._queue.finish(job, self.draw(job))
+                elif self._warm_up_wanted and not self._queue.closed:
+                    self._warm_up_wanted = False
+                    self._models.warm_up()
+                self._queue.sweep()
+            except BaseException:
+                log.exception("the engine met an error of its own")
+                if job is not None:
+                    self._queue.finish(job, Failed("Sigmalab met an error of its own; the log says more."))
+        self._models.close()

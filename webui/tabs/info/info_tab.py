@@ -161,7 +161,7 @@ def _replay_of(page: Page) -> Any:
                 wanted = into(await asyncio.to_thread(recipe, path, page.engine), Path(folder))
                 owner = page.owner(token, MODE)
                 job = await submit(
-                    page, partial(page.engine.submit_resolved, wanted.resolved, owner, False, wanted.conditions)
+                    page, partial(page.engine.submit_resolved, wanted.resolved, owner, False, wanted.environment)
                 )
             except RequestError as error:
                 yield [problem(str(error)), *idle()]

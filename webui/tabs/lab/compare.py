@@ -7,12 +7,11 @@ from typing import Any
 
 from samplers.run import SamplerFailed
 from samplers.sampler import Stopped
-from webui.engine.drawing import Drawing
+from webui.engine.drawing import Drawing, draw
 from webui.engine.engine import Engine
 from webui.engine.errors import explain
-from webui.engine.events import Event, PartialResult, Progress
+from webui.engine.events import Event, PartialResult, Picture, Progress
 from webui.engine.job_context import JobContext
-from webui.engine.nested_job import NestedJob
 
 from .cell_cache import CellCache, CellPicture, key_of_request
 from .grid import Cell, Grid
@@ -145,15 +144,17 @@ class _GridRun:
         def listen(event: Event) -> None:
             if isinstance(event, Progress):
                 context.tell(self._progress(event, cell))
+            elif isinstance(event, Picture):
+                pictures.append(event)
 
-        job = NestedJob(listen, cell.request, cell.plan, source=source, clock=context.clock)
+        pictures: list[Picture] = []
         try:
-            info = Drawing(job, context).draw()
+            info = draw(Drawing(cell.resolved, source), replace(context, tell=listen))
         except SamplerFailed as error:
-            return CellFailed(index, explain(error, cell.request, context.public))
-        if not job.pictures:
+            return CellFailed(index, explain(error, cell.resolved, context.public))
+        if not pictures:
             raise Stopped("the grid was stopped")
-        return CellMade(index, CellPicture(job.pictures[0].path, info["seconds"], info["nfe"]))
+        return CellMade(index, CellPicture(pictures[0].path, info["seconds"], info["nfe"]))
 
     def _progress(self, of_cell: Progress, cell: Cell) -> Progress:
         number, count = self._done + 1, len(self._grid.possible)

@@ -13,7 +13,7 @@ from webui.core.fields import input_fields
 from webui.core.images import fit_picture, open_picture
 from webui.core.limits import SEEDS
 from webui.core.request import Request, RequestError, read
-from webui.core.resolved_request import resolve
+from webui.core.resolved_request import ResolvedRequest, resolve
 from webui.engine.engine import Engine
 
 from .axes import Axis
@@ -42,10 +42,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Cell(Place):
-    """A picture that can be made. The request is resolved, and its count is 1."""
+    """A picture that can be made; the count of its request is 1."""
 
-    request: Request
-    plan: Plan
+    resolved: ResolvedRequest
+
+    @property
+    def request(self) -> Request:
+        """What is drawn."""
+        return self.resolved.request
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of its run."""
+        return self.resolved.plan
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ def _cell(
 ) -> Cell | ImpossibleCell:
     try:
         resolved = resolve(read(wanted, schema), engine.registry, models, engine.settings.model or "", engine.limits)
-        return Cell(place.at, place.labels, resolved.request, resolved.plan)
+        return Cell(place.at, place.labels, resolved)
     except RequestError as error:
         return ImpossibleCell(place.at, place.labels, str(error))
 

@@ -35,9 +35,9 @@ class ReplayTrajectory:
         return self.trajectory.model
 
     @property
-    def conditions(self) -> RunEnvironment:
+    def environment(self) -> RunEnvironment:
         """The recorded ones."""
-        return self.recipe.conditions
+        return self.recipe.environment
 
     def run(self, context: JobContext) -> dict[str, Any]:
         """Draw it; "comparison" in the info says whether the result equals the file."""
@@ -68,4 +68,4 @@ class ReplayTrajectory:
 def replay_trajectory(engine: Engine, file: Path) -> ReplayTrajectory:
     """The task for a file of ours. RequestError names the plugin, model, input picture or setting that is missing."""
     wanted = recipe(file, engine)
-    return ReplayTrajectory(file, wanted, watched(wanted.resolved, wanted.conditions, wanted.index))
+    return ReplayTrajectory(file, wanted, watched(wanted.resolved, wanted.environment, wanted.index))

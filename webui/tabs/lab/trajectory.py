@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -12,16 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from samplers.denoiser import to_network
 from samplers.noise import Noise
-from samplers.run import Plan
 from samplers.sampler import Step
 from webui.core.images import open_input
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
-from webui.engine.drawing import Drawing
+from webui.engine.drawing import Drawing, Listeners, clean_latents, draw
 from webui.engine.engine import Engine
-from webui.engine.events import Event, PartialResult, Picture, Progress
+from webui.engine.events import PartialResult
 from webui.engine.job_context import JobContext
-from webui.engine.nested_job import NestedJob
 from webui.engine.run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 
 MOST_STEPS = 300  # each is two pictures to look at
@@ -60,41 +58,24 @@ class Trajectory:
 
     The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
 
-    conditions, index  of a picture that is made again: how its batch was drawn, and its place there
+    environment, index  of a picture that is replayed: how its batch was drawn, and its place there
     """
 
-    request: Request
-    plan: Plan
-    source: Any = None
-    conditions: RunEnvironment = DEFAULT_ENVIRONMENT
+    drawing: Drawing
+    environment: RunEnvironment = DEFAULT_ENVIRONMENT
     index: int = 0
 
     @property
     def model(self) -> str:
         """The request's model."""
-        return self.request.model
+        return self.drawing.request.model
 
-    def run(self, desk: JobContext) -> dict[str, Any]:
+    def run(self, context: JobContext) -> dict[str, Any]:
         """Draw it; the info is that of the ordinary run, and the picture is told as one."""
-        camera = _Camera(desk, self)
-
-        def hear(event: Event) -> None:
-            if isinstance(event, Progress | Picture):
-                desk.tell(event)
-
-        job = NestedJob(
-            hear,
-            self.request,
-            self.plan,
-            source=self.source,
-            previews=False,
-            clock=desk.clock,
-            conditions=self.conditions,
-        )
-        watched = replace(desk, model=_Watched(desk.model, camera.call, camera.gap))
-        drawing = Drawing(job, watched, on_step=camera.step)
+        camera = _Camera(context, self)
+        listeners = Listeners(on_call=camera.call, on_gap=camera.gap, on_step=camera.step)
         camera.start()
-        return drawing.draw()
+        return draw(self.drawing, context, self.environment.batch, previews=False, listeners=listeners)
 
 
 def make_trajectory(engine: Engine, request: Request) -> Trajectory:
@@ -102,12 +83,12 @@ def make_trajectory(engine: Engine, request: Request) -> Trajectory:
     return watched(engine.resolve(request.model_copy(update={"count": 1})))
 
 
-def watched(resolved: ResolvedRequest, conditions: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0) -> Trajectory:
+def watched(resolved: ResolvedRequest, environment: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0) -> Trajectory:
     """The task for a resolved request, see `Trajectory`. Raises RequestError."""
     steps = len(resolved.plan.sigmas) - 1
     if steps > MOST_STEPS:
         raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {steps}.")
-    return Trajectory(resolved.request, resolved.plan, open_input(resolved.request), conditions, index)
+    return Trajectory(Drawing(resolved, open_input(resolved.request)), environment, index)
 
 
 def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
@@ -123,57 +104,36 @@ def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-class _Watched:
-    """A model whose calls and guidance are listened to; in all else it is the model itself."""
-
-    def __init__(self, model: Any, on_call: Callable[[float], None], on_gap: Callable[[float, torch.Tensor], None]):
-        self._model, self._on_call, self._on_gap = model, on_call, on_gap
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def denoiser(self, *prompt: Any, **conditioning: Any) -> Any:
-        denoise = self._model.denoiser(*prompt, **conditioning, on_gap=self._on_gap)
-
-        def told(x: torch.Tensor, sigma: float) -> torch.Tensor:
-            self._on_call(sigma)
-            return denoise(x, sigma)
-
-        return told
-
-
 class _Camera:
     """Takes a frame of each step."""
 
-    def __init__(self, desk: JobContext, task: Trajectory):
-        self._desk, self._task = desk, task
+    def __init__(self, context: JobContext, task: Trajectory):
+        self._context, self._task = context, task
         self._number = 0
+        self._gap: float | None = None  # of the call that is under way
         self._calls: list[tuple[float, float | None]] = []  # (sigma, gap) of those that no step has taken yet
         self._ahead = False  # whether the sampler asks for later steps before it tells of the first
-        self._sigma = task.plan.sigmas[0]
-        self._x: torch.Tensor | None = None
+        self._sigma = task.drawing.plan.sigmas[0]
         self._estimate: torch.Tensor | None = None
+        with torch.no_grad():
+            clean = clean_latents(task.drawing, context.model)
+        # The run's own starting noise: streams are keyed, so that drawing it here takes nothing from it.
+        seed = task.drawing.request.seeds[task.index]
+        self._x = clean + self._sigma * Noise([seed], "initial")(clean)
 
     def start(self) -> None:
         """The frame before the first network call: the input with its noise."""
-        model, request = self._desk.model, self._task.request
         with torch.no_grad():
-            if self._task.source is not None:
-                clean = model.encode(self._task.source)
-            else:
-                clean = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
-            # The run's own starting noise: streams are keyed, so that drawing it here takes nothing from it.
-            seed = request.seeds[self._task.index]
-            self._x = clean + self._sigma * Noise([seed], "initial")(clean)
             self._tell(Frame(0, self._sigma, self._seen(self._x, self._sigma)))
 
-    def call(self, sigma: float) -> None:
-        """Called before each estimate."""
-        self._calls.append((sigma, None))
-
     def gap(self, sigma: float, gap: torch.Tensor) -> None:
-        """Called within the estimate with the gap of guidance there."""
-        self._calls[-1] = sigma, _rms(self._own(gap))
+        """Called within a network call with the gap of guidance there."""
+        self._gap = _rms(self._own(gap))
+
+    def call(self, sigma: float, denoised: torch.Tensor) -> None:
+        """Called after each network call."""
+        self._calls.append((sigma, self._gap))
+        self._gap = None
 
     def _take_calls(self, lower: float) -> list[tuple[float, float | None]]:
         """Those that led to this level: all since the last step, or of a sampler that solves before it steps its share."""
@@ -209,14 +169,14 @@ class _Camera:
 
     def _tell(self, frame: Frame) -> None:
         if frame.number <= MOST_STEPS:
-            self._desk.tell(PartialResult(frame))
+            self._context.tell(PartialResult(frame))
 
     def _seen(self, x: torch.Tensor, sigma: float) -> bytes:
-        return self._picture(to_network(x, sigma, self._desk.model.schedule.flow))
+        return self._picture(to_network(x, sigma, self._context.model.schedule.flow))
 
     def _picture(self, latents: torch.Tensor) -> bytes:
         buffer = BytesIO()
-        self._desk.model.preview(latents.float())[0].save(buffer, "PNG", compress_level=1)
+        self._context.model.preview(latents.float())[0].save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
 

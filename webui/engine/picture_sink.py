@@ -1,0 +1,83 @@
+"""Where finished pictures go: each is saved with its record at once, and announced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from webui.core.record import digest_of, encode_png, record
+from webui.core.request import Request
+from webui.core.storage import Saved, keep_input, save_or_keep
+
+from .errors import not_saved
+from .events import Picture
+from .job_context import JobContext
+from .run_environment import origin_of
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What ran for a picture: the sigmas, denoise calls a picture, and the seeds of the pictures drawn together."""
+
+    sigmas: tuple[float, ...]
+    nfe: float
+    batch: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SavedPicture:
+    """A picture that was saved, and what ran for it."""
+
+    seed: int
+    facts: RunFacts
+
+
+class PictureSink:
+    """Saves the pictures of a request; `saved` is what was saved so far, in order."""
+
+    def __init__(self, request: Request, context: JobContext):
+        self._request, self._context = request, context
+        self._origins = context.registry.sampler(request.sampler), context.registry.schedule(request.schedule)
+        self._problems: list[Saved] = []
+        self._input: dict[str, str] = {}
+        self.saved: list[SavedPicture] = []
+
+    def keep_input(self, source: Image.Image) -> None:
+        """Name the fitted input picture in every record, and keep it beside the pictures: a replay needs it."""
+        self._input = {"input_digest": digest_of(source)}
+        if not self._context.public:
+            keep_input(self._context.outputs, source, self._input["input_digest"])
+
+    def save(self, image: Image.Image, index: int, facts: RunFacts) -> None:
+        """Save picture `index` of the request."""
+        seed = self._request.seeds[index]
+        saved = save_or_keep(self._context.outputs, seed, encode_png(image, self._record(image, index, facts)))
+        if saved.path:
+            self.saved.append(SavedPicture(seed, facts))
+            self._context.on_saved(saved.path)
+            self._context.tell(Picture(saved.path, seed, index))
+        if saved.problem:
+            self._problems.append(saved)
+
+    def raise_problems(self) -> None:
+        """Raises NotSaved if a picture is not where it should be."""
+        if self._problems:
+            raise not_saved(self._problems, self._context.public)
+
+    def _record(self, image: Image.Image, index: int, facts: RunFacts) -> dict[str, Any]:
+        model = self._context.model
+        return record(
+            self._request,
+            index,
+            *self._origins,
+            facts.sigmas,
+            facts.nfe,
+            origin_of(model.name, model.identity),
+            facts.batch,
+            **self._input,
+            threads=torch.get_num_threads(),
+            pixels=digest_of(image),
+        )

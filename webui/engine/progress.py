@@ -1,0 +1,114 @@
+"""Progress of a drawing: counts, the time left, and previews that cost a bounded share of the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from samplers.run import Plan
+from webui.core.images import grid, to_jpeg
+
+from .eta_estimator import EtaEstimator
+from .events import Progress
+from .job_context import JobContext
+
+PREVIEW_GAP = 0.25  # seconds between previews at least
+PREVIEW_SHARE = 0.1  # of the run's time that previews may cost
+
+
+class ProgressReporter:
+    """Tells Progress while pictures are drawn.
+
+    plans    of the passes of each batch
+    batches  images of each batch, in order
+    """
+
+    def __init__(self, plans: Sequence[Plan], batches: Sequence[int], context: JobContext, previews: bool):
+        self._context, self._batches, self._previews = context, batches, previews
+        self._eta = EtaEstimator(plans, batches)
+        self._began = context.clock()
+        own_grid = any(plan.own_grid for plan in plans)
+        self._progress = Progress(steps=None if own_grid else sum(len(plan.sigmas) - 1 for plan in plans))
+        self._batch = -1
+        self._preview_cost, self._next_preview = 0.0, 0.0
+        self._usual_cost = math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Since the drawing began."""
+        return self._context.clock() - self._began
+
+    def begin_batch(self) -> None:
+        """The next batch begins."""
+        self._batch += 1
+        first = sum(self._batches[: self._batch])
+        self._progress = replace(self._progress, image_index=first, step=0, sigma=None)
+        self._eta.begin_batch(self._context.clock())
+        self._tell(self._text())
+
+    def call_done(self, sigma: float, denoised: torch.Tensor) -> None:
+        """A network call has returned."""
+        self._eta.called(sigma, self._context.clock(), self._preview_cost)
+        self._preview_cost = 0.0
+        preview = self._progress.preview
+        if self._previews and self._context.clock() >= self._next_preview:
+            preview = self._make_preview(denoised)
+        self._progress = replace(self._progress, sigma=float(sigma), preview=preview)
+        self._tell(self._text())
+
+    def step_done(self) -> None:
+        """The sampler has finished a step."""
+        steps = self._progress.steps
+        if steps is not None:
+            self._progress = replace(self._progress, step=min(self._progress.step + 1, steps))
+            self._tell(self._text())
+
+    def decoding(self, index: int) -> None:
+        """A finished image is being decoded."""
+        self._tell(f"decoding {_of(index, index + 1, sum(self._batches))}")
+
+    def decoded(self, seconds: float) -> None:
+        """It was decoded and saved in so many seconds."""
+        self._eta.decoded(seconds)
+
+    def _make_preview(self, denoised: torch.Tensor) -> bytes | None:
+        """A preview of the estimate; the dearer previews are on this machine, the fewer are made."""
+        began = self._context.clock()
+        try:
+            preview = to_jpeg(grid(self._context.model.preview(denoised)))
+        except Exception:  # a picture of broken numbers: the run's own end names the sampler
+            preview = None
+        self._preview_cost = self._context.clock() - began
+        # The least so far: the first one also pays for warming the decoder up.
+        self._usual_cost = min(self._usual_cost, self._preview_cost)
+        self._next_preview = began + max(PREVIEW_GAP, self._usual_cost / PREVIEW_SHARE)
+        return preview
+
+    def _tell(self, text: str) -> None:
+        self._context.tell(
+            replace(
+                self._progress,
+                calls=self._eta.calls,
+                total_calls=self._eta.total_calls,
+                seconds=self.seconds,
+                remaining=self._eta.remaining(self._progress.step),
+                text=text,
+            )
+        )
+
+    def _text(self) -> str:
+        progress = self._progress
+        what = _of(progress.image_index, progress.image_index + self._batches[self._batch], sum(self._batches))
+        if progress.steps is None:
+            return f"{what}, {self._eta.calls} network calls"
+        return f"{what}, step {progress.step} of {progress.steps}"
+
+
+def _of(first: int, end: int, count: int) -> str:
+    """ "picture 2 of 4", "pictures 1-4 of 8"."""
+    if count == 1:
+        return "picture"
+    return f"picture {end} of {count}" if end - first == 1 else f"pictures {first + 1}-{end} of {count}"
