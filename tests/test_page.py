@@ -59,7 +59,7 @@ def client(page, tmp_path):
 
 
 def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeypatch):
-    monkeypatch.setattr(job_events, "TICK", 0.0)
+    monkeypatch.setattr(job_events, "LOOK", 0.0)
     left = []
     page = SimpleNamespace(watching=Counter(), engine=SimpleNamespace(abandon=left.append))
     job = Job(None, None, owner="someone")
@@ -71,8 +71,9 @@ def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeyp
         await watched.aclose()
         return told
 
-    told = asyncio.run(looks(2 * job_events.AGAIN))
-    assert [place for place, now in enumerate(told, 1) if now is job.snapshot()] == [1, job_events.AGAIN]
+    told = asyncio.run(looks(6))
+    assert [now is job.snapshot() for now in told] == [True, True, False, False, False, False]
+    assert told.count(None) == 4
     assert page.watching["someone"] == 0 and left == [job]
 
 

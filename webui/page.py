@@ -120,7 +120,7 @@ def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ..
     A link fills the form that it is for, and its tab comes to the front.
     """
     known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    modes, followed = [bench.mode for bench in benches], (*benches, *lab.tools)
+    modes, followed = [bench.mode for bench in benches], (*(bench.events for bench in benches), *lab.tools)
 
     def recognize(claims: str) -> tuple[str, str]:
         token = choose_token(page, claims, [each.mode for each in followed])

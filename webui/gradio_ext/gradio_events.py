@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 from gradio.events import Dependency
+
+Updates = dict[Block, Any]  # what an event's function returns: the components that change, and to what
 
 # No spinner on any component: at each event the browser would else go through all that ever could have had one, and
 # search the whole page for each, which was half of the time that the page took to open.

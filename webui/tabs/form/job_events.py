@@ -1,75 +1,81 @@
-"""Following a job from a page. The engine's thread does the work; here it is only looked at, a few times a second."""
+"""Start, stop and follow jobs from a page. The engine's thread does the work; the page only looks at its state."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from webui.core.request import RequestError
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
-from webui.gradio_ext.gradio_events import LONG, QUIET, RAW
+from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.tabs.form.page_context import Page
 
 from .form import Form, to_request
 from .result_panel import SMALL, ResultPanel, show, show_problem
 
-TICK = 0.2  # seconds between looks: what an eye can use and a slow line can take
-AGAIN = 6  # the look that tells even what is not new
+LOOK = 0.2  # seconds between looks at a job that runs: what an eye can use and a slow line can take
+REPEAT = 6  # the look whose state is sent even if it is not new
+IDLE_LOOKS = 5  # looks without news after which an empty update is sent
+
+View = Callable[[Snapshot], Awaitable[Updates]]
 
 
-async def snapshots(page: Page, job: Job) -> AsyncGenerator[Snapshot | None, None]:
-    """What is new about a job, None where nothing is, until it has ended.
+async def snapshots(page: Page, job: Job) -> AsyncGenerator[Snapshot | None]:
+    """The states of a job until it has ended, at most one in LOOK seconds; its end at once.
 
-    The state after the first second comes twice: a tab that is just being opened can miss an update, and a job in a long
-    network call has no other for a while.
+    None comes when there was nothing new for a while: only between two updates does Gradio notice that a browser has
+    gone. The state after the first second comes twice, since a tab that is being opened can miss an update.
 
-    Counts as one watcher of the job, from before the first look on; closing it, which Gradio does when the browser
-    goes away, leaves the job alone with the engine's patience.
+    Counts as one watcher of the job, from before the first look on. Closing it, which Gradio does when the browser has
+    gone, leaves the job to the engine's patience.
     """
-    seen, looks = None, 0
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    job.add_done_callback(partial(_wake, loop, ended))
+    seen, sent = None, 0
     page.watching[job.owner] += 1
     try:
-        while True:
+        for look in count(1):
             now = job.snapshot()
-            looks += 1
-            yield now if now is not seen or looks == AGAIN else None
-            seen = now
+            if now is not seen or look == REPEAT or look - sent == IDLE_LOOKS:
+                yield now if now is not seen or look == REPEAT else None
+                seen, sent = now, look
             if now.outcome:
                 return
-            await asyncio.sleep(TICK)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), LOOK)
     finally:
         page.watching[job.owner] -= 1
         page.engine.abandon(job)
 
 
+def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    # The server may have ended before the engine has.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(event.set)
+
+
 async def submit(page: Page, start: Callable[[], Job]) -> Job:
     """Submit without holding up the server; a page that leaves in the middle of it leaves no watched job behind."""
     submitting = asyncio.ensure_future(asyncio.to_thread(start))
+
+    def abandon(done: asyncio.Future[Job]) -> None:
+        if not done.exception():
+            page.engine.abandon(done.result())
+
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:
-        submitting.add_done_callback(lambda done: done.exception() or page.engine.abandon(done.result()))
+        submitting.add_done_callback(abandon)
         raise
-
-
-def resumer(page: Page, mode: str, follow: Callable[[Job], AsyncIterator[Any]], nothing: Any) -> Any:
-    """The event that goes on following a tab's job when a page has been opened; `nothing` where there is none."""
-
-    async def resume(token: str) -> AsyncIterator[Any]:
-        job = page.job(token, mode)
-        if job is None:
-            yield nothing
-            return
-        page.engine.adopt(job)
-        async for updates in follow(job):
-            yield updates
-
-    return resume
 
 
 def stop_job(page: Page, token: str, mode: str) -> Any:
@@ -81,54 +87,122 @@ def stop_job(page: Page, token: str, mode: str) -> Any:
     return gr.update(interactive=False)
 
 
-def connect_run(page: Page, form: Form, result: ResultPanel, generate: gr.Button, stop: gr.Button) -> tuple[Any, list]:
-    """Wire Generate and Stop; returns (resume, outputs), the event to run when a page has been opened."""
-    mode = form.mode
-    seed = form.fields["seed"]
-    outputs = [*result.outputs, generate, stop, seed]
-    nothing = [gr.skip()] * len(outputs)
+@dataclass(frozen=True, eq=False)
+class JobButtons:
+    """The buttons that start and stop a job, and what the first one says before and while a job runs."""
 
-    async def run(request: gr.Request, token: str, *given: Any) -> AsyncIterator[list[Any]]:
-        token = token or request.session_hash or ""
-        running = page.job(token, mode)
-        if running is not None and running.outcome is None:
-            gr.Info("This tab is still at work. Stop it first, or wait for it.")
-            yield nothing
-            return
-        try:
-            wanted = to_request(mode, form.values(given))
-            job = await submit(page, partial(page.engine.submit, wanted, page.owner(token, mode)))
-        except RequestError as error:
-            yield [*show_problem(str(error)), *idle(value="Generate"), gr.skip()]
-            return
-        async for updates in follow(job):
-            yield updates
+    start: gr.Button
+    stop: gr.Button
+    label: str
+    busy: str
 
-    async def follow(job: Job) -> AsyncIterator[list[Any]]:
-        before, small = None, max(job.request.width, job.request.height) <= SMALL
-        news = snapshots(page, job)
-        try:
-            async for now in news:
+    def idle(self) -> Updates:
+        """Where there is no job, or where it has ended."""
+        return {self.start: gr.update(interactive=True, value=self.label), self.stop: gr.update(interactive=False)}
+
+    def working(self, job: Job) -> Updates:
+        """For a job that has not ended."""
+        return {
+            self.start: gr.update(interactive=False, value=self.busy),
+            self.stop: gr.update(interactive=not job.stopping),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class JobEvents:
+    """The events that start and follow the jobs of one tab or tool.
+
+    mode     what they belong to beside the browser tab: each mode has one job at a time
+    view     view(job) -> the function that turns each state of it into updates
+    problem  the updates for a request that is refused
+    outputs  everything that is updated, the buttons included
+    """
+
+    page: Page
+    mode: str
+    buttons: JobButtons
+    view: Callable[[Job], View]
+    problem: Callable[[str], Updates]
+    outputs: Sequence[Component]
+
+    def connect(self, listen: Callable[..., Any], inputs: Sequence[Component], make: Callable[..., Job]) -> None:
+        """Start a job when `listen` (a button's `click`) hears something.
+
+        make  make(owner, *values of inputs) -> the submitted job, called in a thread; it may raise RequestError
+        """
+
+        async def start(request: gr.Request, token: str, *given: Any) -> AsyncGenerator[Updates]:
+            token = token or request.session_hash or ""
+            running = self.page.job(token, self.mode)
+            if running is not None and running.outcome is None:
+                gr.Info("A job is still running here. Stop it first, or wait for it.")
+                yield gr.skip()
+                return
+            try:
+                job = await submit(self.page, partial(make, self.page.owner(token, self.mode), *given))
+            except RequestError as error:
+                yield self.problem(str(error)) | self.buttons.idle()
+                return
+            async with aclosing(self._follow(job)) as updates:
+                async for each in updates:
+                    yield each
+
+        listen(start, [self.page.token, *inputs], self.outputs, concurrency_limit=None, **LONG, **RAW)
+
+    def connect_stop(self) -> None:
+        """Stop the job with the Stop button."""
+        stop = self.buttons.stop
+        stop.click(lambda token: stop_job(self.page, token, self.mode), self.page.token, stop, **QUIET)
+
+    async def resume(self, token: str) -> AsyncGenerator[Updates]:
+        """Go on following the tab's job when a page has been opened."""
+        job = self.page.job(token, self.mode)
+        if job is None:
+            yield gr.skip()
+            return
+        self.page.engine.adopt(job)
+        async with aclosing(self._follow(job)) as updates:
+            async for each in updates:
+                yield each
+
+    async def _follow(self, job: Job) -> AsyncGenerator[Updates]:
+        view, seen, pressed = self.view(job), None, None
+        # Closed here and not by the garbage collector: the job has to know at once that nobody looks any more.
+        async with aclosing(snapshots(self.page, job)) as states:
+            async for now in states:
                 if now is None:
-                    yield nothing
+                    yield gr.skip()
                     continue
-                buttons = idle(value="Generate") if now.outcome else working(job, value="Generating")
-                yield [*await show(now, before, small), *buttons, job.request.seed if before is None else gr.skip()]
-                before = now
-        finally:
-            # Not left to the garbage collector: the job has to know at once that nobody looks any more.
-            await news.aclose()
-
-    generate.click(run, [page.token, *form.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
-    stop.click(lambda token: stop_job(page, token, mode), page.token, stop, **QUIET)
-    return resumer(page, mode, follow, nothing), outputs
+                state = (now.outcome is None, job.stopping)
+                buttons = self.buttons.idle() if now.outcome else self.buttons.working(job)
+                # Gradio builds a component anew for each update, and a browser draws it anew.
+                yield await view(now) | (buttons if state != pressed or now is seen else {})
+                seen, pressed = now, state
 
 
-def working(job: Job, **start: Any) -> list[Any]:
-    """Updates of a start and a Stop button for a job that has not ended; `start` is what else changes of the first."""
-    return [gr.update(interactive=False, **start), gr.update(interactive=not job.stopping)]
+def connect_run(page: Page, form: Form, result: ResultPanel, generate: gr.Button, stop: gr.Button) -> JobEvents:
+    """Wire Generate and Stop."""
+    mode, seed = form.mode, form.fields["seed"]
 
+    def view(job: Job) -> View:
+        before: Snapshot | None = None
+        small = max(job.request.width, job.request.height) <= SMALL
 
-def idle(**start: Any) -> list[Any]:
-    """The same where there is no job, or where it has ended."""
-    return [gr.update(interactive=True, **start), gr.update(interactive=False)]
+        async def updates(now: Snapshot) -> Updates:
+            nonlocal before
+            used = {seed: job.request.seed} if before is None else {}
+            shown = await show(result, now, before, small)
+            before = now
+            return shown | used
+
+        return updates
+
+    def make(owner: str, *given: Any) -> Job:
+        return page.engine.submit(to_request(mode, form.values(given)), owner)
+
+    buttons = JobButtons(generate, stop, "Generate", "Generating")
+    outputs = [*result.outputs, generate, stop, seed]
+    events = JobEvents(page, mode, buttons, view, partial(show_problem, result), outputs)
+    events.connect(generate.click, form.inputs, make)
+    events.connect_stop()
+    return events

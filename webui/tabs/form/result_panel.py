@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
 from webui.engine.events import Snapshot
 from webui.gradio_ext.files import served
-from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.gradio_events import QUIET, Updates
 
 from .describe import message, problem, stage
 from .export_menu import connect_format, format_menu
@@ -38,7 +37,7 @@ class ResultPanel:
 
     @property
     def outputs(self) -> list[gr.components.Component]:
-        """What `show` returns updates for."""
+        """What `show` updates."""
         return [
             self.stage,
             self.message,
@@ -79,7 +78,15 @@ def build_result(mode: str) -> ResultPanel:
     result = ResultPanel(
         live, text, gallery, actions, picked, download, reuse, send, info, again, gr.State([]), gr.State(0)
     )
-    gallery.select(_select, result.made, [result.chosen, picked, download], **QUIET)
+
+    def select(made: list[tuple[str, int]], event: gr.SelectData) -> Updates:
+        choice = chosen_of(made, event.index if isinstance(event.index, int) else 0)
+        if choice is None:
+            return gr.skip()
+        file, seed = choice
+        return {result.chosen: event.index, picked: _picked(seed), download: gr.update(value=file)}
+
+    gallery.select(select, result.made, [result.chosen, picked, download], **QUIET)
     connect_format(kind, result)
     return result
 
@@ -107,25 +114,25 @@ EMPTY = '<figure class="stage empty" aria-hidden="true"><svg viewBox="0 0 120 60
 )
 
 
-async def show(snapshot: Snapshot | None, before: Snapshot | None = None, small: bool = False) -> list[Any]:
-    """Updates for `ResultPanel.outputs` that turn the panel from `before` (None at the start of a run) into `snapshot`.
+async def show(panel: ResultPanel, snapshot: Snapshot, before: Snapshot | None = None, small: bool = False) -> Updates:
+    """Updates that turn the panel from `before` (None at the start of a run) into `snapshot`.
 
     small  whether the pictures are so small that their pixels should be seen
     """
-    updates: list[Any] = [stage(snapshot, small), message(snapshot), *[gr.skip()] * 6]
+    updates: Updates = {panel.stage: stage(snapshot, small), panel.message: message(snapshot)}
     ended = snapshot.outcome is not None
     if before is None or len(snapshot.pictures) != len(before.pictures) or ended:
         files = await asyncio.gather(*(asyncio.to_thread(served, picture.path) for picture in snapshot.pictures))
         made = [(file, picture.seed) for file, picture in zip(files, snapshot.pictures, strict=True)]
-        updates[2:] = _gallery(made, ended, small)
+        updates |= _pictures(panel, made, ended, small)
         if ended and not made:
-            updates[0] = EMPTY
+            updates[panel.stage] = EMPTY
     return updates
 
 
-def show_problem(text: str) -> list[Any]:
-    """Updates for `ResultPanel.outputs` for a request that never became a job: the pictures shown stay."""
-    return [gr.skip(), problem(text), *[gr.skip()] * 6]
+def show_problem(panel: ResultPanel, text: str) -> Updates:
+    """Updates for a request that never became a job: the pictures shown stay."""
+    return {panel.message: problem(text)}
 
 
 def chosen_of(made: Sequence[tuple[str, int]], chosen: int) -> tuple[str, int] | None:
@@ -135,25 +142,25 @@ def chosen_of(made: Sequence[tuple[str, int]], chosen: int) -> tuple[str, int] |
     return made[chosen] if 0 <= chosen < len(made) else made[0]
 
 
-def _gallery(made: list[tuple[str, int]], ended: bool, small: bool) -> list[Any]:
-    looks = ["pictures", *["pixels"] * small, *["single"] * (len(made) == 1)]
+def _pictures(panel: ResultPanel, made: list[tuple[str, int]], ended: bool, small: bool) -> Updates:
     gallery = gr.update(
         value=[(file, f"seed {seed}") for file, seed in made],
         visible=bool(made),
         columns=min(4, max(2, round(len(made) ** 0.5 + 0.4))),
         selected_index=None,
-        elem_classes=looks,
+        elem_classes=["pictures", *["pixels"] * small, *["single"] * (len(made) == 1)],
     )
-    download = gr.update(value=made[0][0]) if made else gr.skip()
-    picked = _picked(made[0][1]) if made else ""
-    return [gallery, gr.update(visible=bool(made) and ended), picked, download, made, 0]
-
-
-def _select(made: list[tuple[str, int]], event: gr.SelectData) -> list[Any]:
-    choice = chosen_of(made, event.index if isinstance(event.index, int) else 0)
-    if choice is None:
-        return [gr.skip()] * 3
-    return [event.index, _picked(choice[1]), gr.update(value=choice[0])]
+    updates: Updates = {
+        panel.gallery: gallery,
+        panel.actions: gr.update(visible=bool(made) and ended),
+        panel.picked: "",
+        panel.made: made,
+        panel.chosen: 0,
+    }
+    if made:
+        file, seed = made[0]
+        updates |= {panel.picked: _picked(seed), panel.download: gr.update(value=file)}
+    return updates
 
 
 def _picked(seed: int) -> str:

@@ -15,14 +15,14 @@ from webui.tabs.form.page_context import Page
 from .controls import build_form, build_prompt
 from .form import Form
 from .form_events import connect_form
-from .job_events import connect_run
+from .job_events import JobEvents, connect_run
 from .model_events import connect_model
 from .result_panel import ResultPanel, build_result, chosen_of
 
 
 @dataclass(frozen=True, eq=False)
 class Workbench:
-    """One tab's form and result; `resume` follows a job after a reload.
+    """One tab's form and result, and the events of its jobs.
 
     link  copies the form's settings as an address
     """
@@ -30,8 +30,7 @@ class Workbench:
     mode: str
     form: Form
     result: ResultPanel
-    resume: Callable[..., Any]
-    outputs: list[gr.components.Component]
+    events: JobEvents
     link: gr.Button
 
 
@@ -75,8 +74,8 @@ def build_workbench(
             form = build_form(page, mode, prompt, more)
     connect_form(page, form)
     connect_model(page, form, tokens)
-    resume, outputs = connect_run(page, form, result, generate, stop)
-    return Workbench(mode, form, result, resume, outputs, link)
+    events = connect_run(page, form, result, generate, stop)
+    return Workbench(mode, form, result, events, link)
 
 
 def results_of(benches: Sequence[Workbench]) -> list[gr.State]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from webui.core.request import RequestError
 from webui.engine.events import Failed
 from webui.engine.replay import Verdict, compare, into, recipe
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import LONG, QUIET, RAW
+from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings
 from webui.tabs.form.describe import line, message, note, problem
-from webui.tabs.form.job_events import idle, snapshots, stop_job, submit, working
+from webui.tabs.form.job_events import JobButtons, snapshots, stop_job, submit
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.picture_actions import Info, arrival, send_offer, send_outputs
 from webui.tabs.form.result_panel import chosen_of
@@ -104,7 +104,7 @@ def _build() -> InfoWidgets:
 
 
 def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
-    run = _replay_of(page)
+    run = _replay_of(page, parts)
     inputs, outputs = [page.token, parts.image], [parts.verdict, parts.replay, parts.stop]
     here = [parts.image, *outputs, tabs]
     replays = [parts.replay.click(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW)]
@@ -149,10 +149,11 @@ def _connect_send(page: Page, parts: InfoWidgets, bench: Workbench, tabs: gr.Tab
     parts.send[bench.mode].click(send, [parts.image, page.kept[bench.mode]], outputs, **QUIET, **RAW)
 
 
-def _replay_of(page: Page) -> Any:
+def _replay_of(page: Page, parts: InfoWidgets) -> Any:
     """The event that makes the picture again and compares."""
+    buttons = JobButtons(parts.replay, parts.stop, "Replay", "Replay")
 
-    async def run(request: gr.Request, token: str, image: Any) -> AsyncIterator[list[Any]]:
+    async def run(request: gr.Request, token: str, image: Any) -> AsyncGenerator[Updates]:
         token = token or request.session_hash or ""
         stop_job(page, token, MODE)
         with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
@@ -164,17 +165,17 @@ def _replay_of(page: Page) -> Any:
                     page, partial(page.engine.submit_resolved, wanted.resolved, owner, False, wanted.environment)
                 )
             except RequestError as error:
-                yield [problem(str(error)), *idle()]
+                yield {parts.verdict: problem(str(error))} | buttons.idle()
                 return
             news = snapshots(page, job)
             try:
                 async for now in news:
-                    yield [gr.skip()] * 3 if now is None else [message(now), *working(job)]
+                    yield gr.skip() if now is None else {parts.verdict: message(now)} | buttons.working(job)
             finally:
                 # Nobody wants a replay that is not looked at; its folder goes now.
                 page.engine.stop(job)
                 await news.aclose()
-            yield [await asyncio.to_thread(_verdict, path, job, wanted), *idle()]
+            yield {parts.verdict: await asyncio.to_thread(_verdict, path, job, wanted)} | buttons.idle()
 
     return run
 

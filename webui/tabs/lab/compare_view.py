@@ -17,8 +17,9 @@ from webui.core.storage import write_new
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
 from webui.gradio_ext.files import served
-from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.describe import note
+from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
 
@@ -30,7 +31,7 @@ from .grid_html import tables
 from .grid_sheet import encode_sheet, write_zip
 from .lab_form import Settings, request_of
 from .lab_text import compared, cost_text
-from .tool_view import Tool, Updates, View, build_buttons, connect_cost, connect_tool
+from .tool_view import build_buttons, connect_cost, connect_tool
 
 TOOL = "compare"
 IDLE = "Choose what varies, look at the cost, and start. Every other setting is the one above."
@@ -52,7 +53,7 @@ class CompareView:
     files: gr.State
 
 
-def build_compare(page: Page, settings: Settings, axes: AxesView) -> Tool:
+def build_compare(page: Page, settings: Settings, axes: AxesView) -> JobEvents:
     """Build what stands below the axes and wire it."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Make the grid", IDLE)

@@ -12,7 +12,9 @@ from markupsafe import Markup
 from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
+from webui.gradio_ext.gradio_events import Updates
 from webui.tabs.form.describe import note, seconds_text
+from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
@@ -21,7 +23,7 @@ from .figures import convergence_figure
 from .lab_form import Settings, request_of
 from .lab_text import ahead_text
 from .reference_problem import Entrant
-from .tool_view import Tool, Updates, View, build_buttons, connect_cost, connect_tool
+from .tool_view import build_buttons, connect_cost, connect_tool
 
 TOOL = "convergence"
 PROBLEMS = [
@@ -36,7 +38,7 @@ IDLE = (
 )
 
 
-def build_convergence(page: Page, settings: Settings) -> Tool:
+def build_convergence(page: Page, settings: Settings) -> JobEvents:
     """Build the tab's content and wire it."""
     registry = page.registry
     names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from webui.gradio_ext.gradio_events import QUIET
 from webui.tabs.form.form import Form
+from webui.tabs.form.job_events import JobEvents
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
 
@@ -18,7 +19,6 @@ from .compare_view import build_compare
 from .convergence_view import build_convergence
 from .lab_form import build_settings
 from .plane_view import build_plane
-from .tool_view import Tool
 from .trajectory_view import build_trajectory
 
 
@@ -28,7 +28,7 @@ class Lab:
 
     form: Form
     axes: AxesView
-    tools: tuple[Tool, ...]
+    tools: tuple[JobEvents, ...]
 
 
 def build_lab(page: Page, benches: Sequence[Workbench]) -> Lab:

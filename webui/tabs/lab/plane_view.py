@@ -13,15 +13,16 @@ from webui.core.limits import SEEDS
 from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
-from webui.gradio_ext.gradio_events import QUIET, on_choice
+from webui.gradio_ext.gradio_events import QUIET, Updates, on_choice
 from webui.tabs.form.describe import note, percent, seconds_text
+from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
 from .lab_form import Settings
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, Path, PathFailed, Toy, make_toy
-from .tool_view import Tool, Updates, View, build_buttons, connect_cost, connect_tool
+from .tool_view import build_buttons, connect_cost, connect_tool
 
 TOOL = "plane"
 DEFAULT_SAMPLERS = ("DDPM", "DDIM", "Euler", "Heun", "Flow")
@@ -35,7 +36,7 @@ EXPLANATION = (
 )
 
 
-def build_plane(page: Page, settings: Settings, tab: gr.Tab) -> Tool:
+def build_plane(page: Page, settings: Settings, tab: gr.Tab) -> JobEvents:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
     registry = page.registry
     names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)

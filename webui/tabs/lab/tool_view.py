@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,24 +14,12 @@ from webui.core.request import RequestError
 from webui.engine.events import Snapshot
 from webui.engine.job_context import Task
 from webui.engine.jobs import Job
-from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
 from webui.tabs.form.describe import note, problem
-from webui.tabs.form.job_events import idle, resumer, snapshots, stop_job, submit, working
+from webui.tabs.form.job_events import JobButtons, JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .lab_text import status
-
-Updates = dict[Block, Any]
-View = Callable[[Snapshot], Awaitable[Updates]]
-
-
-@dataclass(frozen=True, eq=False)
-class Tool:
-    """A wired tool; `resume` follows its job into `outputs` when a page has been opened."""
-
-    mode: str
-    resume: Callable[..., Any]
-    outputs: list[Block]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +63,7 @@ def connect_tool(
     view: Callable[[Job], View],
     finished: Callable[[Mapping[str, Any]], str],
     starts: Sequence[Start] = (),
-) -> Tool:
+) -> JobEvents:
     """Wire a tool.
 
     make      make(*values of inputs) -> task, in a thread; its RequestError is shown and changes nothing else
@@ -82,58 +71,25 @@ def connect_tool(
     finished  the sentence about a run from its info
     starts    events beside the tool's button
     """
-    mode, every = buttons.mode, [buttons.message, buttons.start, buttons.stop, *outputs]
 
-    def updates(text: str, pair: Sequence[Any]) -> Updates:
-        return {buttons.message: text, **dict(zip((buttons.start, buttons.stop), pair, strict=True))}
+    def view_of(job: Job) -> View:
+        show = view(job)
 
-    async def run(
-        make: Callable[..., Task], request: gr.Request, token: str, given: Sequence[Any]
-    ) -> AsyncGenerator[Any, None]:
-        token = token or request.session_hash or ""
-        before = page.job(token, mode)
-        if before is not None and before.outcome is None:
-            gr.Info("This tool is still at work. Stop it first, or wait for it.")
-            yield gr.skip()
-            return
-        try:
-            job = await submit(page, lambda: page.engine.submit_task(make(*given), page.owner(token, mode)))
-        except RequestError as error:
-            yield updates(problem(str(error)), idle(value=buttons.label))
-            return
-        async for each in follow(job):
-            yield each
+        async def updates(now: Snapshot) -> Updates:
+            return {buttons.message: status(now, buttons.idle, finished)} | await show(now)
 
-    async def follow(job: Job) -> AsyncGenerator[Any, None]:
-        news, show = snapshots(page, job), view(job)
-        try:
-            async for now in news:
-                if now is None:
-                    yield gr.skip()
-                    continue
-                text = status(now, buttons.idle, finished)
-                pair = idle(value=buttons.label) if now.outcome else working(job, value="At work")
-                yield updates(text, pair) | await show(now)
-        finally:
-            # Not left to the garbage collector: the job has to know at once that nobody looks any more.
-            await news.aclose()
+        return updates
 
+    def submit(make: Callable[..., Task], owner: str, *given: Any) -> Job:
+        return page.engine.submit_task(make(*given), owner)
+
+    pair = JobButtons(buttons.start, buttons.stop, buttons.label, "At work")
+    every = [buttons.message, buttons.start, buttons.stop, *outputs]
+    events = JobEvents(page, buttons.mode, pair, view_of, lambda text: {buttons.message: problem(text)}, every)
     for start in (Start(buttons.start.click, inputs, make), *starts):
-        _listen(page, start, run, every)
-    buttons.stop.click(lambda token: stop_job(page, token, mode), page.token, buttons.stop, **QUIET)
-    return Tool(mode, resumer(page, mode, follow, gr.skip()), every)
-
-
-def _listen(page: Page, start: Start, run: Callable[..., AsyncGenerator[Any, None]], outputs: Sequence[Block]) -> None:
-    async def begin(request: gr.Request, token: str, *given: Any) -> AsyncGenerator[Any, None]:
-        updates = run(start.make, request, token, given)
-        try:
-            async for each in updates:
-                yield each
-        finally:
-            await updates.aclose()
-
-    start.listen(begin, [page.token, *start.inputs], outputs, concurrency_limit=None, **LONG, **RAW)
+        events.connect(start.listen, start.inputs, partial(submit, start.make))
+    events.connect_stop()
+    return events
 
 
 def connect_cost(

@@ -14,8 +14,9 @@ from webui.core.storage import write_new
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.describe import note, summary
+from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
@@ -25,7 +26,7 @@ from .figures import change_figure, gap_figure, noise_figure
 from .lab_form import Settings, request_of
 from .lab_text import ahead_text
 from .replay_trajectory import replay_trajectory
-from .tool_view import Start, Tool, Updates, View, build_buttons, connect_cost, connect_tool
+from .tool_view import Start, build_buttons, connect_cost, connect_tool
 from .trajectory import Frame, Trajectory, film, make_trajectory
 
 TOOL = "trajectory"
@@ -49,7 +50,7 @@ COLUMNS = (
 )
 
 
-def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench]) -> Tool:
+def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench]) -> JobEvents:
     """Build the tab's content and wire it; `benches` have the last result."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Run and watch", IDLE)
