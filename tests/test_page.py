@@ -62,7 +62,7 @@ def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeyp
     monkeypatch.setattr(job_events, "LOOK", 0.0)
     left = []
     page = SimpleNamespace(watching=Counter(), engine=SimpleNamespace(abandon=left.append))
-    job = Job(None, None, owner="someone")
+    job = Job("", owner="someone")
 
     async def looks(many):
         watched = job_events.snapshots(page, job)

@@ -15,7 +15,7 @@ from gradio.components import Component
 
 from webui.core.request import RequestError
 from webui.engine.events import Snapshot
-from webui.engine.jobs import Job
+from webui.engine.jobs import DrawJob, Job
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.tabs.form.page_context import Page
 
@@ -185,12 +185,13 @@ def connect_run(page: Page, form: Form, result: ResultPanel, generate: gr.Button
     mode, seed = form.mode, form.fields["seed"]
 
     def view(job: Job) -> View:
-        before: Snapshot | None = None
-        small = max(job.request.width, job.request.height) <= SMALL
+        assert isinstance(job, DrawJob)  # nothing else is submitted in a form's mode
+        before, request = None, job.request
+        small = max(request.width, request.height) <= SMALL
 
         async def updates(now: Snapshot) -> Updates:
             nonlocal before
-            used = {seed: job.request.seed} if before is None else {}
+            used = {seed: request.seed} if before is None else {}
             shown = await show(result, now, before, small)
             before = now
             return shown | used
