@@ -34,8 +34,10 @@ import torch
 from samplers.noise import Noise
 from samplers.registry import discover
 from samplers.run import plan, run
+from weights.families import recognize_file
 from weights.opening import open_model
 from weights.single_file import read_single
+from weights.tensors import read_shapes
 
 from .docs_table import write_table
 from .random_checkpoint import MINI, TRUE, checkpoint, save
@@ -123,22 +125,21 @@ def opening(kind: str, folder: Path, mini: bool) -> dict[str, float]:
 def ours(file: Path) -> list[torch.nn.Module]:
     """Opened by this program."""
     model = open_model(read_single(file), "cpu")
-    return [model._unet, model._vae.module, model._text._encoder]
+    return [model.network.unet, model.vae.module, model.network.prompts.encoder]
 
 
 def configurations(file: Path) -> Path:
     """A folder of configurations for diffusers, which otherwise asks its hub for them."""
     from diffusers import DDIMScheduler
 
-    from weights.assembly import plan_parts, tokenizer_for
-
     folder = file.with_name(f"{file.stem}-configs")
     if not (folder / "model_index.json").exists():
-        parts, version = plan_parts(read_single(file))
+        _, checkpoint = recognize_file(read_shapes(file))
+        parts = checkpoint.parts(None)
         for name in ("unet", "vae"):
             parts[name].module.save_config(folder / name)
         parts["text_encoder"].module.config.save_pretrained(folder / "text_encoder")
-        tokenizer_for(version).save_pretrained(folder / "tokenizer")
+        checkpoint.tokenizers()["tokenizer"].save_pretrained(folder / "tokenizer")
         DDIMScheduler().save_pretrained(folder / "scheduler")
         named = dict(unet="UNet2DConditionModel", vae="AutoencoderKL", scheduler="DDIMScheduler")
         index = {name: ["diffusers", kind] for name, kind in named.items()}
@@ -167,10 +168,10 @@ def steps(file: Path, side: int, count: int, repeat: int) -> dict[str, Any]:
     start = ready.sigmas[0] * Noise((1,), "initial")(zeros) / math.sqrt(1 + ready.sigmas[0] ** 2)
     results: dict[str, Any] = dict(ours=[], theirs=[], apart=0.0, side=side)
     for _ in range(repeat):
-        model.lay_out(0)
+        model.use_channels_last(0)
         mine, theirs = Stopwatch(), Stopwatch()
         x = run(ready, model.denoiser("a cat", "", 7.5), zeros, (1,), mine).x
-        model._unet.to(memory_format=torch.contiguous_format)
+        model.network.unet.to(memory_format=torch.contiguous_format)
         latents = pipe(
             "a cat",
             negative_prompt="",
@@ -246,9 +247,9 @@ def _pipeline(model: Any) -> Any:
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
-    encoder, tokenizer = model._text._encoder, model._text._tokenizer
+    encoder, tokenizer = model.network.prompts.encoder, model.network.prompts.tokenizer
     pipe = StableDiffusionPipeline(
-        model._vae.module, encoder, tokenizer, model._unet, scheduler, None, None, requires_safety_checker=False
+        model.vae.module, encoder, tokenizer, model.network.unet, scheduler, None, None, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

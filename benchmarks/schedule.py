@@ -31,7 +31,7 @@ from webui.engine.run_preview import numbers, preview_run
 from webui.settings import Settings
 from webui.tabs.form.form_state import recall_options
 from webui.tabs.schedule.run_plot import redraw
-from weights.catalog import Defaults, ModelInfo
+from weights.model_info import Defaults, ModelInfo
 
 ROOT = Path(__file__).parent.parent
 BUDGET = 0.150  # seconds

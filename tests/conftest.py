@@ -18,8 +18,8 @@ from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
 from webui.core.record import encode_png
 from webui.core.storage import write_new
-from weights.catalog import Defaults, ModelInfo
 from weights.identity import ModelIdentity, hardware_of
+from weights.model_info import Defaults, ModelInfo
 
 ROOT = Path(__file__).parent.parent
 # Two test processes share the cores; threads of their own would only stand in each other's way.
@@ -91,7 +91,7 @@ def registry() -> Registry:
 @pytest.fixture(scope="session")
 def emoji():
     """The embedded model, opened once."""
-    from weights.catalog import read_folder
+    from weights.diffusers_folder import read_folder
     from weights.opening import open_model
 
     return open_model(read_folder(ROOT / "weights" / "emoji"), "cpu")

@@ -21,7 +21,7 @@ from samplers.registry import Registry, discover
 from samplers.sampler import Denoise, Sampler
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.testing import MixtureDenoiser
-from weights.condition import TextCondition
+from weights.condition import TensorCondition
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 COVERED = ("DDPM", "DDIM", "Euler", "Flow")  # samplers that every general test runs; add a name to have it tested
@@ -75,9 +75,15 @@ def mixture(shape: tuple[int, ...] = (2, 3, 3), components: int = 5) -> MixtureD
 
 def guided(network, schedule, prediction, positive, negative, scale=1.0, *, rounded=False, **guidance) -> Denoise:
     """`guide` for a network(scaled, timestep, states) and prompts that are plain tensors."""
-    function = lambda scaled, timestep, condition: network(scaled, timestep, condition.states)  # noqa: E731
+    function = lambda scaled, timestep, condition: network(scaled, timestep, condition.tensors["text"])  # noqa: E731
     asked = Network(function, schedule, prediction, rounded)
-    return guide(asked, TextCondition(positive), TextCondition(negative), scale, **guidance)
+    conditions = (TensorCondition({"text": states}) for states in (positive, negative))
+    return guide(asked, *conditions, scale, **guidance)
+
+
+def states(model, prompt: str, clip_skip: int = 1) -> torch.Tensor:
+    """The hidden states of a prompt on a model of Stable Diffusion's family."""
+    return model.encode_prompt(prompt, clip_skip).tensors["text"]
 
 
 class Replay:

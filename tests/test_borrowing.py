@@ -7,8 +7,10 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT
+from oracles import states
 
-from weights.catalog import Catalog, read_folder
+from weights.catalog import Catalog
+from weights.diffusers_folder import read_folder
 from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 
@@ -39,7 +41,7 @@ def test_the_rest_is_the_lenders(folder, emoji):
     assert found.prediction == "flow_prediction" and found.schedule.flow
     check_model(found)
     model = open_model(found, "cpu")
-    assert torch.equal(model.encode_prompt("apple"), emoji.encode_prompt("apple"))
+    assert torch.equal(states(model, "apple"), states(emoji, "apple"))
     latents = torch.zeros(1, *model.latents_shape(64, 64))
     assert model.decode(latents)[0].tobytes() == emoji.decode(latents)[0].tobytes()
 

@@ -9,12 +9,14 @@ import types
 
 import pytest
 import torch
+from oracles import states
 
 from benchmarks.checkpoint import table
 from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_average
 from samplers.run import plan, run
-from weights.catalog import Catalog, read_folder
-from weights.condition import TextCondition
+from weights.catalog import Catalog
+from weights.diffusers_folder import read_folder
+from weights.model import guess_prediction
 from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 from weights.single_file import read_single
@@ -42,7 +44,7 @@ def models(files):
 
 
 def state(model, part):
-    module = dict(_unet=model._unet, _vae=model._vae.module, _text=model._text._encoder)[part]
+    module = dict(_unet=model.network.unet, _vae=model.vae.module, _text=model.network.prompts.encoder)[part]
     return module.state_dict()
 
 
@@ -74,12 +76,12 @@ def test_the_weights_are_those_of_diffusers_own_conversion(weights, models, vers
     from diffusers.loaders import single_file_utils as theirs
 
     model, given = models[version, ending], weights[version]
-    same(state(model, "_unet"), theirs.convert_ldm_unet_checkpoint(dict(given), dict(model._unet.config)))
-    same(state(model, "_vae"), theirs.convert_ldm_vae_checkpoint(dict(given), dict(model._vae.module.config)))
+    same(state(model, "_unet"), theirs.convert_ldm_unet_checkpoint(dict(given), dict(model.network.unet.config)))
+    same(state(model, "_vae"), theirs.convert_ldm_vae_checkpoint(dict(given), dict(model.vae.module.config)))
     if version == 1:
         text = theirs.convert_ldm_clip_checkpoint(dict(given))
     else:
-        text = theirs.convert_open_clip_checkpoint(model._text._encoder, dict(given))
+        text = theirs.convert_open_clip_checkpoint(model.network.prompts.encoder, dict(given))
     text = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
     mine = {name.removeprefix("text_model."): tensor for name, tensor in state(model, "_text").items()}
     # Theirs keeps the layer that Stable Diffusion 2 does not use, and leaves it to the loader.
@@ -95,10 +97,10 @@ def test_a_diffusers_folder_of_the_same_weights_is_the_same_model(models, versio
     model = models[version, ".safetensors"]
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     pipe = StableDiffusionPipeline(
-        model._vae.module,
-        model._text._encoder,
-        model._text._tokenizer,
-        model._unet,
+        model.vae.module,
+        model.network.prompts.encoder,
+        model.network.prompts.tokenizer,
+        model.network.unet,
         scheduler,
         None,
         None,
@@ -108,12 +110,12 @@ def test_a_diffusers_folder_of_the_same_weights_is_the_same_model(models, versio
     folder = open_model(read_folder(tmp_path / "folder"), "cpu")
     for part in ("_unet", "_vae", "_text"):
         same(state(model, part), state(folder, part))
-    assert torch.equal(model.encode_prompt("a (red:1.3) apple"), folder.encode_prompt("a (red:1.3) apple"))
+    assert torch.equal(states(model, "a (red:1.3) apple"), states(folder, "a (red:1.3) apple"))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    condition = TextCondition(model.encode_prompt("x"))
+    condition = model.encode_prompt("x")
     # Not bit by bit: matrix products round differently where tensors begin at other addresses.
     torch.testing.assert_close(
-        model._network(noise, 500.0, condition), folder._network(noise, 500.0, condition), rtol=0, atol=1e-5
+        model.network(noise, 500.0, condition), folder.network(noise, 500.0, condition), rtol=0, atol=1e-5
     )
 
 
@@ -136,7 +138,7 @@ def test_halves_become_what_the_device_needs(weights, tmp_path):
     for dtype in (torch.float16, torch.bfloat16):
         half = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights[1].items()}
         model = open_model(read_single(save(tmp_path / "half.safetensors", half)), "cpu")
-        tensor = model._unet.conv_in.weight
+        tensor = model.network.unet.conv_in.weight
         assert tensor.dtype is torch.float32
         assert torch.equal(tensor, half[f"{UNET}input_blocks.0.0.weight"].float())
 
@@ -145,17 +147,19 @@ def test_the_running_average_is_preferred_if_it_is_complete(weights, tmp_path):
     name = f"{UNET}out.2.bias"
     averaged = with_average(weights[1])
     model = open_model(read_single(save(tmp_path / "ema.ckpt", averaged)), "cpu")
-    assert torch.equal(model._unet.conv_out.bias, weights[1][name] / 2)
+    assert torch.equal(model.network.unet.conv_out.bias, weights[1][name] / 2)
     del averaged["model_ema.diffusion_modelout2bias"]
     model = open_model(read_single(save(tmp_path / "part.ckpt", averaged)), "cpu")
-    assert torch.equal(model._unet.conv_out.bias, weights[1][name])
+    assert torch.equal(model.network.unet.conv_out.bias, weights[1][name])
 
 
 def test_names_without_text_model_are_known(weights, tmp_path):
     old = {name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in weights[1].items()}
     model = open_model(read_single(save(tmp_path / "old.safetensors", old)), "cpu")
     assert torch.equal(
-        model._text._encoder.state_dict()[next(n for n in model._text._encoder.state_dict() if "token_embedding" in n)],
+        model.network.prompts.encoder.state_dict()[
+            next(n for n in model.network.prompts.encoder.state_dict() if "token_embedding" in n)
+        ],
         weights[1]["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"],
     )
 
@@ -196,13 +200,13 @@ def test_a_file_of_lightning_is_opened_and_its_callback_stays_inert(weights, tmp
 def test_the_model_does_not_change_with_its_file(weights, tmp_path):
     path = save(tmp_path / "a.safetensors", weights[1])
     model = open_model(read_single(path), "cpu")
-    before = model._unet.conv_in.weight.clone()
+    before = model.network.unet.conv_in.weight.clone()
     with path.open("r+b") as stream:
         stream.seek(200_000)
         stream.write(b"\xff" * (path.stat().st_size - 200_000))
     assert (
-        torch.equal(model._unet.conv_in.weight, before)
-        and torch.isfinite(model._vae.module.decoder.conv_in.weight).all()
+        torch.equal(model.network.unet.conv_in.weight, before)
+        and torch.isfinite(model.vae.module.decoder.conv_in.weight).all()
     )
 
 
@@ -232,30 +236,24 @@ class TestPrediction:
     @pytest.mark.parametrize("slope, prediction", [(1.0, "epsilon"), (0.07, "v_prediction"), (-0.9, "v_prediction")])
     def test_else_the_network_itself_is_asked(self, models, slope, prediction):
         model = models[2, ".safetensors"]
-        network, model._network = model._network, lambda scaled, timestep, condition: slope * scaled
-        try:
-            assert model.guess_prediction() == prediction
-        finally:
-            model._network = network
+        network = lambda scaled, timestep, condition: slope * scaled  # noqa: E731
+        assert guess_prediction(network, model.encode_prompt(""), model.info, model.device) == prediction
 
     def test_the_embedded_model_is_recognized_by_that(self, emoji):
-        assert emoji.info.prediction == "epsilon" == emoji.guess_prediction()
-
-        def velocity(scaled, timestep, condition, network=emoji._network):
+        def velocity(scaled, timestep, condition):
             # The same network as one that predicts v: v = (eps - sqrt(1 - alpha^2) z) / alpha.
             alpha = 1 / math.sqrt(1 + emoji.schedule.sigmas[-1] ** 2)
-            return (network(scaled, timestep, condition) - math.sqrt(1 - alpha**2) * scaled) / alpha
+            return (emoji.network(scaled, timestep, condition) - math.sqrt(1 - alpha**2) * scaled) / alpha
 
-        emoji._network = velocity
-        try:
-            assert emoji.guess_prediction() == "v_prediction"
-        finally:
-            del emoji._network
+        known = emoji.encode_prompt(""), emoji.info, emoji.device
+        assert emoji.info.prediction == "epsilon" == guess_prediction(emoji.network, *known)
+        assert guess_prediction(velocity, *known) == "v_prediction"
 
-    def test_an_opened_file_says_what_was_found(self, models):
+    def test_an_opened_file_says_what_it_predicts(self, models):
         model = models[2, ".ckpt"]
+        guess = guess_prediction(model.network, model.encode_prompt(""), model.info, model.device)
         assert model.info.is_certain
-        assert model.info.prediction == model.identity.prediction == model.guess_prediction()
+        assert model.info.prediction == model.identity.prediction == guess
         assert "asked of the network when it is opened" in model.info.notes[0]
 
     def test_zero_terminal_snr_is_marked_or_said(self, weights, tmp_path):
@@ -310,7 +308,7 @@ class TestBeside:
         found = read_single(path)
         assert found.notes == (f"Its VAE is a{ending}.",)
         model = open_model(found, "cpu")
-        assert torch.equal(model._vae.module.decoder.conv_in.bias, other["decoder.conv_in.bias"])
+        assert torch.equal(model.vae.module.decoder.conv_in.bias, other["decoder.conv_in.bias"])
         assert model.identity.vae == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
         assert list(Catalog().find_models(tmp_path)) == ["a"]
 
@@ -351,7 +349,9 @@ class TestCatalog:
 
         catalog, read = Catalog(), []
         monkeypatch.setattr(
-            weights.catalog, "read_single", lambda path, name: read.append(name) or read_single(path, name)
+            weights.catalog,
+            "read_single",
+            lambda path, name, *more: read.append(name) or read_single(path, name, *more),
         )
         assert catalog.find_models(tmp_path) == {}
         (tmp_path / "one.ckpt").hardlink_to(files[1, ".ckpt"])

@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT
+from oracles import states
 from safetensors.torch import load_file, save_file
 
-from weights.catalog import read_folder
+from weights.diffusers_folder import read_folder
 from weights.model_info import ModelError
 from weights.opening import check_model, open_model
 
@@ -70,7 +71,7 @@ def test_something_else_in_the_place_of_a_part_is_refused(folder):
 
 def test_a_tensor_of_another_shape_is_refused(folder):
     replace(folder, "vae", lambda tensors: tensors | {"decoder.conv_in.bias": torch.zeros(7)})
-    assert "vae/diffusion_pytorch_model.safetensors is of another kind than it looks" in reason(folder)
+    assert "vae/diffusion_pytorch_model.safetensors is not a supported checkpoint" in reason(folder)
 
 
 def test_a_tokenizer_that_is_missing_or_has_no_vocabulary_is_refused(folder):
@@ -117,7 +118,7 @@ def test_a_tokenizer_allows_no_more_tokens_than_the_text_encoder_takes(folder, e
     found = read_folder(folder)
     check_model(found)
     model = open_model(found, "cpu")
-    assert torch.equal(model.encode_prompt("a red apple, " * 20), emoji.encode_prompt("a red apple, " * 20))
+    assert torch.equal(states(model, "a red apple, " * 20), states(emoji, "a red apple, " * 20))
 
 
 def prefixed(folder):
@@ -159,9 +160,9 @@ def test_whole_folders_are_taken_in_every_form(folder, emoji, form):
     check_model(found)
     model = open_model(found, "cpu")
     for mine, theirs in (
-        (model._unet, emoji._unet),
-        (model._vae.module, emoji._vae.module),
-        (model._text._encoder, emoji._text._encoder),
+        (model.network.unet, emoji.network.unet),
+        (model.vae.module, emoji.vae.module),
+        (model.network.prompts.encoder, emoji.network.prompts.encoder),
     ):
         mine, theirs = mine.state_dict(), theirs.state_dict()
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -201,5 +202,5 @@ def test_the_old_names_of_a_vaes_attention_are_known(folder):
     assert "decoder.mid_block.attentions.0.proj_attn.weight" in load_file(weights_of(folder, "vae"))
     found = read_folder(folder)
     check_model(found)
-    mine = open_model(found, "cpu")._vae.module.state_dict()
+    mine = open_model(found, "cpu").vae.module.state_dict()
     assert all(torch.equal(mine[name], tensor) for name, tensor in made.state_dict().items())

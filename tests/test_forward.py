@@ -24,14 +24,13 @@ from webui.tabs.schedule.forward_process import (
     noised,
     sigma_at,
     some_of,
-    to_picture,
-    to_values,
 )
+from weights.autoencoder import image_to_tensor, tensor_to_image
 
 
 @pytest.mark.parametrize("sigma", [0.03, 1.0, 14.6])
 def test_the_three_processes_are_their_formulas(sigma):
-    clean = to_values(example_picture(32))
+    clean = image_to_tensor(example_picture(32))
     eps = Noise((1,), "initial")(clean)
     bar, t = alpha_bar(sigma), sigma / (1 + sigma)
     wanted = {
@@ -47,7 +46,7 @@ def test_the_three_processes_are_their_formulas(sigma):
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_histogram_becomes_the_bell_curve_of_the_noise(process):
-    clean = to_values(example_picture(64))
+    clean = image_to_tensor(example_picture(64))
     apart = []
     for sigma in (0.1, 1.0, 14.6):
         shown = histogram(noised(clean, sigma, process), sigma, process)
@@ -77,7 +76,7 @@ def test_some_levels_of_a_list():
 
 def test_a_picture_and_its_values_are_the_same():
     picture = example_picture(48)
-    assert picture.size == (48, 48) and to_picture(to_values(picture)[0]).tobytes() == picture.tobytes()
+    assert picture.size == (48, 48) and tensor_to_image(image_to_tensor(picture)[0]).tobytes() == picture.tobytes()
     assert len(set(picture.get_flattened_data())) > 100 and picture.getpixel((0, 0)) == (255, 255, 255)
 
 

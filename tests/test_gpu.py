@@ -11,7 +11,7 @@ from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished
 from webui.replay_command import replay_file
 from webui.settings import Settings
-from weights.catalog import read_folder
+from weights.diffusers_folder import read_folder
 from weights.opening import open_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
@@ -40,7 +40,7 @@ def values(path):
 
 def test_half_precision_draws_what_the_cpu_draws(engine, emoji):
     model = open_model(read_folder(ROOT / "weights" / "emoji"), "cuda")
-    assert model.dtype == model._unet.dtype == torch.float16 and model._vae.module.dtype == torch.float32
+    assert model.network.unet.dtype == torch.float16 and model.vae.module.dtype == torch.float32
     zeros = torch.zeros(1, *model.latents_shape(64, 64), device="cuda")
     for text, guidance in (("red apple", 5.0), ("", 1.0)):
         x = 14.0 * torch.randn(zeros.shape, generator=torch.Generator().manual_seed(0)).cuda()

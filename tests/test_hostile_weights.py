@@ -280,7 +280,7 @@ FILES = {
     "a flat convolution": (
         "ao.safetensors",
         lambda w, good, folder: tensors(w | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4)}),
-        "of another kind than it looks: its first convolution has shape .4.",
+        "not a supported checkpoint: its first convolution has shape .4.",
     ),
     "a key without end": (
         "ap.ckpt",
@@ -341,28 +341,28 @@ FILES = {
         lambda w, good, folder: tensors(
             {n: torch.zeros(s) for n, s in shapes(1, Width(24, 32, 64, 1, tokens=64)).items()}
         ),
-        "az.safetensors is of another kind than it looks: its shapes do not make a network .num_channels",
+        "az.safetensors is not a supported checkpoint: its tensor shapes do not form a valid UNet, VAE or text encoder .num_channels",
     ),
     "a width that no heads divide": (
         "ba.safetensors",
         lambda w, good, folder: tensors(
             {n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 200, 1, tokens=64)).items()}
         ),
-        "ba.safetensors is of another kind than it looks: its shapes do not make a network .*200",
+        "ba.safetensors is not a supported checkpoint: its tensor shapes do not form a valid UNet, VAE or text encoder .*200",
     ),
     "a width of nothing": (
         "bb.safetensors",
         lambda w, good, folder: tensors(
             {n: torch.zeros(s) for n, s in shapes(1, Width(32, 0, 64, 1, tokens=64)).items()}
         ),
-        "bb.safetensors is of another kind than it looks|not complete",
+        "bb.safetensors is not a supported checkpoint|not complete",
     ),
     "a flat embedding": (
         "bc.safetensors",
         lambda w, good, folder: tensors(
             w | {LAYERS.replace("encoder.layers", "embeddings.token_embedding.weight"): torch.zeros(4)}
         ),
-        "of another kind than it looks: a tensor has fewer dimensions",
+        "not a supported checkpoint: a tensor has fewer dimensions",
     ),
 }
 
@@ -471,10 +471,10 @@ def test_whatever_reading_one_raises_costs_no_other_model(good, tmp_path, monkey
     (tmp_path / "b.safetensors").write_bytes(good)
     read = catalog.read_single
 
-    def fails(path, name):
+    def fails(path, name, *more):
         if name == "b":
             raise ArithmeticError("what nobody thought of\nand more")
-        return read(path, name)
+        return read(path, name, *more)
 
     monkeypatch.setattr(catalog, "read_single", fails)
     known = Catalog()
@@ -510,7 +510,7 @@ def test_the_model_in_use_stays_in_use(engine, good, weights):
     # Its shapes tell a checkpoint, and only building it shows that it is none.
     (folder / "b.safetensors").write_bytes(tensors(reshaped(weights)))
     outcome = engine.submit(Request(steps=2, model="b", width=128, height=128)).wait(WAIT)
-    assert isinstance(outcome, Failed) and "B.safetensors is of another kind than it looks" in outcome.message
+    assert isinstance(outcome, Failed) and "B.safetensors is not a supported checkpoint" in outcome.message
     assert engine.status == "a on cpu, ready"
     assert isinstance(engine.submit(request).wait(WAIT), Finished)
     assert engine.opened == ["a"]

@@ -9,8 +9,8 @@ from PIL import Image
 import weights.opening
 from samplers.run import plan, run
 from weights.autoencoder import DECODER_BYTES, Autoencoder
-from weights.catalog import read_folder
-from weights.opening import dtypes, open_model
+from weights.diffusers_folder import read_folder
+from weights.opening import dtype_of, open_model
 
 FULL = torch.OutOfMemoryError("CUDA out of memory")
 WAYS = (FULL, RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), MemoryError())
@@ -18,15 +18,15 @@ WAYS = (FULL, RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), M
 
 def test_half_precision_on_cuda_alone_and_never_in_the_vae():
     half, single = torch.float16, torch.float32
-    assert dtypes(torch.device("cuda")) == dict(unet=half, text_encoder=half, vae=single)
-    assert set(dtypes(torch.device("cpu")).values()) == set(dtypes(torch.device("mps")).values()) == {single}
+    assert [dtype_of(name, torch.device("cuda")) for name in ("unet", "text_encoder", "vae")] == [half, half, single]
+    assert {dtype_of(name, torch.device(device)) for name in ("unet", "vae") for device in ("cpu", "mps")} == {single}
 
 
 def test_a_model_in_half_precision_draws_nearly_the_same_picture(emoji, registry, monkeypatch):
-    monkeypatch.setattr(weights.opening, "dtypes", lambda device: dtypes(torch.device("cuda")))
+    monkeypatch.setattr(weights.opening, "dtype_of", lambda name, device: dtype_of(name, torch.device("cuda")))
     half = open_model(read_folder(ROOT / "weights" / "emoji"), "cpu")
-    assert half.dtype == half._unet.dtype == half._text._encoder.dtype == torch.float16
-    assert half._vae.module.dtype == torch.float32
+    assert half.network.unet.dtype == half.network.prompts.encoder.dtype == torch.float16
+    assert half.vae.module.dtype == torch.float32
     ready = plan(emoji.schedule, registry.sampler("DDIM").item, registry.schedule("Uniform leading").item, 4)
     drawn = []
     for model in (emoji, half):
@@ -42,7 +42,7 @@ def vae(emoji, monkeypatch):
     """vae(bytes): the embedded VAE with so much memory free, and the sides, in latents, that its decoder is given."""
 
     def make(free):
-        made, sides = Autoencoder(emoji._vae.module, emoji.info.factor, torch.device("cpu")), []
+        made, sides = Autoencoder(emoji.vae.module, emoji.info.factor, torch.device("cpu")), []
         monkeypatch.setattr(made, "_free", lambda: free)
         decoder = made.module.decoder.forward
         monkeypatch.setattr(made.module.decoder, "forward", lambda z: sides.append(z.shape[-1]) or decoder(z))
@@ -118,5 +118,5 @@ def test_what_torch_holds_and_does_not_use_is_free(emoji, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
-    assert Autoencoder(emoji._vae.module, 4, torch.device("cuda"))._free() == 1300
-    assert Autoencoder(emoji._vae.module, 4, torch.device("cpu"))._free() == float("inf")
+    assert Autoencoder(emoji.vae.module, 4, torch.device("cuda"))._free() == 1300
+    assert Autoencoder(emoji.vae.module, 4, torch.device("cpu"))._free() == float("inf")

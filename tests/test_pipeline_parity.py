@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not (EMOJI / "model_index.json").exists(), reaso
 
 @pytest.fixture(scope="module")
 def model():
-    from weights.catalog import read_folder
+    from weights.diffusers_folder import read_folder
     from weights.opening import open_model
 
     return open_model(read_folder(EMOJI), "cpu")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weights.model_info import ModelError
-from weights.prompt_encoder import Prompts
+from weights.prompt_encoder import PromptEncoder
 from weights.prompt_syntax import COMMA_REACH, Chunk, PromptPart, parse, split
 from weights.tokenizer import clip_tokenizer, merges_file
 
@@ -166,7 +166,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer, encoder):
-    return Prompts("mini", tokenizer, encoder)
+    return PromptEncoder("mini", tokenizer, encoder)
 
 
 def theirs(tokenizer, encoder, text):
@@ -212,8 +212,8 @@ class TestEmbeddings:
         assert torch.equal(prompts.encode("a BREAK b"), torch.cat([prompts.encode("a"), prompts.encode("b")], 1))
 
     def test_chunks_follow_the_tokenizers_own_length(self, emoji):
-        assert emoji.encode_prompt("red apple").shape[1] == 32
-        assert emoji.encode_prompt("red apple, " * 20).shape[1] % 32 == 0
+        assert emoji.network.prompts.encode("red apple").shape[1] == 32
+        assert emoji.network.prompts.encode("red apple, " * 20).shape[1] % 32 == 0
         assert emoji.count_tokens("apple BREAK apple") == (2, 60)
 
     def test_tokens_are_counted_without_the_syntax(self, prompts):

@@ -31,7 +31,7 @@ from training import (
     text,
 )
 from training.config import Autoencoder, Config, Denoiser, Text
-from weights.catalog import read_folder
+from weights.diffusers_folder import read_folder
 
 ENTRIES = [
     {"name": name, "style": style, "keywords": ["thing", name.split()[-1]], "weight": 1.0, "sets": 2, "code": "0"}

@@ -1,4 +1,4 @@
-"""Pictures to latents and back, within the memory that there is."""
+"""Pictures to latents and back, in tiles where memory is short; pictures to tensors and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,19 +26,19 @@ log = logging.getLogger(__name__)
 class Autoencoder:
     """A VAE in float32, whose latents are scaled to unit variance (Rombach et al. 2022, arXiv:2112.10752).
 
-    module  diffusers' AutoencoderKL
+    module  diffusers' AutoencoderKL; `Any`, because importing its type would import diffusers
     factor  how many pixels of a side a latent stands for
     Where the GPU's memory is not enough for a picture it is worked on in overlapping tiles, which may show faintly.
     """
 
-    def __init__(self, module: torch.nn.Module, factor: int, device: torch.device):
+    def __init__(self, module: Any, factor: int, device: torch.device):
         self.module, self._factor, self._device = module, factor, device
         self._projection: torch.Tensor | None = None
 
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> torch.Tensor:
         """The latents (1, channels, h, w) of a picture: the most probable ones, so that nothing is random."""
-        pixels = _to_tensor(image).to(self._device)
+        pixels = image_to_tensor(image).to(self._device)
         latents = self._with_room(lambda: self.module.encode(pixels).latent_dist.mode(), image.size)
         return (latents - (self.module.config.shift_factor or 0.0)) * self.module.config.scaling_factor
 
@@ -46,9 +48,7 @@ class Autoencoder:
         latents = latents.to(self._device, torch.float32) / self.module.config.scaling_factor
         latents = latents + (self.module.config.shift_factor or 0.0)
         size = latents.shape[-1] * self._factor, latents.shape[-2] * self._factor
-        return [
-            _to_image(self._with_room(lambda one=one: self.module.decode(one[None]).sample, size)[0]) for one in latents
-        ]
+        return [tensor_to_image(self._with_room(partial(self._decode_one, one), size)) for one in latents]
 
     @torch.inference_mode()
     def preview(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -59,11 +59,14 @@ class Autoencoder:
             self._projection = self._fit_projection()
         values = latents.to("cpu", torch.float32).movedim(1, -1)
         pictures = torch.cat([values, torch.ones_like(values[..., :1])], -1) @ self._projection
-        small = (_to_image(picture.movedim(-1, 0)) for picture in pictures)
+        small = (tensor_to_image(picture.movedim(-1, 0)) for picture in pictures)
         return [picture.resize((picture.width * 4, picture.height * 4)) for picture in small]
 
+    def _decode_one(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.module.decode(latents[None]).sample[0]
+
     def _with_room(self, work: Callable[[], torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """Do it at once if there is room for a picture of this width and height, else, or if there was not, in tiles."""
+        """Do it at once if there is room for a picture of this width and height; else, or if that fails, in tiles."""
         if self._free() > DECODER_BYTES * math.prod(size):
             try:
                 return work()
@@ -104,18 +107,19 @@ class Autoencoder:
         levels = torch.linspace(-1, 1, 4)
         colours = torch.cartesian_prod(levels, levels, levels).reshape(8, 8, 3)
         card = colours.repeat_interleave(4 * self._factor, 0).repeat_interleave(4 * self._factor, 1)
-        latents = self.encode(_to_image(card.movedim(-1, 0)))[0].movedim(0, -1).cpu()
+        latents = self.encode(tensor_to_image(card.movedim(-1, 0)))[0].movedim(0, -1).cpu()
         inner = latents[2::4, 2::4].reshape(64, -1)
         return torch.linalg.lstsq(torch.cat([inner, torch.ones(64, 1)], 1), colours.reshape(64, 3)).solution
 
 
-def _to_tensor(image: Image.Image) -> torch.Tensor:
+def image_to_tensor(image: Image.Image) -> torch.Tensor:
+    """A picture as (1, 3, height, width) in [-1, 1]."""
     pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-    return (pixels.reshape(1, image.height, image.width, 3).movedim(-1, 1).float() / 127.5) - 1.0
+    return pixels.reshape(1, image.height, image.width, 3).movedim(-1, 1).float() / 127.5 - 1.0
 
 
-def _to_image(picture: torch.Tensor) -> Image.Image:
-    """A picture (3, height, width) in [-1, 1] as 8-bit RGB, rounded."""
+def tensor_to_image(picture: torch.Tensor) -> Image.Image:
+    """A picture (3, height, width) as 8-bit RGB, rounded; values outside [-1, 1] are cut off."""
     pixels = ((picture.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     size = picture.shape[2], picture.shape[1]
     return Image.frombytes("RGB", size, pixels.movedim(0, -1).contiguous().numpy().tobytes())

@@ -1,24 +1,29 @@
-"""What the UNet reads of a prompt, as a `samplers.denoiser.Condition`."""
+"""What a network is told of a prompt, as a `samplers.denoiser.Condition`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 
 @dataclass(frozen=True, eq=False)
-class TextCondition:
-    """The hidden states of an encoded prompt, (images, tokens, width)."""
+class TensorCondition:
+    """Tensors (images, ...) by name; the names are between the family that encodes and the network that reads."""
 
-    states: torch.Tensor
+    tensors: Mapping[str, torch.Tensor]
 
-    def repeat(self, images: int) -> TextCondition:
-        """The states of one image for so many."""
-        return TextCondition(self.states.expand(images, -1, -1))
+    def repeat(self, images: int) -> TensorCondition:
+        """The condition of one image for so many, without copying."""
+        return TensorCondition({name: t.expand(images, *t.shape[1:]) for name, t in self.tensors.items()})
 
-    def join(self, other: TextCondition) -> TextCondition | None:
-        """Both in one batch; None where the prompts have different numbers of tokens: padding changes the picture."""
-        if self.states.shape[1:] != other.states.shape[1:]:
+    def join(self, other: TensorCondition) -> TensorCondition | None:
+        """Both in one batch; None where shapes differ, as with prompts of different lengths: padding changes the picture."""
+        if any(tensor.shape[1:] != other.tensors[name].shape[1:] for name, tensor in self.tensors.items()):
             return None
-        return TextCondition(torch.cat([self.states, other.states]))
+        return TensorCondition({name: torch.cat([t, other.tensors[name]]) for name, t in self.tensors.items()})
+
+    def to(self, device: torch.device) -> TensorCondition:
+        """The condition on another device."""
+        return TensorCondition({name: tensor.to(device) for name, tensor in self.tensors.items()})

@@ -1,10 +1,10 @@
-"""A model that can be chosen, and what goes wrong with models."""
+"""What is known of a model before it is opened, and the error for models that cannot be used."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from samplers.schedule import NoiseSchedule
 
@@ -33,10 +33,11 @@ class Defaults:
 class ModelInfo:
     """A model that can be chosen: where it is and what its own configuration says.
 
+    factor      how many pixels of a side a latent stands for
     stamp       changes when its files do
     notes       what its user should know about how it was read, a sentence each
-    is_certain  whether the prediction is known; else only the network itself can tell, when it is opened
-    vae         the file of a VAE that is used instead of its own
+    is_certain  whether the prediction is known; else the network is probed when it is opened
+    vae         the file of a VAE that replaces its own
     """
 
     name: str
@@ -46,7 +47,12 @@ class ModelInfo:
     channels: int
     factor: int
     defaults: Defaults
-    stamp: Any = None
+    stamp: Hashable = None
     notes: tuple[str, ...] = ()
     is_certain: bool = True
     vae: Path | None = None
+
+
+def describe_error(error: Exception) -> str:
+    """An unexpected error in one line: its type and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

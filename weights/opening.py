@@ -1,17 +1,23 @@
-"""Opening a model from disk: the only place that imports diffusers and transformers, and only when called."""
+"""Open a model from disk. diffusers and transformers are imported only when one is."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from .folder_parts import MODULES, check_folder, open_module, open_tokenizer, other_files, refuse_other_classes
+from .autoencoder import Autoencoder
+from .families import FAMILIES, Checkpoint, ConditionedNetwork, Family, recognize_file
+from .folder_parts import Folder
 from .identity import ModelIdentity, file_digest, hardware_of
-from .model import Model
+from .model import Model, guess_prediction
 from .model_info import ModelError, ModelInfo
+from .module_part import ModulePart, check_part, fill
+from .tensors import read_shapes
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
@@ -34,75 +40,89 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def check_model(info: ModelInfo) -> None:
-    """Look at everything about a model that can be known without reading its weights. Raises ModelError.
+def check_model(info: ModelInfo, families: Sequence[Family] = FAMILIES) -> None:
+    """Check everything about a model that can be known without reading its weights. Raises ModelError.
 
-    For the time before another model is let go: what is wrong with a file should not cost the one in use.
+    To be called before another model is closed: what is wrong with a file should not cost the one in use.
     """
-    if not info.path.is_dir():
-        from .assembly import plan_parts
-
-        plan_parts(info)
-        return
-    check_folder(info)
+    if info.path.is_dir():
+        Folder(info, families).check()
+    else:
+        checked_parts(info, recognize_file(read_shapes(info.path), families)[1])
 
 
-def open_model(info: ModelInfo, device: str = "auto", compiled: bool = False) -> Model:
+def open_model(
+    info: ModelInfo, device: str = "auto", compiled: bool = False, families: Sequence[Family] = FAMILIES
+) -> Model:
     """Open a diffusers folder or a single file on a device: half precision on CUDA, float32 elsewhere.
 
     compiled  have torch.compile translate the UNet, which takes minutes at the first run of each size
     Raises ModelError that names the model and what is wrong; nothing is fetched, no code of a model is run.
     """
     target = pick_device(device)
-    model = _open_folder(info, target) if info.path.is_dir() else _open_file(info, target)
-    model.lay_out(WIDE)
+    folder = Folder(info, families) if info.path.is_dir() else None
+    with ThreadPoolExecutor(1) as pool:
+        # Hashing does not hold up the reading.
+        hashing = pool.submit(_digests, info, folder)
+        network, vae = _open_folder(folder, info, target) if folder else _open_file(info, target, families)
+        digests = hashing.result()
+    if not info.is_certain:
+        prediction = guess_prediction(network, network.encode(""), info, target)
+        info = replace(info, prediction=prediction, is_certain=True)
+        log.info("%s was recognized as %s", info.path.name, prediction)
+    identity = ModelIdentity(
+        weights=digests["weights"],
+        vae=digests.get("vae", ""),
+        parts=digests.get("parts", ""),
+        prediction=info.prediction,
+        dtype=str(dtype_of("unet", target)).removeprefix("torch."),
+        device=str(target),
+        hardware=hardware_of(target),
+    )
+    model = Model(info, identity, network, vae, target)
+    model.use_channels_last(WIDE)
     if compiled:
         model.compile()
     return model
 
 
-def dtypes(device: torch.device) -> dict[str, torch.dtype]:
-    """The number format of each part on a device: half precision on CUDA, but for the VAE, which would overflow."""
-    fast = torch.float16 if device.type == "cuda" else torch.float32
-    return dict(unet=fast, text_encoder=fast, vae=torch.float32)
+def checked_parts(info: ModelInfo, checkpoint: Checkpoint) -> dict[str, ModulePart]:
+    """Every module of a single file, still empty, by component; all names and shapes are known to fit.
+
+    Raises ModelError; no weights are read.
+    """
+    parts = checkpoint.parts(read_shapes(info.vae) if info.vae else None)
+    for part in parts.values():
+        check_part(part)
+    return parts
 
 
-def _open_folder(info: ModelInfo, target: torch.device) -> Model:
-    formats = dtypes(target)
-    refuse_other_classes(info)
-    with ThreadPoolExecutor(1) as pool:
-        # Hashing does not hold up the reading.
-        weights = pool.submit(file_digest, sorted((info.path / "unet").glob("*.safetensors")))
-        parts = pool.submit(lambda: file_digest(other_files(info)))
-        modules = {name: open_module(info, name, formats[name]) for name in MODULES}
-        tokenizer = open_tokenizer(info)
-        for module in modules.values():
-            module.eval().requires_grad_(False).to(target)
-        identity = _identity(info, target, weights.result(), parts=parts.result())
-    return Model(info, identity, tokenizer, device=target, dtype=formats["unet"], **modules)
+def dtype_of(component: str, device: torch.device) -> torch.dtype:
+    """The number format of a component on a device: half precision on CUDA, but not for the VAE, which would overflow."""
+    return torch.float16 if device.type == "cuda" and component != "vae" else torch.float32
 
 
-def _open_file(info: ModelInfo, target: torch.device) -> Model:
-    from .assembly import fill, plan_parts, tokenizer_for
-
-    formats = dtypes(target)
-    with ThreadPoolExecutor(1) as pool:
-        # Of the whole file, as other programs do.
-        weights = pool.submit(file_digest, [info.path])
-        parts, version = plan_parts(info)
-        fill(parts, target, formats)
-        modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
-        tokenizer = tokenizer_for(version)
-        identity = _identity(info, target, weights.result(), vae=file_digest([info.vae]) if info.vae else "")
-    model = Model(info, identity, tokenizer, device=target, dtype=formats["unet"], **modules)
-    if not info.is_certain:
-        prediction = model.guess_prediction()
-        model.info = replace(info, prediction=prediction, is_certain=True)
-        model.identity = replace(identity, prediction=prediction)
-        log.info("%s was recognized as %s", info.path.name, prediction)
-    return model
+def _open_folder(folder: Folder, info: ModelInfo, device: torch.device) -> tuple[ConditionedNetwork, Autoencoder]:
+    modules = {name: folder.open_module(name, dtype_of(name, device)) for name in folder.modules}
+    tokenizers = {name: folder.open_tokenizer(name) for name in folder.tokenizers}
+    for module in modules.values():
+        module.eval().requires_grad_(False).to(device)
+    return folder.family.build(info.name, modules | tokenizers), Autoencoder(modules["vae"], info.factor, device)
 
 
-def _identity(info: ModelInfo, device: torch.device, weights: str, vae: str = "", parts: str = "") -> ModelIdentity:
-    dtype = str(dtypes(device)["unet"]).removeprefix("torch.")
-    return ModelIdentity(weights, info.prediction, dtype, str(device), hardware_of(device), vae, parts)
+def _open_file(
+    info: ModelInfo, device: torch.device, families: Sequence[Family]
+) -> tuple[ConditionedNetwork, Autoencoder]:
+    family, checkpoint = recognize_file(read_shapes(info.path), families)
+    parts = checked_parts(info, checkpoint)
+    fill(parts, device, lambda name: dtype_of(name, device))
+    modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
+    return family.build(info.name, modules | checkpoint.tokenizers()), Autoencoder(modules["vae"], info.factor, device)
+
+
+def _digests(info: ModelInfo, folder: Folder | None) -> dict[str, str]:
+    """The digests of `ModelIdentity`; that of a single file covers all of it, as in other programs."""
+    files: dict[str, list[Path]] = {"weights": [info.path], "vae": [info.vae] if info.vae else []}
+    if folder is not None:
+        files = {"weights": folder.unet_files(), "parts": folder.other_files()}
+    return {name: file_digest(paths) for name, paths in files.items() if paths}

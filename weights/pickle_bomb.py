@@ -1,9 +1,10 @@
-"""What a pickle would unfold to, told from its instructions alone, before anything walks through it."""
+"""Refuse pickles that would grow without end (pickle bombs), from their instructions alone."""
 
 from __future__ import annotations
 
 import pickle
 import pickletools
+from typing import Any
 
 # Items that all tuples have together, each counted as often as it is in one; real checkpoints stay below 300,000.
 MAX_ITEMS = 5_000_000
@@ -26,15 +27,16 @@ PLAIN = {
 }
 
 
-def check_unfolding(data: bytes) -> None:
-    """Refuse a pickle that is small and endless: the hash of t = (t, t), a hundred times over, never comes to an end.
+def check_pickle_size(data: bytes) -> None:
+    """Raise pickle.UnpicklingError for nested tuples that hold more than MAX_ITEMS items in all.
 
-    Goes through the instructions that torch's weights_only unpickler knows, with sizes in the place of values.
-    Raises pickle.UnpicklingError, and ValueError, LookupError or the like if the pickle is damaged.
+    A hundred times t = (t, t) is a short pickle, and the hash of t takes forever. This executes the instructions that
+    torch's weights_only unpickler knows, with sizes in place of values. A damaged pickle raises ValueError, LookupError
+    or the like.
     """
     stack: list[int] = []
     outer: list[list[int]] = []
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
     total = 0
     for instruction, value, _ in pickletools.genops(data):
         match instruction.name:

@@ -1,4 +1,4 @@
-"""Checkpoints that are pickles: through torch.load(weights_only=True) alone, and only if the archive is sound."""
+"""Read checkpoints that are pickles: with torch.load(weights_only=True) alone, and only if the archive is sound."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from .model_info import ModelError
-from .pickle_bomb import check_unfolding
-from .shapes import Held, Shape
+from .pickle_bomb import check_pickle_size
 from .unsupported_formats import unsafe_pickle
 
 MAX_PICKLE = 64 << 20  # bytes of the part of a checkpoint that is not numbers; real ones have less than one
@@ -37,8 +36,11 @@ class Inert:
         pass
 
 
-def open_pickle(path: Path, size: int) -> tuple[Held, dict[str, Any]]:
-    """The tensors of a PyTorch archive of `size` bytes, mapped and not read, and the texts and numbers beside them."""
+def open_pickle(path: Path, size: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a PyTorch archive of `size` bytes, mapped and not read, and the texts and numbers beside them.
+
+    Raises ModelError for an archive that is damaged, larger than it may be, or that would run code.
+    """
     if path.suffix == ".safetensors":
         raise ModelError(
             f"{path.name} is a PyTorch pickle under the name of a safetensors file; "
@@ -50,15 +52,14 @@ def open_pickle(path: Path, size: int) -> tuple[Held, dict[str, Any]]:
     tensors = {
         name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
-    facts = {
+    metadata = {
         name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, str | int | float)
     }
     _check_tensors(path, size, tensors)
-    shapes = {name: Shape(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     # A textual inversion, for one, has its only tensor deeper down; the names tell what it is.
     if not tensors:
-        facts["names"] = " ".join(str(name)[:100] for name in list(content)[:20])
-    return Held(shapes, tensors.__getitem__), facts
+        metadata["names"] = " ".join(str(name)[:100] for name in list(content)[:20])
+    return tensors, metadata
 
 
 def _check_tensors(path: Path, size: int, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -102,10 +103,10 @@ def _check_zip(path: Path, size: int) -> str:
 
 
 def _unpickle(path: Path, inner: str) -> Mapping[Any, Any]:
-    stand_ins = [(type("ModelCheckpoint", (Inert,), {}), name) for name in LIGHTNING]
+    stand_ins: list[Any] = [(type("ModelCheckpoint", (Inert,), {}), name) for name in LIGHTNING]
     try:
         with zipfile.ZipFile(path) as archive:
-            check_unfolding(archive.read(inner))
+            check_pickle_size(archive.read(inner))
         with _ALLOWING, torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:

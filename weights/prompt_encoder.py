@@ -1,4 +1,4 @@
-"""From a prompt to what the UNet reads: chunks through the text encoder, weighted, one after another."""
+"""Encode a prompt: its chunks through a text encoder, weighted, one after another."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ from .model_info import ModelError
 from .prompt_syntax import Chunk, parse, split
 
 
-class Prompts:
+class PromptEncoder:
     """A tokenizer and its text encoder (CLIP: Radford et al. 2021, arXiv:2103.00020).
 
-    name  of the model, for errors
+    name     of the model, for errors
+    encoder  transformers' CLIPTextModel; `Any`, because importing its type would import transformers
     """
 
-    def __init__(self, name: str, tokenizer: Any, text_encoder: torch.nn.Module):
-        self._name, self._tokenizer, self._encoder = name, tokenizer, text_encoder
+    def __init__(self, name: str, tokenizer: Any, encoder: Any):
+        self.tokenizer, self.encoder, self._name = tokenizer, encoder, name
         commas = self._tokens(",")
         self._comma = commas[0] if len(commas) == 1 else None
 
     @property
     def size(self) -> int:
         """Tokens of a chunk, without the marks for start and end."""
-        return self._tokenizer.model_max_length - 2
+        return self.tokenizer.model_max_length - 2
 
     @property
     def layers(self) -> int:
         """Layers of the text encoder."""
-        return self._encoder.config.num_hidden_layers
+        return self.encoder.config.num_hidden_layers
 
     def chunks(self, text: str) -> list[Chunk]:
         """The chunks of a prompt, at least one."""
         return split(parse(text), self._tokens, self.size, self._comma)
+
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
+        chunks = self.chunks(text)
+        return sum(len(chunk.tokens) for chunk in chunks), len(chunks) * self.size
 
     @torch.inference_mode()
     def encode(self, text: str, clip_skip: int = 1) -> torch.Tensor:
@@ -51,9 +57,9 @@ class Prompts:
         return torch.cat([self._chunk(chunk, clip_skip) for chunk in self.chunks(text)], dim=1)
 
     def _chunk(self, chunk: Chunk, clip_skip: int) -> torch.Tensor:
-        padding = [self._tokenizer.pad_token_id] * (self.size - len(chunk.tokens))
-        ids = [self._tokenizer.bos_token_id, *chunk.tokens, self._tokenizer.eos_token_id, *padding]
-        states = self._states(torch.tensor([ids], device=self._encoder.device), clip_skip)
+        padding = [self.tokenizer.pad_token_id] * (self.size - len(chunk.tokens))
+        ids = [self.tokenizer.bos_token_id, *chunk.tokens, self.tokenizer.eos_token_id, *padding]
+        states = self._states(torch.tensor([ids], device=self.encoder.device), clip_skip)
         if all(weight == 1.0 for weight in chunk.weights):
             return states
         weights = torch.ones(len(ids), dtype=torch.float32)
@@ -65,10 +71,10 @@ class Prompts:
 
     def _states(self, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
         if clip_skip == 1:
-            return self._encoder(ids)[0]
-        hidden = self._encoder(ids, output_hidden_states=True).hidden_states[-clip_skip]
+            return self.encoder(ids)[0]
+        hidden = self.encoder(ids, output_hidden_states=True).hidden_states[-clip_skip]
         # Every layer's output goes through the norm that the UNet was trained behind.
-        return getattr(self._encoder, "text_model", self._encoder).final_layer_norm(hidden)
+        return getattr(self.encoder, "text_model", self.encoder).final_layer_norm(hidden)
 
     def _tokens(self, text: str) -> Sequence[int]:
-        return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids

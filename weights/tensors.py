@@ -1,13 +1,14 @@
-"""Reading single checkpoint files: names and shapes first, numbers later, and never any code.
+"""Read single checkpoint files: names and shapes first, numbers later, and never any code.
 
-What a file is, its content decides and not its name.
+The content of a file decides what it is, not its name.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,76 @@ import torch
 
 from .model_info import ModelError
 from .pickles import open_pickle
-from .shapes import Held, Shape, Tensors
 from .unsupported_formats import not_tensors
 
 MAX_HEADER = 100 << 20  # bytes of a safetensors header, which is also what the library itself takes
+DTYPES = dict(
+    F64=torch.float64,
+    F32=torch.float32,
+    F16=torch.float16,
+    BF16=torch.bfloat16,
+    F8_E4M3=torch.float8_e4m3fn,
+    F8_E5M2=torch.float8_e5m2,
+    I64=torch.int64,
+    I32=torch.int32,
+    I16=torch.int16,
+    I8=torch.int8,
+    U8=torch.uint8,
+    BOOL=torch.bool,
+)
 
 
-def read(path: Path) -> Tensors:
+@dataclass(frozen=True)
+class Shape:
+    """A tensor's shape and its dtype."""
+
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What is known of a checkpoint file before its numbers are read.
+
+    shapes    by the tensor's name
+    metadata  texts and numbers beside the tensors
+    """
+
+    path: Path
+    shapes: Mapping[str, Shape]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes alone, by name."""
+        return {name: shape.sizes for name, shape in self.shapes.items()}
+
+
+@dataclass(frozen=True)
+class OpenTensorFile(TensorFile):
+    """A checkpoint file while it is open: `get(name)` maps a tensor, which is only valid as long."""
+
+    get: Callable[[str], torch.Tensor] = field(kw_only=True)
+
+
+def read_shapes(path: Path) -> TensorFile:
     """Names and shapes of a .safetensors file or of a pickle; no numbers are read. Raises ModelError."""
-    with opened(path) as (held, facts):
-        return Tensors(path, held.shapes, facts)
+    with open_tensors(path) as file:
+        return TensorFile(path, file.shapes, file.metadata)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Held, dict[str, Any]]]:
-    """An open checkpoint file and its facts. Tensors are mapped from the file, not read: copy what is kept."""
+def open_tensors(path: Path) -> Iterator[OpenTensorFile]:
+    """An open checkpoint file. Tensors are mapped from the file, not read: copy what is kept. Raises ModelError."""
     try:
         size, head = _size(path), _head(path)
         if head[:2] == b"PK":
-            yield open_pickle(path, size)
+            tensors, metadata = open_pickle(path, size)
+            shapes = {name: Shape(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+            yield OpenTensorFile(path, shapes, metadata, get=tensors.__getitem__)
         elif _is_safetensors(head):
-            with _open_safetensors(path) as held:
-                yield held
+            with _open_safetensors(path) as file:
+                yield file
         else:
             raise not_tensors(path, head)
     except OSError as error:
@@ -61,7 +110,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 @contextmanager
-def _open_safetensors(path: Path) -> Iterator[tuple[Held, dict[str, Any]]]:
+def _open_safetensors(path: Path) -> Iterator[OpenTensorFile]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -73,7 +122,7 @@ def _open_safetensors(path: Path) -> Iterator[tuple[Held, dict[str, Any]]]:
         for name in file.keys():
             part = file.get_slice(name)
             shapes[name] = Shape(tuple(part.get_shape()), _dtype(path, name, part.get_dtype()))
-        yield Held(shapes, file.get_tensor), dict(file.metadata() or {})
+        yield OpenTensorFile(path, shapes, dict(file.metadata() or {}), get=file.get_tensor)
 
 
 def _damaged(path: Path, error: str) -> str:
@@ -101,22 +150,8 @@ def _is_cut(path: Path) -> bool:
 
 
 def _dtype(path: Path, name: str, code: str) -> torch.dtype:
-    known = dict(
-        F64=torch.float64,
-        F32=torch.float32,
-        F16=torch.float16,
-        BF16=torch.bfloat16,
-        F8_E4M3=torch.float8_e4m3fn,
-        F8_E5M2=torch.float8_e5m2,
-        I64=torch.int64,
-        I32=torch.int32,
-        I16=torch.int16,
-        I8=torch.int8,
-        U8=torch.uint8,
-        BOOL=torch.bool,
-    )
-    if code not in known:
+    if code not in DTYPES:
         raise ModelError(
             f"{path.name}: tensor {name[:100]} is of type {code}, which is not supported; use fp16, bf16 or fp32"
         )
-    return known[code]
+    return DTYPES[code]

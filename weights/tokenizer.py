@@ -6,7 +6,7 @@ import gzip
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .model_info import ModelError
 
@@ -27,7 +27,8 @@ def clip_tokenizer(pad: str = END) -> Any:
     symbols = list(_byte_symbols())
     names = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), START, END]
     vocabulary = {name: number for number, name in enumerate(names)}
-    return CLIPTokenizer(vocabulary, merges, pad_token=pad, model_max_length=LONGEST)
+    # transformers annotates names of files only, and takes the merges themselves as well.
+    return CLIPTokenizer(vocabulary, cast(Any, merges), pad_token=pad, model_max_length=LONGEST)
 
 
 def merges_file() -> Path:
@@ -43,8 +44,8 @@ def merges_file() -> Path:
 def read_merges(file: Path) -> list[tuple[str, str]]:
     """The pairs that byte-pair encoding joins, in order; the file has a title line and more pairs than CLIP uses."""
     with gzip.open(file, "rt", encoding="utf-8") as lines:
-        pairs = [tuple(line.split()) for line in islice(lines, 1, VOCABULARY - 2 * 256 - 2 + 1)]
-    return pairs
+        pairs = [line.split() for line in islice(lines, 1, VOCABULARY - 2 * 256 - 2 + 1)]
+    return [(first, second) for first, second in pairs]
 
 
 def _byte_symbols() -> list[str]:

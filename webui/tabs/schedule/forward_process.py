@@ -76,20 +76,6 @@ def histogram(values: torch.Tensor, sigma: float, process: str) -> Histogram:
     return Histogram(centres, tuple(density), pure)
 
 
-def to_values(picture: Image.Image) -> torch.Tensor:
-    """A picture's values (1, 3, height, width) in [-1, 1]."""
-    pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, picture.height, picture.width, 3).movedim(-1, 1).float() / 127.5 - 1
-
-
-def to_picture(values: torch.Tensor) -> Image.Image:
-    """The picture (3, height, width) that a screen can show of values; what is outside [-1, 1] is cut off."""
-    pixels = ((values.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.frombytes(
-        "RGB", (values.shape[2], values.shape[1]), pixels.movedim(0, -1).contiguous().numpy().tobytes()
-    )
-
-
 def example_picture(side: int = 64) -> Image.Image:
     """A smiling face on white, drawn here, side x side pixels."""
     unit = 8  # drawn eight times larger and shrunk, for soft edges

@@ -20,6 +20,7 @@ from webui.engine.run_preview import run_levels
 from webui.tabs.form.describe import note, percent, problem
 from webui.tabs.form.plots import FAINT, figure, line
 from webui.templates import render
+from weights.autoencoder import image_to_tensor, tensor_to_image
 from weights.catalog import ModelInfo
 
 from .forward_process import (
@@ -33,8 +34,6 @@ from .forward_process import (
     noised,
     sigma_at,
     some_of,
-    to_picture,
-    to_values,
 )
 from .run_plot import plan_from
 
@@ -69,11 +68,11 @@ def show(
     except RequestError as error:
         return [problem(str(error)), gr.skip(), gr.skip(), gr.skip()]
     clean = picture_for(source, found)
-    values = to_values(clean)
+    values = image_to_tensor(clean)
     now = noised(values, sigma, process)
     caption = f"Time {at:g}: sigma {sigma:.3g}, {percent(noise_share(sigma))} noise"
-    pair = _figures([(clean, "The picture"), (to_picture(now[0]), caption)], "pair")
-    strip = [(to_picture(noised(values, level, process)[0]), _caption(level)) for level in levels]
+    pair = _figures([(clean, "The picture"), (tensor_to_image(now[0]), caption)], "pair")
+    strip = [(tensor_to_image(noised(values, level, process)[0]), _caption(level)) for level in levels]
     told = note("The levels of the run, from its start to its end, as it will meet them.")
     return [
         pair,

@@ -1,0 +1,93 @@
+"""Folders in diffusers' format: their index, where their parts are, and what their configurations say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from .model_info import Defaults, ModelError, ModelInfo, describe_error
+from .scheduler_config import read_schedule, whole_number
+
+BORROWS = "_borrows"  # key of model_index.json; diffusers ignores keys that begin with an underscore
+SPACINGS = {"leading": "Uniform leading", "trailing": "Uniform trailing", "linspace": "Uniform linspace"}
+LARGEST = 4096  # pixels of a side that a model may be made for
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The model_index.json of a folder. ModelError if it cannot be read."""
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"model {path.name}: model_index.json cannot be read ({error})") from None
+    if not isinstance(index, dict):
+        raise ModelError(f"model {path.name}: model_index.json is not a JSON object")
+    return index
+
+
+def part_folder(path: Path, part: str) -> Path:
+    """Where a part lies: in the folder itself, else in the folder beside it that its index borrows from.
+
+    A network that was trained on another model's latents and prompts thus needs no copy of its VAE and text encoder.
+    Raises ModelError if the lender is no folder beside it.
+    """
+    own = path / part
+    lender = None if own.is_dir() else read_index(path).get(BORROWS)
+    if lender is None:
+        return own
+    # A name alone: a downloaded folder must not point anywhere else.
+    if not isinstance(lender, str) or not _is_plain(lender) or not (path.parent / lender).is_dir():
+        raise ModelError(
+            f"model {path.name} borrows its {part} from {str(lender)[:100]!r}, which is not a folder beside it"
+        )
+    return path.parent / lender / part
+
+
+def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
+    """What a diffusers folder is, from its configurations. ModelError says which file is wrong and how.
+
+    stamp  see `ModelInfo`
+    """
+    unet, vae, scheduler = (_config(path, part) for part in ("unet", "vae", "scheduler"))
+    try:
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+        size = whole_number(unet, "sample_size", LARGEST) * factor
+        channels, taken = whole_number(vae, "latent_channels", LARGEST), whole_number(unet, "in_channels", LARGEST)
+        schedule, prediction = read_schedule(scheduler)
+        spacing = "trailing" if schedule.flow else str(scheduler.get("timestep_spacing", "leading"))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"model {path.name}: its configuration cannot be read ({describe_error(error)})") from None
+    if not 1 <= factor <= multiple <= LARGEST or size > LARGEST:
+        raise ModelError(
+            f"model {path.name}: its configuration is not that of a model for pictures of up to {LARGEST} pixels a side"
+        )
+    if taken != channels:
+        what = "an inpainting network" if taken == 2 * channels + 1 else "a network of another kind"
+        raise ModelError(
+            f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported"
+        )
+    # A batch that keeps about a million pixels in work serves small and large models alike.
+    max_batch = max(1, min(16, (512 * 512) // (size * size)))
+    defaults = Defaults(
+        size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch
+    )
+    return ModelInfo(path.name, path, schedule, prediction, channels, factor, defaults, stamp)
+
+
+def _config(path: Path, part: str) -> dict[str, Any]:
+    file = part_folder(path, part) / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(f"model {path.name} has no {part}/{file.name}; copy the whole diffusers folder") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"model {path.name}: {part}/{file.name} is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"model {path.name}: {part}/{file.name} is not a JSON object")
+    return config
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and Path(name).name == name and "\\" not in name

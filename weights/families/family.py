@@ -1,0 +1,124 @@
+"""What a family of models is: everything about an architecture that the rest of the program need not know.
+
+A new family is a module with a class of this protocol, named in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from samplers.denoiser import Condition
+from samplers.schedule import NoiseSchedule
+
+from ..module_part import ModulePart
+from ..tensors import TensorFile
+
+
+class ConditionedNetwork(Protocol):
+    """The opened networks of a model but for its VAE: a text encoder or several, and the network of the steps.
+
+    unet  the network that every step calls; may be replaced by a compiled one
+    """
+
+    unet: Any
+
+    def encode(self, prompt: str, clip_skip: int = 1) -> Condition:
+        """The condition that a prompt stands for.
+
+        clip_skip  1 takes the last layer of the text encoder that the model was trained on, 2 the one before
+        Raises ModelError for a layer that is not there.
+        """
+        ...
+
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
+        ...
+
+    def __call__(self, scaled: torch.Tensor, timestep: float, condition: Any) -> torch.Tensor:
+        """The output for noised latents, on their device and in their dtype, under a condition that `encode` made.
+
+        timestep  may lie between training timesteps
+        """
+        ...
+
+
+class Checkpoint(Protocol):
+    """A single file that a family recognized by its names and shapes; no weights are read."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        ...
+
+    @property
+    def factor(self) -> int:
+        """How many pixels of a side a latent stands for."""
+        ...
+
+    @property
+    def has_vae(self) -> bool:
+        """Whether the file has a VAE of its own."""
+        ...
+
+    @property
+    def prediction(self) -> str | None:
+        """What the file says that its network predicts, or what every file of its kind does; None if unknown."""
+        ...
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether the file says that its schedule ends at pure noise (Lin et al. 2023, arXiv:2305.08891)."""
+        ...
+
+    def size(self, prediction: str) -> int:
+        """Pixels of a side that such a model was trained on."""
+        ...
+
+    def schedule(self, zero_snr: bool) -> NoiseSchedule:
+        """The noise levels that such a model was trained on."""
+        ...
+
+    def takes_vae(self, file: TensorFile) -> bool:
+        """Whether a file looks like a VAE that may replace the checkpoint's own."""
+        ...
+
+    def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
+        """The empty modules by the name of their component; ModelError if shapes do not form them.
+
+        vae  a file whose VAE replaces the checkpoint's own
+        """
+        ...
+
+    def tokenizers(self) -> dict[str, Any]:
+        """The tokenizers by the name of their component; no single file holds one. Raises ModelError."""
+        ...
+
+
+class Family(Protocol):
+    """One architecture in its two forms, single files and diffusers folders."""
+
+    @property
+    def components(self) -> Mapping[str, tuple[str, str]]:
+        """Package and class of each part that a model_index.json of the family names, "vae" and "unet" among them.
+
+        Names of tokenizers begin with "tokenizer", and the text encoder of "tokenizer_2" is "text_encoder_2". No other
+        class is built, whatever a folder names.
+        """
+        ...
+
+    def recognize(self, file: TensorFile) -> Checkpoint | None:
+        """The checkpoint in a file, None if it is of no kind that this family knows.
+
+        Raises ModelError for one that is of this family and incomplete or not supported.
+        """
+        ...
+
+    def build(self, name: str, components: Mapping[str, Any]) -> ConditionedNetwork:
+        """The networks of a model from its opened components, which are on their device and in their dtype.
+
+        name  of the model, for errors
+        """
+        ...

@@ -1,0 +1,229 @@
+"""Stable Diffusion 1 and 2 (Rombach et al. 2022, arXiv:2112.10752), and small models of the same parts.
+
+The facts are those of the original configurations (v1-inference.yaml, v2-inference.yaml and v2-inference-v.yaml):
+shapes do not tell the number of attention heads, activations, and what the network predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from samplers.schedule import NoiseSchedule
+
+from ..condition import TensorCondition
+from ..model_info import ModelError
+from ..module_part import ModulePart, Source, empty_part
+from ..prompt_encoder import PromptEncoder
+from ..scheduler_config import read_schedule
+from ..tensors import TensorFile
+from ..tokenizer import clip_tokenizer
+from .clip_text import (
+    CLIP_TOKENS,
+    HEAD,
+    OPEN_CLIP_TOKENS,
+    clip_config,
+    clip_source,
+    open_clip_config,
+    open_clip_source,
+)
+from .ldm_unet import UNET, averaged, unet_source
+from .ldm_vae import VAE, is_vae, own_vae, separate_vae, vae_config
+from .unsupported_models import INPUTS
+
+CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."  # of versions 1 and 2
+SCALE = 0.18215  # of latents, so that they have unit variance
+LEVELS, LAYERS = 4, 2  # of the UNet; residual blocks of a level
+BASE_STEP = 875_000  # training steps of version 2's base model, which predicts epsilon
+SCHEDULER = dict(
+    _class_name="DDIMScheduler",
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    num_train_timesteps=1000,
+)
+
+Sizes = Mapping[str, tuple[int, ...]]
+
+
+class StableDiffusion:
+    """Versions 1 and 2: one text encoder, whose hidden states the UNet attends to. See `Family`."""
+
+    components: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "unet": ("diffusers", "UNet2DConditionModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+    }
+
+    def recognize(self, file: TensorFile) -> StableDiffusionFile | None:
+        """See `Family.recognize`. The prefix of the text encoder tells the version."""
+        sizes = {usual_name(name): size for name, size in file.sizes.items()}
+        tokens = {1: CLIP + CLIP_TOKENS, 2: OPEN_CLIP + OPEN_CLIP_TOKENS}
+        version = next((version for version, name in tokens.items() if name in sizes), None)
+        first = sizes.get(f"{UNET}input_blocks.0.0.weight")
+        if version is None or first is None:
+            return None
+        _check_inputs(file, first)
+        try:
+            # Version 2 was trained on the last layer but one.
+            text = clip_config(sizes, CLIP) if version == 1 else open_clip_config(sizes, OPEN_CLIP, skipped=1)
+            vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
+            unet = unet_config(version, sizes, text["hidden_size"])
+        except IndexError:
+            raise ModelError(
+                f"{file.path.name} is not a supported checkpoint: a tensor has fewer dimensions than a network needs"
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{file.path.name} is not complete: {error.args[0]} is missing") from None
+        return StableDiffusionFile(file, version, unet, vae, text)
+
+    def build(self, name: str, components: Mapping[str, Any]) -> StableDiffusionNetwork:
+        """See `Family.build`."""
+        prompts = PromptEncoder(name, components["tokenizer"], components["text_encoder"])
+        return StableDiffusionNetwork(components["unet"], prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class StableDiffusionFile:
+    """A single file. See `Checkpoint`.
+
+    version          1 or 2
+    unet, vae, text  the arguments of the modules; `vae` is None if the file has none
+    """
+
+    file: TensorFile
+    version: int
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any] | None
+    text: Mapping[str, Any]
+    channels: ClassVar[int] = 4
+    factor: ClassVar[int] = 8
+
+    @property
+    def has_vae(self) -> bool:
+        """Whether the file has a VAE of its own."""
+        return self.vae is not None
+
+    @property
+    def prediction(self) -> str | None:
+        """Stated by the file, or epsilon for every other file of version 1; None if only the network can tell."""
+        facts = {name: str(value).lower() for name, value in self.file.metadata.items()}
+        stated = facts.get("modelspec.prediction_type", "")
+        marked = "v_pred" in self.file.shapes or "768-v" in facts.get("modelspec.architecture", "")
+        if marked or stated in ("v", "v_prediction"):
+            return "v_prediction"
+        if self.version == 1 or stated == "epsilon" or facts.get("global_step") == str(BASE_STEP):
+            return "epsilon"
+        return None
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether the file is marked as trained down to pure noise."""
+        return "ztsnr" in self.file.shapes
+
+    def size(self, prediction: str) -> int:
+        """Version 2 predicts v at 768 pixels and epsilon at 512; names of exceptions say "512"."""
+        large = self.version == 2 and prediction == "v_prediction" and "512" not in self.file.path.stem
+        return 768 if large else 512
+
+    def schedule(self, zero_snr: bool) -> NoiseSchedule:
+        """The same for both versions."""
+        return read_schedule({**SCHEDULER, "rescale_betas_zero_snr": zero_snr})[0]
+
+    def takes_vae(self, file: TensorFile) -> bool:
+        """Whether a file has a VAE's decoder."""
+        return is_vae(file)
+
+    def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
+        """See `Checkpoint.parts`."""
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        names = {usual_name(name): name for name in self.file.shapes}
+
+        def text_source(name: str) -> Source:
+            source = clip_source(name, CLIP) if self.version == 1 else open_clip_source(name, OPEN_CLIP)
+            return Source(names.get(source.name, source.name), source.third)
+
+        unet = empty_part(lambda: UNet2DConditionModel(**self.unet), self.file, lambda name: unet_source(name, LAYERS))
+        text_encoder = empty_part(lambda: CLIPTextModel(CLIPTextConfig(**self.text)), self.file, text_source)
+        if vae is not None:
+            autoencoder = separate_vae(vae, SCALE)
+        elif self.vae is not None:
+            autoencoder = own_vae(self.file, self.vae)
+        else:
+            raise ModelError(f"{self.file.path.name} has no VAE")
+        return {"unet": averaged(unet), "text_encoder": text_encoder, "vae": autoencoder}
+
+    def tokenizers(self) -> dict[str, Any]:
+        """CLIP's; the versions fill up prompts with different tokens."""
+        return {"tokenizer": clip_tokenizer() if self.version == 1 else clip_tokenizer("!")}
+
+
+class StableDiffusionNetwork:
+    """The opened UNet and text encoder. See `ConditionedNetwork`."""
+
+    def __init__(self, unet: Any, prompts: PromptEncoder):
+        self.unet, self.prompts = unet, prompts
+        self._device, self._dtype = unet.device, unet.dtype
+
+    def encode(self, prompt: str, clip_skip: int = 1) -> TensorCondition:
+        """The hidden states of the prompt, see `PromptEncoder.encode`."""
+        return TensorCondition({"text": self.prompts.encode(prompt, clip_skip)})
+
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """See `PromptEncoder.count_tokens`."""
+        return self.prompts.count_tokens(prompt)
+
+    @torch.no_grad()
+    def __call__(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> torch.Tensor:
+        """The UNet's output for noised latents."""
+        at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
+        text = condition.tensors["text"]
+        output = self.unet(scaled.to(self._device, self._dtype), at, encoder_hidden_states=text).sample
+        return output.to(scaled)
+
+
+def usual_name(name: str) -> str:
+    """The usual name of a checkpoint's tensor: some files of version 1 leave out "text_model."."""
+    if name.startswith(CLIP) and not name.startswith(f"{CLIP}text_model."):
+        return f"{CLIP}text_model.{name.removeprefix(CLIP)}"
+    return name
+
+
+def unet_config(version: int, sizes: Sizes, width: int) -> dict[str, Any]:
+    """The arguments of diffusers' UNet2DConditionModel; `width` is that of the text encoder."""
+    blocks = [1 + level * (LAYERS + 1) for level in range(LEVELS)]
+    channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
+    return dict(
+        sample_size=64,
+        in_channels=4,
+        out_channels=sizes[f"{UNET}out.2.weight"][0],
+        block_out_channels=channels,
+        layers_per_block=LAYERS,
+        down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        cross_attention_dim=width,
+        # diffusers keeps the number of heads under this name: always 8 in version 1, of 64 channels each in 2.
+        attention_head_dim=8 if version == 1 else [max(1, count // HEAD) for count in channels],
+        # The attention of 2.1 overflows half precision otherwise.
+        upcast_attention=version == 2,
+        use_linear_projection=len(sizes[f"{UNET}input_blocks.1.1.proj_in.weight"]) == 2,
+    )
+
+
+def _check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
+    """Raises ModelError unless the first convolution takes the latents and nothing else."""
+    if len(first) != 4:
+        raise ModelError(
+            f"{file.path.name} is not a supported checkpoint: its first convolution has shape {list(first)}"
+        )
+    if first[1] != 4:
+        what = INPUTS.get(first[1], "a network of another kind")
+        raise ModelError(
+            f"{file.path.name} is {what} ({first[1]} input channels instead of 4), which is not supported yet"
+        )

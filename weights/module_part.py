@@ -1,0 +1,111 @@
+"""Modules from single files: built empty, then filled tensor by tensor from the mapped file.
+
+diffusers' from_single_file asks its hub for configurations, reads pickles whole, takes longer, and reports "weights
+mismatched" where a user has to know what is wrong with which file. The tests compare with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .model_info import ModelError
+from .tensors import Shape, TensorFile, open_tensors
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor lies in a checkpoint: its name, and which third of it is meant where three are stored as one."""
+
+    name: str
+    third: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModulePart:
+    """An empty module and the source of each of its tensors in a file."""
+
+    module: torch.nn.Module
+    file: TensorFile
+    sources: Mapping[str, Source]
+
+
+def empty_part(build: Callable[[], Any], file: TensorFile, source: Callable[[str], Source]) -> ModulePart:
+    """Build a module without memory.
+
+    build   constructs it; `Any`, because diffusers does not type its modules as torch's
+    source  the source of one of its tensors, by the tensor's name in the module
+    Raises ModelError that names the file if its shapes do not form a module.
+    """
+    try:
+        with torch.device("meta"):
+            module = build()
+    except Exception as error:
+        # The libraries refuse widths in many ways, and none of them names the file.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise ModelError(
+            f"{file.path.name} is not a supported checkpoint: its tensor shapes do not form a valid UNet, VAE or text "
+            f"encoder ({reason[:200]})"
+        ) from error
+    return ModulePart(module, file, {name: source(name) for name in module.state_dict()})
+
+
+def fill(parts: Mapping[str, ModulePart], device: torch.device, dtype_of: Callable[[str], torch.dtype]) -> None:
+    """Read every tensor into its module, on its device and in its part's dtype, and close the files.
+
+    Tensors are copied, not mapped: a model in use must not change, or vanish, with its file.
+    """
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(open_tensors(path)) for path in {part.file.path for part in parts.values()}}
+        for name, part in parts.items():
+            _fill(part, files[part.file.path].get, device, dtype_of(name))
+
+
+def check_part(part: ModulePart) -> None:
+    """Raises ModelError unless every tensor of the module is in the file, in its shape and as floating-point numbers."""
+    file = part.file
+    missing = [source.name for source in part.sources.values() if source.name not in file.shapes]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{file.path.name} is not complete: {missing[0]}{more} is missing; download it again")
+    for name, wanted in part.module.state_dict().items():
+        source = part.sources[name]
+        shape = file.shapes[source.name]
+        if _plain(_shape_of(shape, source)) != _plain(tuple(wanted.shape)):
+            what = f"{source.name} has shape {list(shape.sizes)} instead of {list(wanted.shape)}"
+            raise ModelError(f"{file.path.name} is not a supported checkpoint: {what}")
+        if not shape.dtype.is_floating_point:
+            raise ModelError(f"{file.path.name} holds {source.name} as {shape.dtype}; use fp16, bf16 or fp32")
+
+
+def _shape_of(shape: Shape, source: Source) -> tuple[int, ...]:
+    if source.third is None or not shape.sizes or shape.sizes[0] % 3:
+        return shape.sizes
+    return shape.sizes[0] // 3, *shape.sizes[1:]
+
+
+def _plain(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the ones at the end: a convolution of one pixel and a linear layer are the same numbers."""
+    while len(sizes) > 1 and sizes[-1] == 1:
+        sizes = sizes[:-1]
+    return sizes
+
+
+def _fill(part: ModulePart, get: Callable[[str], torch.Tensor], device: torch.device, dtype: torch.dtype) -> None:
+    state = {}
+    for name, wanted in part.module.state_dict().items():
+        source = part.sources[name]
+        tensor = get(source.name)
+        if source.third is not None:
+            tensor = tensor.chunk(3)[source.third]
+        tensor = tensor.reshape(wanted.shape)
+        state[name] = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+    part.module.load_state_dict(state, assign=True)
+    for owner in part.module.modules():
+        # The one buffer that is in no file was built without memory, too.
+        if (ids := owner._buffers.get("position_ids")) is not None:
+            owner._buffers["position_ids"] = torch.arange(ids.shape[-1], device=device)[None]
