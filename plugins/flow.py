@@ -63,7 +63,7 @@ def _heun(denoise, x, sigmas):
 
 
 def _solve_adaptively(method, tolerance, max_calls):
-    """A solver from the first to the last positive sigma, each image alone, then one denoising if the list ends with 0."""
+    """Solve from the first to the last positive sigma, each image alone; denoise once if the list ends with 0."""
 
     def solve(denoise, x, sigmas):
         positive = [sigma for sigma in sigmas if sigma > 0]

@@ -61,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run on a closed-form denoiser: every network call in order, and the sigmas of its steps, the first one before."""
+    """Run on a closed-form denoiser: every network call in order, and the sigmas of its steps, after the first."""
 
     calls: tuple[Asked, ...]
     sigmas: tuple[float, ...]

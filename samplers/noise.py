@@ -44,7 +44,7 @@ class Noise:
     def brownian(self, x: torch.Tensor, low: float, high: float) -> Callable[[float, float], torch.Tensor]:
         """One Brownian path per image over sigmas in [low, high].
 
-        The path itself depends on the seed alone, up to the power of two above `high`: other schedules see the same one.
+        The path depends on the seed alone, up to the power of two above `high`: other schedules see the same path.
         Returns increment(sigma, lower): the path's increment between two sigmas divided by the root of their
         distance, so unit normal noise like x; overlapping intervals agree, as SDE solvers with inner steps need.
         """

@@ -98,7 +98,7 @@ def from_alphas(alphas_bar: Sequence[float]) -> NoiseSchedule:
 
 
 def betas(kind: str, start: float, end: float, count: int = 1000) -> list[float]:
-    """The usual fixed beta schedules: "linear" (DDPM), "scaled_linear" (latent diffusion), "squaredcos_cap_v2", "sigmoid".
+    """Fixed beta schedules: "linear" (DDPM), "scaled_linear" (latent diffusion), "squaredcos_cap_v2", "sigmoid".
 
     Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17, for the cosine; the sigmoid, from -6 to 6, is that of
     Xu et al. 2022, arXiv:2203.02923. ValueError on another kind.

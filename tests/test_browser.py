@@ -10,7 +10,8 @@ from PIL import Image
 from playwright import sync_api
 
 pytestmark = pytest.mark.browser
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+FLAGS += " --disable-background-networking --disable-component-update"
 SLOW = 0.25  # seconds a network call, for what has to be seen while it runs
 PATIENCE = 60_000  # milliseconds, on a machine that may be busy
 # Keeps what page.js answers to each choice that Gradio tells of.
@@ -81,7 +82,7 @@ def window(browser, server):
 
 @pytest.fixture
 def visit(server, browser, window):
-    """visit() opens the page as a new visitor; whatever the browser then complains about or asks of others fails the test."""
+    """visit() opens the page as a new visitor; an error in the console or a request to another host fails the test."""
     opened, contexts, complaints = [], [], []
     listeners = {
         "console": lambda message: complaints.append(message.text) if message.type == "error" else None,
@@ -182,7 +183,7 @@ def test_an_example_becomes_a_picture(visit, server):
 
 
 def test_gradio_goes_through_no_list_that_grows(visit):
-    """What page.js changes in Gradio is still there to be changed; without it every event costs seconds, page.js says why."""
+    """What page.js changes in Gradio still exists; without the change every event costs seconds (see page.js)."""
     assert visit().evaluate("window.sigmalab.calmed")
 
 
@@ -482,10 +483,28 @@ def test_text_can_be_read_in_light_and_dark(visit):
 
 TEXTS = ["h1", ".status", ".note", ".line", ".chip", "#txt2img-generate", "#txt2img-prompt textarea", ".keys"]
 CONTRAST = """(selectors) => {
-  const read = (text) => { const c = document.createElement('canvas').getContext('2d'); c.fillStyle = text; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
-  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
-  const behind = (e) => { for (; e; e = e.parentElement) { const c = read(getComputedStyle(e).backgroundColor); if (c[3] > 250) return c; } return [255, 255, 255]; };
-  return selectors.map((s) => { const e = document.querySelector(s); if (!e) return null;
-    const [a, b] = [light(read(getComputedStyle(e).color).slice(0, 3)), light(behind(e).slice(0, 3))].sort((x, y) => y - x);
-    return [s, (a + .05) / (b + .05)]; }).filter((r) => r && r[1] < 4.5);
+  const read = (text) => {
+    const canvas = document.createElement('canvas').getContext('2d');
+    canvas.fillStyle = text;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (color) => {
+    const [r, g, b] = color.slice(0, 3).map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = read(getComputedStyle(e).backgroundColor);
+      if (color[3] > 250) return color;
+    }
+    return [255, 255, 255];
+  };
+  return selectors.map((selector) => {
+    const e = document.querySelector(selector);
+    if (!e) return null;
+    const [a, b] = [light(read(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    return [selector, (a + .05) / (b + .05)];
+  }).filter((row) => row && row[1] < 4.5);
 }"""

@@ -50,7 +50,7 @@ def drop(page, path):
 
 
 def edit_and_keep(page, steps):
-    """Change the steps, and wait until the browser has stored the form; each time that it does, the stored text is another."""
+    """Change the steps and wait until the browser has stored the form; each time the stored text is another."""
     before = page.evaluate("() => localStorage.getItem('sigmalab-txt2img')")
     page.locator("#txt2img-steps input").fill(steps)
     page.locator("#txt2img-steps input").press("Tab")

@@ -1,4 +1,4 @@
-"""Guidance rescale and interval, clip skip, chunks of different lengths: in the denoiser, the request and the metadata."""
+"""Guidance rescale and interval, clip skip, chunks of several lengths: in denoiser, request and metadata."""
 
 import math
 from dataclasses import replace

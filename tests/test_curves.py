@@ -1,4 +1,4 @@
-"""The plots of the Schedule tab as data: the right numbers at the right places, and nothing that a plugin could inject."""
+"""The plots of the Schedule tab as data: right numbers at the right places, nothing that a plugin could inject."""
 
 import pytest
 from oracles import sampler, schedule, sd

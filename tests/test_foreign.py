@@ -24,12 +24,14 @@ A1111 = """a (photo:1.2) of a cat, <lora:fluffy:0.8>
 on a mat
 Negative prompt: blurry, "low quality"
 two lines
-Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 3141592653, Size: 512x768, Model hash: 6ce0161689, \
-Model: v1-5-pruned-emaonly, VAE hash: 735e4c3a44, Denoising strength: 0.45, Clip skip: 2, ENSD: 31337, \
+Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 3141592653, Size: 512x768, \
+Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, VAE hash: 735e4c3a44, \
+Denoising strength: 0.45, Clip skip: 2, ENSD: 31337, \
 Lora hashes: "fluffy: 0123456789ab", Version: v1.10.1"""
 FORGE = """a cat
 Steps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, Seed: 1, Size: 896x1152, \
-Model hash: bea01d51bd, Model: flux1-dev, Version: f2.0.1v1.10.1-previous-665, Module 1: ae, Diffusion in Low Bits: "Automatic (fp16 LoRA)" """
+Model hash: bea01d51bd, Model: flux1-dev, Version: f2.0.1v1.10.1-previous-665, Module 1: ae, \
+Diffusion in Low Bits: "Automatic (fp16 LoRA)" """
 COMFY = {
     "3": {
         "class_type": "KSampler",

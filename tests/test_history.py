@@ -1,4 +1,4 @@
-"""The history_tab is an history_index of files: it follows them, survives its own loss, and never walks over all of them."""
+"""History is an index of files: it follows them, survives its own loss, and never reads all of them."""
 
 import os
 import sqlite3
@@ -205,7 +205,7 @@ def test_a_picture_is_in_the_index_as_soon_as_it_is_saved(drawn, three, tmp_path
 
 @pytest.mark.parametrize("trouble", ["locked", "missing", "garbage", "read-only", "a folder"])
 def test_trouble_with_the_index_costs_no_picture(drawn, three, tmp_path, trouble, monkeypatch, caplog):
-    """The job ends well and soon whatever the history_index is like; the picture is found by the next look at the latest."""
+    """The job ends well and soon whatever the state of the index; the next look at the latest finds the picture."""
     file, looked = tmp_path / FILE, History(tmp_path)
     if trouble == "locked":
         other = sqlite3.connect(file, isolation_level=None)

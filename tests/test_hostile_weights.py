@@ -1,4 +1,4 @@
-"""Files in weights/ that are broken, something else, or meant to do harm: each has an error that names it, none runs code."""
+"""Files in weights/ that are broken, something else, or malicious: an error names each, none runs code."""
 
 import io
 import json

@@ -3,7 +3,7 @@
 The last bits of a picture depend on torch and on the processor. On the kind of machine that the digests are from, every
 bit is compared; on another one, the mean colours of a 4 x 4 grid of tiles.
 
-`python tests/test_kept_pictures.py` writes the file anew, which only new weights of emoji, or a new version of a sampler,
+`python tests/test_kept_pictures.py` writes the file anew, which only new weights of emoji or a new version of a sampler
 give a reason for.
 """
 

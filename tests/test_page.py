@@ -486,7 +486,8 @@ def open_page(page, engine):
     return url
 app.open_page = open_page
 root = Path(sys.argv[1])
-app.serve(Settings(root=root, port=int(sys.argv[2]), outputs=Path(sys.argv[3]), weights=root / "weights", open_browser=False))
+folders = dict(root=root, outputs=Path(sys.argv[3]), weights=root / "weights")
+app.serve(Settings(port=int(sys.argv[2]), open_browser=False, **folders))
 print("CALLS", calls, flush=True)
 """
 

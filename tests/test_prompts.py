@@ -118,8 +118,8 @@ def reference():
 
 
 # Without curly quotes and ligatures, which OpenAI's own cleans up beforehand and transformers does not.
-WORDS = """a photo of the cat on my blue-ish table, it's 1999's "best" café naïve Ångström Übergröße façade señor jalapeño
-don't we'll they've I'd she's rock'n'roll C++ f(x)=2x^2 50% $9.99 #hashtag @user e-mail: x@y.org http://example.org/?q=1&r=2
+WORDS = """a photo of the cat on my blue-ish table, it's 1999's "best" café naïve Ångström Übergröße façade señor
+jalapeño don't we'll they've I'd she's rock'n'roll C++ f(x)=2x^2 50% $9.99 #hashtag @user e-mail: x@y.org http://example.org/?q=1&r=2
 🚀 👩‍🚀 ❤️ 😀😀 日本語 中文字符 한국어 русский العربية हिन्दी ελληνικά … — «guillemets» ½ ² ™ © № ¿qué? ¡hola!
 UPPER MixedCase under_score (parens) [brackets] {braces} <tag> \\ / | ~ ` ^ * + = 3.14159 1,000,000 0x1F ٣ Ⅷ""".split()
 

@@ -86,7 +86,7 @@ def nonlinear_problem():
 
 
 def nonlinear_order(chosen, steps=(64, 192), **options) -> float:
-    """The order on a mixture, by the median error: a few paths pass a watershed, where errors do not shrink in order."""
+    """Order on a mixture, by the median error: near a watershed the errors of a few paths do not shrink in order."""
     denoise, x, exact = nonlinear_problem()
     errors = [end(chosen, denoise, x, geometric(10.0, 0.3, n), Silence(), **options) - exact for n in steps]
     sizes = [statistics.median(error.flatten(1).norm(dim=1).tolist()) for error in errors]

@@ -26,8 +26,9 @@ from webui.engine.run_preview import preview_run
 pytestmark = pytest.mark.browser
 SIGMAS = "#schedule-list textarea"
 # Without the halos of guidance, which lie behind every run.
-TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || []).filter(
-    trace => !trace.name.startsWith("Guidance")).map(trace => ({name: trace.name, x: [...trace.x], y: [...trace.y], visible: trace.visible ?? true}))"""
+TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || [])
+    .filter(trace => !trace.name.startsWith("Guidance"))
+    .map(trace => ({name: trace.name, x: [...trace.x], y: [...trace.y], visible: trace.visible ?? true}))"""
 
 
 def opened(visit, viewport=DESKTOP, query=""):  # noqa: F811

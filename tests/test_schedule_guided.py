@@ -1,4 +1,4 @@
-"""Where guidance acts on the Schedule tab: the marked calls are those in which a run asks for the unconditional half."""
+"""Where guidance acts on the Schedule tab: the marked calls are those that compute the unconditional half."""
 
 import pytest
 import torch
