@@ -119,7 +119,7 @@ class Api:
                 if isinstance(event, Failed):
                     raise RunFailed(event.message)
                 yield event
-            yield ApiResult([str(picture.path) for picture in job.pictures], job.snapshot().info)
+            yield ApiResult([str(picture.path) for picture in job.pictures], job.snapshot().info or {})
         finally:
             self._engine.abandon(job)
 

@@ -33,13 +33,15 @@ def read_infotext(text: str, schema: type[Request] = Request) -> ExternalMetadat
     width, _, height = fields.get("Size", "").partition("x")
     known = {field.setting.infotext: name for name, field in fields_of(schema).items() if field.setting.infotext}
     values = {name: fields[infotext_name] for infotext_name, name in known.items() if infotext_name in fields}
-    names = {name: values.pop(name, "") for name in NAMES}
+    sampler, schedule, model = (values.pop(name, "") for name in NAMES)
     values |= {"width": width, "height": height} if height else {}
     program = _program(fields.get("Version", ""))
     taken = {*known, "Size", *ABOUT, *(OURS if program == "Sigmalab" else ())}
     unread = [f"{key}: {value}" for key, value in fields.items() if key not in taken]
     unread += [f"{match[1]} {match[2]!r} in the prompt" for match in EXTRA_NETWORK.finditer(f"{prompt}\n{negative}")]
-    return ExternalMetadata(program, prompt, negative, fields, **names, values=values, unread=tuple(unread))
+    return ExternalMetadata(
+        program, prompt, negative, fields, sampler, schedule, model, values=values, unread=tuple(unread)
+    )
 
 
 def options_in(text: str) -> dict[str, object]:

@@ -63,12 +63,9 @@ def build_group(
     """The widgets of a group side by side, by field; those with `changes`, by field too, come first."""
     fields = {name: field for name, field in fields_of(schema).items() if field.setting.group == group}
     with gr.Row():
-        return {
-            name: build_control(
-                fields[name], mode, **({"scale": 2} if fields[name].setting.step else {}) | changes.get(name, {})
-            )
-            for name in {**changes, **fields}
-        }
+        wide = {name: {"scale": 2} if field.setting.step else {} for name, field in fields.items()}
+        order = {**changes, **fields}
+        return {name: build_control(fields[name], mode, **{**wide[name], **changes.get(name, {})}) for name in order}
 
 
 def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:

@@ -55,8 +55,8 @@ def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
     mode = fields.get("mode", "txt2img")
     if not (fields or problems) or mode != form.mode:
         return [*restore(page, form, saved), gr.skip()]
-    missing = [_unknown(page, place, fields[place]) for place in PLACES if fields.get(place)]
-    missing = dict(filter(None, missing))
+    missing = {place: _unknown(page, place, fields[place]) for place in PLACES if fields.get(place)}
+    missing = {place: sentence for place, sentence in missing.items() if sentence}
     fields = {name: value for name, value in fields.items() if name not in missing}
     # A field that the link leaves out gets its default; one that is wrong there stays as the form has it.
     usual = {
@@ -80,8 +80,7 @@ def mode_of(query: str, modes: list[str]) -> str | None:
     return mode if (fields or problems) and mode in modes else None
 
 
-def _unknown(page: Page, place: str, name: str) -> tuple[str, str] | None:
+def _unknown(page: Page, place: str, name: str) -> str:
+    """Why a sampler, schedule or model of a link cannot be chosen; "" if it can."""
     known = page.engine.models() if place == "model" else getattr(page.registry, f"{place}s")
-    if name in known:
-        return None
-    return place, f"Unknown {place} {name!r}; known are {', '.join(known)}."
+    return "" if name in known else f"Unknown {place} {name!r}; known are {', '.join(known)}."

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from samplers.options import Option
@@ -120,8 +121,9 @@ def split(text: str) -> list[str]:
 
 def _options(kind: str, registry: Registry) -> list[Option]:
     where, _, name = kind.partition(":")
-    entries = {"option": registry.samplers, "schedule_option": registry.schedules}.get(where, {})
-    return declared(entries).get(name, [])
+    if where not in ("option", "schedule_option"):
+        return []
+    return declared(registry.samplers if where == "option" else registry.schedules).get(name, [])
 
 
 def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str, schema: type[Request]) -> list[str]:
@@ -164,7 +166,7 @@ def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Re
             chosen = getattr(registry, kind)(text).name
         except ValueError as error:
             raise RequestError(as_sentence(str(error))) from None
-        return Value(chosen, lambda fields: {**fields, kind: chosen})
+        return _setting(kind, chosen)
     field = axis_fields(schema)[kind]
     value = _number(text) if field.kind in (int, float) else field.parse(text)
     if value is None:
@@ -173,22 +175,26 @@ def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Re
         raise RequestError("The axis Seed: -1 would be another random seed each time; give numbers from 0 on.")
     # The request's own check of this one setting: a slip ends here, and not in every cell.
     read({kind: value}, schema)
-    return Value(_shown(value), lambda fields: {**fields, kind: value})
+    return _setting(kind, value)
+
+
+def _setting(name: str, value: bool | int | float | str) -> Value:
+    return Value(_shown(value), lambda fields: {**fields, name: value})
 
 
 def _option_value(group: str, name: str, text: str, options: Sequence[Option]) -> Value:
-    guesses = (
-        [text.lower() == "true", _number(text), text] if text.lower() in ("true", "false") else [_number(text), text]
-    )
-    for guess in guesses:
+    switch, number = {"true": True, "false": False}.get(text.lower()), _number(text)
+
+    def chosen(value: bool | int | float | str) -> Value:
+        return Value(_shown(value), lambda fields: {**fields, group: {**fields.get(group, {}), name: value}})
+
+    for guess in (switch, number, text):
         for option in options:
             try:
-                option.check(guess)
+                if guess is not None and option.check(guess) is not None:
+                    return chosen(guess)
             except ValueError:
                 continue
-            return Value(
-                _shown(guess), lambda fields, guess=guess: {**fields, group: {**fields.get(group, {}), name: guess}}
-            )
     allowed = " or ".join(dict.fromkeys(option.allowed for option in options))
     raise RequestError(f"Option {name!r} is {text!r}; allowed is {allowed}.")
 
@@ -201,13 +207,13 @@ def _replacements(text: str) -> list[Value]:
             f"Prompt replacement needs the words to replace, an arrow and their replacements: {PROMPT_HINT}."
         )
 
-    def replaced(fields: Mapping[str, Any], by: str) -> dict[str, Any]:
+    def replaced(by: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         texts = {name: fields.get(name, "") for name in ("prompt", "negative_prompt")}
         if not any(old in each for each in texts.values()):
             raise RequestError(f"Prompt replacement: {old!r} does not occur in the prompt.")
         return {**fields, **{name: each.replace(old, by) for name, each in texts.items()}}
 
-    return [Value(by, lambda fields, by=by: replaced(fields, by)) for by in split(new)]
+    return [Value(by, partial(replaced, by)) for by in split(new)]
 
 
 def _number(text: str) -> int | float | None:

@@ -18,7 +18,11 @@ from .grid import POLICIES
 
 STORE = "axes"
 PLACES = ("Along a row", "Down a column", "One block each")
-DEFAULTS = (("sampler", ["DDPM", "DDIM", "Euler", "Heun"], ""), ("steps", [], "5, 10, 20"), ("", [], ""))
+DEFAULTS: Sequence[tuple[str, list[str], str]] = (
+    ("sampler", ["DDPM", "DDIM", "Euler", "Heun"], ""),
+    ("steps", [], "5, 10, 20"),
+    ("", [], ""),
+)
 MAX_TYPED = 10_000  # characters of typed values that are kept
 
 
