@@ -95,14 +95,10 @@ def list_plugins(flags):
     with contextlib.redirect_stdout(sys.stderr):
         found = discover(ROOT / "plugins", folders, packages=not flags.no_plugins, deep=True)
     broken = [{"source": b.source, "name": b.name, "reason": b.reason} for b in found.broken]
-    listing = {"samplers": [], "schedules": []}
-    for kind, entries in (("samplers", found.samplers), ("schedules", found.schedules)):
-        for entry in entries.values():
-            try:
-                listing[kind].append(describe(entry))
-            except Exception as error:
-                # A plugin's own function for its order failed: that is the plugin's fault, not a reason to stop.
-                broken.append({"source": entry.source, "name": entry.name, "reason": str(error)})
+    listing = {
+        kind: [dict(entry.describe(), check=entry.check) for entry in entries.values()]
+        for kind, entries in (("samplers", found.samplers), ("schedules", found.schedules))
+    }
     if flags.json:
         print(json.dumps(dict(listing, broken=broken), indent=2))
         return
@@ -116,19 +112,6 @@ def list_plugins(flags):
         print("not loaded:")
         for row in broken:
             print("  %-20s from %s: %s" % (row["name"], row["source"], row["reason"]))
-
-
-def describe(entry):
-    """One sampler or schedule as plain data; what depends on the options is given for their defaults."""
-    item = entry.item
-    row = {"name": entry.name, "source": entry.source, "version": entry.version, "paper": item.paper}
-    row["check"] = entry.check
-    row["options"] = [option.schema() for option in item.options]
-    if hasattr(item, "order"):
-        # Calls a step; None where only a run can tell.
-        calls = None if callable(item.calls) else item.calls
-        row.update(order=item.order_of(), calls=calls, stochastic=item.stochastic_with())
-    return row
 
 
 if __name__ == "__main__":

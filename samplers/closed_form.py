@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,7 +131,6 @@ def _slope(sampler: Sampler, denoise, x: torch.Tensor, steps: Sequence[int], opt
         (end_of(sampler, denoise, x, geometric(10.0, 0.1, n), **options) - exact).abs().max().item() for n in steps
     ]
     # The least-squares slope over the finer half, where the leading error term rules.
-    pairs = [(math.log(n), math.log(max(e, 1e-17))) for n, e in zip(steps, errors)][len(steps) // 2 - 1 :]
-    middle = [sum(column) / len(pairs) for column in zip(*pairs)]
-    rise = sum((a - middle[0]) * (b - middle[1]) for a, b in pairs)
-    return -rise / sum((a - middle[0]) ** 2 for a, _ in pairs)
+    finer = slice(len(steps) // 2 - 1, None)
+    logs = [math.log(max(error, 1e-17)) for error in errors]
+    return -statistics.linear_regression([math.log(n) for n in steps][finer], logs[finer]).slope

@@ -1,6 +1,6 @@
 """Coefficients of multistep methods on any grid: integrals of Lagrange polynomials, by Gauss-Legendre quadrature.
 
-A multistep method replaces what the network says between two noise levels by the polynomial through what it said at
+Between two noise levels a multistep method replaces the network's answer by the polynomial through its answers at the
 levels already visited, and integrates that against a known density. One function serves the whole family:
 
     DPM-Solver++, UniPC   denoised, polynomial in log sigma, density of the exponential integrator
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 
 def multistep_weights(
@@ -43,20 +45,6 @@ def multistep_weights(
     return weights
 
 
-def _gauss_legendre(count: int) -> tuple[tuple[float, float], ...]:
-    """(place, weight) of the Gauss-Legendre rule on [-1, 1]: Newton's method on the Legendre polynomial."""
-    rule = []
-    for i in range(count):
-        place = math.cos(math.pi * (i + 0.75) / (count + 0.5))
-        for _ in range(8):
-            before, value = 1.0, place
-            for n in range(2, count + 1):
-                before, value = value, ((2 * n - 1) * place * value - (n - 1) * before) / n
-            slope = count * (before - place * value) / (1 - place * place)
-            place -= value / slope
-        rule.append((place, 2 / ((1 - place * place) * slope * slope)))
-    return tuple(rule)
-
-
-# In log sigma the integrands are nearly exponentials, which 32 points integrate to rounding over 13 decades.
-_GAUSS = _gauss_legendre(32)
+# (place, weight) on [-1, 1], the last place first. In log sigma the integrands are nearly exponentials, which 32 points
+# integrate to rounding over 13 decades.
+_GAUSS = tuple(zip(*(values[::-1].tolist() for values in np.polynomial.legendre.leggauss(32)), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 import torch
@@ -42,6 +43,5 @@ def observed_order(calls: Sequence[float], errors: Sequence[float], floor: float
     usable = usable[-max(2, -(-len(usable) // 2)) :]
     if len(usable) < 2:
         return None
-    x, y = (sum(column) / len(usable) for column in zip(*usable))
-    spread = sum((a - x) ** 2 for a, _ in usable)
-    return -sum((a - x) * (b - y) for a, b in usable) / spread if spread else None
+    x, y = zip(*usable, strict=True)
+    return -statistics.linear_regression(x, y).slope if len(set(x)) > 1 else None

@@ -48,6 +48,19 @@ class Entry(Generic[Item]):
         """source/name: what metadata records, so that two plugins of one name are never confused."""
         return f"{self.source}/{self.name}"
 
+    def describe(self) -> dict[str, Any]:
+        """The entry as JSON data. What depends on the options is given for their defaults, None where that fails."""
+        item = self.item
+        fields: dict[str, Any] = dict(name=self.name, source=self.source, id=self.id, version=self.version)
+        if isinstance(item, Sampler):
+            fields |= dict(
+                order=_or_none(item.order_of),
+                calls=_or_none(item.calls_per_step),
+                stochastic=_or_none(item.stochastic_with),
+                own_grid=_or_none(item.own_grid_with),
+            )
+        return fields | dict(paper=item.paper, options=[option.schema() for option in item.options])
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -206,6 +219,14 @@ def _named_while_slow(name: str, patience: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _or_none(declaration: Callable[[], Any]) -> Any:
+    """What a plugin declares; None where its function raises, so that one plugin does not break a whole list."""
+    try:
+        return declaration()
+    except Exception:
+        return None
 
 
 def _by_name_and_id(entries: Mapping[str, Entry[Item]]) -> dict[str, Entry[Item]]:

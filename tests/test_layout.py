@@ -66,7 +66,7 @@ def test_parts_import_only_what_they_may(part):
 
 
 def test_samplers_need_only_their_own_dependencies():
-    allowed = {"samplers", "torch", "torchsde", "pluggy", *sys.stdlib_module_names}
+    allowed = {"samplers", "torch", "torchsde", "numpy", "pluggy", *sys.stdlib_module_names}
     for path in sources("samplers"):
         used = {top(module) for module, _ in imports(path)}
         assert used <= allowed, f"{path.name} imports {', '.join(used - allowed)}"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from samplers.options import Option
-from samplers.registry import Entry
-from samplers.sampler import Sampler, Schedule
-from samplers.testing import geometric
 from webui.core.fields import RequestField, fields_of
 from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import Request, read
@@ -19,7 +15,6 @@ from webui.engine.events import Event, Failed
 from webui.engine.run_preview import numbers, preview_run
 
 TICK = 0.25  # seconds between chances to notice that the caller is gone
-STEPS_SHOWN = 20  # the grid on which the catalog counts calls
 
 
 # Their order is part of the API; where a field is in none of these, it follows in the order of the request.
@@ -93,8 +88,8 @@ class Api:
         """Samplers, schedules and models that can be named, and what did not load or open: plain JSON data."""
         registry = self._engine.registry
         return dict(
-            samplers=[describe_sampler(registry.samplers[name]) for name in in_order(registry.samplers)],
-            schedules=[describe_schedule(registry.schedules[name]) for name in schedules_in_order(registry.schedules)],
+            samplers=[registry.samplers[name].describe() for name in in_order(registry.samplers)],
+            schedules=[registry.schedules[name].describe() for name in schedules_in_order(registry.schedules)],
             models=[
                 dict(
                     name=info.name,
@@ -122,50 +117,3 @@ class Api:
             yield ApiResult([str(picture.path) for picture in job.pictures], job.snapshot().info or {})
         finally:
             self._engine.abandon(job)
-
-
-def describe_sampler(entry: Entry[Sampler]) -> dict[str, Any]:
-    """A sampler as JSON data; order, calls a step, stochastic and own_grid are those at its default options."""
-    sampler = entry.item
-    return dict(
-        name=entry.name,
-        source=entry.source,
-        id=entry.id,
-        version=entry.version,
-        order=_declared(sampler.order_of),
-        calls=_declared(lambda: _calls_per_step(sampler)),
-        stochastic=_declared(sampler.stochastic_with),
-        own_grid=_declared(sampler.own_grid_with),
-        paper=sampler.paper,
-        options=_options(sampler.options),
-    )
-
-
-def describe_schedule(entry: Entry[Schedule]) -> dict[str, Any]:
-    """A schedule as JSON data."""
-    schedule = entry.item
-    return dict(
-        name=entry.name,
-        source=entry.source,
-        id=entry.id,
-        version=entry.version,
-        paper=schedule.paper,
-        options=_options(schedule.options),
-    )
-
-
-def _options(options: tuple[Option, ...]) -> list[dict[str, Any]]:
-    return [option.schema() for option in options]
-
-
-def _calls_per_step(sampler: Sampler) -> float | None:
-    calls = sampler.count_calls((*geometric(10.0, 0.1, STEPS_SHOWN - 1), 0.0))
-    return None if calls is None else calls / STEPS_SHOWN
-
-
-def _declared(ask: Callable[[], Any]) -> Any:
-    # A plugin whose declaration raises must not take the whole catalog with it.
-    try:
-        return ask()
-    except Exception:
-        return None

@@ -15,8 +15,6 @@ from samplers.schedule import noise_share
 from webui.engine.events import Failed, Progress, Snapshot, StoppedEarly
 from webui.templates import render
 
-COUNTED_ON = (*(float(sigma) for sigma in range(20, 0, -1)), 0.0)  # a run of 20 steps
-
 
 def paper_link(paper: str) -> str:
     """A link to an arXiv number or an https address; any other text stays text."""
@@ -29,11 +27,10 @@ def paper_link(paper: str) -> str:
 
 def calls_text(sampler: Sampler, options: Mapping[str, Any]) -> str:
     """The network calls a step that a sampler declares with these options, in words."""
-    calls = sampler.count_calls(COUNTED_ON, **options)
+    calls = sampler.calls_per_step(**options)
     if calls is None:
         return "as many network calls as it needs"
-    # Rounded: a sampler of two calls a step often makes one less in all, since the step to sigma 0 needs one only.
-    each = round(calls / (len(COUNTED_ON) - 1), 1)
+    each = round(calls, 1)
     return f"{each:g} network call{'s' if each != 1 else ''} a step"
 
 
