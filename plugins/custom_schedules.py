@@ -8,6 +8,7 @@ import ast
 import math
 import operator
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 from samplers import Length, hookimpl, schedule
@@ -18,7 +19,7 @@ LIST = Length(30_000)  # a thousand sigmas, each with all of its digits
 NUMBERS = 'sigmas, highest first, like "14.6, 3.9, 1.4, 0.4"; max and min stand for the ends of the model\'s range'
 FORMULA = "sigma from t (0 at the first step, 1 at the last), i, n, sigma_min and sigma_max"
 
-OPERATORS = {
+OPERATORS: dict[type, Callable] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -27,7 +28,7 @@ OPERATORS = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
-FUNCTIONS = {f.__name__: f for f in (abs, max, min)} | {
+FUNCTIONS: dict[str, Callable] = {f.__name__: f for f in (abs, max, min)} | {
     name: getattr(math, name) for name in ("sqrt", "exp", "log", "sin", "cos", "tan", "atan", "tanh")
 }
 NAMES = ("t", "i", "n", "sigma_min", "sigma_max", "pi", "e")
@@ -88,7 +89,7 @@ def formula(model, steps, *, sigma: Annotated[str, FORMULA] = "sigma_max * (sigm
     """sigma as an expression of t; the default is Exponential. With one step, t is 0."""
     expression = _Expression(sigma)
     fixed = dict(n=float(steps), sigma_min=model.sigma_min, sigma_max=model.sigma_max, pi=math.pi, e=math.e)
-    sigmas = []
+    sigmas: list[float] = []
     for i in range(steps):
         value = expression(fixed | dict(i=float(i), t=i / max(1, steps - 1)))
         where = f"the formula gives {value:g} at step {i + 1} of {steps}"
@@ -157,7 +158,7 @@ class _Expression:
         if isinstance(node, ast.Name):
             return operator.itemgetter(node.id)
         if isinstance(node, ast.Constant):
-            value = float(node.value)
+            value = float(ast.literal_eval(node))
             return lambda names: value
         if isinstance(node, ast.UnaryOp):
             apply, inner = OPERATORS[type(node.op)], self._compiled(node.operand)

@@ -99,7 +99,8 @@ def dpm_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, noise_scale: Scale = 1
 
 
 def _multistep(denoise, x, sigmas, noise, order, eta=0.0, noise_scale=1.0, midpoint=False, refine=False):
-    path, k, history = _path(noise, x, sigmas, eta), 1 + eta, []
+    path, k = _path(noise, x, sigmas, eta), 1 + eta
+    history: list = []
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
         # The first step is of first order, and its error would rule the whole run; a line through both of its ends

@@ -23,7 +23,7 @@ def er_sde(
     stages: Annotated[int, Range(1, 3, 1), "values in the polynomial"] = 3,
     noise_scale: Annotated[float, Range(0.9, 1.1, 0.001), "scale of the fresh noise"] = 1.0,
 ):
-    history = []
+    history: list = []
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
         history = [(sigma, denoised), *history][:stages]

@@ -5,6 +5,7 @@ arXiv:2011.13456, becomes dz/dt = (z - D) / t = eps - x0: the velocity of a rect
 arXiv:2210.02747), whatever the network was trained as, and nearly straight, which is why a solver likes it.
 """
 
+import math
 from itertools import pairwise
 from typing import Annotated
 
@@ -87,7 +88,7 @@ class _Path:
 
     def __init__(self, denoise, max_calls):
         self.denoise, self.max_calls, self.calls = denoise, max_calls, 0
-        self.sigmas = None
+        self.sigmas = 0.0, math.inf
         self.denoised, self.end, self.steps, self._accepted = None, None, [], []
 
     def __call__(self, t, z):

@@ -34,7 +34,7 @@ def _folders():
     if "k_diffusion" in sys.modules:
         return list(getattr(sys.modules["k_diffusion"], "__path__", []))
     spec = importlib.util.find_spec("k_diffusion")
-    return list(spec.submodule_search_locations) if spec else []
+    return list(spec.submodule_search_locations or ()) if spec else []
 
 
 if not _folders():
@@ -123,7 +123,7 @@ def _white(x, sigmas, noise, eta):
 def _path(x, sigmas, noise, eta):
     """A noise sampler that reads one Brownian path per image, which solvers with inner steps need."""
     low, high = min(sigma for sigma in sigmas if sigma > 0), sigmas[0]
-    increments = []
+    increments: list = []
 
     def sample(sigma, lower):
         if not increments:

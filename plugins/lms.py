@@ -79,7 +79,7 @@ def ipndm(
 
 def _multistep(denoise, x, sigmas, order, weigh, refine):
     """weigh(nodes, sigma, lower) gives the weights of eps at the sigmas `nodes`, the newest first."""
-    history = []
+    history: list = []
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
         eps = (x - denoised) / sigma

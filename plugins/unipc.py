@@ -24,7 +24,8 @@ def unipc(
     order: Annotated[int, Range(1, 3, 1), "values that predict; 2 with guidance, 3 without"] = 2,
     variant: Annotated[str, Choice("bh2", "exact"), "rule for two values: the paper's 1/2, or exact"] = "bh2",
 ):
-    history, before = [], None
+    history: list = []
+    before = None
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
         if before is not None:

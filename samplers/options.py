@@ -11,10 +11,9 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = {float: "float", int: "int", bool: "bool", str: "text"}
 USUAL_LENGTH, MOST_LENGTH = 1_000, 100_000  # characters of a text: undeclared, and as much as may be declared
 
 
@@ -46,70 +45,142 @@ class Length:
 
 @dataclass(frozen=True)
 class Option:
-    """One declared option: its name, kind ("float", "int", "bool", "choice" or "text"), default and limits.
-
-    longest  characters of a text
-    """
+    """One declared option. Its kind, "float", "int", "bool", "choice" or "text", is a class of its own below."""
 
     name: str
-    kind: str
     default: Any
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    help: str = ""
-    longest: int = USUAL_LENGTH
+    help: str = field(default="", kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """The word for it in schemas."""
+        raise NotImplementedError
 
     @property
     def allowed(self) -> str:
         """What a user may give, in words."""
-        if self.kind == "choice":
-            return "one of " + ", ".join(map(repr, self.choices))
-        if self.kind == "bool":
-            return "true or false"
-        if self.kind == "text":
-            return f"a text of at most {self.longest} characters"
-        number = "a whole number" if self.kind == "int" else "a number"
-        return f"{number} from {self.low:g} to {self.high:g}"
+        raise NotImplementedError
 
     def check(self, value: Any) -> Any:
         """Return the value as this option's type, or raise ValueError saying what is allowed."""
-        accepted = self._accept(value)
-        if accepted is None:
-            what = f"has {len(value)} characters" if self._too_long(value) else f"is {value!r}"
-            raise ValueError(f"option {self.name!r} {what}; allowed is {self.allowed}")
-        return accepted
-
-    def _accept(self, value: Any) -> Any:
-        if self.kind == "bool":
-            return value if isinstance(value, bool) else None
-        if self.kind in ("choice", "text"):
-            fits = isinstance(value, str) and (self.kind == "text" or value in self.choices)
-            return value if fits and not self._too_long(value) else None
-        # bool is an int in Python, but `steps=True` is a slip, never a number.
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        # This refuses NaN and infinity too, and takes whole numbers too large for a float.
-        if not self.low <= value <= self.high:
-            return None
-        if self.kind == "int":
-            return int(value) if value == int(value) else None
-        return float(value)
-
-    def _too_long(self, value: Any) -> bool:
-        return self.kind == "text" and isinstance(value, str) and len(value) > self.longest
+        raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
-        """The option as plain JSON data, without the fields that do not apply."""
-        fields = dict(name=self.name, kind=self.kind, default=self.default, help=self.help)
-        if self.kind in ("int", "float"):
-            fields |= dict(low=self.low, high=self.high, step=self.step)
-        if self.kind == "choice":
-            fields |= dict(choices=list(self.choices))
-        if self.kind == "text":
-            fields |= dict(longest=self.longest)
-        return fields
+        """The option as plain JSON data."""
+        return dict(name=self.name, kind=self.kind, default=self.default, help=self.help) | self._limits()
+
+    def _limits(self) -> dict[str, Any]:
+        return {}
+
+    def _refuse(self, what: str) -> ValueError:
+        return ValueError(f"option {self.name!r} {what}; allowed is {self.allowed}")
+
+
+@dataclass(frozen=True)
+class NumberOption(Option):
+    """A number from low to high, both included; `step` is what a slider moves by, `whole` allows no fractions."""
+
+    low: float
+    high: float
+    step: float | None = None
+    whole: bool = field(default=False, kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """See `Option`."""
+        return "int" if self.whole else "float"
+
+    @property
+    def allowed(self) -> str:
+        """See `Option`."""
+        return f"a {'whole ' if self.whole else ''}number from {self.low:g} to {self.high:g}"
+
+    def check(self, value: Any) -> int | float:
+        """See `Option`."""
+        # bool is an int in Python, but `steps=True` is a slip, never a number.
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # The comparison refuses NaN and infinity too, and takes whole numbers too large for a float.
+        if not number or not self.low <= value <= self.high or (self.whole and value != int(value)):
+            raise self._refuse(f"is {value!r}")
+        return int(value) if self.whole else float(value)
+
+    def _limits(self) -> dict[str, Any]:
+        return dict(low=self.low, high=self.high, step=self.step)
+
+
+@dataclass(frozen=True)
+class BoolOption(Option):
+    """True or false."""
+
+    @property
+    def kind(self) -> str:
+        """See `Option`."""
+        return "bool"
+
+    @property
+    def allowed(self) -> str:
+        """See `Option`."""
+        return "true or false"
+
+    def check(self, value: Any) -> bool:
+        """See `Option`."""
+        if not isinstance(value, bool):
+            raise self._refuse(f"is {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class ChoiceOption(Option):
+    """One of several texts."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """See `Option`."""
+        return "choice"
+
+    @property
+    def allowed(self) -> str:
+        """See `Option`."""
+        return "one of " + ", ".join(map(repr, self.choices))
+
+    def check(self, value: Any) -> str:
+        """See `Option`."""
+        if not isinstance(value, str) or value not in self.choices:
+            raise self._refuse(f"is {value!r}")
+        return value
+
+    def _limits(self) -> dict[str, Any]:
+        return dict(choices=list(self.choices))
+
+
+@dataclass(frozen=True)
+class TextOption(Option):
+    """Any text of at most `longest` characters."""
+
+    longest: int = USUAL_LENGTH
+
+    @property
+    def kind(self) -> str:
+        """See `Option`."""
+        return "text"
+
+    @property
+    def allowed(self) -> str:
+        """See `Option`."""
+        return f"a text of at most {self.longest} characters"
+
+    def check(self, value: Any) -> str:
+        """See `Option`."""
+        if not isinstance(value, str):
+            raise self._refuse(f"is {value!r}")
+        if len(value) > self.longest:
+            raise self._refuse(f"has {len(value)} characters")
+        return value
+
+    def _limits(self) -> dict[str, Any]:
+        return dict(longest=self.longest)
 
 
 def read_options(function: Callable, positional: tuple[str, ...]) -> tuple[Option, ...]:
@@ -128,24 +199,29 @@ def read_options(function: Callable, positional: tuple[str, ...]) -> tuple[Optio
 
 
 def _option(where: str, parameter: inspect.Parameter, hint: Any) -> Option:
+    """The option that a parameter and its annotation declare."""
     name, default = parameter.name, parameter.default
     extras = getattr(hint, "__metadata__", ())
-    kind = KINDS.get(typing.get_args(hint)[0] if extras else hint)
-    limits = next((e for e in extras if isinstance(e, (Range, Choice))), None)
-    text = next((e for e in extras if isinstance(e, str)), "")
-    longest = next((e.characters for e in extras if isinstance(e, Length)), USUAL_LENGTH)
+    of_type = typing.get_args(hint)[0] if extras else hint
+    limits = next((each for each in extras if isinstance(each, Range | Choice)), None)
+    text = next((each for each in extras if isinstance(each, str)), "")
+    longest = next((each.characters for each in extras if isinstance(each, Length)), USUAL_LENGTH)
     if not 1 <= longest <= MOST_LENGTH:
         raise TypeError(f"{where}: option {name!r} has a length of {longest}; allowed is 1 to {MOST_LENGTH}")
-    if kind is None or default is parameter.empty:
+    if of_type not in (float, int, bool, str) or default is parameter.empty:
         raise TypeError(f"{where}: option {name!r} needs a type (float, int, bool or str) and a default")
-    if kind in ("float", "int"):
-        if not isinstance(limits, Range) or not limits.low < limits.high < math.inf or limits.low == -math.inf:
-            raise TypeError(f"{where}: option {name!r} is a number and needs Annotated[{kind}, Range(low, high)]")
-        option = Option(name, kind, default, limits.low, limits.high, limits.step, help=text)
-    elif kind == "text" and isinstance(limits, Choice):
-        option = Option(name, "choice", default, choices=limits.values, help=text)
+    option: Option
+    if of_type in (float, int):
+        if not isinstance(limits, Range) or not -math.inf < limits.low < limits.high < math.inf:
+            wanted = f"Annotated[{of_type.__name__}, Range(low, high)]"
+            raise TypeError(f"{where}: option {name!r} is a number and needs {wanted}")
+        option = NumberOption(name, default, limits.low, limits.high, limits.step, whole=of_type is int, help=text)
+    elif of_type is bool:
+        option = BoolOption(name, default, help=text)
+    elif isinstance(limits, Choice):
+        option = ChoiceOption(name, default, limits.values, help=text)
     else:
-        option = Option(name, kind, default, help=text, longest=longest)
+        option = TextOption(name, default, longest, help=text)
     try:
         option.check(default)
     except ValueError as error:

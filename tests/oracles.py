@@ -48,7 +48,12 @@ def sd() -> NoiseSchedule:
 
 def variants(chosen: Sampler) -> list[dict]:
     """Default options, and each value of each choice on its own."""
-    choices = [{option.name: value} for option in chosen.options for value in option.choices if value != option.default]
+    choices = [
+        {option.name: value}
+        for option in chosen.options
+        for value in getattr(option, "choices", ())
+        if value != option.default
+    ]
     return [{}, *choices]
 
 

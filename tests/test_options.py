@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 
 from samplers import Choice, Length, Range
-from samplers.options import Option, read_options, resolve
+from samplers.options import BoolOption, ChoiceOption, NumberOption, TextOption, read_options, resolve
 
 POSITIONAL = ("denoise", "x", "sigmas", "noise")
 
@@ -37,12 +37,12 @@ def check_resolved(**given):
 
 def test_a_signature_is_read_in_its_order():
     assert OPTIONS == (
-        Option("eta", "float", 0.0, 0, 1, 0.05, help="share of fresh noise"),
-        Option("order", "int", 3, 1, 4),
-        Option("method", "choice", "heun", choices=("heun", "midpoint"), help="which method"),
-        Option("exact", "bool", False, help="slower"),
-        Option("label", "text", ""),
-        Option("plain", "bool", True),
+        NumberOption("eta", 0.0, 0, 1, 0.05, help="share of fresh noise"),
+        NumberOption("order", 3, 1, 4, whole=True),
+        ChoiceOption("method", "heun", ("heun", "midpoint"), help="which method"),
+        BoolOption("exact", False, help="slower"),
+        TextOption("label", ""),
+        BoolOption("plain", True),
     )
 
 
@@ -66,7 +66,7 @@ def test_string_annotations_are_read_too():
     def late(denoise, x, sigmas, noise, *, eta: "Annotated[float, Range(0, 1)]" = 0.5):
         yield
 
-    assert read_options(late, POSITIONAL) == (Option("eta", "float", 0.5, 0, 1),)
+    assert read_options(late, POSITIONAL) == (NumberOption("eta", 0.5, 0, 1),)
 
 
 def test_leading_arguments_may_have_other_names():

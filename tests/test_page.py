@@ -21,7 +21,7 @@ from pages import free_port, idle, served
 from PIL import Image
 
 from samplers import sampler
-from samplers.options import Option
+from samplers.options import NumberOption, TextOption
 from samplers.registry import Broken, Entry, Registry
 from webui.core.limits import LOCAL
 from webui.core.menus import SCHEDULES, sampler_choices, schedules_in_order
@@ -392,7 +392,7 @@ def test_a_plugins_words_are_only_words():
     registry = Registry({odd.name: entry}, {}, (Broken("<s>", "<u>", "<script>"),))
     for html in (plugins_html(registry), sampler_note(entry, {}), paper_link("<b>"), fitted(None, problem="<b>")):
         assert not any(tag in html for tag in ("<img", "<b>", "<i>", "<s>", "<u>", "<script>"))
-    assert "<b>" not in limits(Option("a", "text", "", help="<b>x</b>"))["info"]
+    assert "<b>" not in limits(TextOption("a", "", help="<b>x</b>"))["info"]
 
 
 def test_orders_are_measured_and_checks_are_shown(registry):
@@ -408,8 +408,9 @@ def test_papers_are_links_only_where_they_can_be():
 
 
 def test_numbers_get_the_control_that_reaches_them():
-    assert on_slider(Option("a", "float", 0.0, 0, 1)) and on_slider(Option("a", "int", 1, 1, 50))
-    assert not on_slider(Option("a", "float", 1e-3, 1e-10, 1e-2)) and not on_slider(Option("a", "int", 10, 10, 10000))
+    assert on_slider(NumberOption("a", 0.0, 0, 1)) and on_slider(NumberOption("a", 1, 1, 50, whole=True))
+    assert not on_slider(NumberOption("a", 1e-3, 1e-10, 1e-2))
+    assert not on_slider(NumberOption("a", 10, 10, 10000, whole=True))
 
 
 def test_samplers_of_other_libraries_are_offered_last_and_marked(registry):

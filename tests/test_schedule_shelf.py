@@ -12,7 +12,9 @@ import torch
 from oracles import builtin, k_diffusion_sampling, schedule, sd
 from scipy import stats
 
+from samplers.options import TextOption
 from samplers.schedule import NoiseSchedule, alpha_bar, flow, flow_time_of_sigma, from_alphas, zero_terminal_snr
+from samplers.testing.sampler_under_test import ends
 
 # numpy 2 says this about torch's tensors, inside diffusers.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -26,8 +28,7 @@ SHELF += ["Custom", "Formula"]
 
 def extremes(name: str) -> list[dict]:
     """Defaults, and each option at each end."""
-    ends = {"int": lambda o: (o.low, o.high), "float": lambda o: (o.low, o.high), "bool": lambda o: (not o.default,)}
-    pairs = [(o.name, ends.get(o.kind, lambda o: o.choices)(o)) for o in schedule(name).options]
+    pairs = [(option.name, ends(option)) for option in schedule(name).options if not isinstance(option, TextOption)]
     return [{}, *({name: value} for name, values in pairs for value in values)]
 
 

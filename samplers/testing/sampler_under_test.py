@@ -12,7 +12,7 @@ import torch
 from ..check import Trace, fail, place, run_checked
 from ..closed_form import DistilledDenoiser, GaussianDenoiser, MixtureDenoiser, geometric
 from ..noise import Noise
-from ..options import Option
+from ..options import BoolOption, ChoiceOption, NumberOption, Option
 from ..sampler import Sampler
 
 PICTURE = (2, 3, 4)
@@ -71,8 +71,11 @@ class SamplerUnderTest:
 
 def ends(option: Option) -> tuple[Any, ...]:
     """The values of an option that are most likely to break something."""
-    values = {"bool": (False, True), "choice": option.choices, "text": (option.default,)}
-    return values.get(option.kind) or (option.low, option.high)
+    if isinstance(option, NumberOption):
+        return option.low, option.high
+    if isinstance(option, BoolOption):
+        return False, True
+    return option.choices if isinstance(option, ChoiceOption) else (option.default,)
 
 
 def mixture(shape: Sequence[int] = PICTURE) -> MixtureDenoiser:

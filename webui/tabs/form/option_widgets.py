@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from samplers.options import Option
+from samplers.options import BoolOption, ChoiceOption, NumberOption, Option, TextOption
 from samplers.registry import Entry
 from webui.core.text import title
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_choice
@@ -167,23 +167,25 @@ def placed(options: Sequence[Option], row: Sequence[Control]) -> dict[int, Optio
 
 def control(option: Option) -> Control:
     """The kind of control that an option gets."""
-    kinds = {"bool": gr.Checkbox, "choice": gr.Dropdown, "text": gr.Textbox}
-    return kinds.get(option.kind) or (gr.Slider if on_slider(option) else gr.Number)
+    if isinstance(option, NumberOption):
+        return gr.Slider if on_slider(option) else gr.Number
+    if isinstance(option, BoolOption):
+        return gr.Checkbox
+    return gr.Dropdown if isinstance(option, ChoiceOption) else gr.Textbox
 
 
 def limits(option: Option) -> dict[str, Any]:
     """What makes its control the option's. Help texts are a plugin's own words, and Gradio would read them as HTML."""
     common: dict[str, Any] = dict(label=title(option.name), info=escape(option.help) or None)
-    if option.kind == "bool":
-        return common
-    if option.kind == "choice":
+    if isinstance(option, ChoiceOption):
         return common | dict(choices=[(each, each) for each in option.choices])
-    if option.kind == "text":
+    if isinstance(option, TextOption):
         return common | dict(max_length=option.longest)
-    fine = 10.0 ** math.floor(math.log10(option.high - option.low) - 2)
-    return common | dict(
-        minimum=option.low, maximum=option.high, step=option.step or (1 if option.kind == "int" else fine)
-    )
+    if isinstance(option, NumberOption):
+        fine = 10.0 ** math.floor(math.log10(option.high - option.low) - 2)
+        step = option.step or (1 if option.whole else fine)
+        return common | dict(minimum=option.low, maximum=option.high, step=step)
+    return common
 
 
 def _slot(kind: Control, option: Option | None) -> gr.components.Component:
@@ -198,8 +200,8 @@ def _update(**properties: Any) -> dict[str, Any]:
     return {"__type__": "update", **properties}
 
 
-def on_slider(option: Option) -> bool:
+def on_slider(option: NumberOption) -> bool:
     """Whether a linear slider reaches all values of a number well."""
-    if option.kind == "int":
+    if option.whole:
         return option.high - option.low <= FEW
     return option.low <= 0 or option.high / option.low < WIDE

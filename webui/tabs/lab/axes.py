@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
-from samplers.options import Option
+from samplers.options import BoolOption, ChoiceOption, NumberOption, Option
 from samplers.registry import Registry
 from webui.core.fields import RequestField, fields_of
 from webui.core.menus import in_order, schedules_in_order
@@ -69,9 +70,9 @@ def menu(kind: str, registry: Registry) -> list[str] | None:
     if kind in NAMED:
         return in_order(registry.samplers) if kind == "sampler" else schedules_in_order(registry.schedules)
     options = _options(kind, registry)
-    if options and all(option.kind in ("choice", "bool") for option in options):
-        texts = [choice for option in options for choice in (option.choices or ("true", "false"))]
-        return list(dict.fromkeys(texts))
+    if options and all(isinstance(option, ChoiceOption | BoolOption) for option in options):
+        texts = [option.choices if isinstance(option, ChoiceOption) else ("true", "false") for option in options]
+        return list(dict.fromkeys(chain.from_iterable(texts)))
     return None
 
 
@@ -130,7 +131,7 @@ def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str, s
     """Ranges like 5..30 +5 written out, for numbers only."""
     field = axis_fields(schema).get(kind)
     numeric = (field is not None and field.kind in (int, float)) or any(
-        option.kind in ("int", "float") for option in _options(kind, registry)
+        isinstance(option, NumberOption) for option in _options(kind, registry)
     )
     expanded: list[str] = []
     for text in texts:

@@ -11,6 +11,7 @@ import torch
 
 from samplers.closed_form import BimodalDenoiser
 from samplers.noise import Noise
+from samplers.options import NumberOption
 from samplers.reference import solve_flow
 from samplers.run import Plan, plan
 from samplers.sampler import Sampler, Schedule
@@ -75,9 +76,8 @@ def entrant(sampler: Sampler, options: Mapping[str, Any]) -> Entrant:
     if not sampler.stochastic_with(**resolved):
         return Entrant(sampler.name, sampler, resolved)
     for name in ("eta", "churn", "s_churn", "tau", "s_noise"):
-        quiet = next(
-            (resolved | {name: 0} for option in sampler.options if option.name == name and option.low == 0), None
-        )
+        numbers = (option for option in sampler.options if isinstance(option, NumberOption))
+        quiet = next((resolved | {name: 0} for option in numbers if option.name == name and option.low == 0), None)
         if quiet and not sampler.stochastic_with(**quiet):
             return Entrant(f"{sampler.name} ({name} 0)", sampler, sampler.resolve(quiet))
     return Entrant(sampler.name, sampler, resolved, "draws fresh noise, so that its end is another picture each time")
@@ -88,6 +88,7 @@ def asked(one: Entrant, levels: NoiseSchedule, schedule: Schedule, options: Mapp
     make = partial(plan, levels, one.sampler, schedule, schedule_options=options)
     if one.sampler.own_grid_with(**one.options) and "tolerance" in one.options:
         option = next(option for option in one.sampler.options if option.name == "tolerance")
+        assert isinstance(option, NumberOption)
         allowed = [value for value in TOLERANCES if option.low <= value <= option.high]
         return [
             (f"tolerance {value:g}", make(steps=20, options={**one.options, "tolerance": value})) for value in allowed
