@@ -1,8 +1,9 @@
 """DDIM: step to the lower noise level along the predicted noise, replacing a share of it by fresh noise.
 
-Song, Meng & Ermon 2020, arXiv:2010.02502, equations 12 and 16, in x0 + sigma * eps: of the noise kept at `lower`,
-up = eta * lower * sqrt(1 - lower^2 / sigma^2) is fresh and sqrt(lower^2 - up^2) is the predicted one.
-eta 0 is Euler; eta 1 is DDPM.
+    up = eta lower sqrt(1 - lower^2 / sigma^2)
+    x' = D + sqrt(lower^2 - up^2) (x - D) / sigma + up noise
+
+Song, Meng & Ermon 2020, arXiv:2010.02502, equations 12 and 16, in x0 + sigma * eps. eta 0 is Euler; eta 1 is DDPM.
 """
 
 import math

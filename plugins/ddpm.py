@@ -1,7 +1,10 @@
-"""DDPM: draw from the posterior q(x_lower | x, x0) with the network's estimate in place of x0.
+"""DDPM: draw from the posterior q(x_lower | x, x0) with the network's estimate D in place of x0.
+
+    k = lower^2 / sigma^2
+    x' = (1 - k) D + k x + lower sqrt(1 - k) noise
 
 Ho, Jain & Abbeel 2020, arXiv:2006.11239, equations 6 and 7 with the posterior variance ("fixed small"), for any two
-noise levels, in x0 + sigma * eps: the mean is a blend of x0 and x, the variance lower^2 (1 - lower^2 / sigma^2).
+noise levels, in x0 + sigma * eps.
 """
 
 import math

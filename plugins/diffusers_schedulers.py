@@ -150,8 +150,8 @@ def _once_more(sigmas):
 def pndm(denoise, x, sigmas, noise):
     """The variant without Runge-Kutta steps (PLMS); its weights are those of equal steps, whatever the steps are."""
     scheduler, times = _table("PNDMScheduler", x, sigmas, "eps", skip_prk_steps=True, set_alpha_to_one=True)
-    again = [sigmas[0], *sigmas[1:2], *sigmas[1:]] if len(times) > 1 else sigmas
-    for i, ((sigma, lower), time) in enumerate(zip(pairwise(again), times)):
+    repeated = [sigmas[0], *sigmas[1:2], *sigmas[1:]] if len(times) > 1 else sigmas
+    for i, ((sigma, lower), time) in enumerate(zip(pairwise(repeated), times)):
         denoised = denoise(x, sigma)
         x = scheduler.step(denoised, x, sigma, lower, noise, time)
         if i > 0 or len(times) == 1:

@@ -1,7 +1,10 @@
-"""DPM2: a step along the slope at its middle, where the middle is that of log sigma.
+"""DPM2 (DPM-Solver-2): a step along the slope at its middle in log sigma.
 
-DPM-Solver-2: Lu et al. 2022, arXiv:2206.00927, algorithm 1 with r = 1/2, in x0 + sigma * eps.
-The step to sigma 0 is the denoised image.
+    m = sqrt(sigma lower)
+    h = x + (m - sigma) (x - D(x, sigma)) / sigma
+    x' = x + (lower - sigma) (h - D(h, m)) / m
+
+Lu et al. 2022, arXiv:2206.00927, algorithm 1 with r = 1/2. The step to sigma 0 gives the denoised image.
 """
 
 import math

@@ -1,9 +1,11 @@
 """DPM-Solver++: exponential integrators on the denoised image, without noise and with it.
 
-Lu et al. 2022, arXiv:2211.01095, in x0 + sigma * eps and lambda = -log sigma. With k = 1 + eta the step is
-x' = (lower / sigma)^k x + the integral of k lower^k / u^(k + 1) D(u) over u from lower to sigma, and fresh noise of
-std lower sqrt(1 - (lower / sigma)^(2 eta)); eta 0 is the ODE, eta 1 the reverse SDE. The multistep samplers put a
-polynomial in lambda through the latest D, the singlestep ones ask once more on the way. To sigma 0: the denoised image.
+    k = 1 + eta    s = lower sqrt(1 - (lower / sigma)^(2 eta))
+    x' = (lower / sigma)^k x + integral from lower to sigma of k lower^k / u^(k + 1) D(u) du + s noise
+
+Lu et al. 2022, arXiv:2211.01095, in x0 + sigma * eps and lambda = -log sigma. eta 0 is the ODE, eta 1 the reverse SDE.
+In the multistep samplers D(u) is the polynomial in lambda through the latest values; the singlestep ones make a second
+network call within the step. The step to sigma 0 gives the denoised image.
 """
 
 import math

@@ -1,9 +1,11 @@
 """ER-SDE: an SDE between the ODE and the reverse SDE, with much noise early and little late.
 
-Cui et al. 2023, arXiv:2309.06169, its solvers for VE, with the noise scale function of its ER SDE 5,
-phi(u) = u (exp(u^0.3) + 10), in x0 + sigma * eps: x' = phi(lower) / phi(sigma) x + the integral of
-phi(lower) phi'(u) / phi(u)^2 D(u), and noise that keeps the variance right. D is the polynomial in sigma through the
-latest values; the paper's third stage has the same without its second-order part in the first derivative.
+    phi(u) = u (exp(u^0.3) + 10)    k = phi(lower) / phi(sigma)
+    x' = k x + integral from lower to sigma of phi(lower) phi'(u) / phi(u)^2 D(u) du + sqrt(lower^2 - (k sigma)^2) noise
+
+Cui et al. 2023, arXiv:2309.06169: its solvers for VE with the noise scale function of its ER SDE 5. D(u) is the
+polynomial in sigma through the latest values; the paper's third stage lacks its second-order part in the first
+derivative.
 """
 
 import math

@@ -1,7 +1,9 @@
-"""Euler: one straight step down the probability-flow ODE per noise level, with optional churn.
+"""Euler's method on the probability-flow ODE, with optional churn.
+
+    x' = x + (lower - sigma) (x - D(x, sigma)) / sigma
 
 Karras et al. 2022, arXiv:2206.00364, algorithm 2 without the second-order correction. Without churn it is DDIM with
-eta 0, written in x0 + sigma * eps.
+eta 0. Churn first raises sigma to sigma (1 + gamma) with fresh noise.
 """
 
 import math

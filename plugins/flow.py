@@ -1,8 +1,9 @@
 """Flow: the probability-flow ODE solved in the time of flow matching, by an adaptive or a second-order solver.
 
-With t = sigma / (1 + sigma) and z = x / (1 + sigma) the ODE dx/dsigma = (x - D) / sigma of Song et al. 2021,
-arXiv:2011.13456, becomes dz/dt = (z - D) / t = eps - x0: the velocity of a rectified flow (Lipman et al. 2022,
-arXiv:2210.02747), whatever the network was trained as, and nearly straight, which is why a solver likes it.
+    t = sigma / (1 + sigma)    z = x / (1 + sigma)    dz/dt = (z - D) / t = eps - x0
+
+This is dx/dsigma = (x - D) / sigma of Song et al. 2021, arXiv:2011.13456, as the velocity of a rectified flow (Lipman
+et al. 2022, arXiv:2210.02747), for any network. It is nearly straight, so that large steps are accurate.
 """
 
 import math

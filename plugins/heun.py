@@ -1,7 +1,10 @@
-"""Heun: an Euler step, then the same step again with the mean of the slopes at both of its ends.
+"""Heun's method: an Euler step, repeated with the mean of the slopes at both of its ends, with optional churn.
 
-Karras et al. 2022, arXiv:2206.00364, algorithm 2, with its optional churn. The step to sigma 0 is Euler's, that is,
-the denoised image.
+    d(x, sigma) = (x - D(x, sigma)) / sigma
+    e = x + (lower - sigma) d(x, sigma)
+    x' = x + (lower - sigma) (d(x, sigma) + d(e, lower)) / 2
+
+Karras et al. 2022, arXiv:2206.00364, algorithm 2. The step to sigma 0 is Euler's, which gives the denoised image.
 """
 
 import math

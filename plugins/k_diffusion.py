@@ -166,7 +166,7 @@ def _churned(label, name, order, calls):
     return run
 
 
-def _ancestral(label, name, order, calls, source, paper="", walk=_one_by_one):
+def _ancestral(label, name, order, calls, source, paper="", run_steps=_one_by_one):
     """The bridge to one that adds fresh noise from `source`: without noise, an ODE solver of this order."""
 
     @bridged(
@@ -178,7 +178,7 @@ def _ancestral(label, name, order, calls, source, paper="", walk=_one_by_one):
     )
     def run(denoise, x, sigmas, noise, *, eta: Eta = 1.0, s_noise: Noise = 1.0):
         options = dict(eta=eta, s_noise=s_noise, noise_sampler=source(x, sigmas, noise, eta))
-        yield from walk(name, denoise, x, sigmas, noise, **options)
+        yield from run_steps(name, denoise, x, sigmas, noise, **options)
 
     return run
 

@@ -1,8 +1,9 @@
-"""LCM: jump to the denoised image and put fresh noise of the next level on it. For distilled models only.
+"""LCM: jump to the denoised image and add fresh noise of the next level. For distilled models only.
+
+    x' = D(x, sigma) + lower noise
 
 Multistep consistency sampling: Song et al. 2023, arXiv:2303.01469, algorithm 1, as latent consistency models use it
-(Luo et al. 2023, arXiv:2310.04378), in x0 + sigma * eps. A model that was not distilled to see the
-final image at once gives pictures of too little contrast.
+(Luo et al. 2023, arXiv:2310.04378). A model that was not distilled for it gives pictures of too little contrast.
 """
 
 from itertools import pairwise

@@ -1,9 +1,10 @@
 """Linear multistep methods on the predicted noise: LMS, DEIS and iPNDM, one call a step.
 
-All integrate dx/dsigma = eps = (x - D) / sigma over a step, with eps replaced by the polynomial through its latest
-values: in sigma (LMS), in log sigma or in the time of a variance-preserving process (DEIS), or in the number of the
-step, whatever its length (iPNDM). The step to sigma 0 is the denoised image. What others call iPNDM-v, iPNDM with
-true step lengths, is LMS.
+    x' = x - integral from lower to sigma of eps(u) du    eps = (x - D) / sigma
+
+eps(u) is the polynomial through the latest values: in sigma (LMS), in log sigma or the time of a variance-preserving
+process (DEIS), or in the number of the step, whatever its length (iPNDM). The step to sigma 0 gives the denoised image.
+iPNDM-v of other programs, which is iPNDM with true step lengths, is LMS.
 """
 
 import math

@@ -1,9 +1,10 @@
-"""Restart: Heun's method that goes back up once or more, on fresh noise, to shed the errors that it has gathered.
+"""Restart: Heun's method that returns to a higher noise level once or more, on fresh noise, which contracts its errors.
 
-Xu et al. 2023, arXiv:2306.14878, with one interval. The run goes down to the last level not below `low`;
-there noise lifts it to `high`, `restart_steps` steps bring it down again on a grid of Karras et al., and it goes on.
-A schedule that starts below `high`, as that of img2img may, is lifted only to its start. Steps that are reported are
-those of the schedule.
+    x(high) = x(bottom) + sqrt(high^2 - bottom^2) noise
+
+Xu et al. 2023, arXiv:2306.14878, with one interval; bottom is the last level of the schedule that is not below `low`.
+From `high`, `restart_steps` steps lead back to bottom on a grid of Karras et al. A schedule that starts below `high`,
+as that of img2img may, returns only to its start. The reported steps are those of the schedule.
 """
 
 import math

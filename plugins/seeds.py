@@ -1,8 +1,12 @@
-"""SEEDS-2: a second-order exponential integrator of the reverse SDE, noise on the way included.
+"""SEEDS-2: a second-order exponential integrator of the reverse SDE.
 
-Gonzalez et al. 2023, arXiv:2305.14267, on the denoised image with its middle in log sigma, in
-x0 + sigma * eps. Both stages share the noise of the first half, weighted as the exact solution of the linear SDE has
-it. At eta 0 it is DPM++ 2S; to sigma 0, the denoised image.
+    m = sqrt(sigma lower)    q = (m / sigma)^(1 + eta)    s = sqrt(1 - (m / sigma)^(2 eta))
+    h = D(x, sigma) + q (x - D(x, sigma)) + m s noise_1
+    x' = D(h, m) + q^2 (x - D(h, m)) + q m s noise_1 + lower s noise_2
+
+Gonzalez et al. 2023, arXiv:2305.14267, on the denoised image, with its middle in log sigma. Both stages share the noise
+of the first half, weighted as in the exact solution of the linear SDE. At eta 0 it is DPM++ 2S. The step to sigma 0
+gives the denoised image.
 """
 
 import math

@@ -1,9 +1,11 @@
 """UniPC: each call both corrects the step that led to it and predicts the next one.
 
-Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2 on the denoised image, in x0 + sigma * eps. Solving the paper's
-linear system for the coefficients is integrating the polynomial through the latest values, D(u) lower / u^2, exactly;
-its B(h) cancels out of it, and is left only where the paper replaces the system of two values by 1/2 ("bh2"). The
-last prediction is not corrected: that would cost a call. The step to sigma 0 is the denoised image.
+    x' = lower / sigma x + integral from lower to sigma of lower / u^2 D(u) du
+
+Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2 on the denoised image. D(u) is the polynomial through the latest
+values; integrating it exactly equals solving the paper's linear system. The paper's B(h) cancels, except where it
+replaces the system of two values by 1/2 ("bh2"). The last prediction is not corrected: that would cost a call. The
+step to sigma 0 gives the denoised image.
 """
 
 import math

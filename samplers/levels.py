@@ -61,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class DryRun:
-    """Run on a closed-form denoiser: every network call in order, and the sigmas of its steps, after the first."""
+    """A run on a closed-form denoiser: every network call in order, and the sigmas from the first to the last."""
 
     calls: tuple[Asked, ...]
     sigmas: tuple[float, ...]

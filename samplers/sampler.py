@@ -1,6 +1,6 @@
 """The contract of a sampler and of a schedule.
 
-A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that walks the noise down:
+A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that yields x at falling noise levels:
 
     @sampler("Euler", order=1, calls=1)
     def euler(denoise, x, sigmas, noise):

@@ -77,13 +77,13 @@ class Check:
     name: str
     about: str
     run: Callable[[SamplerUnderTest], None]
-    subject: SamplerUnderTest
+    case: SamplerUnderTest
 
     def __call__(self) -> None:
         try:
-            self.run(self.subject)
+            self.run(self.case)
         except CheckFailed as failure:
-            raise CheckFailed(f"{self.subject.sampler.name}, {self.name}: {failure}") from failure
+            raise CheckFailed(f"{self.case.sampler.name}, {self.name}: {failure}") from failure
 
     def __str__(self) -> str:
         return self.name
@@ -104,8 +104,8 @@ def checks(
     distilled  it is for networks that answer with the end of the flow instead of the mean, like LCM
     without    names of checks that are left out; say in your test why
     """
-    subject = SamplerUnderTest(sampler, dict(options), device, distilled)
-    made = [Check(run.__name__, " ".join((run.__doc__ or "").split()), run, subject) for run in CHECKS]
+    case = SamplerUnderTest(sampler, dict(options), device, distilled)
+    made = [Check(run.__name__, " ".join((run.__doc__ or "").split()), run, case) for run in CHECKS]
     unknown = set(without) - {check.name for check in made}
     if unknown:
         raise ValueError(f"there is no check {min(unknown)!r}; known are {', '.join(map(str, made))}")
@@ -115,7 +115,7 @@ def checks(
 def check_sampler(sampler: Sampler, options: Mapping[str, Any] = {}, **how: Any) -> tuple[str, ...]:
     """Run every check and return their names; CheckFailed lists all that failed. Arguments are those of `checks`.
 
-    If the quick check fails, the others would only say the same again, and do not run.
+    If the quick check fails, the others do not run: they would only repeat it.
     """
     failures: list[str] = []
     passed: list[str] = []

@@ -15,58 +15,58 @@ from ..noise import Noise
 from .sampler_under_test import LIST, PICTURE, SamplerUnderTest, check_flow, check_spread, mixture
 
 
-def order_as_declared(subject: SamplerUnderTest) -> None:
+def order_as_declared(case: SamplerUnderTest) -> None:
     """The measured order of accuracy is within 0.2 of the declared one."""
-    declared = subject.sampler.order_of(**subject.options)
-    if declared is None or subject.stochastic:
+    declared = case.sampler.order_of(**case.options)
+    if declared is None or case.stochastic:
         return
-    with explained(subject.sampler):
-        measured = measure_order(subject.sampler, **subject.options)
+    with explained(case.sampler):
+        measured = measure_order(case.sampler, **case.options)
         # A multistep method's start-up shows its order late: the slope falls to it as the steps become small.
         if abs(measured - declared) > 0.2:
-            measured = measure_order(subject.sampler, (256, 512, 1024), **subject.options)
+            measured = measure_order(case.sampler, (256, 512, 1024), **case.options)
         # Better than declared may be a gift of the linear flow of one Gaussian.
         if measured - declared > 0.2:
-            measured = measure_order_bent(subject.sampler, **subject.options)
+            measured = measure_order_bent(case.sampler, **case.options)
     if not abs(measured - declared) <= 0.2:
-        look = f"the coefficients, the first steps of a multistep method, and order= of @sampler, {subject.here}"
+        look = f"the coefficients, the first steps of a multistep method, and order= of @sampler, {case.here}"
         fail(f"order {declared:g}, as declared", f"{measured:.2f}", look)
 
 
-def end_is_reached(subject: SamplerUnderTest) -> None:
+def end_is_reached(case: SamplerUnderTest) -> None:
     """Where the list ends above 0, the last state is at that noise level: nothing is left over."""
-    sigmas, std = geometric(10.0, 2.0, 16), torch.linspace(0.3, 1.5, 24, dtype=torch.float64, device=subject.device)
-    look = f"the last step, which must go to sigmas[-1] also if that is not 0, {subject.here}"
-    if subject.stochastic or subject.distilled:
-        check_spread(subject, sigmas, 0.06, look, only_end=True)
+    sigmas, std = geometric(10.0, 2.0, 16), torch.linspace(0.3, 1.5, 24, dtype=torch.float64, device=case.device)
+    look = f"the last step, which must go to sigmas[-1] also if that is not 0, {case.here}"
+    if case.stochastic or case.distilled:
+        check_spread(case, sigmas, 0.06, look, only_end=True)
     else:
-        check_flow(subject, sigmas, std.reshape(PICTURE), 0.04, look)
+        check_flow(case, sigmas, std.reshape(PICTURE), 0.04, look)
 
 
-def moments_right(subject: SamplerUnderTest) -> None:
+def moments_right(case: SamplerUnderTest) -> None:
     """A stochastic sampler keeps mean and spread of Gaussian data at every noise level, with its noise on."""
-    look = f"the scale of the noise that is added, and what is removed for it, {subject.here}"
+    look = f"the scale of the noise that is added, and what is removed for it, {case.here}"
     sigmas = (*geometric(10.0, 0.02, 63), 0.0)
-    if subject.stochastic:
-        check_spread(subject, sigmas, 0.06, look)
+    if case.stochastic:
+        check_spread(case, sigmas, 0.06, look)
         return
-    for variant in subject.variants():
-        if subject.sampler.stochastic_with(**(subject.options | variant)):
+    for variant in case.variants():
+        if case.sampler.stochastic_with(**(case.options | variant)):
             # At the end of its range an option may well cost accuracy, but not much of the noise.
-            check_spread(subject, sigmas, 0.12, look, **variant)
+            check_spread(case, sigmas, 0.12, look, **variant)
 
 
-def noise_independent(subject: SamplerUnderTest) -> None:
+def noise_independent(case: SamplerUnderTest) -> None:
     """Noise is drawn as declared, for each picture, and has nothing to do with the starting noise."""
-    start = Noise([1], "initial")(torch.zeros(1, 1, 64, 64, dtype=torch.float64, device=subject.device))
+    start = Noise([1], "initial")(torch.zeros(1, 1, 64, 64, dtype=torch.float64, device=case.device))
     x = 10.0 * start.expand(2, -1, -1, -1)
-    first = subject.run_checked(subject.gaussian(0.7), x, LIST[:-1], (1, 2))
-    if bool(first.draws) != subject.stochastic:
-        declared = "noise to be drawn" if subject.stochastic else "no noise to be drawn"
-        fail(f"{declared}, as declared", f"{first.draws} draws", f"stochastic= of @sampler, {subject.here}")
-    if not subject.stochastic:
+    first = case.run_checked(case.gaussian(0.7), x, LIST[:-1], (1, 2))
+    if bool(first.draws) != case.stochastic:
+        declared = "noise to be drawn" if case.stochastic else "no noise to be drawn"
+        fail(f"{declared}, as declared", f"{first.draws} draws", f"stochastic= of @sampler, {case.here}")
+    if not case.stochastic:
         return
-    other = subject.run_checked(subject.gaussian(0.7), x, LIST[:-1], (3, 4))
+    other = case.run_checked(case.gaussian(0.7), x, LIST[:-1], (3, 4))
     one, two = (first.x - other.x).flatten(1)
     for what, a, b in (("the starting noise", one, start.flatten()), ("the noise of another picture", one, two)):
         correlation = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
@@ -75,43 +75,43 @@ def noise_independent(subject: SamplerUnderTest) -> None:
             fail(
                 f"step noise independent of {what}",
                 f"a correlation of {correlation:.2f}",
-                f"noise that is not a fresh noise(x), {subject.here}",
+                f"noise that is not a fresh noise(x), {case.here}",
             )
 
 
-def part_runs(subject: SamplerUnderTest) -> None:
+def part_runs(case: SamplerUnderTest) -> None:
     """Any lower part of a list runs by itself (that is img2img), and takes its start for what it is."""
     for first in range(len(LIST) - 1):
         part = LIST[first:]
-        trace = subject.run_checked(mixture(), subject.start(part[0], 1) + 0.3, part)
-        check_calls(subject.sampler, subject.sampler.count_calls(part, **subject.options), trace)
-    if not subject.stochastic and not subject.distilled:
-        std = torch.linspace(0.3, 1.5, 24, dtype=torch.float64, device=subject.device).reshape(PICTURE)
-        look = f"a start that is taken for pure noise, or a top sigma that is written into the code, {subject.here}"
-        check_flow(subject, geometric(1.0, 0.1, 16), std, 0.04, look)
+        trace = case.run_checked(mixture(), case.start(part[0], 1) + 0.3, part)
+        check_calls(case.sampler, case.sampler.count_calls(part, **case.options), trace)
+    if not case.stochastic and not case.distilled:
+        std = torch.linspace(0.3, 1.5, 24, dtype=torch.float64, device=case.device).reshape(PICTURE)
+        look = f"a start that is taken for pure noise, or a top sigma that is written into the code, {case.here}"
+        check_flow(case, geometric(1.0, 0.1, 16), std, 0.04, look)
 
 
-def own_grid_true(subject: SamplerUnderTest) -> None:
+def own_grid_true(case: SamplerUnderTest) -> None:
     """A sampler with its own grid reports the levels that it visited, and stays within the list."""
-    if not subject.own_grid:
+    if not case.own_grid:
         return
     sigmas, std = geometric(10.0, 0.1, 20), torch.tensor(0.7, dtype=torch.float64)
-    denoise = subject.gaussian(std)
-    x = 0.3 + math.sqrt(0.7**2 + 100.0) * subject.start(1.0, 1)
-    trace = subject.run_checked(denoise, x, sigmas)
+    denoise = case.gaussian(std)
+    x = 0.3 + math.sqrt(0.7**2 + 100.0) * case.start(1.0, 1)
+    trace = case.run_checked(denoise, x, sigmas)
     near = 1e-6
     outside = [sigma for sigma in trace.asked if not sigmas[-1] * (1 - near) <= sigma <= sigmas[0] * (1 + near)]
     if outside:
         fail(
             f"network calls from {sigmas[0]:g} to {sigmas[-1]:g}",
             f"one at {outside[0]:g}",
-            f"the ends of the grid, {subject.here}",
+            f"the ends of the grid, {case.here}",
         )
     for step in trace.steps:
         exact = denoise.flow(x, sigmas[0], step.sigma)
-        if not subject.stochastic and (step.x - exact).norm() > 0.1 * (exact - 0.3).norm():
+        if not case.stochastic and (step.x - exact).norm() > 0.1 * (exact - 0.3).norm():
             fail(
                 "Step.sigma to be the level that Step.x is at",
                 f"another state at {step.sigma:g}",
-                f"the grid that is reported, {subject.here}",
+                f"the grid that is reported, {case.here}",
             )

@@ -85,20 +85,18 @@ def mixture(shape: Sequence[int] = PICTURE) -> MixtureDenoiser:
     return MixtureDenoiser(means, torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.5, 0.3, 0.2]).double())
 
 
-def check_flow(
-    subject: SamplerUnderTest, sigmas: Sequence[float], std: torch.Tensor, allowed: float, look: str
-) -> None:
+def check_flow(case: SamplerUnderTest, sigmas: Sequence[float], std: torch.Tensor, allowed: float, look: str) -> None:
     """The end of a run is within a share `allowed` of the exact end."""
     exact = GaussianDenoiser(0.3, std)
-    x = 0.3 + (std**2 + sigmas[0] ** 2).sqrt() * subject.start(1.0, 4)
+    x = 0.3 + (std**2 + sigmas[0] ** 2).sqrt() * case.start(1.0, 4)
     goal = exact.flow(x, sigmas[0], sigmas[-1])
-    error = ((subject.run_checked(exact, x, sigmas).x - goal).norm() / (goal - 0.3).norm()).item()
+    error = ((case.run_checked(exact, x, sigmas).x - goal).norm() / (goal - 0.3).norm()).item()
     if not error <= allowed:
         fail(f"the exact end at sigma {sigmas[-1]:g}, within {allowed:.0%}", f"an end {error:.1%} away", look)
 
 
 def check_spread(
-    subject: SamplerUnderTest,
+    case: SamplerUnderTest,
     sigmas: Sequence[float],
     allowed: float,
     look: str,
@@ -107,8 +105,8 @@ def check_spread(
 ) -> None:
     """Mean and spread over 8192 numbers are those of the data with the noise of each level, the latter to a share."""
     mean, std = 0.3, 0.7
-    x = mean + math.sqrt(std**2 + sigmas[0] ** 2) * subject.start(1.0, 1, (1, 64, 128))
-    trace = subject.run_checked(subject.gaussian(std), x, sigmas, **variant)
+    x = mean + math.sqrt(std**2 + sigmas[0] ** 2) * case.start(1.0, 1, (1, 64, 128))
+    trace = case.run_checked(case.gaussian(std), x, sigmas, **variant)
     for step in trace.steps[-1:] if only_end else trace.steps:
         spread = math.sqrt(std**2 + step.sigma**2)
         where = f" at sigma {step.sigma:g}" + (f" with {shown(variant)}" if variant else "")
