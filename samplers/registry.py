@@ -24,7 +24,7 @@ from .sources import Source, UnsupportedAPI, digest_of_files, sources
 
 Item = TypeVar("Item", Sampler, Schedule)
 
-PATIENCE = 3.0  # seconds until a plugin that is still being loaded is named on the console
+PATIENCE = 5.0  # seconds until a plugin that is still being loaded is named on the console
 
 
 @dataclass(frozen=True)
