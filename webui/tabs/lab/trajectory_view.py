@@ -83,7 +83,7 @@ def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench
         return make_trajectory(engine, request)
 
     def tell_cost(*given: Any) -> str:
-        return ahead_text("One picture", [make(*given).plan.calls])
+        return ahead_text("One picture", [make(*given).drawing.plan.calls])
 
     # The prompts change nothing of it, and are typed.
     watched = [control for name, control in form.fields.items() if name not in ("prompt", "negative_prompt")]
