@@ -17,7 +17,7 @@ FIRST = ("steps", "sampler", "schedule", "guidance", "seed")  # always written, 
 
 
 def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
-    """A1111's text for a record. Of the other fields with an infotext name it has those that differ from the default."""
+    """A1111's text for a record: a fixed first part, then the fields that differ from their defaults."""
     request, model = {**record["request"], "seed": record["image"]["seed"]}, record["model"]
     known = {name: field for name, field in fields_of(schema).items() if field.setting.infotext and name in request}
     names = {name: field.setting.infotext for name, field in known.items()}

@@ -1,4 +1,4 @@
-"""A request as a query string and back: what differs from a request's defaults, as short as it can be read.
+"""A request as a query string and back. The query holds the settings that differ from their defaults.
 
 Texts stand as they are, numbers and truth values as JSON; an option is `options.eta=0.5`. A link comes from a
 stranger: it goes through the same checks as every request. Names that begin with "__" are Gradio's own.
@@ -41,7 +41,7 @@ def to_query(request: Request) -> str:
 
 
 def from_query(query: str, schema: type[Request] = Request) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the fields of a request, each valid by itself; a sentence for each that is not). Nothing in it: two empty ones."""
+    """(valid fields of a request; a sentence for each invalid one). Two empty ones if the query is empty."""
     try:
         pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=MAX_NAMES)
     except ValueError:

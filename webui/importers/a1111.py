@@ -89,7 +89,7 @@ def _unquoted(value: str) -> str:
 
 
 def _program(version: str) -> str:
-    """Which program wrote this version: Forge's begin with f or say neo, A1111's with v, some savers of ComfyUI say so."""
+    """The program of this version: Forge's starts with "f" or "neo", A1111's with "v", ComfyUI's may name it."""
     for start, program in (
         ("Sigmalab", "Sigmalab"),
         ("f", "Forge"),

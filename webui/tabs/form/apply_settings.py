@@ -1,4 +1,4 @@
-"""Put the settings of a picture or a link into a form; a value that does not fit is reported, and its control unchanged."""
+"""Put the settings of a picture or a link into a form. A value that does not fit is reported and changes nothing."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Form:
 
     options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
     boxes     the widgets of the options that are shown
-    revision  0 until the browser's settings have been put in, `RESTORED` then, and a new number each time settings are put in
+    revision  0 until the browser's settings are in, `RESTORED` then, and a new number when other settings are put in
     edits     a new number with each change of an option
     The last two are hidden controls and not states: a state's change event gets lost while a page is being opened.
     """

@@ -174,7 +174,7 @@ def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Re
         raise RequestError(f"The axis {title}: {text!r} is no number.")
     if kind == "seed" and value == -1:
         raise RequestError("The axis Seed: -1 would be another random seed each time; give numbers from 0 on.")
-    # The request's own check of this one setting: a slip ends here, and not in every cell.
+    # Checked by the request's own rules: a wrong value is reported once here, not in every cell.
     read({kind: value}, schema)
     return _setting(kind, value)
 

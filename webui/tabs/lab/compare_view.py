@@ -29,7 +29,7 @@ from .compare import CellMade, CellResult, Compare, cost_of
 from .grid import Grid, make_grid
 from .grid_html import tables
 from .grid_sheet import encode_sheet, write_zip
-from .lab_form import Settings, request_of
+from .lab_form import LabForm, request_of
 from .lab_text import compared, cost_text
 from .tool_view import build_buttons, connect_cost, connect_tool
 
@@ -53,7 +53,7 @@ class CompareView:
     files: gr.State
 
 
-def build_compare(page: Page, settings: Settings, axes: AxesView) -> JobEvents:
+def build_compare(page: Page, settings: LabForm, axes: AxesView) -> JobEvents:
     """Build what stands below the axes and wire it."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Make the grid", IDLE)

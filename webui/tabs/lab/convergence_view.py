@@ -20,7 +20,7 @@ from webui.templates import render
 
 from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, levels_of, make_convergence, orders
 from .figures import convergence_figure
-from .lab_form import Settings, request_of
+from .lab_form import LabForm, request_of
 from .lab_text import ahead_text
 from .reference_problem import Entrant
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -38,7 +38,7 @@ IDLE = (
 )
 
 
-def build_convergence(page: Page, settings: Settings) -> JobEvents:
+def build_convergence(page: Page, settings: LabForm) -> JobEvents:
     """Build the tab's content and wire it."""
     registry = page.registry
     names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)

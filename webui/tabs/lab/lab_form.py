@@ -1,4 +1,4 @@
-"""The settings that the Lab's tools share: what to make, as in the other tabs, from words or from a picture."""
+"""The form that the Lab's tools share; with an input picture it makes an img2img request."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MODE = "lab"
 
 
 @dataclass(frozen=True, eq=False)
-class Settings:
-    """The form and the box around it, which hides for tools that need none of it."""
+class LabForm:
+    """The form and the box around it, which is hidden for tools that do not use it."""
 
     form: Form
     box: gr.Column
 
 
-def build_settings(page: Page) -> Settings:
+def build_settings(page: Page) -> LabForm:
     """The prompt, and all else folded away."""
     with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
         prompt, tokens = build_prompt(MODE)
@@ -36,7 +36,7 @@ def build_settings(page: Page) -> Settings:
                 form = build_form(page, MODE, prompt, more)
     connect_form(page, form)
     connect_model(page, form, tokens)
-    return Settings(form, box)
+    return LabForm(form, box)
 
 
 def _picture() -> dict[str, gr.components.Component]:
@@ -55,7 +55,7 @@ def _picture() -> dict[str, gr.components.Component]:
 
 
 def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:
-    """The request for one picture that the form's values stand for, and every sampler's and schedule's options.
+    """The request for one picture from the form's values, and every sampler's and schedule's options.
 
     Raises RequestError.
     """

@@ -19,7 +19,7 @@ from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
-from .lab_form import Settings
+from .lab_form import LabForm
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, Path, PathFailed, Toy, make_toy
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -36,7 +36,7 @@ EXPLANATION = (
 )
 
 
-def build_plane(page: Page, settings: Settings, tab: gr.Tab) -> JobEvents:
+def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
     registry = page.registry
     names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)

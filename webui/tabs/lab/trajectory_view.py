@@ -23,7 +23,7 @@ from webui.tabs.form.workbench import Workbench, newest_result, results_of
 from webui.templates import render
 
 from .figures import change_figure, gap_figure, noise_figure
-from .lab_form import Settings, request_of
+from .lab_form import LabForm, request_of
 from .lab_text import ahead_text
 from .replay_trajectory import replay_trajectory
 from .tool_view import Start, build_buttons, connect_cost, connect_tool
@@ -50,7 +50,7 @@ COLUMNS = (
 )
 
 
-def build_trajectory(page: Page, settings: Settings, benches: Sequence[Workbench]) -> JobEvents:
+def build_trajectory(page: Page, settings: LabForm, benches: Sequence[Workbench]) -> JobEvents:
     """Build the tab's content and wire it; `benches` have the last result."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Run and watch", IDLE)
