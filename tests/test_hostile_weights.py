@@ -25,6 +25,7 @@ from weights.opening import check_model, open_model
 
 WAIT = 60
 EMOJI = Path(__file__).parents[1] / "weights" / "emoji"
+NO_NETWORK = "is not a supported checkpoint: its tensor shapes do not form a valid UNet, VAE or text encoder"
 
 
 class Harm:
@@ -341,14 +342,14 @@ FILES = {
         lambda w, good, folder: tensors(
             {n: torch.zeros(s) for n, s in shapes(1, Width(24, 32, 64, 1, tokens=64)).items()}
         ),
-        "az.safetensors is not a supported checkpoint: its tensor shapes do not form a valid UNet, VAE or text encoder .num_channels",
+        f"az.safetensors {NO_NETWORK} .num_channels",
     ),
     "a width that no heads divide": (
         "ba.safetensors",
         lambda w, good, folder: tensors(
             {n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 200, 1, tokens=64)).items()}
         ),
-        "ba.safetensors is not a supported checkpoint: its tensor shapes do not form a valid UNet, VAE or text encoder .*200",
+        f"ba.safetensors {NO_NETWORK} .*200",
     ),
     "a width of nothing": (
         "bb.safetensors",

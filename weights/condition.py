@@ -19,7 +19,7 @@ class TensorCondition:
         return TensorCondition({name: t.expand(images, *t.shape[1:]) for name, t in self.tensors.items()})
 
     def join(self, other: TensorCondition) -> TensorCondition | None:
-        """Both in one batch; None where shapes differ, as with prompts of different lengths: padding changes the picture."""
+        """Join both in one batch; None if shapes differ (prompts of other lengths): padding changes the picture."""
         if any(tensor.shape[1:] != other.tensors[name].shape[1:] for name, tensor in self.tensors.items()):
             return None
         return TensorCondition({name: torch.cat([t, other.tensors[name]]) for name, t in self.tensors.items()})

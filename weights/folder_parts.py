@@ -24,7 +24,7 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 
 
 class Folder:
-    """A diffusers folder and the family that its index names. ModelError if it names other classes than the family's."""
+    """A diffusers folder and the family that its index names. ModelError if it names classes of no family."""
 
     def __init__(self, info: ModelInfo, families: Sequence[Family] = FAMILIES):
         self._info, index = info, read_index(info.path)

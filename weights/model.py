@@ -96,7 +96,7 @@ class Model:
         return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap)
 
     def use_channels_last(self, width: int) -> None:
-        """Keep the weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""
+        """Keep weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""
         if self.network.unet.config.block_out_channels[0] >= width:
             self.network.unet.to(memory_format=torch.channels_last)
 

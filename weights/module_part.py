@@ -66,7 +66,7 @@ def fill(parts: Mapping[str, ModulePart], device: torch.device, dtype_of: Callab
 
 
 def check_part(part: ModulePart) -> None:
-    """Raises ModelError unless every tensor of the module is in the file, in its shape and as floating-point numbers."""
+    """Raise ModelError unless the file has every tensor of the module, in its shape, as floating-point numbers."""
     file = part.file
     missing = [source.name for source in part.sources.values() if source.name not in file.shapes]
     if missing:

@@ -98,7 +98,7 @@ def checked_parts(info: ModelInfo, checkpoint: Checkpoint) -> dict[str, ModulePa
 
 
 def dtype_of(component: str, device: torch.device) -> torch.dtype:
-    """The number format of a component on a device: half precision on CUDA, but not for the VAE, which would overflow."""
+    """Number format of a component on a device: half precision on CUDA, except for the VAE, which would overflow."""
     return torch.float16 if device.type == "cuda" and component != "vae" else torch.float32
 
 

@@ -31,8 +31,8 @@ def not_tensors(path: Path, head: bytes) -> ModelError:
         )
     if head.startswith(b"\x80"):
         return ModelError(
-            f"{path.name} is a pickle in the format of PyTorch before 1.6, which cannot be opened without reading all of "
-            "it; save it anew as .safetensors"
+            f"{path.name} is a pickle in the format of PyTorch before 1.6, which cannot be opened without reading all "
+            "of it; save it anew as .safetensors"
         )
     if path.suffix == ".safetensors":
         return ModelError(f"{path.name} is damaged: it does not begin as a safetensors file; copy or download it again")

@@ -1,4 +1,4 @@
-"""In which order samplers and schedules are offered, and by what words. Their names, which scripts use, are never touched."""
+"""Order and labels of samplers and schedules in the menus. Their names, which scripts use, stay unchanged."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a picture is. `problem` says why it is not where it should be, None if it is; `path` is None if it is lost."""
+    """Where a picture is. `problem` says why it is elsewhere, None if it is not; `path` is None if it is lost."""
 
     path: Path | None
     problem: str | None = None

@@ -63,7 +63,7 @@ class Engine:
 
     @property
     def status(self) -> str:
-        """What the engine is doing, in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
+        """Status in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
         return self._models.status
 
     @property

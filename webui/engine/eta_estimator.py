@@ -69,7 +69,7 @@ class EtaEstimator:
         self._decodings, self._decoding_time = self._decodings + 1, self._decoding_time + seconds
 
     def remaining(self, step: int) -> float | None:
-        """Seconds left, with `step` steps of the current batch finished; None before the second call or a first idea."""
+        """Seconds left after `step` steps of the current batch; None before the second call or a first estimate."""
         left = self._left(step)
         if self._per_call is None or left is None:
             return None

@@ -132,7 +132,7 @@ class Job:
         return self._now.outcome
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call it once the job has ended, from the engine's thread; at once if it has. It must neither wait nor raise."""
+        """Call it once the job has ended, from the engine's thread, or now if it has. It must not wait or raise."""
         with self._changed:
             if self._now.outcome is None:
                 self._done_callbacks.append(callback)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Models:
-    """Finds models and keeps one of them open. Only the engine's thread opens; anything else may be asked from anywhere.
+    """Find models and keep one of them open. Only the engine's thread opens one; all else may be called anywhere.
 
     See `Engine` for the arguments.
     status  what is being done with a model, in a few words: "loading emoji ...", "emoji on cpu, ready", or why not
@@ -140,7 +140,8 @@ class Models:
         # Only here is the exception gone, and with it what had been loaded. No size of picture would help.
         free_memory()
         full = ModelError(
-            f"model {info.name} does not fit into the memory; close other programs, or use a smaller model or --device cpu"
+            f"model {info.name} does not fit into the memory; close other programs, "
+            "or use a smaller model or --device cpu"
         )
         self.status = explain(full)
         raise full

@@ -57,7 +57,7 @@ class Verdict:
 
     largest  the largest difference of any channel of any pixel, of 255; 0 is bit-equal
     changed  what was different this time, one phrase each
-    lossy    the file has lossy pixels, so the digest of the original ones was compared, and `largest` is no measure of it
+    lossy    the file has lossy pixels, so the digest of the original ones was compared; `largest` does not count
     """
 
     largest: int

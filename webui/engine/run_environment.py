@@ -52,7 +52,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: str) -> None:
-    """Raises RequestError, with words for the user, unless the opened model has the weights that the environment asks for."""
+    """Raise RequestError, in the words of the page, unless the opened model has the weights of the environment."""
     if environment.digest not in (None, identity.weights):
         other = f"the picture was made with another (hash {environment.digest})"
         raise RequestError(f"Model {name} here has hash {identity.weights}, and {other}.")

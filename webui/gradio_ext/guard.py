@@ -54,9 +54,9 @@ class Guard:
     hosts  names that the page is served under besides localhost and bare addresses
     share  whether the public tunnel's names are good, too
 
-    A name that is none of these is how a foreign page reaches a local server (DNS rebinding): 400. A request that a
-    browser says comes from another site is refused with 403, unless it only opens the page. A body above MAX_BODY, or MAX_UPLOAD
-    for an upload, is refused with 413: FastAPI parses bodies before it checks the login.
+    Any other name is refused with 400: another site's page reaches a local server by one (DNS rebinding). A request
+    that a browser marks as coming from another site is refused with 403, unless it only opens the page. A body above
+    MAX_BODY, or MAX_UPLOAD for an upload, is refused with 413: FastAPI parses bodies before it checks the login.
     """
 
     def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):

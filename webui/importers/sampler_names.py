@@ -25,7 +25,10 @@ class Ours:
 
 ONE_LEVEL_LESS = "Its levels: other programs leave out the last but one for this sampler."
 NO_LAST_CALL = "Its calls: other programs spend all of them above the lowest level, and here the last one ends at 0."
-WHOLE_TIMES = "Its levels are those of the other programs where the steps divide 1,000, and else off by one timestep here or there."
+WHOLE_TIMES = (
+    "Its levels are those of the other programs where the steps divide 1,000, "
+    "and else off by one timestep here or there."
+)
 
 
 # Ancestral Euler is DDIM with eta 1, formula for formula; k-diffusion starts its multistep methods without refinement.

@@ -24,7 +24,7 @@ def recognize_file(file: TensorFile, families: Sequence[Family] = FAMILIES) -> t
 
 
 def recognize_folder(components: Iterable[str], families: Sequence[Family] = FAMILIES) -> Family:
-    """The family with the most components among those that a folder names; the first one if no family has all of its."""
+    """The family with the most components among those that a folder names; the first if none is complete."""
     named = set(components)
     complete = [family for family in families if family.components.keys() <= named]
     return max(complete or families[:1], key=lambda family: len(family.components))

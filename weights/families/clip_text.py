@@ -45,7 +45,7 @@ def open_clip_source(name: str, prefix: str) -> Source:
 
 
 def clip_config(sizes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
-    """The arguments of transformers' CLIPTextConfig for CLIP. Raises KeyError, IndexError or ValueError, see `_layers`."""
+    """Arguments of transformers' CLIPTextConfig for CLIP. Raises KeyError, IndexError or ValueError, see `_layers`."""
     prefix = f"{prefix}text_model."
     tokens = sizes[f"{prefix}embeddings.token_embedding.weight"]
     return dict(

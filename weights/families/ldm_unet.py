@@ -1,4 +1,4 @@
-"""The UNet in checkpoints of the original latent diffusion code (CompVis, Stability AI), whose tensors diffusers renamed.
+"""The UNet in checkpoints of the original latent diffusion code (CompVis, Stability AI), which diffusers renames.
 
 Names go from diffusers' to the checkpoint's, so that every tensor that a module needs is asked for and the others of a
 checkpoint are not.

@@ -27,8 +27,8 @@ from .form_state import RESTORED
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
-# Classes of a widget that stands for no option. Not `visible`: a widget that Gradio takes out of the page comes back with
-# its old value, whatever it was given, and one that it hides in a tab that was never opened stays hidden.
+# Classes of a widget that stands for no option. Not `visible`: a widget that Gradio removes from the page comes back
+# with its old value, whatever it was given, and one that it hides in a tab that was never opened stays hidden.
 UNUSED = ["unused"]
 Control = type[gr.components.Component]
 
@@ -88,7 +88,7 @@ class OptionBox:
 
 
 def build_options(mode: str, kind: str, entries: Mapping[str, Entry], choice: gr.Dropdown) -> OptionBox:
-    """The widgets for the options of what `choice` names, which is one of `entries`; `connect_options` brings them to life."""
+    """Build the widgets for the options of `choice`, one of `entries`; `connect_options` connects their events."""
     controls = row_for([control(option) for option in entry.item.options] for entry in entries.values())
     first = placed(entries[choice.value].item.options if choice.value in entries else (), controls)
     # Hidden by its style: Gradio shows all that is in a box when it shows the box.

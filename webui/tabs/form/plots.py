@@ -17,7 +17,7 @@ GRID = "rgba(128, 140, 142, 0.22)"
 
 
 def figure(x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = False, height: int = 360) -> go.Figure:
-    """An empty figure; every trace that `line` adds shows its numbers on hover and can be clicked away in the legend."""
+    """An empty figure; every trace of `line` shows its numbers on hover and can be hidden by the legend."""
     axis = dict(gridcolor=GRID, zeroline=False, linecolor=GRID, automargin=True)
     return go.Figure(
         layout=dict(

@@ -166,5 +166,6 @@ def _pictures(panel: ResultPanel, made: list[tuple[str, int]], ended: bool, smal
 def _picked(seed: int) -> str:
     return (
         f"<span>Seed <code>{int(seed)}</code></span> "
-        f'<button type="button" class="copy" data-copy="{int(seed)}" aria-label="Copy seed {int(seed)}">Copy seed</button>'
+        f'<button type="button" class="copy" data-copy="{int(seed)}" aria-label="Copy seed {int(seed)}">'
+        "Copy seed</button>"
     )

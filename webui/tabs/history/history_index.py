@@ -30,9 +30,11 @@ BREATH = 0.005  # seconds
 SETTLED = 2_000_000_000  # nanoseconds after which a folder's time of change can be trusted to be its last
 END = 1 << 62  # later than every picture
 DAY, NAME = re.compile(r"\d{4}-\d{2}-\d{2}"), re.compile(r"[\w-]{1,100}\.png")
-# Ids are the time of the picture in microseconds: newest first is the order of the key, in both tables. Emoji are words.
+# Ids are the time of the picture in microseconds, so the key orders both tables by age. Emoji are words.
 TABLES = """
-CREATE TABLE pictures (id INTEGER PRIMARY KEY, day TEXT, name TEXT, sampler TEXT, model TEXT, seed INTEGER, UNIQUE (day, name));
+CREATE TABLE pictures (
+    id INTEGER PRIMARY KEY, day TEXT, name TEXT, sampler TEXT, model TEXT, seed INTEGER, UNIQUE (day, name)
+);
 CREATE INDEX by_sampler ON pictures (sampler);
 CREATE INDEX by_model ON pictures (model);
 CREATE INDEX by_both ON pictures (sampler, model);

@@ -198,7 +198,7 @@ def _older(history: History, filters: tuple[str, str, str], cursors: list[int]) 
 
 
 def _page_of(pictures: list[HistoryEntry], cursors: list[int], done: bool, filtered: bool) -> list[Any]:
-    """Updates for `HistoryWidgets.outputs` but the menus: the pictures, one more of which than fit says that there are older ones."""
+    """Updates for `HistoryWidgets.outputs` except the menus. One picture more than fits means that older ones exist."""
     more, shown = len(pictures) > PAGE, [each for each in pictures[:PAGE] if each.path.is_file()]
     thumbnails = [(picture, each) for each in shown if (picture := _thumbnail(each.path))]
     if not thumbnails:

@@ -1,4 +1,4 @@
-"""Make the pictures of a grid, one cell after another. Pictures that exist are reused; a failed cell names its reason."""
+"""Make the pictures of a grid, one cell after another. Existing pictures are reused; a failed cell has a reason."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ IDLE = "Choose what varies, look at the cost, and start. Every other setting is 
 
 @dataclass(frozen=True, eq=False)
 class CompareView:
-    """The outputs of the tool; `after` holds all that stands below a finished grid, `files` the pictures by their labels."""
+    """The outputs of the tool; `after` holds what stands below a finished grid, `files` the pictures by label."""
 
     seed: gr.components.Component
     random_seed: gr.components.Component

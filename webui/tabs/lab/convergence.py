@@ -201,8 +201,8 @@ class _Meter:
         # Not divided by 15, as Richardson would: that networks are smooth enough for fourth order is not known.
         doubt = max(relative_error(rough, fine), ROUNDING[torch.float32])
         text = (
-            f"a Runge-Kutta solution of {4 * REFERENCE_STEPS + 1} network calls, which differs from one of half as many by "
-            f"{doubt:.1g}; errors near that tell nothing, and slopes leave them out"
+            f"a Runge-Kutta solution of {4 * REFERENCE_STEPS + 1} network calls, which differs from one of half as "
+            f"many by {doubt:.1g}; errors near that tell nothing, and slopes leave them out"
         )
         self._desk.tell(PartialResult(Reference(text, doubt)))
         return fine

@@ -26,7 +26,7 @@ GAP, MARGIN, TEXT = 8, 20, 15
 
 
 def describe(grid: Grid, made: Mapping[int, CellPicture]) -> dict[str, Any]:
-    """The grid as plain JSON data: its axes, and each cell's labels, settings, time and calls, or the reason for none."""
+    """The grid as JSON data: its axes, and each cell's labels, settings, time and calls, or why it has none."""
     return dict(
         axes=[
             dict(kind=axis.kind, title=axis.title, values=[value.label for value in axis.values]) for axis in grid.axes

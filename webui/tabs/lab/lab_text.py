@@ -88,7 +88,8 @@ def _calls(known: int, uncounted: int, what: str, call: str = "network call") ->
     if not uncounted:
         return _many(known, call)
     counted = f"{_many(known, call)} and " if known else ""
-    return f"{counted}as many as {'it needs' if uncounted == 1 else 'they need'} for {_many(uncounted, f'adaptive {what}')}"
+    need = "it needs" if uncounted == 1 else "they need"
+    return f"{counted}as many as {need} for {_many(uncounted, f'adaptive {what}')}"
 
 
 def _many(count: float, what: str) -> str:

@@ -30,9 +30,9 @@ MAX_LEVEL = 100  # the noise slider's value for sigma max
 DEFAULT_LEVEL = 45
 IDLE = "Every sampler starts from the same points and follows them down to the data."
 EXPLANATION = (
-    "With their own defaults DDIM and Euler draw one line. DDPM draws fresh noise at every step, so its path is jagged. "
-    "Heun evaluates each step twice and stays nearer to the exact flow, the dashed line. Flow chooses its own steps: long "
-    "ones where the path is straight."
+    "With their own defaults DDIM and Euler draw one line. DDPM draws fresh noise at every step, so its path is "
+    "jagged. Heun evaluates each step twice and stays nearer to the exact flow, the dashed line. Flow chooses its own "
+    "steps: long ones where the path is straight."
 )
 
 

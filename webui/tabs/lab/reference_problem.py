@@ -46,7 +46,7 @@ class Problem:
 
 
 def mixture_problem(seed: int = 0) -> Problem:
-    """64 points of 16 numbers on the closed-form mixture of two Gaussians a number, in float64, at SD's noise levels."""
+    """64 points of 16 numbers, each a closed-form mixture of two Gaussians, in float64, at SD's noise levels."""
     zeros = torch.zeros(IMAGES, 1, 4, 4, dtype=torch.float64)
     return Problem(MIXTURE, stable_diffusion(), zeros, tuple(range(seed, seed + IMAGES)))
 

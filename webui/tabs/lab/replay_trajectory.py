@@ -20,7 +20,7 @@ from .trajectory import Trajectory, watched
 
 @dataclass(frozen=True, eq=False)
 class ReplayTrajectory:
-    """The task (`webui.engine.job_context.Task`) that draws a picture's batch as it was drawn; its parts are the Frames.
+    """The task that draws a picture's batch as it was drawn; its partial results are the Frames.
 
     The result is compared with the file and deleted, as in any replay.
     """

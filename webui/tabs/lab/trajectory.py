@@ -54,7 +54,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The task (`webui.engine.job_context.Task`) that draws a resolved request and tells a `Frame` for each step of one picture.
+    """The task that draws a resolved request and reports a `Frame` for each step of one picture.
 
     The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
 
@@ -136,7 +136,7 @@ class _Camera:
         self._gap = None
 
     def _take_calls(self, lower: float) -> list[tuple[float, float | None]]:
-        """Those that led to this level: all since the last step, or of a sampler that solves before it steps its share."""
+        """Calls that led to this level: all since the last step; of a sampler that solves first, its share."""
         self._ahead = self._ahead or any(sigma < lower * (1 - 1e-6) for sigma, _ in self._calls)
         count = len(self._calls)
         if self._ahead:

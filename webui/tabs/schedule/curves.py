@@ -41,7 +41,10 @@ SAYS = {
         "It decides what the network looks for at each step.",
     ),
 }
-SAYS_TIME = "Against time every schedule lies on the model's own curve as far as that reaches; what differs is where its points are."
+SAYS_TIME = (
+    "Against time every schedule lies on the model's own curve as far as that reaches; "
+    "what differs is where its points are."
+)
 
 
 @dataclass(frozen=True)

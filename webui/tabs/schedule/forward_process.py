@@ -23,7 +23,7 @@ BINS = 72
 
 
 def noised(clean: torch.Tensor, sigma: float, process: str) -> torch.Tensor:
-    """Pictures or latents (images, channels, h, w), spread about 1, with noise of level sigma, scaled as `process` has it.
+    """Pictures or latents (images, channels, h, w) of spread 1 with noise of level sigma, scaled as in `process`.
 
     "variance preserving" (x0 + sigma eps) / sqrt(1 + sigma^2), "variance exploding" x0 + sigma eps,
     "flow" (x0 + sigma eps) / (1 + sigma). The noise is the same at every level.
@@ -53,7 +53,7 @@ def some_of(sigmas: Sequence[float], count: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Where the values lie: `density` at `centres`, its area 1, and `pure`, the density if there was nothing but noise."""
+    """Histogram of the values: `density` at `centres`, of area 1, and `pure`, the density of noise alone."""
 
     centres: tuple[float, ...]
     density: tuple[float, ...]

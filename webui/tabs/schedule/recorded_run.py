@@ -22,7 +22,7 @@ MOST_CALLS = 10**9  # more than any run has
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a picture tells of its run: the request, the sigmas that ran, network calls a picture, and the model's name."""
+    """The run that a picture records: request, sigmas, network calls a picture, and the model's name."""
 
     request: Request
     sigmas: tuple[float, ...]
@@ -99,9 +99,11 @@ def _now(engine: Engine, loaded: RecordedRun) -> str:
 
 def _differs(now: Sequence[float], then: Sequence[float]) -> str:
     if len(now) != len(then):
-        return f"The same settings would now run {len(now) - 1} steps, not {len(then) - 1}: a plugin or the model has changed."
+        steps = f"{len(now) - 1} steps, not {len(then) - 1}"
+        return f"The same settings would now run {steps}: a plugin or the model has changed."
     most = max(abs(a - b) / max(a, b) for a, b in zip(now, then, strict=True) if max(a, b) > 0)
-    return f"The same settings would now run sigmas that differ by up to {100 * most:.2g} %: a plugin or the model has changed."
+    sigmas = f"sigmas that differ by up to {100 * most:.2g} %"
+    return f"The same settings would now run {sigmas}: a plugin or the model has changed."
 
 
 def _level(value: Any) -> bool:

@@ -42,7 +42,10 @@ def facts(
 def asks(plan: Plan, rehearsed: DryRun | None) -> str:
     """Where a sampler asks the network, beside the levels of its list."""
     if plan.calls is None:
-        return "An adaptive sampler goes where the network leads it: its own steps are drawn after a run, by loading its picture."
+        return (
+            "An adaptive sampler goes where the network leads it: its own steps are drawn after a run, "
+            "by loading its picture."
+        )
     if rehearsed is None:
         return "The calls between the levels are not drawn for so many steps."
     levels, sigmas = plan.sigmas[:-1], [call.sigma for call in rehearsed.calls]
@@ -53,7 +56,8 @@ def asks(plan: Plan, rehearsed: DryRun | None) -> str:
     raised = [asked for asked, level in zip(_firsts(rehearsed), levels, strict=False) if asked > level * (1 + 1e-6)]
     said = f"The rings are its {len(sigmas)} network calls, each at the sigma where it really asks."
     if raised:
-        said += f" Noise is added before {len(raised)} of the {len(levels)} steps, so they ask above the list, first at sigma {raised[0]:.4g}."
+        said += f" Noise is added before {len(raised)} of the {len(levels)} steps, so they ask above the list, "
+        said += f"first at sigma {raised[0]:.4g}."
     return said
 
 

@@ -131,7 +131,8 @@ def build_plot(page: Page) -> dict[str, Any]:
         value=[],
         multiselect=True,
         label="Compare with",
-        info="More schedules over this one, with the same steps and strength. A click on a name in the legend hides it.",
+        info="More schedules over this one, with the same steps and strength. "
+        "A click on a name in the legend hides it.",
         elem_id="schedule-compare",
         interactive=True,
     )

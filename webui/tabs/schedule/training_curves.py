@@ -41,9 +41,12 @@ SHOWN = ("alpha-bar", "log-SNR", "sigma")
 POINTS = 200  # of a thousand timesteps
 LOWEST, HIGHEST, LARGEST_SHIFT = 1e-5, 0.1, 16.0
 SAYS = {
-    "alpha-bar": "How much of the picture is left at each timestep of training: where the curve is steep, a timestep changes most.",
-    "log-SNR": "Signal against noise on a log scale: a shift moves the whole curve down, zero terminal SNR pulls its end to the bottom.",
-    "sigma": "Noise against signal, on a log axis: the height at the right end is the noise from which a picture should start.",
+    "alpha-bar": "How much of the picture is left at each timestep of training: "
+    "where the curve is steep, a timestep changes most.",
+    "log-SNR": "Signal against noise on a log scale: a shift moves the whole curve down, "
+    "zero terminal SNR pulls its end to the bottom.",
+    "sigma": "Noise against signal, on a log axis: "
+    "the height at the right end is the noise from which a picture should start.",
 }
 
 
@@ -159,7 +162,8 @@ def _times() -> tuple[float, ...]:
 
 
 def _hover(name: str, time: float, sigma: float) -> str:
-    return f"<b>{escape(name)}</b><br>time {time:.3f}<br>sigma {sigma:.4g}, {100 * noise_share(sigma):.4g} % noise<br>alpha-bar {alpha_bar(sigma):.4g}"
+    noise = f"sigma {sigma:.4g}, {100 * noise_share(sigma):.4g} % noise"
+    return f"<b>{escape(name)}</b><br>time {time:.3f}<br>{noise}<br>alpha-bar {alpha_bar(sigma):.4g}"
 
 
 def _left(sigma: float) -> str:
