@@ -16,7 +16,7 @@ from PIL import Image
 from samplers.registry import Registry, discover
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
-from webui.core.record import encode_png
+from webui.core.record import encode_png, read_record
 from webui.core.storage import write_new
 from weights.identity import ModelIdentity, hardware_of
 from weights.model_info import Defaults, ModelInfo
@@ -80,7 +80,7 @@ def toy(name: str = "toy", max_batch: int = 4) -> ModelInfo:
 
 def write_png(image: Image.Image, path: Path, record: Mapping[str, Any]) -> None:
     """A picture with a record, as the engine saves it."""
-    write_new(path, encode_png(image, record))
+    write_new(path, encode_png(image, read_record(record)))
 
 
 @pytest.fixture(scope="session")

@@ -73,8 +73,8 @@ def test_a_result_is_replayed_with_one_click(visit):  # noqa: F811
 def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, server, tmp_path):  # noqa: F811
     page = visit()
     made(page, steps=40)
-    (path,) = [one for one in server.outputs.rglob("*.png") if read_picture(one).record["request"]["steps"] == 40]
-    record = read_picture(path).record
+    (path,) = [one for one in server.outputs.rglob("*.png") if read_picture(one).record.data["request"]["steps"] == 40]
+    record = read_picture(path).record.data
     write_png(Image.open(path).point(lambda value: min(255, value + 5)), tmp_path / "touched.png", record)
     drop(page, tmp_path / "touched.png")
     page.locator("#info-replay").click()
@@ -224,7 +224,7 @@ def test_a_picture_leaves_in_the_chosen_format(visit, tmp_path):  # noqa: F811
             page.wait_for_timeout(500)  # the server is still converting, and the button has the file before it
         download.value.save_as(tmp_path / f"out{ending}")
         assert Image.open(tmp_path / f"out{ending}").format == kind.upper()
-        assert read_picture(tmp_path / f"out{ending}").record["image"]["seed"] == seed
+        assert read_picture(tmp_path / f"out{ending}").record.data["image"]["seed"] == seed
 
 
 def test_history_is_searched_and_sends(visit, server):  # noqa: F811

@@ -13,7 +13,7 @@ from samplers.guidance import Interval, rescale_guided
 from samplers.schedule import stable_diffusion
 from webui.api.script_api import Api, ApiResult
 from webui.core.limits import LOCAL
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError, read
 from webui.engine.engine import Engine
 from webui.settings import Settings, parse
@@ -146,20 +146,20 @@ def test_scripts_can_give_them_and_the_picture_remembers(engine, tmp_path, mode)
     result = last(call("a cat", steps=2, seed=1, **GIVEN))
     assert engine.model.asked == GIVEN
     assert {name: result.info[name] for name in GIVEN} == GIVEN
-    carried = read_png(result.files[0])
-    assert {name: carried.record["request"][name] for name in GIVEN} == GIVEN
+    carried = read_picture(result.files[0])
+    assert {name: carried.record.data["request"][name] for name in GIVEN} == GIVEN
     assert "Clip skip: 2, Guidance rescale: 0.7, Guidance interval: 0.3-5" in carried.parameters
 
 
 def test_what_is_off_is_not_in_the_text_for_other_programs(engine):
-    text = read_png(last(Api(engine).txt2img("a cat", steps=1)).files[0]).parameters
+    text = read_picture(last(Api(engine).txt2img("a cat", steps=1)).files[0]).parameters
     assert "skip" not in text and "Guidance" not in text
 
 
 def test_another_vae_is_part_of_what_a_picture_remembers(engine):
     engine.model.identity = replace(engine.model.identity, vae="abcdef0123")
-    carried = read_png(last(Api(engine).txt2img("a cat", steps=1)).files[0])
-    assert carried.record["model"]["vae"] == "abcdef0123" and "VAE hash: abcdef0123" in carried.parameters
+    carried = read_picture(last(Api(engine).txt2img("a cat", steps=1)).files[0])
+    assert carried.record.data["model"]["vae"] == "abcdef0123" and "VAE hash: abcdef0123" in carried.parameters
 
 
 def test_an_empty_interval_is_refused(engine):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from samplers.run import Pass
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.core.request import Request
 from webui.core.resolved_request import resolve
 from webui.engine.drawing import Drawing, Listeners, draw
@@ -37,7 +37,7 @@ def test_a_second_pass_enlarges_the_picture(drawn):
     info, (path,) = drawn(Drawing(first, later_passes=(Pass(replace(again, sigmas=again.sigmas[1:]), enlarge),)))
     assert Image.open(path).size == (2 * first.request.width, 2 * first.request.height)
     assert info["nfe"] == 4 + 2
-    assert read_png(path).record["sigmas"] == info["sigmas"]
+    assert read_picture(path).record.data["sigmas"] == info["sigmas"]
 
 
 def test_a_mask_keeps_its_part_of_the_input(drawn, emoji):

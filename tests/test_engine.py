@@ -16,7 +16,7 @@ from PIL import Image
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
 from webui.api.script_api import Api, ApiResult, RunFailed
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
@@ -80,7 +80,7 @@ def test_a_request_becomes_pictures(bench):
     assert info["sigmas"] == list(job.plan.sigmas) and info["sigmas"][-1] == 0 and info["nfe"] == 4
     assert info["stopped"] is False and info["model"] == "toy" and info["options"] == {"eta": 0.0}
     assert job.state == "done" and all(Image.open(p.path).size == (64, 64) for p in job.pictures)
-    record = read_png(job.pictures[1].path).record
+    record = read_picture(job.pictures[1].path).record.data
     assert (
         record["image"] == {"index": 1, "seed": 8}
         and record["batch"] == [7, 8, 9]
@@ -128,7 +128,7 @@ def test_img2img_at_little_strength_keeps_the_picture(bench, tmp_path):
     (path,) = (tmp_path / "outputs").glob("2*/*.png")
     red, green, blue = Image.open(path).resize((1, 1)).getpixel((0, 0))
     assert red > 180 and green < 80 and blue < 80
-    record = read_png(path).record
+    record = read_picture(path).record.data
     assert len(record["input_digest"]) == 16 and "red.png" not in str(record)
     with pytest.raises(RequestError, match="cannot be read"):
         one.submit(mode="img2img", image=tmp_path / "none.png")
@@ -593,7 +593,7 @@ def test_a_full_disk_fails_clearly_and_keeps_the_picture(bench, tmp_path, monkey
     assert message.startswith(f"Pictures cannot be written to {tmp_path / 'outputs'}: ") and "--outputs" in message
     assert len(job.pictures) == 2
     for picture in job.pictures:
-        assert str(picture.path) in message and read_png(picture.path).record["image"]["seed"] == picture.seed
+        assert str(picture.path) in message and read_picture(picture.path).record.data["image"]["seed"] == picture.seed
 
 
 def test_closing_ends_everything(bench, gate):

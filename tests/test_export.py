@@ -17,7 +17,7 @@ from webui.core.export import FORMATS, convert, encode
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, digest_of, packages, replay
+from webui.core.record import MetadataError, digest_of, packages, read_record
 
 MODELS = {"toy": toy()}
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300)
@@ -26,7 +26,7 @@ NOISE = Image.effect_noise((64, 48), 80).convert("RGB")
 
 def exported(folder, record, kind):
     path = folder / f"picture{FORMATS[kind]}"
-    path.write_bytes(encode(NOISE, record, kind))
+    path.write_bytes(encode(NOISE, read_record(record), kind))
     return path
 
 
@@ -36,8 +36,8 @@ def exported(folder, record, kind):
 def test_settings_survive_every_format(registry, tmp_path_factory, kind, prompt, negative, seed, guidance):
     resolved, made = make(registry, prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance)
     back = read_picture(exported(tmp_path_factory.getbasetemp(), made, kind))
-    assert back.record == made and back.parameters == infotext(made)
-    assert replay(back.record) == resolved
+    assert back.record.data == made and back.parameters == infotext(made)
+    assert back.record.single_request() == resolved
 
 
 def test_only_jpeg_changes_pixels(registry, tmp_path):
@@ -58,7 +58,7 @@ def test_a_picture_is_converted_with_its_settings(registry, tmp_path):
     for kind, ending in FORMATS.items():
         name, data = convert(tmp_path / "120000-7.png", kind)
         (tmp_path / "out").write_bytes(data)
-        assert name == f"120000-7{ending}" and read_picture(tmp_path / "out").record == made
+        assert name == f"120000-7{ending}" and read_picture(tmp_path / "out").record.data == made
     with pytest.raises(MetadataError, match="PNG, JPEG, WebP"):
         convert(tmp_path / "120000-7.png", "AVIF")
     with pytest.raises(MetadataError, match="own settings"):
@@ -68,8 +68,8 @@ def test_a_picture_is_converted_with_its_settings(registry, tmp_path):
 def test_settings_too_long_for_jpeg_are_an_error_and_fit_elsewhere(registry, tmp_path):
     _, made = make(registry, prompt="\U0001f408" * 9_999, negative_prompt="\U0001f408" * 9_999)
     with pytest.raises(MetadataError, match="take WebP or PNG"):
-        encode(NOISE, made, "JPEG")
-    assert read_picture(exported(tmp_path, made, "WebP")).record == made
+        encode(NOISE, read_record(made), "JPEG")
+    assert read_picture(exported(tmp_path, made, "WebP")).record.data == made
 
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])

@@ -12,7 +12,7 @@ from test_metadata import make, png
 from samplers.registry import Registry
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
-from webui.core.record import MetadataError
+from webui.core.record import MetadataError, read_record
 from webui.core.request import read
 from webui.importers.a1111 import read_infotext
 from webui.importers.comfyui import read_comfy
@@ -390,7 +390,7 @@ def test_a_text_with_anything_in_it_is_read_or_refused(registry, prompt, line):
 def test_our_own_picture_with_what_is_missing(registry):
     _, made = make(registry, sampler="Euler", schedule="Karras", seed=4, prompt="a")
     made["sampler"]["id"], made["request"]["model"] = "package/other/Euler", "gone"
-    offer = of_record(made, registry, MODELS)
+    offer = of_record(read_record(made), registry, MODELS)
     assert offer.open == {"sampler", "model"} and offer.fields["seed"] == 4 and offer.fields["schedule"] == "Karras"
     assert (
         offer.missing[0].startswith("Unknown sampler 'package/other/Euler'; known are") and "'gone'" in offer.missing[1]

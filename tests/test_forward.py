@@ -11,7 +11,8 @@ from oracles import sd
 from samplers.noise import Noise
 from samplers.schedule import alpha_bar, flow
 from webui.core.request import Request, RequestError
-from webui.engine.engine import MAX_ERRANDS, Engine
+from webui.engine.engine import Engine
+from webui.engine.job_queue import MAX_URGENT
 from webui.settings import Settings
 from webui.tabs.schedule.forward_process import (
     EXPLODING,
@@ -142,7 +143,7 @@ def test_an_errand_that_nobody_waits_for_is_not_run(engine):
 
 def test_too_many_errands_are_refused_and_closing_cancels_them(engine):
     made = engine(start=False)
-    answers = [made.ask("toy", lambda model: 1) for _ in range(MAX_ERRANDS)]
+    answers = [made.ask("toy", lambda model: 1) for _ in range(MAX_URGENT)]
     with pytest.raises(RequestError, match="Too many are asking"):
         made.ask("toy", lambda model: 1)
     made.close()

@@ -10,7 +10,7 @@ from pages import idle
 from PIL import Image
 from test_browser import DESKTOP, PHONE, browser, choose, expect, option, server, visit, window
 
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.tabs.form import form_events
 from webui.tabs.lab import axes_view
 
@@ -292,7 +292,7 @@ def test_the_settings_unfold_with_the_samplers_options(visit, server):
     expect(page.locator("#compare-cost")).to_contain_text("4 pictures")
     start(page, "compare")
     expect(message(page, "compare")).to_contain_text("4 pictures made in")
-    records = [read_png(path).record for path in server.outputs.rglob("*.png")]
+    records = [read_picture(path).record.data for path in server.outputs.rglob("*.png")]
     assert any(
         record["request"]["sampler"] == "DDIM" and record["request"]["options"] == {"eta": 0.5} for record in records
     )

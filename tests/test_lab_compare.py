@@ -11,7 +11,8 @@ from PIL import Image
 
 from samplers import Step, sampler
 from samplers.registry import Entry, Registry
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
+from webui.core.record import read_record
 from webui.core.request import Request, RequestError
 from webui.engine.events import StoppedEarly
 from webui.tabs.lab.axes import hint, kinds, menu, read_axis, split
@@ -107,7 +108,7 @@ def test_a_cell_is_the_picture_of_its_request_alone(engine, tmp_path):
         name, steps, seed = made.cells[part.index].labels
         alone = drawn(engine, prompt="red apple", sampler=name, steps=int(steps), seed=int(seed))
         assert same_pixels(alone, part.picture.path), name
-        record, twin = read_png(part.picture.path).record, read_png(alone).record
+        record, twin = read_picture(part.picture.path).record.data, read_picture(alone).record.data
         assert record == twin
         assert part.picture.nfe == record["nfe"] and part.picture.seconds >= 0
 
@@ -226,18 +227,18 @@ def test_what_is_gone_or_is_another_picture_now_is_made_again(engine):
 def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
     made = grid(engine, BASE, ("option:eta", "0.5"))
     _, parts = done(engine, Compare(made))
-    record = read_png(parts[0].picture.path).record
+    record = read_picture(parts[0].picture.path).record.data
     identity = engine.identity_of("toy")
     key = key_of_request(made.cells[0].request, engine.registry, identity)
-    assert key_of_record(record) == key
+    assert key_of_record(read_record(record)) == key
     for change in (dict(prompt="x"), dict(seed=8), dict(steps=5), dict(guidance=1.0)):
         other = made.cells[0].request.model_copy(update=change)
         assert key_of_request(other, engine.registry, identity) != key
     for change in (dict(weights="others"), dict(patches=(("0011223344", 0.5),)), dict(device="cuda:0")):
         assert key_of_request(made.cells[0].request, engine.registry, replace(identity, **change)) != key
-    assert key_of_record(record | {"model": record["model"] | {"vae": "beside it"}}) != key
+    assert key_of_record(read_record(record | {"model": record["model"] | {"vae": "beside it"}})) != key
     batch = json.loads(json.dumps(record)) | {"batch": [7, 8]}
-    assert key_of_record(batch) is None and key_of_record({}) is None
+    assert key_of_record(read_record(batch)) is None and key_of_record(read_record({})) is None
 
 
 def test_the_cost_is_told_before_it_starts(engine):

@@ -10,7 +10,8 @@ from PIL import Image
 from test_lab_trajectory import pixels
 
 from samplers.registry import Registry
-from webui.core.record import MetadataError, read_png
+from webui.core.picture_metadata import read_picture
+from webui.core.record import MetadataError
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, StoppedEarly
@@ -34,7 +35,7 @@ def make(engine, **fields):
 
 def edited(path, change):
     """The picture with its record changed."""
-    record = json.loads(json.dumps(read_png(path).record))
+    record = json.loads(json.dumps(read_picture(path).record.data))
     change(record)
     other = path.with_name(f"edited-{len(list(path.parent.iterdir()))}.png")
     write_png(Image.open(path), other, record)
@@ -50,7 +51,7 @@ def test_every_step_of_a_picture_is_made_again(engine, name, index):
     assert info["comparison"] == f"compared with {file.name}, the final picture is bit-equal" and info["seeds"] == [
         7 + index
     ]
-    assert [frame.sigma for frame in frames] == read_png(file).record["sigmas"]
+    assert [frame.sigma for frame in frames] == read_picture(file).record.data["sigmas"]
     assert pixels(frames[-1].state) == pixels(file)
     # Watched among its batch or alone, it is the same run: on this model the batch changes no bit.
     _, alone = done(engine, make_trajectory(engine, Request(**fields, seed=7 + index)))
@@ -84,7 +85,7 @@ def test_nothing_is_left_in_the_outputs(engine):
 def test_a_picture_that_was_changed_is_not_called_equal(engine):
     (file,) = make(engine, prompt="cat", steps=3, seed=1)
     touched = file.with_name("touched.png")
-    write_png(Image.open(file).point(lambda value: max(0, value - 3)), touched, read_png(file).record)
+    write_png(Image.open(file).point(lambda value: max(0, value - 3)), touched, read_picture(file).record.data)
     info, _ = done(engine, replay_trajectory(engine, touched))
     assert (
         info["comparison"]

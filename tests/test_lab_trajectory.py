@@ -12,7 +12,7 @@ from PIL import Image
 from samplers.noise import Noise
 from samplers.schedule import flow, stable_diffusion
 from samplers.testing import GaussianDenoiser
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import StoppedEarly
@@ -39,8 +39,8 @@ def test_the_watched_run_is_the_run_itself(engine, name):
     frames = job.snapshot().parts
     alone = drawn(engine, **fields)
     assert pixels(job.pictures[0].path) == pixels(alone) and job.outcome.info["seeds"] == [5]
-    record = read_png(job.pictures[0].path).record
-    assert record == read_png(alone).record
+    record = read_picture(job.pictures[0].path).record.data
+    assert record == read_picture(alone).record.data
     # Every noise level that ran is a frame, and the last state is the result.
     assert [frame.sigma for frame in frames] == record["sigmas"] == job.outcome.info["sigmas"]
     assert pixels(frames[-1].state) == pixels(alone)

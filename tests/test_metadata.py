@@ -17,7 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 from webui.core import storage
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
-from webui.core.record import MetadataError, encode_png, read_png, record, replay
+from webui.core.picture_metadata import read_picture
+from webui.core.record import MetadataError, encode_png, make_record, read_record
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import resolve
 
@@ -31,16 +32,16 @@ def make(registry, index=0, **fields):
     resolved, sigmas = run.request, run.plan.sigmas
     model = dict(name="toy", digest="0123456789", device="cpu")
     sampler, schedule = registry.sampler(resolved.sampler), registry.schedule(resolved.schedule)
-    return resolved, record(
-        resolved, index, sampler, schedule, sigmas, resolved.steps, model, resolved.seeds, threads=2
-    )
+    facts = {"threads": 2}
+    made = make_record(resolved, index, sampler, schedule, sigmas, resolved.steps, model, resolved.seeds, facts)
+    return resolved, dict(made.data)
 
 
 def carried(tmp_path, record):
     path = tmp_path / "picture.png"
     path.unlink(missing_ok=True)
     write_png(Image.new("RGB", (8, 8)), path, record)
-    return read_png(path)
+    return read_picture(path)
 
 
 def fields_of(text):
@@ -107,10 +108,10 @@ def test_everything_comes_back(registry, tmp_path_factory, prompt, negative, see
     )
     resolved, made = make(registry, **fields, schedule="Karras")
     back = carried(tmp_path_factory.getbasetemp(), made)
-    assert back.record == made and back.parameters == infotext(made)
-    assert replay(back.record) == resolved
+    assert back.record.data == made and back.parameters == infotext(made)
+    assert back.record.single_request() == resolved
     sigmas = resolve(resolved, registry, MODELS).plan.sigmas
-    assert tuple(back.record["sigmas"]) == sigmas  # to the last bit
+    assert tuple(back.record.data["sigmas"]) == sigmas  # to the last bit
 
 
 def test_the_record_says_what_made_it(registry):
@@ -119,14 +120,14 @@ def test_the_record_says_what_made_it(registry):
     assert made["sampler"]["id"] == "built-in/ddim/DDIM" and len(made["sampler"]["digest"]) == 16
     assert {"torch", "diffusers", "transformers", "gradio", "sigmalab"} == set(made["packages"])
     assert all(made["packages"].values())
-    assert replay(made).seed == 9 and replay(made).count == 1
+    assert read_record(made).single_request().seed == 9 and read_record(made).single_request().count == 1
 
 
 def test_text_that_png_cannot_hold_is_replaced_not_fatal(registry, tmp_path):
     _, made = make(registry, prompt="fine")
     made["request"] |= dict(prompt="nul \0 and \ud83d half")
     back = carried(tmp_path, made)
-    assert back.record == made and back.parameters.startswith("nul \ufffd and ? half")
+    assert back.record.data == made and back.parameters.startswith("nul \ufffd and ? half")
 
 
 def png(path, *chunks, width=8, source=None):
@@ -154,7 +155,7 @@ def png(path, *chunks, width=8, source=None):
 )
 def test_malformed_settings_are_refused(tmp_path, text, said):
     with pytest.raises(MetadataError, match=said):
-        read_png(png(tmp_path / "a.png", ("sigmalab", text)))
+        read_picture(png(tmp_path / "a.png", ("sigmalab", text)))
 
 
 @pytest.mark.parametrize(
@@ -163,26 +164,25 @@ def test_malformed_settings_are_refused(tmp_path, text, said):
 )
 def test_a_record_without_a_request_is_refused(made):
     with pytest.raises(RequestError):
-        replay(made)
+        read_record(made).single_request()
 
 
 def test_foreign_pictures(tmp_path):
-    back = read_png(png(tmp_path / "a.png", ("parameters", "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7")))
+    back = read_picture(png(tmp_path / "a.png", ("parameters", "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7")))
     assert back.record is None and back.parameters.startswith("a cat")
     with pytest.raises(MetadataError, match="carries no settings"):
-        read_png(png(tmp_path / "b.png"))
+        read_picture(png(tmp_path / "b.png"))
 
 
 def test_files_that_are_no_png(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").touch()
     whole = png(tmp_path / "whole.png", ("sigmalab", "{}")).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:20])
     (tmp_path / "flipped.png").write_bytes(whole[:30] + bytes([whole[30] ^ 255]) + whole[31:])
-    for name in ("a.jpg", "text.png", "empty.png", "cut.png", "flipped.png", "none.png", "."):
+    for name in ("text.png", "empty.png", "cut.png", "flipped.png", "none.png", "."):
         with pytest.raises(PictureError, match="PNG|read"):
-            read_png(tmp_path / name)
+            read_picture(tmp_path / name)
 
 
 def test_a_compressed_text_bomb_is_refused(tmp_path):
@@ -191,7 +191,7 @@ def test_a_compressed_text_bomb_is_refused(tmp_path):
     whole = png(tmp_path / "a.png").read_bytes()
     (tmp_path / "bomb.png").write_bytes(whole[:33] + chunk + whole[33:])
     with pytest.raises((PictureError, MetadataError)):
-        read_png(tmp_path / "bomb.png")
+        read_picture(tmp_path / "bomb.png")
 
 
 def test_pictures_are_named_by_time_and_seed_and_never_overwritten(tmp_path):
@@ -229,4 +229,4 @@ def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_text_chunk_is_itxt_only_where_it_must_be(registry):
     for prompt, kind in (("café", b"tEXtparameters"), ("猫", b"iTXtparameters")):
-        assert kind in encode_png(Image.new("RGB", (8, 8)), make(registry, prompt=prompt)[1])
+        assert kind in encode_png(Image.new("RGB", (8, 8)), read_record(make(registry, prompt=prompt)[1]))

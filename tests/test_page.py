@@ -25,7 +25,7 @@ from samplers.options import NumberOption, TextOption
 from samplers.registry import Broken, Entry, Registry
 from webui.core.limits import LOCAL
 from webui.core.menus import SCHEDULES, sampler_choices, schedules_in_order
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.engine.engine import Engine
 from webui.engine.jobs import Job
 from webui.gradio_ext.guard import Guard
@@ -116,8 +116,10 @@ def test_a_prompt_alone_is_enough(client, page, tmp_path):
         21,
         0,
     )
-    kept = read_png(files[0])
-    assert kept.record["request"]["prompt"] == "red apple" and kept.record["image"]["seed"] == info["seeds"][0]
+    kept = read_picture(files[0])
+    assert (
+        kept.record.data["request"]["prompt"] == "red apple" and kept.record.data["image"]["seed"] == info["seeds"][0]
+    )
     # The client's file is the saved one, byte for byte, and nothing tells where the server keeps it.
     assert Path(files[0]).read_bytes() in [saved.read_bytes() for saved in page.outputs.rglob("*.png")]
     assert str(page.outputs) not in json.dumps(info)

@@ -16,7 +16,7 @@ from test_metadata import png
 from samplers.registry import Registry
 from webui.core.export import convert
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, digest_of
+from webui.core.record import MetadataError, digest_of, read_record
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
@@ -98,7 +98,7 @@ def test_a_fresh_process_makes_all_of_them_again(real, pairs, from_picture, tmp_
 
 def test_the_command_goes_on_after_errors_and_says_which(real, pairs, tmp_path):
     touched, plain = tmp_path / "touched.png", tmp_path / "plain.png"
-    record = read_picture(pairs["DDIM"][0]).record
+    record = read_picture(pairs["DDIM"][0]).record.data
     pixels = Image.open(pairs["DDIM"][0])
     write_png(pixels.point(lambda value: min(255, value + 3)), touched, record)
     pixels.save(plain)
@@ -125,7 +125,7 @@ def test_one_at_a_time_a_batch_equals_singles(real, emoji, registry, tmp_path):
         singles = [make(engine, **fields, seed=seed)[0] for seed in (8, 9, 10)]
         for one, other in zip(together, singles, strict=True):
             assert Image.open(one).tobytes() == Image.open(other).tobytes()
-            assert len(read_picture(one).record["batch"]) == 1
+            assert len(read_picture(one).record.data["batch"]) == 1
         assert str(replay_file(engine, together[2], one_at_a_time=True)) == "bit-equal"
     finally:
         engine.close()
@@ -133,7 +133,7 @@ def test_one_at_a_time_a_batch_equals_singles(real, emoji, registry, tmp_path):
 
 def test_img2img_is_made_again_from_its_kept_input(real, pairs, from_picture, tmp_path):
     assert str(replay_file(real, from_picture)) == "bit-equal"
-    digest = read_picture(from_picture).record["input_digest"]
+    digest = read_picture(from_picture).record.data["input_digest"]
     kept = real.settings.outputs / "inputs" / f"{digest}.png"
     assert digest_of(Image.open(kept)) == digest
     hidden = kept.rename(tmp_path / "elsewhere.png")
@@ -175,7 +175,7 @@ def bench(registry, tmp_path):
 
 def edited(path, change):
     """The picture with its record changed."""
-    record = json.loads(json.dumps(read_picture(path).record))
+    record = json.loads(json.dumps(read_picture(path).record.data))
     change(record)
     return png(
         path.with_name(f"edited-{len(list(path.parent.iterdir()))}.png"), ("sigmalab", json.dumps(record)), source=path
@@ -184,7 +184,7 @@ def edited(path, change):
 
 def test_the_record_has_what_a_replay_needs(bench):
     (path,) = make(bench(), prompt="a", steps=3, seed=1)
-    record = read_picture(path).record
+    record = read_picture(path).record.data
     assert record["pixels"] == digest_of(Image.open(path)) and record["threads"] == torch.get_num_threads()
     assert set(record["model"]) == {"name", "digest", "device", "dtype", "hardware", "prediction"}
     assert record["batch"] == [1]
@@ -283,7 +283,7 @@ def test_threads_are_given_back(bench):
     (path,) = make(engine, prompt="a", steps=3, seed=1)
     verdict = replay_file(engine, edited(path, lambda record: record.update(threads=2)))
     assert verdict.changed == () and torch.get_num_threads() == before
-    assert read_picture(make(engine, prompt="a", steps=3, seed=1)[0]).record["threads"] == before
+    assert read_picture(make(engine, prompt="a", steps=3, seed=1)[0]).record.data["threads"] == before
 
 
 def test_other_pictures_are_not_ours_to_make_again(bench, tmp_path):
@@ -294,5 +294,5 @@ def test_other_pictures_are_not_ours_to_make_again(bench, tmp_path):
 def test_changes_of_old_records_say_nothing_of_what_they_do_not_have(bench):
     (path,) = make(bench(), prompt="a", steps=3, seed=1)
     new = read_picture(path).record
-    assert changes({"packages": {"torch": new["packages"]["torch"]}, "batch": [1]}, new) == []
+    assert changes(read_record({"packages": {"torch": new.packages["torch"]}, "batch": [1]}), new) == []
     assert Path(path).name.endswith("-1.png")

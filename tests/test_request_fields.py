@@ -13,7 +13,7 @@ from webui.core.fields import Setting, fields_of
 from webui.core.infotext import infotext
 from webui.core.limits import LOCAL
 from webui.core.links import from_query, to_query
-from webui.core.record import read_png
+from webui.core.picture_metadata import read_picture
 from webui.core.request import Number, Request, RequestError, Whole, read
 from webui.engine.engine import Engine
 from webui.importers.a1111 import read_infotext
@@ -108,7 +108,7 @@ def test_endpoints_have_an_argument_behind_those_of_today(engine):
 def test_a_script_gives_it_and_the_picture_remembers(engine):
     *_, result = Api(engine, Wider).txt2img("a", steps=1, seed_resize=3)
     assert result.info["seed_resize"] == 3 and "mask_blur" not in result.info
-    assert read_png(result.files[0]).record["request"]["seed_resize"] == 3
+    assert read_picture(result.files[0]).record.data["request"]["seed_resize"] == 3
 
 
 def test_a_browser_remembers_what_fits(registry):
@@ -135,7 +135,7 @@ def test_a_form_takes_it_from_a_link(engine):
 
 def test_the_infotext_has_it_and_gives_it_back(engine, registry):
     *_, result = Api(engine, Wider).txt2img("a", steps=1, seed_resize=3, tiling=True)
-    text = infotext(read_png(result.files[0]).record, Wider)
+    text = infotext(read_picture(result.files[0]).record.data, Wider)
     assert "Seed resize: 3, Tiling: True" in text
     read_back = of_foreign(read_infotext(text, Wider), registry, MODELS, schema=Wider)
     assert (read_back.fields["seed_resize"], read_back.fields["tiling"]) == (3, True)
@@ -143,7 +143,7 @@ def test_the_infotext_has_it_and_gives_it_back(engine, registry):
 
 def test_the_infotext_leaves_out_a_default(engine):
     *_, result = Api(engine, Wider).txt2img("a", steps=1)
-    assert "Seed resize" not in infotext(read_png(result.files[0]).record, Wider)
+    assert "Seed resize" not in infotext(read_picture(result.files[0]).record.data, Wider)
 
 
 def test_a_grid_can_vary_it(registry):

@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from webui.api.script_api import Api
 from webui.core.links import to_query
-from webui.core.record import KEYWORD, MetadataError, read_png, replay
+from webui.core.picture_metadata import read_picture
+from webui.core.record import KEYWORD, MetadataError, read_record
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.run_preview import dry_run_of, preview_run
@@ -97,13 +98,16 @@ def test_a_thousand_sigmas_of_all_digits_are_in_a_picture_and_out_of_it_again(en
     numbers, count = custom_settings(list_text([*sigmas, 0.0]))
     file, info = picture(engine, schedule="Custom", steps=count, schedule_options={"numbers": numbers})
     assert count == 1000 and info["sigmas"] == [*sigmas, 0.0]
-    record = read_png(file).record
-    assert replay(record).schedule_options["numbers"] == numbers and list(load(file).sigmas) == info["sigmas"]
+    record = read_picture(file).record.data
+    assert (
+        read_record(record).single_request().schedule_options["numbers"] == numbers
+        and list(load(file).sigmas) == info["sigmas"]
+    )
     assert "The same settings run the same list here" in loaded_note(engine, load(file))
     kept = recall_options({"options": {"schedules": {"Custom": {"numbers": numbers}}}}, engine.registry)
     assert kept["schedules"]["Custom"]["numbers"] == numbers
     with pytest.raises(RequestError, match=rf"too long for a link.*{len(numbers)} of them are in numbers"):
-        to_query(replay(record))
+        to_query(read_record(record).single_request())
 
 
 def test_a_list_that_is_too_long_is_refused_with_its_length(engine):
@@ -143,24 +147,26 @@ def test_a_picture_gives_back_the_sigmas_that_ran(engine, sampler):
 
 
 def test_a_run_of_img2img_stands_behind_what_it_left_out(engine):
-    record = read_png(picture(engine, schedule="Karras", steps=10)[0]).record
+    record = read_picture(picture(engine, schedule="Karras", steps=10)[0]).record.data
     record["request"] |= dict(mode="img2img", strength=0.4, strength_as="steps")
-    run = read_run(record | {"sigmas": record["sigmas"][6:]})
+    run = read_run(read_record(record | {"sigmas": record["sigmas"][6:]}))
     own, guided = run.curves(engine)
     assert own.places == (6.0, 7.0, 8.0, 9.0, 10.0) and guided.places == own.places[:-1]
     # Of what would run otherwise now, nothing is known but the list.
-    assert read_run(record | {"sigmas": record["sigmas"][5:]}).curves(engine)[0].places[0] == 0.0
+    assert read_run(read_record(record | {"sigmas": record["sigmas"][5:]})).curves(engine)[0].places[0] == 0.0
     record["request"]["model"] = "gone"
-    assert read_run(record | {"sigmas": record["sigmas"][6:]}).curves(engine)[0].places[0] == 0.0
+    assert read_run(read_record(record | {"sigmas": record["sigmas"][6:]})).curves(engine)[0].places[0] == 0.0
 
 
 def test_a_list_that_would_differ_now_is_told(engine):
-    record = read_png(picture(engine, schedule="Karras", steps=4)[0]).record
+    record = read_picture(picture(engine, schedule="Karras", steps=4)[0]).record.data
     record["sigmas"][1] *= 1.01
-    assert "differ by up to 0.99 %" in loaded_note(engine, read_run(record))
-    assert "would now run 4 steps, not 3" in loaded_note(engine, read_run(record | {"sigmas": record["sigmas"][1:]}))
+    assert "differ by up to 0.99 %" in loaded_note(engine, read_run(read_record(record)))
+    assert "would now run 4 steps, not 3" in loaded_note(
+        engine, read_run(read_record(record | {"sigmas": record["sigmas"][1:]}))
+    )
     record["request"]["sampler"] = "Gone <b>"
-    note = loaded_note(engine, read_run(record))
+    note = loaded_note(engine, read_run(read_record(record)))
     assert "cannot be run again here: Unknown sampler" in note and "<b>" not in note
 
 
@@ -168,9 +174,9 @@ def test_a_list_that_would_differ_now_is_told(engine):
     "sigmas", [None, [], [1.0], ["3", 0], [1.0, -1], [float("inf"), 0], [True, 0], [1e9, 0], [1.0] * 20_001]
 )
 def test_damaged_lists_are_refused(engine, sigmas):
-    record = read_png(picture(engine, steps=2)[0]).record
+    record = read_picture(picture(engine, steps=2)[0]).record.data
     with pytest.raises(MetadataError, match="they have no list of sigmas"):
-        read_run(record | {"sigmas": sigmas})
+        read_run(read_record(record | {"sigmas": sigmas}))
 
 
 def test_pictures_of_others_are_refused(tmp_path):
@@ -189,4 +195,4 @@ def test_pictures_of_others_are_refused(tmp_path):
 @pytest.mark.parametrize("sigmas", [[10**400, 0], [float("nan"), 0], [-1, 0], [True, 0]])
 def test_a_list_of_what_is_no_level_is_refused(sigmas):
     with pytest.raises(MetadataError, match="no list of sigmas"):
-        read_run({"sigmas": sigmas})
+        read_run(read_record({"sigmas": sigmas}))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -13,17 +11,17 @@ from .exif import SEGMENT, to_exif
 from .images import open_picture
 from .infotext import infotext
 from .picture_metadata import read_picture
-from .record import MetadataError, encode_png
+from .record import MetadataError, Record, encode_png
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
 JPEG_QUALITY = 95
 
 
-def encode(image: Image.Image, record: Mapping[str, Any], kind: str) -> bytes:
+def encode(image: Image.Image, record: Record, kind: str) -> bytes:
     """A picture of one of FORMATS with its settings; JPEG alone is lossy. Raises MetadataError if JPEG has no room."""
     if kind == "PNG":
         return encode_png(image, record)
-    exif, buffer = to_exif(infotext(record), record), BytesIO()
+    exif, buffer = to_exif(infotext(record.data), record.data), BytesIO()
     if kind == "WebP":
         image.save(buffer, "WEBP", lossless=True, exact=True, exif=exif)
         return buffer.getvalue()

@@ -6,22 +6,39 @@ only up to a limit, and whatever is wrong becomes a MetadataError.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from .exif import TooLong, from_exif
 from .images import open_untrusted
-from .record import A1111_KEYWORD, KEYWORD, MAX_TEXT, Carried, MetadataError, parse_record
+from .record import A1111_KEYWORD, KEYWORD, MAX_TEXT, MetadataError, Record, parse_record
 
 COMFY = ("prompt", "workflow")
 NOTHING = "The picture carries no settings; pictures lose them when they are edited or sent by messengers."
 
 
-def read_picture(path: Path) -> Carried:
+@dataclass(frozen=True)
+class PictureMetadata:
+    """What a picture says about how it was made.
+
+    parameters  A1111's text, "" if none
+    record      our own, None if another program made the picture
+    comfy       ComfyUI's "prompt" and "workflow", as JSON texts, whichever there are
+    """
+
+    parameters: str
+    record: Record | None
+    comfy: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_picture(path: Path) -> PictureMetadata:
     """The settings that a picture carries. Raises MetadataError where there are none or they are damaged; PictureError.
 
-    Everything in the result comes from outside: only the shape of our record was checked.
+    Everything in the result comes from outside, see `Record`.
     """
     with open_untrusted(path) as image:
         texts = _texts(image)
@@ -31,7 +48,7 @@ def read_picture(path: Path) -> Carried:
         raise MetadataError(f"The picture's settings are longer than {MAX_TEXT} characters and were not read.")
     record = parse_record(texts[KEYWORD]) if KEYWORD in texts else None
     comfy = {name: texts[name] for name in COMFY if name in texts}
-    return Carried(texts.get(A1111_KEYWORD, ""), record, comfy)
+    return PictureMetadata(texts.get(A1111_KEYWORD, ""), record, comfy)
 
 
 def _texts(image: Image.Image) -> dict[str, str]:
@@ -40,7 +57,7 @@ def _texts(image: Image.Image) -> dict[str, str]:
         if not texts and image.format == "PNG":
             # Some programs write their texts behind the pixels, where Pillow comes only by decoding them.
             image.load()
-            texts = _known(image.info | image.text)
+            texts = _known(image.info | getattr(image, "text", {}))
         return from_exif(image, MAX_TEXT) | texts
     except TooLong as error:
         raise MetadataError(f"The picture's settings are {error} and were not read.") from None
@@ -49,6 +66,6 @@ def _texts(image: Image.Image) -> dict[str, str]:
         raise MetadataError(f"The picture's settings are damaged ({type(error).__name__}).") from None
 
 
-def _known(info: dict) -> dict[str, str]:
+def _known(info: Mapping[Any, Any]) -> dict[str, str]:
     names = (KEYWORD, A1111_KEYWORD, *COMFY)
     return {name: str(info[name]) for name in names if isinstance(info.get(name), str) and info[name]}

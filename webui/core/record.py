@@ -1,12 +1,13 @@
-"""What a picture carries: A1111's "parameters" text for other programs, and our own lossless JSON."""
+"""The metadata of a picture: A1111's "parameters" text for other programs, and a lossless record of our own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from samplers.noise import NOISE_VERSION
 from samplers.registry import Entry
 
-from .images import open_untrusted
+from .fields import MAX_NAME
 from .infotext import infotext
 from .request import Request, RequestError, read
 
@@ -35,48 +36,126 @@ class MetadataError(RequestError):
 
 
 @dataclass(frozen=True)
-class Carried:
-    """What a picture carries: A1111's text, "" if none, and our record, None if another program made the picture.
+class PluginOrigin:
+    """Which code a sampler or a schedule was."""
 
-    comfy  ComfyUI's "prompt" and "workflow", as JSON texts, whichever there are
+    id: str = ""
+    version: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """What drew a picture, see `weights.identity.ModelIdentity`; `digest` is that of the weights."""
+
+    name: str = ""
+    digest: str = ""
+    device: str = ""
+    dtype: str = ""
+    hardware: str = ""
+    vae: str = ""
+    parts: str = ""
+    prediction: str = ""
+    compiled: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that is needed to make a picture again.
+
+    Records come from outside. What a picture does not say, as older ones may not, or says in a wrong type, is "", (),
+    None or 0 here; whoever cannot do without raises the error.
+
+    data           the JSON data of the file, with anything that is not known here
+    request        the fields of the resolved request of all its pictures, not checked; see `single_request`
+    sigmas         the ones that ran
+    nfe            denoise calls a picture
+    batch          seeds of the pictures drawn together: kernels may round differently for another number of them
+    noise_version  of samplers.noise
+    packages       versions by name
+    threads        of the CPU
+    pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture
     """
 
-    parameters: str
-    record: dict[str, Any] | None
-    comfy: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any]
+    request: Mapping[str, Any] | None
+    seed: int | None
+    sigmas: tuple[float, ...]
+    nfe: float
+    sampler: PluginOrigin
+    schedule: PluginOrigin
+    model: ModelOrigin
+    noise_version: object
+    packages: Mapping[str, str]
+    batch: tuple[int, ...]
+    threads: int | None
+    pixels: str
+    input_digest: str
+
+    def single_request(self) -> Request:
+        """The request of this one picture: its own seed, count 1. For img2img, the input picture has to be added.
+
+        Raises RequestError where the recorded request is not one.
+        """
+        if self.request is None:
+            raise MetadataError("The picture's settings are incomplete.")
+        return read({**self.request, "seed": self.seed, "count": 1, "image": None})
 
 
-def record(
+def make_record(
     request: Request,
     index: int,
     sampler: Entry,
     schedule: Entry,
     sigmas: Sequence[float],
     nfe: float,
-    model: Mapping[str, Any],
+    model: Mapping[str, str],
     batch: Sequence[int],
-    **facts: Any,
-) -> dict[str, Any]:
-    """Everything needed to make image `index` of a resolved request again, as plain JSON data.
+    facts: Mapping[str, Any],
+) -> Record:
+    """The record of image `index` of a resolved request.
 
-    sigmas  the ones that ran
-    model   name, digest and device
-    batch   seeds of the images drawn together: kernels may round differently for another number of them
-    facts   more to remember, as JSON data
+    model  the fields of ModelOrigin that are not empty
+    facts  threads, pixels and, for img2img, input_digest
     """
-    return dict(
-        schema=SCHEMA,
-        request=request.to_json(),
-        image=dict(index=index, seed=request.seeds[index]),
-        sigmas=[float(sigma) for sigma in sigmas],
-        nfe=nfe,
-        sampler=_origin(sampler),
-        schedule=_origin(schedule),
-        model=dict(model),
-        noise_version=NOISE_VERSION,
-        packages=packages(),
-        batch=list(batch),
-        **facts,
+    return read_record(
+        dict(
+            schema=SCHEMA,
+            request=request.to_json(),
+            image=dict(index=index, seed=request.seeds[index]),
+            sigmas=[float(sigma) for sigma in sigmas],
+            nfe=nfe,
+            sampler=dict(id=sampler.id, version=sampler.version, digest=sampler.digest),
+            schedule=dict(id=schedule.id, version=schedule.version, digest=schedule.digest),
+            model=dict(model),
+            noise_version=NOISE_VERSION,
+            packages=packages(),
+            batch=list(batch),
+            **facts,
+        )
+    )
+
+
+def read_record(data: Mapping[str, Any]) -> Record:
+    """A record from its JSON data. Nothing is refused here, see `Record`."""
+    image, request, nfe, threads = (data.get(name) for name in ("image", "request", "nfe", "threads"))
+    seed = image.get("seed") if isinstance(image, dict) else None
+    sigmas, batch = data.get("sigmas"), data.get("batch")
+    return Record(
+        data,
+        request if isinstance(request, dict) else None,
+        seed if type(seed) is int else None,
+        tuple(map(float, sigmas)) if isinstance(sigmas, list) and all(map(_is_float, sigmas)) else (),
+        nfe if _is_float(nfe) else 0,
+        PluginOrigin(**_texts(data, "sampler", PluginOrigin)),
+        PluginOrigin(**_texts(data, "schedule", PluginOrigin)),
+        ModelOrigin(**_texts(data, "model", ModelOrigin)),
+        data.get("noise_version"),
+        _texts(data, "packages"),
+        tuple(batch) if isinstance(batch, list) and all(type(each) is int for each in batch) else (),
+        threads if type(threads) is int else None,
+        _text(data.get("pixels")),
+        _text(data.get("input_digest")),
     )
 
 
@@ -90,64 +169,54 @@ def digest_of(image: Image.Image) -> str:
     return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()[:16]
 
 
-def encode_png(image: Image.Image, record: Mapping[str, Any]) -> bytes:
+def encode_png(image: Image.Image, record: Record) -> bytes:
     """The bytes of a PNG with its settings; what is not Latin-1 goes into iTXt chunks."""
     chunks, buffer = PngInfo(), BytesIO()
-    chunks.add_text(A1111_KEYWORD, infotext(record))
-    chunks.add_text(KEYWORD, json.dumps(record, allow_nan=False))
+    chunks.add_text(A1111_KEYWORD, infotext(record.data))
+    chunks.add_text(KEYWORD, json.dumps(record.data, allow_nan=False))
     image.save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
 
 
-def read_png(path: Path) -> Carried:
-    """The settings that a PNG carries, without decoding its pixels. Raises MetadataError or PictureError.
-
-    The record comes from outside: its shape is checked, its `request` only by `replay`.
-    """
-    with open_untrusted(path, ("PNG",)) as image:
-        texts = {key: str(image.info[key]) for key in (KEYWORD, A1111_KEYWORD) if isinstance(image.info.get(key), str)}
-    if not texts:
-        raise MetadataError(
-            "The picture carries no settings; pictures lose them when they are edited or sent by messengers."
-        )
-    if max(map(len, texts.values())) > MAX_TEXT:
-        raise MetadataError(f"The picture's settings are longer than {MAX_TEXT} characters and were not read.")
-    record = parse_record(texts[KEYWORD]) if KEYWORD in texts else None
-    return Carried(texts.get(A1111_KEYWORD, ""), record)
-
-
-def replay(record: Mapping[str, Any]) -> Request:
-    """The request that makes this one picture again: its own seed, count 1. For img2img, the input has to be added.
-
-    Raises RequestError where the record's request is not one.
-    """
-    request, image = record.get("request"), record.get("image")
-    if not isinstance(request, dict) or not isinstance(image, dict):
-        raise MetadataError("The picture's settings are incomplete.")
-    return read({**request, "seed": image.get("seed"), "count": 1, "image": None})
-
-
-def parse_record(text: str) -> dict[str, Any]:
-    """Our record from its JSON text; its shape is checked no further than its version. Raises MetadataError."""
+def parse_record(text: str) -> Record:
+    """A record from its JSON text; of its shape only the version is checked. Raises MetadataError."""
     try:
-        record = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise MetadataError("The picture's settings are damaged: its chunk 'sigmalab' is not JSON.") from None
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise MetadataError("The picture's settings are damaged: they have no schema version.")
-    if record["schema"] > SCHEMA:
+    if data["schema"] > SCHEMA:
         raise MetadataError(
-            f"The picture was made by a newer Sigmalab (settings {record['schema']}, known {SCHEMA}); update."
+            f"The picture was made by a newer Sigmalab (settings {data['schema']}, known {SCHEMA}); update."
         )
-    return record
+    return read_record(data)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _origin(entry: Entry) -> dict[str, str]:
-    return dict(id=entry.id, version=entry.version, digest=entry.digest)
+def _is_float(value: Any) -> bool:
+    # JSON has whole numbers that no float holds.
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _text(value: Any) -> str:
+    return value[:MAX_NAME] if isinstance(value, str) else ""
+
+
+def _texts(
+    data: Mapping[str, Any], part: str, known: type[PluginOrigin] | type[ModelOrigin] | None = None
+) -> dict[str, str]:
+    """The texts in a part of a record, of a dataclass's fields if one is given."""
+    values = data.get(part)
+    names = {field.name for field in fields(known)} if known else None
+    if not isinstance(values, dict):
+        return {}
+    return {
+        name: _text(value) for name, value in values.items() if isinstance(value, str) and (not names or name in names)
+    }
 
 
 def _version(package: str) -> str:

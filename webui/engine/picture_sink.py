@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 
-from webui.core.record import digest_of, encode_png, record
+from webui.core.record import Record, digest_of, encode_png, make_record
 from webui.core.request import Request
 from webui.core.storage import Saved, keep_input, save_or_keep
 
@@ -67,9 +66,9 @@ class PictureSink:
         if self._problems:
             raise not_saved(self._problems, self._context.public)
 
-    def _record(self, image: Image.Image, index: int, facts: RunFacts) -> dict[str, Any]:
+    def _record(self, image: Image.Image, index: int, facts: RunFacts) -> Record:
         model = self._context.model
-        return record(
+        return make_record(
             self._request,
             index,
             *self._origins,
@@ -77,7 +76,5 @@ class PictureSink:
             facts.nfe,
             origin_of(model.name, model.identity),
             facts.batch,
-            **self._input,
-            threads=torch.get_num_threads(),
-            pixels=digest_of(image),
+            {**self._input, "threads": torch.get_num_threads(), "pixels": digest_of(image)},
         )

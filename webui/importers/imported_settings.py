@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samplers.registry import Registry
+from samplers.registry import Entry, Registry
 from webui.core.fields import fields_of
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, replay
+from webui.core.record import MetadataError, Record
 from webui.core.request import Request, sift
 from webui.core.text import as_sentence, title
 
@@ -43,7 +43,7 @@ class ImportedSettings:
     open: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] | None = None
+    record: Record | None = None
     text: str = ""
 
 
@@ -62,18 +62,18 @@ def read_imported_settings(path: Path, registry: Registry, models: Mapping[str, 
     return of_foreign(foreign, registry, models, carried.parameters)
 
 
-def of_record(
-    record: Mapping[str, Any], registry: Registry, models: Mapping[str, Any], text: str = ""
-) -> ImportedSettings:
+def of_record(record: Record, registry: Registry, models: Mapping[str, Any], text: str = "") -> ImportedSettings:
     """The offer of our own metadata. Raises RequestError where its request is none."""
-    request = replay(record)
+    request = record.single_request()
     fields = request.to_json()
     opened, missing = set(), []
-    for place, look_up in (("sampler", registry.sampler), ("schedule", registry.schedule)):
-        part = record.get(place)
-        wanted = str(part.get("id"))[:200] if isinstance(part, dict) else fields[place]
+    places: tuple[tuple[str, Callable[[str], Entry], str], ...] = (
+        ("sampler", registry.sampler, record.sampler.id),
+        ("schedule", registry.schedule, record.schedule.id),
+    )
+    for place, look_up, wanted in places:
         try:
-            fields[place] = look_up(wanted).name
+            fields[place] = look_up(wanted or fields[place]).name
         except ValueError as error:
             opened.add(place)
             missing.append(as_sentence(str(error)))
@@ -157,18 +157,17 @@ def _model(name: str, models: Mapping[str, Any]) -> str | None:
     return next((model for model in models if name and plain(model) == plain(name)), None)
 
 
-def _rows(record: Mapping[str, Any], request: Request) -> tuple[tuple[str, str], ...]:
-    def said(part: str) -> str:
-        found = record.get(part)
-        return ", ".join(f"{key} {value}" for key, value in found.items() if value) if isinstance(found, dict) else ""
+def _rows(record: Record, request: Request) -> tuple[tuple[str, str], ...]:
+    def said(values: Mapping[str, str]) -> str:
+        return ", ".join(f"{key} {value}" for key, value in values.items() if value)
 
     settings = request.used_settings()
     del settings["count"]
     rows = [(title(name), _value(value)) for name, value in settings.items()]
-    rows += [(f"{part.capitalize()} from", said(part)) for part in ("sampler", "schedule")]
-    rows += [("Model from", said("model")), ("Made with", said("packages"))]
-    for name, label in (("threads", "CPU threads"), ("batch", "Drawn together"), ("input_digest", "Input picture")):
-        rows.append((label, _value(record.get(name, ""))))
+    rows += [("Sampler from", said(asdict(record.sampler))), ("Schedule from", said(asdict(record.schedule)))]
+    rows += [("Model from", said(asdict(record.model))), ("Made with", said(record.packages))]
+    rows += [("CPU threads", str(record.threads or "")), ("Drawn together", _value(list(record.batch)))]
+    rows.append(("Input picture", record.input_digest))
     return tuple((label, value) for label, value in rows if value)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from webui.core.record import replay as request_of
 from webui.core.storage import input_path
 from webui.gradio_ext.files import served
 from webui.importers.imported_settings import ImportedSettings
@@ -50,10 +49,10 @@ def send_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Any]:
 
 def _input_of(page: Page, offer: ImportedSettings) -> str | None:
     """The kept picture that one from img2img was made from; never on a shared page, where it is somebody else's."""
-    digest = (offer.record or {}).get("input_digest")
-    if page.engine.settings.public or not isinstance(digest, str) or not digest.isalnum():
+    record = offer.record
+    if page.engine.settings.public or record is None or not record.input_digest.isalnum():
         return None
-    if not request_of(offer.record).has_input:
+    if not record.single_request().has_input:
         return None
-    path = input_path(page.engine.settings.outputs, digest)
+    path = input_path(page.engine.settings.outputs, record.input_digest)
     return served(path) if path.is_file() else None

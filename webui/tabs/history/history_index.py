@@ -175,12 +175,10 @@ class Index:
 def facts(path: Path) -> tuple[str, str, str, int | None]:
     """(prompt, sampler, model, seed) of a picture. Raises RequestError where it says none."""
     carried = read_picture(path)
-    record = carried.record or {}
-    request, image = record.get("request"), record.get("image")
-    if isinstance(request, dict):
-        seed = image.get("seed") if isinstance(image, dict) else None
-        known = type(seed) is int and 0 <= seed < SEEDS
-        return *(_text(request.get(name)) for name in ("prompt", "sampler", "model")), seed if known else None
+    record = carried.record
+    if record is not None and record.request is not None:
+        prompt, sampler, model = (_text(record.request.get(name)) for name in ("prompt", "sampler", "model"))
+        return prompt, sampler, model, record.seed if record.seed in range(SEEDS) else None
     foreign = read_infotext(carried.parameters)
     return (*map(_text, (foreign.prompt, foreign.sampler, foreign.model)), None) if foreign else ("", "", "", None)
 

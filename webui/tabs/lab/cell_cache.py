@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +15,8 @@ from samplers.noise import NOISE_VERSION
 from samplers.registry import Registry
 from webui.core.fields import input_fields
 from webui.core.images import PictureError
-from webui.core.record import MetadataError, read_png
+from webui.core.picture_metadata import read_picture
+from webui.core.record import MetadataError, Record
 from webui.core.request import Request
 from weights.identity import ModelIdentity, weights_digest
 
@@ -51,17 +52,13 @@ def key_of_request(request: Request, registry: Registry, model: ModelIdentity, s
     return key_of(request.to_json(), first, second, model.digest, model.device, input_digest)
 
 
-def key_of_record(record: Mapping[str, Any]) -> str | None:
+def key_of_record(record: Record) -> str | None:
     """The key of the picture that carries this record; None if it was drawn in a batch, where rounding may differ."""
-    try:
-        if len(record["batch"]) != 1 or record["noise_version"] != NOISE_VERSION:
-            return None
-        request = {**record["request"], "seed": record["image"]["seed"], "count": 1}
-        model, source = record["model"], record.get("input_digest", "")
-        weights = weights_digest(model["digest"], model.get("vae", ""), model.get("parts", ""))
-        return key_of(request, record["sampler"], record["schedule"], weights, model["device"], source)
-    except (KeyError, TypeError):
+    if len(record.batch) != 1 or record.noise_version != NOISE_VERSION or record.request is None:
         return None
+    request, model = {**record.request, "seed": record.seed, "count": 1}, record.model
+    weights = weights_digest(model.digest, model.vae, model.parts)
+    return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, record.input_digest)
 
 
 class CellCache:
@@ -93,7 +90,7 @@ class CellCache:
         if not path.is_relative_to(self._outputs.resolve()) or not path.is_file():
             return None
         try:
-            record = read_png(path).record
+            record = read_picture(path).record
         except (MetadataError, PictureError):
             return None
         same = record is not None and key_of_record(record) == key

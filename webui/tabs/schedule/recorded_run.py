@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from webui.core.record import MetadataError, read_png, replay
+from webui.core.picture_metadata import read_picture
+from webui.core.record import MetadataError, Record
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, preview_run
@@ -17,6 +17,7 @@ from .curves import Curve, curve, places_of
 from .guidance_marks import guidance_note, guided_curve
 
 LONGEST = 20_000  # sigmas of a run that are drawn
+MAX_SIGMA = 1e6
 MOST_CALLS = 10**9  # more than any run has
 
 
@@ -59,20 +60,18 @@ class RecordedRun:
 
 def load(path: Path) -> RecordedRun:
     """The run of a PNG of ours. Raises RequestError where it carries none that can be read."""
-    carried = read_png(path)
+    carried = read_picture(path)
     if carried.record is None:
         raise MetadataError("The picture was made by another program, and does not say at which sigmas it ran.")
     return read_run(carried.record)
 
 
-def read_run(record: Mapping[str, Any]) -> RecordedRun:
+def read_run(record: Record) -> RecordedRun:
     """A run from a picture's record, which comes from outside. Raises RequestError."""
-    sigmas, nfe, model = record.get("sigmas"), record.get("nfe"), record.get("model")
-    if not isinstance(sigmas, list) or not 2 <= len(sigmas) <= LONGEST or not all(map(_level, sigmas)):
+    if not 2 <= len(record.sigmas) <= LONGEST or not all(0 <= sigma < MAX_SIGMA for sigma in record.sigmas):
         raise MetadataError("The picture's settings are damaged: they have no list of sigmas.")
-    name = model.get("name") if isinstance(model, dict) else None
-    calls = nfe if isinstance(nfe, int | float) and 0 <= nfe < MOST_CALLS else 0
-    return RecordedRun(replay(record), tuple(map(float, sigmas)), calls, name if isinstance(name, str) else "")
+    calls = record.nfe if 0 <= record.nfe < MOST_CALLS else 0
+    return RecordedRun(record.single_request(), record.sigmas, calls, record.model.name)
 
 
 def loaded_note(engine: Engine, loaded: RecordedRun) -> str:
@@ -104,7 +103,3 @@ def _differs(now: Sequence[float], then: Sequence[float]) -> str:
     most = max(abs(a - b) / max(a, b) for a, b in zip(now, then, strict=True) if max(a, b) > 0)
     sigmas = f"sigmas that differ by up to {100 * most:.2g} %"
     return f"The same settings would now run {sigmas}: a plugin or the model has changed."
-
-
-def _level(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
