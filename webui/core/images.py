@@ -39,7 +39,7 @@ def open_picture(path: Path) -> Image.Image:
             ) from None
 
 
-def open_untrusted(path: Path, formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_untrusted(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open a picture, checked for size and format but not decoded yet; close it after use. Raises PictureError."""
     kinds = ", ".join(formats).replace("WEBP", "WebP")
     try:

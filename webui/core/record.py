@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from PIL import Image
@@ -197,7 +197,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _is_float(value: Any) -> bool:
+def _is_float(value: Any) -> TypeGuard[float]:
     # JSON has whole numbers that no float holds.
     return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 

@@ -143,7 +143,7 @@ def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
     pairs: list[tuple[str, Any, Any]] = [
         *((name, version, old.packages.get(name)) for name, version in new.packages.items()),
         *((title, after[name], before[name]) for name, title in MODEL_TITLES.items()),
-        ("compilation", *("on" if each else "off" for each in (new.model.compiled, old.model.compiled))),
+        ("compilation", "on" if new.model.compiled else "off", "on" if old.model.compiled else "off"),
         ("the thread count", new.threads, old.threads),
         ("the number of pictures drawn together", len(new.batch), len(old.batch)),
     ]

@@ -44,12 +44,12 @@ def read_infotext(text: str, schema: type[Request] = Request) -> ExternalMetadat
     )
 
 
-def options_in(text: str) -> dict[str, object]:
+def options_in(text: str) -> dict[str, bool | int | float | str]:
     """Our own options from "eta: 0.5, solver: heun"."""
     return {key.strip(): _value(value.strip()) for key, value in _pairs(text).items()}
 
 
-def _value(text: str) -> object:
+def _value(text: str) -> bool | int | float | str:
     if text in ("True", "False"):
         return text == "True"
     for kind in (int, float):

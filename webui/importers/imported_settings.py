@@ -135,6 +135,7 @@ def of_foreign(
 def _places(foreign: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Ours | None, Mapping[str, Any]]]:
     """By place: their name, ours if it is known, and what is loaded."""
     sampler, schedule = foreign.sampler, foreign.schedule
+    ours: tuple[Ours | None, Ours | None]
     if foreign.program == "Sigmalab":
         said = {name: options_in(foreign.said.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
         ours = Ours(sampler, said["Sampler"]), Ours(schedule, said["Schedule"])

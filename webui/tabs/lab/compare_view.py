@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 
 from webui.core.storage import write_new
 from webui.engine.events import Snapshot
-from webui.engine.jobs import Job
+from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.describe import note
@@ -105,7 +105,7 @@ def build_compare(page: Page, settings: LabForm, axes: AxesView) -> JobEvents:
 
 def _view(view: CompareView, job: Job) -> View:
     """The updates of the tab for one job; a file is copied once to where Gradio serves it."""
-    assert isinstance(job.task, Compare)
+    assert isinstance(job, TaskJob) and isinstance(job.task, Compare)
     grid = job.task.grid
     results: dict[int, CellResult] = {}
     files: dict[int, str] = {}

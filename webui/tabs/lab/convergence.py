@@ -90,9 +90,9 @@ class Convergence:
         """Network calls of everything; a usual number for those that are not declared."""
         return sum(USUAL_CALLS if count is None else count for count in self.counts(levels))
 
-    def run(self, desk: JobContext) -> dict[str, Any]:
+    def run(self, context: JobContext) -> dict[str, Any]:
         """Measure. A sampler that fails is told as Excluded, and the others go on."""
-        meter = _Meter(desk, self)
+        meter = _Meter(context, self)
         try:
             with torch.no_grad():
                 meter.measure()
@@ -159,16 +159,16 @@ def orders(points: Sequence[Point], doubt: float) -> dict[str, float | None]:
 class _Meter:
     """A measurement on its way."""
 
-    def __init__(self, desk: JobContext, task: Convergence):
-        self._desk, self._task = desk, task
-        self._began = desk.clock()
+    def __init__(self, context: JobContext, task: Convergence):
+        self._context, self._task = context, task
+        self._began = context.clock()
         self.calls: float = 0
         self._doing, self._total, self._before = "", 0, 0.0
 
     @property
     def seconds(self) -> float:
         """Since the beginning."""
-        return round(self._desk.clock() - self._began, 3)
+        return round(self._context.clock() - self._began, 3)
 
     def measure(self) -> None:
         """Find the reference, then run every entrant."""
@@ -176,14 +176,14 @@ class _Meter:
         self._total = self._task.calls(problem.levels)
         for one in self._task.contestants:
             if one.reason:
-                self._desk.tell(PartialResult(Excluded(one.label, one.reason)))
+                self._context.tell(PartialResult(Excluded(one.label, one.reason)))
         exact = self._reference(problem)
         for one, what, made in self._task.runs(problem.levels):
             self._doing = f"{one.label}, {what}"
-            self._desk.tell(PartialResult(self._point(problem, exact, one, what, made)))
+            self._context.tell(PartialResult(self._point(problem, exact, one, what, made)))
 
     def _problem(self) -> Problem:
-        request, model = self._task.request, self._desk.model
+        request, model = self._task.request, self._context.model
         if request is None:
             return mixture_problem()
         zeros = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
@@ -192,7 +192,7 @@ class _Meter:
 
     def _reference(self, problem: Problem) -> torch.Tensor:
         if self._task.request is None:
-            self._desk.tell(PartialResult(Reference("the exact answer, in closed form", ROUNDING[torch.float64])))
+            self._context.tell(PartialResult(Reference("the exact answer, in closed form", ROUNDING[torch.float64])))
             return exact_end(problem)
         self._doing = "the reference"
         _, denoise = self._watched(problem)
@@ -204,7 +204,7 @@ class _Meter:
             f"a Runge-Kutta solution of {4 * REFERENCE_STEPS + 1} network calls, which differs from one of half as "
             f"many by {doubt:.1g}; errors near that tell nothing, and slopes leave them out"
         )
-        self._desk.tell(PartialResult(Reference(text, doubt)))
+        self._context.tell(PartialResult(Reference(text, doubt)))
         return fine
 
     def _point(self, problem: Problem, exact: torch.Tensor, one: Entrant, what: str, made: Plan) -> Point | Excluded:
@@ -223,15 +223,17 @@ class _Meter:
             self.calls = before + counted.calls
             self._tell_progress(sigma)
 
-        return counted, Stoppable(Reported(counted, report), self._desk.should_stop)
+        return counted, Stoppable(Reported(counted, report), self._context.should_stop)
 
     def _tell_progress(self, sigma: float) -> None:
-        spent, done = self._desk.clock() - self._began, round(self.calls)
+        spent, done = self._context.clock() - self._began, round(self.calls)
         # Where solvers took more than usual, only what was spent can be told.
         total = self._total if done <= self._total else None
         left = spent / self.calls * (total - self.calls) if total else None
-        told = dict(calls=done, total_calls=total, seconds=spent, remaining=left, sigma=float(sigma))
-        self._desk.tell(Progress(**told, text=self._doing))
+        progress = Progress(
+            calls=done, total_calls=total, seconds=spent, remaining=left, sigma=float(sigma), text=self._doing
+        )
+        self._context.tell(progress)
 
 
 def group(points: Sequence[Point]) -> Iterator[tuple[str, list[Point]]]:

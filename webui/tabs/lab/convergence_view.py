@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
-from webui.engine.jobs import Job
+from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.gradio_events import Updates
 from webui.tabs.form.describe import note, seconds_text
 from webui.tabs.form.job_events import JobEvents, View
@@ -124,7 +124,7 @@ def _declared(one: Entrant) -> str:
 
 
 def _view(plot: gr.Plot, table: gr.HTML, job: Job) -> View:
-    assert isinstance(job.task, Convergence)
+    assert isinstance(job, TaskJob) and isinstance(job.task, Convergence)
     task, drawn = job.task, -1
 
     async def show(now: Snapshot) -> Updates:

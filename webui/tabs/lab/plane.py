@@ -98,33 +98,35 @@ class Toy:
         each = [EXACT_CALLS, *(made.calls for made in self.plans.values())]
         return [count for count in each for _ in self.seeds]
 
-    def run(self, desk: JobContext) -> dict[str, Any]:
+    def run(self, context: JobContext) -> dict[str, Any]:
         """Let every sampler go from every point, each point alone, as an adaptive solver would do anyway."""
         density, calls = DENSITIES[self.name](), 0.0
-        began, ways = desk.clock(), len(self.seeds) * (len(self.plans) + 1)
+        began, ways = context.clock(), len(self.seeds) * (len(self.plans) + 1)
         done = 0
         stopped = False
         try:
             for label in ("", *self.plans):
                 for point, seed in enumerate(self.seeds):
-                    if desk.should_stop():
+                    if context.should_stop():
                         raise Stopped("the paths were stopped")
                     made = (
-                        self._sampled(desk, density, label, point, seed) if label else exact_path(density, point, seed)
+                        self._sampled(context, density, label, point, seed)
+                        if label
+                        else exact_path(density, point, seed)
                     )
                     done += 1
                     calls += getattr(made, "calls", 0)
-                    spent = desk.clock() - began
+                    spent = context.clock() - began
                     left = spent / done * (ways - done)
                     text = f"{label or 'exact flow'}, point {point + 1} of {len(self.seeds)}"
-                    desk.tell(Progress(step=done, steps=ways, seconds=spent, remaining=left, text=text))
-                    desk.tell(PartialResult(made))
+                    context.tell(Progress(step=done, steps=ways, seconds=spent, remaining=left, text=text))
+                    context.tell(PartialResult(made))
         except Stopped:
             stopped = True
-        return dict(stopped=stopped, calls=round(calls), seconds=round(desk.clock() - began, 3))
+        return dict(stopped=stopped, calls=round(calls), seconds=round(context.clock() - began, 3))
 
     def _sampled(
-        self, desk: JobContext, density: MixtureDenoiser, label: str, point: int, seed: int
+        self, context: JobContext, density: MixtureDenoiser, label: str, point: int, seed: int
     ) -> Path | PathFailed:
         made = self.plans[label]
         start = start_of(seed, made.sigmas[0])
@@ -135,7 +137,7 @@ class Toy:
             states.append((step.sigma, step.x))
 
         try:
-            run(made, Stoppable(counted, desk.should_stop), torch.zeros_like(start), (seed,), keep)
+            run(made, Stoppable(counted, context.should_stop), torch.zeros_like(start), (seed,), keep)
         except SamplerFailed as error:
             return PathFailed(label, str(error))
         return _path(label, point, states, counted.calls)

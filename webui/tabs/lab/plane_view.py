@@ -12,7 +12,7 @@ from samplers.schedule import noise_share, stable_diffusion
 from webui.core.limits import SEEDS
 from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
-from webui.engine.jobs import Job
+from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.gradio_events import QUIET, Updates, on_choice
 from webui.tabs.form.describe import note, percent, seconds_text
 from webui.tabs.form.job_events import JobEvents, View
@@ -142,7 +142,7 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
     connect_cost(cost, [chosen, schedule, steps, points, seed, form.edits, form.revision], inputs, tell_cost)
 
     def view(job: Job) -> View:
-        assert isinstance(job.task, Toy)
+        assert isinstance(job, TaskJob) and isinstance(job.task, Toy)
         task = job.task
 
         async def show(now: Snapshot) -> Updates:
