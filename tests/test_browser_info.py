@@ -22,7 +22,7 @@ from test_browser import (  # noqa: F401  (fixtures)
     visit,
     window,
 )
-from test_foreign import A1111
+from test_importers import A1111
 from test_metadata import png
 
 from webui.core.picture_metadata import read_picture

@@ -1,4 +1,4 @@
-"""Settings of other programs, rebuilt from their documented formats, are read rightly; malformed ones are refused."""
+"""Settings of other programs, built from their documented formats, are read correctly; malformed ones are refused."""
 
 import json
 import re

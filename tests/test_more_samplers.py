@@ -1,4 +1,4 @@
-"""The samplers beside the founding four: their orders, their equals elsewhere, their identities and their moments."""
+"""Samplers beside DDPM, DDIM, Euler and Flow: order, equality with other packages, identities, moments."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""The schedules beyond the founding ones: closed forms, other programs where they are right, and hostile formulas."""
+"""Schedules of plugins: closed forms, equality with other programs, and hostile formulas."""
 
 from __future__ import annotations
 
