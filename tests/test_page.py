@@ -92,6 +92,16 @@ def wait_for(condition, seconds=20.0):
         time.sleep(0.02)
 
 
+def test_the_page_is_compressed_and_its_event_streams_are_not(page):
+    opened = api(page, "/")
+    assert opened.headers["content-encoding"] == "gzip"
+    assert int(opened.headers["content-length"]) < len(opened.content) / 4
+    event = api(page, "/gradio_api/call/catalog", method="POST", json={"data": []}).json()["event_id"]
+    stream = api(page, f"/gradio_api/call/catalog/{event}")
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert "content-encoding" not in stream.headers
+
+
 def test_exactly_these_endpoints_are_named(page):
     info = api(page, "/gradio_api/info").json()
     assert (

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from samplers.registry import Registry, discover
 from weights.opening import check_model, open_model
@@ -24,6 +25,8 @@ from .gradio_ext.tunnel import open_tunnel
 from .page import build_page
 from .settings import Settings
 from .tabs.history.history_store import History
+
+COMPRESSED_FROM, COMPRESSION = 4096, 4  # bytes of an answer from which it is compressed, and zlib's level
 
 
 def serve(settings: Settings) -> None:
@@ -69,6 +72,8 @@ def open_page(page: gr.Blocks, engine: Engine) -> str:
 def launch_options(settings: Settings) -> dict[str, Any]:
     """How the page is served: hardened, offline, in its own looks."""
     guard = Middleware(Guard, hosts=(settings.host,), share=settings.share)
+    # Not for event streams and pictures, which this middleware leaves alone by their content type.
+    compression = Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     return dict(
         prevent_thread_lock=True,
         quiet=True,
@@ -76,7 +81,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         share=False,
         auth=settings.auth,
         auth_message="Sigmalab",
-        app_kwargs={"middleware": [guard]},
+        app_kwargs={"middleware": [guard, compression]},
         theme=theme(),
         css_paths=[ASSETS / "style.css"],
         head=head(),
