@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Annotated
 
 import torch
-from torchdiffeq import odeint
 
 from samplers import Choice, Range, Step, hookimpl, sampler
 
@@ -28,7 +27,12 @@ def _calls(sigmas, method, **_):
 
 
 @sampler(
-    "Flow", order=lambda **o: None if _adaptive(**o) else 2, calls=_calls, own_grid=_adaptive, paper="arXiv:2210.02747"
+    "Flow",
+    order=lambda **o: None if _adaptive(**o) else 2,
+    calls=_calls,
+    own_grid=_adaptive,
+    paper="arXiv:2210.02747",
+    requires="torchdiffeq",
 )
 def flow(
     denoise,
@@ -107,6 +111,9 @@ class _Path:
         self._accepted.append((float(t), z, self.denoised))
 
     def solve(self, x, sigma, lower, method, tolerance):
+        # It brings scipy.integrate along, which takes longer to import than all other plugins together.
+        from torchdiffeq import odeint
+
         if sigma == lower:
             self.end = self.denoised = x
             return self
