@@ -29,12 +29,12 @@ from webui.core.picture_metadata import read_picture
 from webui.engine.engine import Engine
 from webui.engine.jobs import Job
 from webui.gradio_ext.guard import Guard
+from webui.gradio_ext.option_rows import control, limits, on_slider, placed, row_for
 from webui.page import build_page, choose_token
 from webui.settings import Settings
 from webui.tabs.form import job_events
 from webui.tabs.form.describe import fitted, paper_link, sampler_note, seconds_text
 from webui.tabs.form.form_state import fresh, recall, recall_options
-from webui.tabs.form.option_widgets import control, limits, on_slider, placed, row_for
 from webui.tabs.form.page_context import Page
 from webui.tabs.plugins import measured_text, plugins_html
 

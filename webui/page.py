@@ -16,9 +16,9 @@ from webui.tabs.form.page_context import Page
 from .api.endpoints import build_endpoints
 from .engine.engine import Engine
 from .engine.jobs import Job
-from .gradio_ext.gradio_events import LONG, QUIET
+from .gradio_ext.gradio_events import LONG, QUIET, browser_store
 from .gradio_ext.theme import ASSETS
-from .tabs.form.form_events import browser_store, refilled, restore
+from .tabs.form.form_events import refilled, restore
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.workbench import Workbench

@@ -23,6 +23,9 @@ RAW: dict[str, Any] = dict(preprocess=False)
 # For events that run as long as a job does.
 LONG: dict[str, Any] = CALM
 
+RESTORED = 1.0  # a form's revision once the browser's values are in it, until other settings are put in
+STORE_SECRET = "not a secret: it only keeps the stored form readable for the next start"
+
 
 def opening(updates: Sequence[Any], components: Sequence[Component]) -> list[Any]:
     """Updates for a page that is being opened, without the values that these components were built with.
@@ -65,3 +68,12 @@ def on_choice(menu: gr.Dropdown, function: Callable[..., Any], inputs: Any, outp
     menu.focus(None, menu, None, js=entered, **QUIET)
     menu.input(None, menu, turn, js=chosen, trigger_mode="multiple", **QUIET)
     return turn.change(function, inputs, outputs, trigger_mode="always_last", **how)
+
+
+def browser_store(name: str) -> gr.BrowserState:
+    """Where the browser keeps a form, under a fixed name and secret.
+
+    Build it outside all tabs: Gradio does not read one in a tab that was never opened. By default both name and secret
+    are random, so that a restarted server could read nothing that was kept before.
+    """
+    return gr.BrowserState(None, storage_key=f"sigmalab-{name}", secret=STORE_SECRET)

@@ -10,8 +10,7 @@ import gradio as gr
 
 from webui.core.request import Request, RequestError, read
 from webui.gradio_ext.files import uploaded
-
-from .option_widgets import OptionBox
+from webui.gradio_ext.option_rows import OptionBox
 
 
 @dataclass(frozen=True, eq=False)

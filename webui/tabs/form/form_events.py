@@ -12,22 +12,15 @@ import gradio as gr
 from samplers.run import plan
 from webui.core.fields import fields_of
 from webui.core.request import Request
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 
 from .controls import schedule_update, size_slider
 from .describe import plan_note, sampler_note
 from .form import Form
-from .form_state import RESTORED, recall, recall_options
+from .form_state import recall, recall_options
 
-SECRET = "not a secret: it only keeps the stored form readable for the next start"
 PLANNED = ("model", "sampler", "schedule", "steps", "strength", "strength_as")  # fields that change the plan of a run
-
-
-def browser_store(name: str) -> gr.BrowserState:
-    """Where the browser keeps a form. It has to stand outside all tabs: in a closed one Gradio does not read it."""
-    # Fixed names: Gradio's random ones would forget everything at each start.
-    return gr.BrowserState(None, storage_key=f"sigmalab-{name}", secret=SECRET)
 
 
 def connect_form(page: Page, form: Form) -> None:

@@ -16,7 +16,6 @@ from webui.core.request import Request, sift
 from weights.catalog import ModelInfo
 
 KINDS = ("samplers", "schedules")
-RESTORED = 1.0  # a form's revision once the browser's values are in it, until other settings are put in
 
 
 def form_defaults(schema: type[Request] = Request) -> dict[str, Any]:

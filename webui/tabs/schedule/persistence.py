@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from webui.gradio_ext.gradio_events import QUIET, opening
-from webui.tabs.form.form_events import browser_store, remember
-from webui.tabs.form.form_state import RESTORED, recall_options
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, browser_store, opening
+from webui.tabs.form.form_events import remember
+from webui.tabs.form.form_state import recall_options
 from webui.tabs.form.page_context import Page
 
 from .forward_view import ForwardView

@@ -13,9 +13,9 @@ from webui.core.fields import fields_of
 from webui.core.menus import schedules_in_order
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
+from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.controls import build_control, build_group, build_menus, build_model_menu
 from webui.tabs.form.form_state import fresh, recall_options
-from webui.tabs.form.option_widgets import build_options, connect_options
 from webui.tabs.form.page_context import Page
 
 from .curves import AGAINST, LOGS, MEASURES, Curve

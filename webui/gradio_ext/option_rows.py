@@ -1,7 +1,10 @@
-"""The widgets of the options that the chosen sampler and schedule declare; their values outlive each choice.
+"""The option widgets of the chosen sampler and schedule, whose values outlive each choice.
 
-They are built once, with the page: a row of controls that is long enough to show any plugin's options in their order. A
-choice gives them their labels, ranges and values. Gradio loses events of widgets that it draws anew.
+They are built once, with the page: a row of controls that is long enough to show any plugin's options in their order.
+A choice gives them their labels, ranges and values.
+
+`gr.render` would be the obvious way, and loses events in Gradio 6.31: an event of a widget that is being drawn anew is
+answered with a 500 (KeyError in route_utils.get_fn) or "dictionary changed size during iteration".
 """
 
 from __future__ import annotations
@@ -21,9 +24,8 @@ from gradio.events import Dependency
 from samplers.options import BoolOption, ChoiceOption, NumberOption, Option, TextOption
 from samplers.registry import Entry
 from webui.core.text import title
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_choice
 
-from .form_state import RESTORED
+from .gradio_events import QUIET, RAW, RESTORED, on_choice
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
