@@ -14,7 +14,6 @@ from webui.core.request import Request, RequestError
 from webui.engine.events import StoppedEarly
 from webui.tabs.lab.convergence import (
     REFERENCE_STEPS,
-    Excluded,
     Point,
     Reference,
     group,
@@ -22,7 +21,7 @@ from webui.tabs.lab.convergence import (
     make_convergence,
     orders,
 )
-from webui.tabs.lab.reference_problem import MIXTURE, exact_end, mixture_problem, relative_error, solved_end
+from webui.tabs.lab.reference_problem import MIXTURE, Excluded, exact_end, mixture_problem, relative_error, solved_end
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")
 
@@ -101,7 +100,7 @@ def test_slopes_on_the_mixture_are_the_declared_orders(engine):
 
 def test_an_adaptive_sampler_is_drawn_over_the_calls_it_took(engine):
     _, _, points, _ = parts_of(engine, "Flow")
-    assert [point.asked for point in points] == [f"tolerance {t:g}" for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)]
+    assert [point.setting for point in points] == [f"tolerance {t:g}" for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)]
     assert all(a.calls < b.calls and a.error > b.error for a, b in zip(points, points[1:]))
 
 

@@ -13,14 +13,14 @@ from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEar
 from webui.tabs.lab.axes import read_axis
 from webui.tabs.lab.cell_cache import CellPicture
 from webui.tabs.lab.compare import CellFailed, CellMade, Cost
-from webui.tabs.lab.convergence import Excluded, Point, make_convergence
+from webui.tabs.lab.convergence import Point, make_convergence
 from webui.tabs.lab.convergence_view import results_table
 from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
 from webui.tabs.lab.grid import make_grid
 from webui.tabs.lab.grid_html import tables
 from webui.tabs.lab.lab_text import ahead_text, compared, cost_text, percent_done, status
-from webui.tabs.lab.plane import DENSITIES, exact_path
-from webui.tabs.lab.plane import Path as Way
+from webui.tabs.lab.plane import DENSITIES, PlanePath, exact_path
+from webui.tabs.lab.reference_problem import Excluded
 from webui.tabs.lab.trajectory import Frame
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -120,7 +120,7 @@ def test_convergence_is_drawn_on_logarithmic_axes_with_slopes(engine):
     drawing = convergence_figure(points, {"Euler": 1.0}, 1e-2)
     assert drawing.layout.xaxis.type == drawing.layout.yaxis.type == "log"
     names = [trace.name for trace in drawing.data]
-    assert "Euler, slope 1.0" in names and "what the reference may be off" in names
+    assert "Euler, slope 1.0" in names and "error of the reference" in names
     assert EVIL not in json.dumps(drawing.to_plotly_json(), default=str)
     assert drawing.data[names.index("Zero")].y == (None,)
     # Nothing is drawn for points that cannot be on such axes, and nothing fails.
@@ -154,8 +154,8 @@ def test_trajectories_are_drawn_with_what_there_is():
 
 def test_paths_are_drawn_and_marked_where_they_are_at_the_noise_level():
     density = DENSITIES["Ring"]()
-    way = Way(EVIL, 0, (14.0, 2.0, 0.5, 0.0), (0.0, 1.0, 2.0, 2.5), (0.0, 0.1, 0.2, 0.3), 3)
-    drawing = plane_figure(density, 1.0, [exact_path(density, 0, 1), way])
+    path = PlanePath(EVIL, 0, (14.0, 2.0, 0.5, 0.0), (0.0, 1.0, 2.0, 2.5), (0.0, 0.1, 0.2, 0.3), 3)
+    drawing = plane_figure(density, 1.0, [exact_path(density, 0, 1), path])
     text = json.dumps(drawing.to_plotly_json(), default=str)
     assert EVIL not in text and "&lt;img" in text
     mark = drawing.data[-1]

@@ -1,4 +1,4 @@
-"""How fast samplers come to the answer: error over network calls, from the same noise. Without gradio."""
+"""Measure the order of convergence of samplers: error over network calls, from the same starting noise."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from samplers.sampler import Denoise, Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
-from webui.core.text import as_sentence
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
 
-from .reference_problem import Entrant, Problem, asked, entrant, exact_end, mixture_problem, relative_error, solved_end
+from .reference_problem import (
+    Candidate,
+    Excluded,
+    MixtureProblem,
+    Problem,
+    candidate,
+    exact_end,
+    mixture_problem,
+    plugin_errors,
+    relative_error,
+    runs_of,
+    solved_end,
+)
 
 BUDGETS = (5, 10, 20, 40, 80, 160)  # network calls an image
 REFERENCE_STEPS = 100  # of the reference on a model, four network calls each
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
 MOST_SAMPLERS = 12
-USUAL_CALLS = 60  # of a run that only tells when it is over
+ADAPTIVE_CALLS = 60  # assumed for a run of an adaptive sampler
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run: network calls an image, the error at its end, and what was asked for ("20 steps")."""
+    """One run: network calls an image, the error at its end, and its setting ("20 steps")."""
 
     label: str
     calls: float
     error: float
-    asked: str
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A sampler, or one of its runs, that is not in the plot, and why."""
-
-    label: str
-    reason: str
+    setting: str
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What errors are measured against: how it was found, and the error that it may have itself, as a share."""
+    """The solution that errors are measured against: what it is, and its own relative error at most."""
 
     text: str
     doubt: float
@@ -56,12 +59,12 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Convergence:
-    """The task (`webui.engine.job_context.Task`): tells the Reference, then Points and Excluded.
+    """The task (`webui.engine.job_context.Task`); its parts are Excluded, the Reference, then a Point for each run.
 
     request  prompt, guidance, size, seed and model of the run; None for the closed-form mixture, without a model
     """
 
-    contestants: tuple[Entrant, ...]
+    samplers: tuple[Candidate | Excluded, ...]
     schedule: Schedule
     schedule_options: Mapping[str, Any]
     request: Request | None = None
@@ -72,26 +75,30 @@ class Convergence:
         """The model; empty for the mixture."""
         return self.request.model if self.request else ""
 
-    def runs(self, levels: NoiseSchedule) -> list[tuple[Entrant, str, Plan]]:
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The samplers that can be measured."""
+        return [one for one in self.samplers if isinstance(one, Candidate)]
+
+    def runs(self, levels: NoiseSchedule) -> list[tuple[Candidate, str, Plan]]:
         """All runs, in order, at a model's noise levels."""
-        able = [one for one in self.contestants if not one.reason]
         return [
-            (one, what, made)
-            for one in able
-            for what, made in asked(one, levels, self.schedule, self.schedule_options, self.budgets)
+            (one, setting, plan)
+            for one in self.candidates
+            for setting, plan in runs_of(one, levels, self.schedule, self.schedule_options, self.budgets)
         ]
 
     def counts(self, levels: NoiseSchedule) -> list[int | None]:
-        """Network calls of each run, and first of the reference where it needs any; None where only the run tells."""
+        """Network calls of the reference if it needs any, then of each run; None for an adaptive sampler."""
         reference = [4 * REFERENCE_STEPS * 3 // 2 + 2] if self.request else []
-        return [*reference, *(made.calls for _, _, made in self.runs(levels))]
+        return [*reference, *(plan.calls for _, _, plan in self.runs(levels))]
 
     def calls(self, levels: NoiseSchedule) -> int:
-        """Network calls of everything; a usual number for those that are not declared."""
-        return sum(USUAL_CALLS if count is None else count for count in self.counts(levels))
+        """Network calls of everything, with an assumed number for adaptive samplers."""
+        return sum(ADAPTIVE_CALLS if count is None else count for count in self.counts(levels))
 
     def run(self, context: JobContext) -> dict[str, Any]:
-        """Measure. A sampler that fails is told as Excluded, and the others go on."""
+        """Measure. A sampler that fails becomes a part Excluded, and the others go on."""
         meter = _Meter(context, self)
         try:
             with torch.no_grad():
@@ -110,7 +117,7 @@ def make_convergence(
     schedule_options: Mapping[str, Any] | None = None,
     budgets: Sequence[int] = BUDGETS,
 ) -> Convergence:
-    """The task for samplers by name; RequestError for names and options that are not known, and too much work.
+    """The task for samplers by name. Raises RequestError for unknown names and options, and for too many calls.
 
     options  {sampler: {option: value}}
     """
@@ -118,22 +125,15 @@ def make_convergence(
         raise RequestError("Choose at least one sampler.")
     if len(samplers) > MOST_SAMPLERS:
         raise RequestError(f"{len(samplers)} samplers are chosen; a plot takes {MOST_SAMPLERS}.")
-    try:
+    with plugin_errors(schedule):
         entries = [engine.registry.sampler(name) for name in samplers]
-        entrants = tuple(entrant(entry.item, (options or {}).get(entry.name, {})) for entry in entries)
+        candidates = tuple(candidate(entry.item, (options or {}).get(entry.name, {})) for entry in entries)
         chosen = engine.registry.schedule(schedule).item
         resolved = None
         if request is not None:
             resolved = engine.resolve(request.model_copy(update=dict(count=1, mode="txt2img", image=None))).request
-        task = Convergence(entrants, chosen, schedule_options or {}, resolved, tuple(budgets))
+        task = Convergence(candidates, chosen, schedule_options or {}, resolved, tuple(budgets))
         calls = task.calls(levels_of(engine, task))
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise RequestError(as_sentence(str(error))) from None
-    except Exception as error:  # samplers and schedules are plugins, and may raise anything
-        what = f"Schedule {schedule} or a sampler cannot plan this"
-        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
     if calls > engine.limits.calls:
         raise RequestError(
             f"This takes {calls} network calls; allowed here are {engine.limits.calls}. Choose fewer samplers."
@@ -149,15 +149,15 @@ def levels_of(engine: Engine, task: Convergence) -> NoiseSchedule:
 def orders(points: Sequence[Point], doubt: float) -> dict[str, float | None]:
     """The order that each sampler's points show, by label."""
     labels = dict.fromkeys(point.label for point in points)
-    found = {}
+    slopes = {}
     for label in labels:
         own = sorted((point for point in points if point.label == label), key=lambda point: point.calls)
-        found[label] = observed_order([point.calls for point in own], [point.error for point in own], doubt)
-    return found
+        slopes[label] = observed_order([point.calls for point in own], [point.error for point in own], doubt)
+    return slopes
 
 
 class _Meter:
-    """A measurement on its way."""
+    """The state of a measurement."""
 
     def __init__(self, context: JobContext, task: Convergence):
         self._context, self._task = context, task
@@ -167,20 +167,20 @@ class _Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return round(self._context.clock() - self._began, 3)
 
     def measure(self) -> None:
-        """Find the reference, then run every entrant."""
+        """Solve the reference, then run every sampler."""
         problem = self._problem()
         self._total = self._task.calls(problem.levels)
-        for one in self._task.contestants:
-            if one.reason:
-                self._context.tell(PartialResult(Excluded(one.label, one.reason)))
+        for one in self._task.samplers:
+            if isinstance(one, Excluded):
+                self._context.tell(PartialResult(one))
         exact = self._reference(problem)
-        for one, what, made in self._task.runs(problem.levels):
-            self._doing = f"{one.label}, {what}"
-            self._context.tell(PartialResult(self._point(problem, exact, one, what, made)))
+        for one, setting, plan in self._task.runs(problem.levels):
+            self._doing = f"{one.label}, {setting}"
+            self._context.tell(PartialResult(self._point(problem, exact, one, setting, plan)))
 
     def _problem(self) -> Problem:
         request, model = self._task.request, self._context.model
@@ -191,29 +191,31 @@ class _Meter:
         return Problem(denoise, model.schedule, zeros, request.seeds)
 
     def _reference(self, problem: Problem) -> torch.Tensor:
-        if self._task.request is None:
+        if isinstance(problem, MixtureProblem):
             self._context.tell(PartialResult(Reference("the exact answer, in closed form", ROUNDING[torch.float64])))
             return exact_end(problem)
         self._doing = "the reference"
         _, denoise = self._watched(problem)
         counted = Problem(denoise, problem.levels, problem.zeros, problem.seeds)
         rough, fine = (solved_end(counted, steps) for steps in (REFERENCE_STEPS // 2, REFERENCE_STEPS))
-        # Not divided by 15, as Richardson would: that networks are smooth enough for fourth order is not known.
+        # Not divided by 15, as in Richardson extrapolation: a network may be too rough for fourth order.
         doubt = max(relative_error(rough, fine), ROUNDING[torch.float32])
         text = (
             f"a Runge-Kutta solution of {4 * REFERENCE_STEPS + 1} network calls, which differs from one of half as "
-            f"many by {doubt:.1g}; errors near that tell nothing, and slopes leave them out"
+            f"many by {doubt:.1g}; errors near that mean nothing, and slopes leave them out"
         )
         self._context.tell(PartialResult(Reference(text, doubt)))
         return fine
 
-    def _point(self, problem: Problem, exact: torch.Tensor, one: Entrant, what: str, made: Plan) -> Point | Excluded:
+    def _point(
+        self, problem: Problem, exact: torch.Tensor, one: Candidate, setting: str, plan: Plan
+    ) -> Point | Excluded:
         counted, denoise = self._watched(problem)
         try:
-            end = run(made, denoise, problem.zeros, problem.seeds).x
+            end = run(plan, denoise, problem.zeros, problem.seeds).x
         except SamplerFailed as error:
-            return Excluded(one.label, f"{what}: {error}")
-        return Point(one.label, counted.calls, relative_error(end, exact), what)
+            return Excluded(one.label, f"{setting}: {error}")
+        return Point(one.label, counted.calls, relative_error(end, exact), setting)
 
     def _watched(self, problem: Problem) -> tuple[Counted, Denoise]:
         """The problem's denoiser, counted, and around it progress and Stop."""
@@ -227,7 +229,7 @@ class _Meter:
 
     def _tell_progress(self, sigma: float) -> None:
         spent, done = self._context.clock() - self._began, round(self.calls)
-        # Where solvers took more than usual, only what was spent can be told.
+        # Adaptive samplers may make more calls than assumed; then the total is not known.
         total = self._total if done <= self._total else None
         left = spent / self.calls * (total - self.calls) if total else None
         progress = Progress(

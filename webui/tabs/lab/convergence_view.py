@@ -18,11 +18,11 @@ from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
-from .convergence import BUDGETS, Convergence, Excluded, Point, Reference, group, levels_of, make_convergence, orders
+from .convergence import BUDGETS, Convergence, Point, Reference, group, levels_of, make_convergence, orders
 from .figures import convergence_figure
 from .lab_form import LabForm, request_of
 from .lab_text import ahead_text
-from .reference_problem import Entrant
+from .reference_problem import Candidate, Excluded
 from .tool_view import build_buttons, connect_cost, connect_tool
 
 TOOL = "convergence"
@@ -105,7 +105,7 @@ def results_table(
 ) -> str:
     """Declared and measured order and the errors of each sampler; then the excluded ones, and why."""
     heads = ("sampler", "declared order", "measured", "errors, by network calls")
-    declared = {one.label: _declared(one) for one in task.contestants}
+    declared = {one.label: _declared(one) for one in task.candidates}
     rows = []
     for label, own in group(points):
         order = measured.get(label)
@@ -115,10 +115,10 @@ def results_table(
     return table + (render("lab", "excluded", excluded) if excluded else "")
 
 
-def _declared(one: Entrant) -> str:
+def _declared(one: Candidate) -> str:
     try:
         order = one.sampler.order_of(**one.options)
-    except Exception:  # a plugin's own function; the measured one tells more
+    except Exception:  # a plugin's own function, which may fail
         return ""
     return "" if order is None else f"{order:g}"
 

@@ -1,4 +1,4 @@
-"""The Lab's plots: trajectories, convergence, and paths in the plane. Plotly, in the page's looks."""
+"""The Lab's plots: trajectories, convergence, and paths in the plane."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samplers.closed_form import MixtureDenoiser
 from webui.tabs.form.plots import FAINT, GRID, figure, line
 
 from .convergence import Point, group
-from .plane import REACH, Path, direction, lattice, probability
+from .plane import REACH, PlanePath, direction, lattice, probability
 from .trajectory import Frame
 
 ARROWS, FINE = 17, 81  # a side: places with an arrow, and of the density
@@ -62,7 +62,7 @@ def convergence_figure(points: Sequence[Point], orders: Mapping[str, float | Non
     for colour, (label, own) in enumerate(group(points)):
         order = orders.get(label)
         name = label if order is None else f"{label}, slope {order:.1f}"
-        hover = [f"{label}, {point.asked}<br>{point.calls:g} calls, error {point.error:.2g}" for point in own]
+        hover = [f"{label}, {point.setting}<br>{point.calls:g} calls, error {point.error:.2g}" for point in own]
         dash = (None, "dash", "dot")[colour // 8 % 3]
         line(
             drawing,
@@ -78,12 +78,12 @@ def convergence_figure(points: Sequence[Point], orders: Mapping[str, float | Non
         _guide_lines(drawing, points, doubt)
         ends = [min(p.calls for p in points), max(p.calls for p in points)]
         if doubt > 1e-11:
-            name = "what the reference may be off"
+            name = "error of the reference"
             line(drawing, ends, [doubt, doubt], name, colour=FAINT, dash="dash", points=False, width=1)
     return drawing
 
 
-def plane_figure(density: MixtureDenoiser, sigma: float, paths: Sequence[Path] = ()) -> go.Figure:
+def plane_figure(density: MixtureDenoiser, sigma: float, paths: Sequence[PlanePath] = ()) -> go.Figure:
     """The noised data's density at one noise level, the flow's arrows there, and the samplers' paths.
 
     A large mark shows where each path is when it has come down to this level.
@@ -107,7 +107,7 @@ def _guide_lines(drawing: go.Figure, points: Sequence[Point], doubt: float) -> N
     usable = [p for p in points if 0 < p.error < math.inf]
     if low == high or not usable:
         return
-    # From where the samplers begin, but for the worst: at few calls some explode.
+    # The median at the fewest calls, where some samplers explode.
     top = median(p.error for p in usable if p.calls <= 2 * low)
     for order in (1, 2, 3):
         y = [top, top * (high / low) ** -order]
@@ -116,14 +116,14 @@ def _guide_lines(drawing: go.Figure, points: Sequence[Point], doubt: float) -> N
         at = dict(x=math.log10(high), y=math.log10(y[1]), xanchor="left", xshift=4)
         drawing.add_annotation(text=str(order), showarrow=False, opacity=0.6, **at)
     floor, top = min(p.error for p in usable), max(p.error for p in usable)
-    # The doubt belongs into the picture where it is near what was measured.
+    # Show the reference's error where it is near the measured ones.
     floor = min(floor, doubt) if doubt > floor / 30 else floor
     drawing.update_yaxes(range=[math.log10(floor) - 0.4, math.log10(top) + 0.3])
 
 
 def _add_density(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> None:
     places = lattice(FINE)
-    # The root shows thin parts, too.
+    # The root makes thin parts visible.
     values = probability(density, places, sigma).sqrt().reshape(FINE, FINE)
     drawing.add_trace(
         go.Heatmap(
@@ -142,7 +142,7 @@ def _add_arrows(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> N
     places = lattice(ARROWS, REACH * 0.94)
     velocity = direction(density, places, sigma)
     length = velocity.norm(dim=1, keepdim=True)
-    # The longest is one step of the lattice; the root keeps the short ones visible.
+    # The longest arrow is one step of the lattice; the root keeps short ones visible.
     shown = velocity / length.clamp(min=1e-9) * (length / length.max()).sqrt() * (1.8 * REACH / ARROWS)
     ends = places + shown
     x, y = (
@@ -177,9 +177,9 @@ def _add_arrows(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> N
     )
 
 
-def _add_path(drawing: go.Figure, path: Path, labels: Sequence[str], sigma: float) -> None:
+def _add_path(drawing: go.Figure, path: PlanePath, labels: Sequence[str], sigma: float) -> None:
     exact = path.label == EXACT
-    colour = FAINT if exact else labels.index(path.label)
+    place = 0 if exact else labels.index(path.label)
     hover = [f"{path.label}<br>sigma {level:.3g}" for level in path.sigmas]
     xs, ys = [round(x, 4) for x in path.xs], [round(y, 4) for y in path.ys]
     line(
@@ -187,27 +187,27 @@ def _add_path(drawing: go.Figure, path: Path, labels: Sequence[str], sigma: floa
         xs,
         ys,
         _plain(path.label),
-        colour=colour,
+        colour=FAINT if exact else place,
         dash="dash" if exact else None,
         points=not exact,
-        width=1.6 if exact else 0.75 * _width(colour, len(labels)),
+        width=1.6 if exact else 0.75 * _width(place, len(labels)),
         hover=[_plain(text, breaks=True) for text in hover],
     )
-    # A click in the legend takes all ways of a sampler away.
+    # A click in the legend hides all paths of a sampler.
     drawing.data[-1].update(legendgroup=_plain(path.label), showlegend=path.point == 0, marker_size=4)
     here = max((i for i, level in enumerate(path.sigmas) if level >= sigma), default=0)
     paint = drawing.data[-1].line.color
     mark = dict(color=paint, size=11, line=dict(color="white", width=1.5))
-    shared = dict(mode="markers", marker=mark, legendgroup=_plain(path.label), showlegend=False)
-    drawing.add_trace(go.Scatter(x=xs[here : here + 1], y=ys[here : here + 1], hoverinfo="skip", **shared))
+    style = dict(mode="markers", marker=mark, legendgroup=_plain(path.label), showlegend=False)
+    drawing.add_trace(go.Scatter(x=xs[here : here + 1], y=ys[here : here + 1], hoverinfo="skip", **style))
 
 
 def _width(place: int, count: int) -> float:
-    """Wider below, narrower above: of lines that lie on one another each can be seen."""
+    """The width of a line: wider below, narrower above, so that all of several equal lines are seen."""
     return 1.8 + 0.55 * min(5, count - 1 - place)
 
 
 def _plain(text: str, breaks: bool = False) -> str:
-    """Plotly reads some HTML in its texts; names come from plugins."""
+    """Escape a text: Plotly reads some HTML, and names come from plugins."""
     safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return safe.replace("&lt;br&gt;", "<br>") if breaks else safe

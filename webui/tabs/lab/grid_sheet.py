@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from .cell_cache import CellPicture
-from .grid import Cell, Grid, ImpossibleCell
+from .grid import Cell, Grid, ImpossibleCell, Place
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 KEYWORD = "sigmalab-grid"
@@ -83,7 +83,7 @@ def write_zip(path: Path, grid: Grid, made: Mapping[int, CellPicture], sheet: by
             bundle.write(made[index].path, f"{index + 1:03d} {file_name(grid.cells[index])}.png")
 
 
-def file_name(cell: Cell) -> str:
+def file_name(cell: Place) -> str:
     """The labels of a cell as a file name that every system takes."""
     return re.sub(r"[^\w.,+\- ]+", "_", ", ".join(cell.labels))[:80].strip(" .") or "cell"
 

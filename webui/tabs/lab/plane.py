@@ -1,7 +1,7 @@
-"""Samplers on a density in the plane, where every step can be seen. Without gradio and without a model.
+"""Paths of samplers on a two-dimensional density, without a model.
 
-Points are drawn in variance-preserving scaling, z = x / sqrt(1 + sigma^2): noise and data are of the same size there,
-and a path does not leave the picture.
+Points are drawn in variance-preserving scaling, z = x / sqrt(1 + sigma^2): noise and data have the same size there, so
+that a path stays inside the plot.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from samplers.sampler import Step, Stopped
 from samplers.schedule import stable_diffusion
 from samplers.wrappers import Counted, Stoppable
 from webui.core.request import RequestError
-from webui.core.text import as_sentence
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
+
+from .reference_problem import plugin_errors
 
 MOST_POINTS, MOST_STEPS, MOST_SAMPLERS = 24, 100, 10
 EXACT_STEPS = 120  # of the line that is drawn as the exact flow
@@ -55,11 +56,11 @@ DENSITIES: Mapping[str, Callable[[], MixtureDenoiser]] = {"Three blobs": three_b
 
 
 @dataclass(frozen=True)
-class Path:
-    """The way of one point with one sampler, or with the exact flow.
+class PlanePath:
+    """The path of one point with one sampler, or with the exact flow.
 
     sigmas, xs, ys  the noise level and the place (in variance-preserving scaling) after each step, the start first
-    calls           denoise calls of this way
+    calls           denoise calls of this path
     """
 
     label: str
@@ -72,15 +73,15 @@ class Path:
 
 @dataclass(frozen=True)
 class PathFailed:
-    """A sampler that could not go its way, and why."""
+    """A sampler that failed, and why."""
 
     label: str
     reason: str
 
 
 @dataclass(frozen=True, eq=False)
-class Toy:
-    """The task (`webui.engine.job_context.Task`): tells the exact Paths, then each sampler's.
+class PlaneTask:
+    """The task (`webui.engine.job_context.Task`); its parts are the exact paths, then those of each sampler.
 
     name   of the density in DENSITIES
     plans  by the name of each sampler
@@ -94,14 +95,14 @@ class Toy:
 
     @property
     def counts(self) -> list[int | None]:
-        """Denoise calls of every way, the exact ones first; None for those of an adaptive sampler."""
-        each = [EXACT_CALLS, *(made.calls for made in self.plans.values())]
+        """Denoise calls of every path, the exact ones first; None for those of an adaptive sampler."""
+        each = [EXACT_CALLS, *(plan.calls for plan in self.plans.values())]
         return [count for count in each for _ in self.seeds]
 
     def run(self, context: JobContext) -> dict[str, Any]:
-        """Let every sampler go from every point, each point alone, as an adaptive solver would do anyway."""
+        """Run every sampler from every point, one point at a time, so that an adaptive solver adapts to each point."""
         density, calls = DENSITIES[self.name](), 0.0
-        began, ways = context.clock(), len(self.seeds) * (len(self.plans) + 1)
+        began, count = context.clock(), len(self.seeds) * (len(self.plans) + 1)
         done = 0
         stopped = False
         try:
@@ -109,41 +110,41 @@ class Toy:
                 for point, seed in enumerate(self.seeds):
                     if context.should_stop():
                         raise Stopped("the paths were stopped")
-                    made = (
+                    path: PlanePath | PathFailed = (
                         self._sampled(context, density, label, point, seed)
                         if label
                         else exact_path(density, point, seed)
                     )
                     done += 1
-                    calls += getattr(made, "calls", 0)
+                    calls += path.calls if isinstance(path, PlanePath) else 0
                     spent = context.clock() - began
-                    left = spent / done * (ways - done)
+                    left = spent / done * (count - done)
                     text = f"{label or 'exact flow'}, point {point + 1} of {len(self.seeds)}"
-                    context.tell(Progress(step=done, steps=ways, seconds=spent, remaining=left, text=text))
-                    context.tell(PartialResult(made))
+                    context.tell(Progress(step=done, steps=count, seconds=spent, remaining=left, text=text))
+                    context.tell(PartialResult(path))
         except Stopped:
             stopped = True
         return dict(stopped=stopped, calls=round(calls), seconds=round(context.clock() - began, 3))
 
     def _sampled(
         self, context: JobContext, density: MixtureDenoiser, label: str, point: int, seed: int
-    ) -> Path | PathFailed:
-        made = self.plans[label]
-        start = start_of(seed, made.sigmas[0])
-        states: list[tuple[float, torch.Tensor]] = [(made.sigmas[0], start)]
+    ) -> PlanePath | PathFailed:
+        plan = self.plans[label]
+        start = start_of(seed, plan.sigmas[0])
+        states: list[tuple[float, torch.Tensor]] = [(plan.sigmas[0], start)]
         counted = Counted(density, 1)
 
         def keep(step: Step) -> None:
             states.append((step.sigma, step.x))
 
         try:
-            run(made, Stoppable(counted, context.should_stop), torch.zeros_like(start), (seed,), keep)
+            run(plan, Stoppable(counted, context.should_stop), torch.zeros_like(start), (seed,), keep)
         except SamplerFailed as error:
             return PathFailed(label, str(error))
         return _path(label, point, states, counted.calls)
 
 
-def make_toy(
+def make_paths(
     engine: Engine,
     density: str,
     samplers: Sequence[str],
@@ -153,8 +154,8 @@ def make_toy(
     seed: int = 0,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     schedule_options: Mapping[str, Any] | None = None,
-) -> Toy:
-    """The task for samplers by name; RequestError says what is unknown or out of range, and what is allowed.
+) -> PlaneTask:
+    """The task for samplers by name. Raises RequestError for what is unknown or out of range.
 
     options  {sampler: {option: value}}
     """
@@ -167,18 +168,14 @@ def make_toy(
             raise RequestError(f"{name} must be a whole number from 1 to {most}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RequestError(f"Seed must be a whole number from 0 to {2**32 - 1}.")
-    try:
-        chosen, plans = engine.registry.schedule(schedule).item, {}
+    plans = {}
+    with plugin_errors(schedule):
+        chosen = engine.registry.schedule(schedule).item
         for name in samplers:
             entry = engine.registry.sampler(name)
             given = (options or {}).get(entry.name, {})
             plans[entry.name] = plan(stable_diffusion(), entry.item, chosen, steps, given, schedule_options or {})
-    except ValueError as error:
-        raise RequestError(as_sentence(str(error))) from None
-    except Exception as error:  # samplers and schedules are plugins, and may raise anything
-        what = f"Schedule {schedule} or a sampler cannot plan this"
-        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
-    return Toy(density, plans, tuple(range(seed, seed + points)))
+    return PlaneTask(density, plans, tuple(range(seed, seed + points)))
 
 
 def start_of(seed: int, sigma: float) -> torch.Tensor:
@@ -187,8 +184,8 @@ def start_of(seed: int, sigma: float) -> torch.Tensor:
     return sigma * Noise((seed,), "initial")(zeros)
 
 
-def exact_path(density: MixtureDenoiser, point: int, seed: int) -> Path:
-    """The probability-flow ODE from the point of a seed, solved far more finely than can be seen."""
+def exact_path(density: MixtureDenoiser, point: int, seed: int) -> PlanePath:
+    """The probability-flow ODE from the point of a seed, solved with an error far below a pixel."""
     levels = stable_diffusion()
     sigmas = geometric(levels.sigma_max, levels.sigma_min, EXACT_STEPS)
     x = start_of(seed, sigmas[0])
@@ -196,7 +193,7 @@ def exact_path(density: MixtureDenoiser, point: int, seed: int) -> Path:
     for sigma, lower in zip(sigmas, sigmas[1:]):
         x = solve_flow(density, x, sigma, lower, 2)
         states.append((lower, x))
-    # Runs end with a denoising, and so does this.
+    # Every run ends with a denoising.
     states.append((0.0, density(x, sigmas[-1])))
     return _path("Exact flow", point, states, EXACT_CALLS)
 
@@ -225,12 +222,12 @@ def lattice(count: int, reach: float = REACH) -> torch.Tensor:
     return torch.cartesian_prod(line, line).flip(-1)
 
 
-def _path(label: str, point: int, states: Sequence[tuple[float, torch.Tensor]], calls: float) -> Path:
+def _path(label: str, point: int, states: Sequence[tuple[float, torch.Tensor]], calls: float) -> PlanePath:
     places = [(x.double() / math.sqrt(1 + sigma * sigma)).flatten().tolist() for sigma, x in states]
     xs, ys = zip(*places)
-    return Path(label, point, tuple(sigma for sigma, _ in states), xs, ys, calls)
+    return PlanePath(label, point, tuple(sigma for sigma, _ in states), xs, ys, calls)
 
 
 def _mixture(places: Sequence[tuple[float, float]], stds: Sequence[float], weights: Sequence[float]) -> MixtureDenoiser:
-    means, stds, weights = (torch.tensor(values, dtype=torch.float64) for values in (places, stds, weights))
-    return MixtureDenoiser(means.reshape(-1, 1, 1, 2), stds, weights)
+    means, spreads, shares = (torch.tensor(values, dtype=torch.float64) for values in (places, stds, weights))
+    return MixtureDenoiser(means.reshape(-1, 1, 1, 2), spreads, shares)

@@ -21,7 +21,7 @@ from webui.tabs.form.page_context import Page
 from .figures import plane_figure
 from .lab_form import LabForm
 from .lab_text import ahead_text
-from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, Path, PathFailed, Toy, make_toy
+from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, PathFailed, PlanePath, PlaneTask, make_paths
 from .tool_view import build_buttons, connect_cost, connect_tool
 
 TOOL = "plane"
@@ -110,7 +110,7 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
     # A hidden number, since the change event of a state can get lost while a page is being opened.
     paths, changed = gr.State(()), gr.Number(0, visible="hidden")
 
-    def draw(density: Any, level: Any, kept: Sequence[Path]) -> list[Any]:
+    def draw(density: Any, level: Any, kept: Sequence[PlanePath]) -> list[Any]:
         if density not in DENSITIES or not isinstance(level, int | float):
             return [gr.skip()] * 2
         return [note_of(level), plane_figure(DENSITIES[density](), sigma_at(level), kept)]
@@ -126,10 +126,10 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
         **QUIET,
     )
 
-    def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> Toy:
+    def make(density: Any, names: Any, schedule: Any, steps: Any, points: Any, seed: Any, options: Any) -> PlaneTask:
         chosen = [str(name) for name in names] if isinstance(names, list) else []
         kept = options["schedules"].get(schedule, {}) if isinstance(schedule, str) else {}
-        return make_toy(
+        return make_paths(
             page.engine, str(density), chosen, str(schedule or ""), steps, points, seed, options["samplers"], kept
         )
 
@@ -142,7 +142,7 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
     connect_cost(cost, [chosen, schedule, steps, points, seed, form.edits, form.revision], inputs, tell_cost)
 
     def view(job: Job) -> View:
-        assert isinstance(job, TaskJob) and isinstance(job.task, Toy)
+        assert isinstance(job, TaskJob) and isinstance(job.task, PlaneTask)
         task = job.task
 
         async def show(now: Snapshot) -> Updates:
@@ -150,7 +150,7 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
             reasons = {part.label: note(f"{part.label}: {part.reason}", problem=True) for part in failures}
             updates: Updates = {failed: "".join(reasons.values())}
             if now.outcome is not None:
-                drawn = tuple(part for part in now.parts if isinstance(part, Path))
+                drawn = tuple(part for part in now.parts if isinstance(part, PlanePath))
                 updates |= {density: task.name, paths: drawn, changed: time.time()}
             return updates
 

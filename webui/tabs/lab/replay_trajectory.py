@@ -15,7 +15,7 @@ from webui.engine.job_context import JobContext
 from webui.engine.replay import Recipe, compare, recipe
 from webui.engine.run_environment import RunEnvironment
 
-from .trajectory import Trajectory, watched
+from .trajectory import Trajectory, trajectory_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,4 +68,4 @@ class ReplayTrajectory:
 def replay_trajectory(engine: Engine, file: Path) -> ReplayTrajectory:
     """The task for a file of ours. RequestError names the plugin, model, input picture or setting that is missing."""
     wanted = recipe(file, engine)
-    return ReplayTrajectory(file, wanted, watched(wanted.resolved, wanted.environment, wanted.index))
+    return ReplayTrajectory(file, wanted, trajectory_of(wanted.resolved, wanted.environment, wanted.index))

@@ -1,4 +1,4 @@
-"""Every step of a run: what the network saw, what it made of it, and how much changed. Without gradio."""
+"""Record every step of a run: the state that the network is given, its estimate, and how much both change."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Frame:
 
     number           0 is the start, before any network call; then the steps
     sigma            the noise level of `state`; `seen` is the one that the estimate was made at, None at the start and
-                     where a sampler asked nothing for this step
+                     where a sampler made no call for this step
     state            PNG of the state in the scaling that the network is given it in
     denoised         PNG of the estimate of the finished picture; None at the start
     change           root mean square of the state's change in this step, divided by the step's fall of sigma
     estimate_change  root mean square of the estimate's change since the step before; None for the first
     gap              root mean square of conditional minus unconditional estimate, at the step's first call; None
-                     where guidance computes no second estimate or nothing was asked
+                     where guidance computes no second estimate or there was no call
     """
 
     number: int
@@ -54,11 +54,11 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The task that draws a resolved request and reports a `Frame` for each step of one picture.
+    """The task (`webui.engine.job_context.Task`) that draws a resolved request; its parts are a `Frame` for each step.
 
-    The picture itself is made and saved by the code that draws any other: watching changes no bit of it.
+    The picture is drawn and saved as any other, and is equal to it bit by bit.
 
-    environment, index  of a picture that is replayed: how its batch was drawn, and its place there
+    environment, index  of a replayed picture: how its batch was drawn, and its place there
     """
 
     drawing: Drawing
@@ -71,7 +71,7 @@ class Trajectory:
         return self.drawing.request.model
 
     def run(self, context: JobContext) -> dict[str, Any]:
-        """Draw it; the info is that of the ordinary run, and the picture is told as one."""
+        """Draw it; the info and the event of the picture are those of an ordinary run."""
         camera = _Camera(context, self)
         listeners = Listeners(on_call=camera.call, on_gap=camera.gap, on_step=camera.step)
         camera.start()
@@ -80,10 +80,12 @@ class Trajectory:
 
 def make_trajectory(engine: Engine, request: Request) -> Trajectory:
     """The task for a request; count is taken as 1. Raises RequestError."""
-    return watched(engine.resolve(request.model_copy(update={"count": 1})))
+    return trajectory_of(engine.resolve(request.model_copy(update={"count": 1})))
 
 
-def watched(resolved: ResolvedRequest, environment: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0) -> Trajectory:
+def trajectory_of(
+    resolved: ResolvedRequest, environment: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0
+) -> Trajectory:
     """The task for a resolved request, see `Trajectory`. Raises RequestError."""
     steps = len(resolved.plan.sigmas) - 1
     if steps > MOST_STEPS:
@@ -92,7 +94,7 @@ def watched(resolved: ResolvedRequest, environment: RunEnvironment = DEFAULT_ENV
 
 
 def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:
-    """An animated WebP: state and estimate side by side with step and sigma below; the end stays for a while."""
+    """An animated WebP: state and estimate side by side, step and sigma below; the last frame stays for 2 seconds."""
     pictures = [_side_by_side(frame) for frame in frames]
     if not pictures:
         raise RequestError("There is no step to film yet.")
@@ -110,14 +112,14 @@ class _Camera:
     def __init__(self, context: JobContext, task: Trajectory):
         self._context, self._task = context, task
         self._number = 0
-        self._gap: float | None = None  # of the call that is under way
-        self._calls: list[tuple[float, float | None]] = []  # (sigma, gap) of those that no step has taken yet
-        self._ahead = False  # whether the sampler asks for later steps before it tells of the first
+        self._gap: float | None = None  # of the current call
+        self._calls: list[tuple[float, float | None]] = []  # (sigma, gap) of those that belong to no step yet
+        self._ahead = False  # whether the sampler makes the calls of later steps before it yields the first
         self._sigma = task.drawing.plan.sigmas[0]
         self._estimate: torch.Tensor | None = None
         with torch.no_grad():
             clean = clean_latents(task.drawing, context.model)
-        # The run's own starting noise: streams are keyed, so that drawing it here takes nothing from it.
+        # The run's own starting noise: streams are keyed, so drawing it here does not change the run.
         seed = task.drawing.request.seeds[task.index]
         self._x = clean + self._sigma * Noise([seed], "initial")(clean)
 
@@ -136,7 +138,7 @@ class _Camera:
         self._gap = None
 
     def _take_calls(self, lower: float) -> list[tuple[float, float | None]]:
-        """Calls that led to this level: all since the last step; of a sampler that solves first, its share."""
+        """The calls of a step to this level: all since the last step, unless the sampler made calls ahead."""
         self._ahead = self._ahead or any(sigma < lower * (1 - 1e-6) for sigma, _ in self._calls)
         count = len(self._calls)
         if self._ahead:
@@ -148,15 +150,15 @@ class _Camera:
         """Called with each finished step."""
         self._number += 1
         x, denoised = self._own(step.x), self._own(step.denoised)
-        # Restart and the like go up, too: there the change counts by the way that sigma went.
-        way, calls = abs(self._sigma - step.sigma), self._take_calls(step.sigma)
+        # Samplers such as Restart also raise sigma, so the change is divided by the distance.
+        distance, calls = abs(self._sigma - step.sigma), self._take_calls(step.sigma)
         frame = Frame(
             self._number,
             step.sigma,
             self._seen(x, step.sigma),
             calls[-1][0] if calls else None,
             self._picture(denoised),
-            _rms(x - self._x) / way if way else None,
+            _rms(x - self._x) / distance if distance and self._x is not None else None,
             None if self._estimate is None else _rms(denoised - self._estimate),
             next((gap for _, gap in calls if gap is not None), None),
         )
@@ -164,7 +166,7 @@ class _Camera:
         self._tell(frame)
 
     def _own(self, batch: torch.Tensor) -> torch.Tensor:
-        """What belongs to the watched picture."""
+        """The part of a batch that belongs to the recorded picture."""
         return batch[self._task.index : self._task.index + 1]
 
     def _tell(self, frame: Frame) -> None:

@@ -13,7 +13,16 @@ from samplers.sampler import schedule
 from samplers.schedule import stable_diffusion
 from webui.core.request import RequestError
 from webui.engine.events import StoppedEarly
-from webui.tabs.lab.plane import DENSITIES, Path, PathFailed, direction, exact_path, lattice, make_toy, probability
+from webui.tabs.lab.plane import (
+    DENSITIES,
+    PathFailed,
+    PlanePath,
+    direction,
+    exact_path,
+    lattice,
+    make_paths,
+    probability,
+)
 
 
 @pytest.fixture
@@ -23,7 +32,7 @@ def engine(registry, tmp_path):
 
 
 def paths(engine, *names, density="Three blobs", schedule="Karras", steps=10, points=2, **more):
-    _, parts = done(engine, make_toy(engine, density, names, schedule, steps, points, **more))
+    _, parts = done(engine, make_paths(engine, density, names, schedule, steps, points, **more))
     found = {}
     for part in parts:
         found.setdefault(part.label, []).append(part)
@@ -64,9 +73,9 @@ def test_arrows_point_along_the_flow():
 
 
 def test_the_cost_told_before_is_the_one_paid(engine):
-    task = make_toy(engine, "Ring", ["DDIM", "Heun", "Restart"], "Karras", 6, 2)
+    task = make_paths(engine, "Ring", ["DDIM", "Heun", "Restart"], "Karras", 6, 2)
     assert len(task.counts) == 8 and sum(task.counts) == done(engine, task)[0]["calls"]
-    assert make_toy(engine, "Ring", ["Flow"], "Karras", 6, 1).counts[1:] == [None]
+    assert make_paths(engine, "Ring", ["Flow"], "Karras", 6, 1).counts[1:] == [None]
 
 
 def test_all_start_at_the_same_places_and_end_in_the_data(engine):
@@ -122,13 +131,13 @@ def test_the_exact_path_is_converged():
 def test_options_count_and_failures_are_told(engine):
     found = paths(engine, "DDIM", "Flow", options={"DDIM": {"eta": 1.0}, "Flow": {"max_calls": 10}})
     assert all(isinstance(part, PathFailed) and "max_calls" in part.reason for part in found["Flow"])
-    assert all(isinstance(part, Path) for part in found["DDIM"])
+    assert all(isinstance(part, PlanePath) for part in found["DDIM"])
     plain = paths(engine, "DDIM")
     assert plain["DDIM"][0].xs != found["DDIM"][0].xs
 
 
 def test_no_model_is_opened_and_progress_is_told(engine):
-    job = engine.submit_task(make_toy(engine, "Ring", ["Euler"], "Karras", 5, 3))
+    job = engine.submit_task(make_paths(engine, "Ring", ["Euler"], "Karras", 5, 3))
     assert job.wait(WAIT) and not engine.opened
     progress = job.snapshot().progress
     assert (progress.step, progress.steps) == (6, 6)
@@ -136,7 +145,7 @@ def test_no_model_is_opened_and_progress_is_told(engine):
 
 def test_stop(registry, tmp_path):
     with laboratory(registry, tmp_path) as engine:
-        task = make_toy(engine, "Ring", ["Euler"], "Karras", 5, 3)
+        task = make_paths(engine, "Ring", ["Euler"], "Karras", 5, 3)
         told = []
 
         class Impatient(type(task)):
@@ -163,7 +172,7 @@ def test_stop(registry, tmp_path):
 )
 def test_what_cannot_be_is_refused(engine, arguments, problem):
     with pytest.raises(RequestError, match=problem):
-        make_toy(engine, *arguments)
+        make_paths(engine, *arguments)
 
 
 def test_a_schedule_that_fails_is_named(engine):
@@ -173,4 +182,4 @@ def test_a_schedule_that_fails_is_named(engine):
     item = schedule("Mine")(mine)
     engine.registry = Registry(engine.registry.samplers, {**engine.registry.schedules, "Mine": Entry(item, "a/b", "1")})
     with pytest.raises(RequestError, match="Schedule Mine or a sampler cannot plan this: ZeroDivisionError"):
-        make_toy(engine, "Ring", ["DDIM"], "Mine", 1, 1)
+        make_paths(engine, "Ring", ["DDIM"], "Mine", 1, 1)
