@@ -14,10 +14,10 @@ from webui.engine.engine import Engine
 from webui.engine.run_preview import dry_run_of, preview_run
 from webui.settings import Settings
 from webui.tabs.form.form_state import recall_options
-from webui.tabs.schedule.curves import MEASURES, View, draw
-from webui.tabs.schedule.guidance_marks import asked, guidance_note, guided_curve
+from webui.tabs.schedule.curves import MEASURES, View, draw, guided_curve
 from webui.tabs.schedule.recorded_run import RecordedRun
-from webui.tabs.schedule.run_plot import own_curves, redraw
+from webui.tabs.schedule.run_plot import network_calls, own_curves, redraw
+from webui.tabs.schedule.run_summary import guidance_note
 
 INTERVAL = dict(guidance_low=0.5, guidance_high=5.0)
 
@@ -32,7 +32,7 @@ def engine(tmp_path_factory):
 def marks(engine, **fields):
     """(the marked curves, the sentence, the plan) of a run."""
     made = preview_run(engine, dict(schedule="Karras", steps=20, strength=1.0) | fields)
-    calls = asked(made, dry_run_of(made))
+    calls = network_calls(made, dry_run_of(made))
     own = own_curves(made, dry_run_of(made))[0]
     steps = len(made.run.sigmas) - 1
     note = guidance_note(made.request, calls and [sigma for _, sigma in calls], steps)
@@ -111,12 +111,12 @@ def test_the_emoji_model_is_asked_twice_where_the_marks_are(emoji):
         (dict(guidance_high=5.0, guidance=7.5), "Guidance 7.5 acts in 15 of 20 steps (sigma up to 5)."),
         ({}, "Guidance 5 acts in all 20 steps."),
         (dict(steps=1), "Guidance 5 acts in the one step."),
-        (dict(guidance=1), "Guidance scale 1 is no guidance: no step asks for the estimate without the prompt."),
+        (dict(guidance=1), "Guidance scale 1 is no guidance: no step computes the estimate without the prompt."),
         (dict(guidance=0), "Guidance 0, which ignores the prompt, acts in all 20 steps."),
         (dict(guidance_low=20), "Guidance 5 acts nowhere: no step of this run is at sigma above 20."),
         (dict(sampler="Heun", **INTERVAL), "Guidance 5 acts in 16 of 39 network calls (sigma 0.5 to 5)."),
-        (dict(sampler="Flow"), "Guidance 5 acts wherever this sampler asks."),
-        (dict(sampler="Flow", **INTERVAL), "Guidance 5 acts wherever this sampler asks at sigma 0.5 to 5."),
+        (dict(sampler="Flow"), "Guidance 5 acts at every call of this sampler."),
+        (dict(sampler="Flow", **INTERVAL), "Guidance 5 acts at every call of this sampler at sigma 0.5 to 5."),
     ],
 )
 def test_the_sentence_counts_them(engine, settings, says):
@@ -168,7 +168,7 @@ def test_a_loaded_run_has_its_own_mark(engine):
 
 def test_a_long_run_is_marked_where_its_steps_start(engine):
     made = preview_run(engine, dict(schedule="Karras", steps=400, strength=1.0, **INTERVAL))
-    calls = asked(made, None)
+    calls = network_calls(made, None)
     assert [sigma for _, sigma in calls] == list(made.run.sigmas[:-1])
 
 

@@ -10,7 +10,7 @@ from webui.core.limits import LOCAL, PUBLIC
 from webui.tabs.schedule.curves import View
 from webui.tabs.schedule.run_plot import FIELDS
 from webui.tabs.schedule.schedule_state import MORE, recall_more, recall_run
-from webui.tabs.schedule.training_curves import trained
+from webui.tabs.schedule.training_curves import training_curves
 
 MODELS = {name: toy(name) for name in ("toy", "other")}
 RUN = dict(
@@ -61,7 +61,7 @@ def test_nothing_or_nonsense_is_the_start(saved):
     )
     assert recall_more(saved, builtin()) == MORE
     View(MORE["measure"], MORE["against"], tuple(MORE["logs"]))
-    assert trained(MORE["kinds"], MORE["start"], MORE["end"], MORE["zero"], MORE["shift"])
+    assert training_curves(MORE["kinds"], MORE["start"], MORE["end"], MORE["zero"], MORE["shift"])
 
 
 @pytest.mark.parametrize(

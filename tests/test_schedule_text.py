@@ -20,7 +20,7 @@ from webui.settings import Settings
 from webui.tabs.form.form_state import recall_options
 from webui.tabs.schedule.recorded_run import load, loaded_note, read_run
 from webui.tabs.schedule.run_plot import label, plan_by
-from webui.tabs.schedule.run_summary import asks, custom_settings, facts, list_text
+from webui.tabs.schedule.run_summary import calls_note, custom_settings, facts, list_text
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def told(engine, **fields):
     made = preview_run(engine, dict(strength=1.0) | fields)
     rehearsed = dry_run_of(made)
     by_meaning = {meaning: plan_by(made, meaning) for meaning in ("steps", "noise")}
-    return re.sub(r"<[^>]+>", " ", facts(made, rehearsed, by_meaning)), asks(made.run, rehearsed)
+    return re.sub(r"<[^>]+>", " ", facts(made, rehearsed, by_meaning)), calls_note(made.run, rehearsed)
 
 
 def picture(engine, **settings):

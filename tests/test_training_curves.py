@@ -8,11 +8,18 @@ from oracles import sd
 from samplers.schedule import MAX_SIGMA, alpha_bar, from_betas
 from samplers.schedule import betas as beta_schedule
 from webui.core.request import RequestError
-from webui.tabs.schedule.training_curves import KINDS, SHOWN, draw_trained, trained, trained_sentence, trained_table
+from webui.tabs.schedule.training_curves import (
+    KINDS,
+    SHOWN,
+    draw_training,
+    explanation,
+    training_curves,
+    training_table,
+)
 
 
 def curves(*kinds, zero=False, shift=1.0, start=0.00085, end=0.012):
-    return {each.name: each for each in trained(kinds, start, end, zero, shift)}
+    return {each.name: each for each in training_curves(kinds, start, end, zero, shift)}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "flow"])
@@ -29,9 +36,9 @@ def test_zero_terminal_snr_ends_at_nothing_and_leaves_the_start():
     plain, changed = both["scaled linear"], both["scaled linear, zero terminal SNR"]
     assert changed.end == MAX_SIGMA and changed.changed and alpha_bar(plain.end) > 0.004
     assert changed.sigmas[0] == pytest.approx(plain.sigmas[0], rel=1e-9)
-    assert "under 0.1 %" in trained_table([changed]) and "over 4500" in trained_table([changed])
+    assert "under 0.1 %" in training_table([changed]) and "over 4500" in training_table([changed])
     # sqrt(alpha_bar) of Stable Diffusion's last timestep, as Lin et al. 2023 give it: 0.068265.
-    assert "6.8 %" in trained_table([plain])
+    assert "6.8 %" in training_table([plain])
 
 
 def test_a_flow_shift_moves_log_snr_by_twice_its_logarithm():
@@ -42,7 +49,7 @@ def test_a_flow_shift_moves_log_snr_by_twice_its_logarithm():
 
 @pytest.mark.parametrize("measure", SHOWN)
 def test_the_model_s_own_training_is_behind(measure):
-    drawing = draw_trained(
+    drawing = draw_training(
         list(curves("cosine", "sigmoid", "flow", zero=True, shift=2).values()), sd(), "toy <b>", measure
     )
     assert drawing.data[0].name == "Training of toy &lt;b&gt;" and len(drawing.data) == 7
@@ -53,11 +60,9 @@ def test_the_model_s_own_training_is_behind(measure):
 
 
 def test_the_words_follow_what_is_switched_on():
-    assert "zero terminal" not in trained_sentence("alpha-bar", False, 1) and "Zero" not in trained_sentence(
-        "sigma", False, 1
-    )
-    assert "starts where the network never was" in trained_sentence("alpha-bar", True, 1)
-    assert "multiplies sigma by 3" in trained_sentence("sigma", False, 3)
+    assert "zero terminal" not in explanation("alpha-bar", False, 1) and "Zero" not in explanation("sigma", False, 1)
+    assert "starts where the network never was" in explanation("alpha-bar", True, 1)
+    assert "multiplies sigma by 3" in explanation("sigma", False, 3)
 
 
 @pytest.mark.parametrize(
@@ -76,4 +81,4 @@ def test_wrong_numbers_are_explained(wrong, says):
     with pytest.raises(RequestError, match="'sine' is unknown; known are linear, scaled linear, cosine, sigmoid, flow"):
         curves("sine")
     with pytest.raises(RequestError, match="The plot shows alpha-bar"):
-        draw_trained([], sd(), "toy", "x")
+        draw_training([], sd(), "toy", "x")

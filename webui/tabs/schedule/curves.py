@@ -1,4 +1,4 @@
-"""Curves of noise: lists of sigmas in any measure, against steps or against the model's time, as one Plotly figure."""
+"""Draw lists of sigmas in any measure, against steps or against the model's time, as one Plotly figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from samplers.levels import DryRun, Levels, levels
 from samplers.schedule import NoiseSchedule, noise_share
-from webui.core.request import RequestError
+from webui.core.request import Request, RequestError
 from webui.tabs.form.plots import FAINT, dots, figure, halos, line, mark
 
 # What can be drawn: the field of Levels, and the axis' title.
@@ -24,9 +24,9 @@ MEASURES = {
 AGAINST = ("step", "time")
 LOGS = ("vertical", "horizontal")
 TRAINING_POINTS = 200  # of a thousand training timesteps, more than a screen can tell apart
-GUIDED = 5  # the colour of where guidance acts, among those of the plots
-# What each measure is, and what its shape over the steps tells.
-SAYS = {
+GUIDED = 5  # colour of the mark of guidance
+# What each measure is, and what its shape over the steps means.
+EXPLANATIONS = {
     "sigma": ("Noise against signal at each level.", "The steeper the curve, the more noise one step takes away."),
     "log-SNR": (
         "Signal against noise on a log scale.",
@@ -37,13 +37,12 @@ SAYS = {
         "Where it is flat, a step changes little.",
     ),
     "timestep": (
-        "The training timestep that the network is told.",
-        "It decides what the network looks for at each step.",
+        "The training timestep that the network is given.",
+        "It tells the network how much noise to expect at each step.",
     ),
 }
-SAYS_TIME = (
-    "Against time every schedule lies on the model's own curve as far as that reaches; "
-    "what differs is where its points are."
+TIME_EXPLANATION = (
+    "Against time every schedule lies on the model's own curve within its range; only the places of its points differ."
 )
 
 
@@ -55,7 +54,7 @@ class View:
     against: str = "step"
     logs: tuple[str, ...] = ("vertical",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.measure not in MEASURES or self.against not in AGAINST:
             raise RequestError(f"The plot shows {', '.join(MEASURES)} against {' or '.join(AGAINST)}.")
 
@@ -66,14 +65,14 @@ class View:
 
     @property
     def log_y(self) -> bool:
-        """Whether the vertical axis is: log-SNR is a logarithm already, and has both signs."""
+        """Whether the vertical axis is logarithmic; never for log-SNR, which is a logarithm and has both signs."""
         return "vertical" in self.logs and self.measure != "log-SNR"
 
     @property
     def sentence(self) -> str:
-        """What one sees, in a sentence or two."""
-        what, shape = SAYS[self.measure]
-        return f"{what} {SAYS_TIME if self.against == 'time' else shape}"
+        """An explanation of the plot in two sentences."""
+        what, shape = EXPLANATIONS[self.measure]
+        return f"{what} {TIME_EXPLANATION if self.against == 'time' else shape}"
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,12 @@ def curve(name: str, sigmas: Sequence[float], look: str = "other") -> Curve:
     return Curve(name, tuple(map(float, range(len(sigmas)))), tuple(sigmas), look)
 
 
-def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearsed: DryRun | None = None) -> list[Curve]:
+def run_curves(name: str, whole: Sequence[float], run: Sequence[float], dry_run: DryRun | None = None) -> list[Curve]:
     """The curves of one run: the part that runs, the part that img2img leaves out, and the calls between the levels.
 
     whole      all sigmas of the schedule
     run        those that run: the last ones, the first of which may lie between two of `whole`
-    rehearsed  where the sampler asks; left out where it asks once a step, at the level itself
+    dry_run    the network calls; not drawn where they are at the levels themselves, one for each step
     """
     places = places_of(whole, run)
     curves = [Curve(name, places, tuple(run), "run")]
@@ -111,15 +110,29 @@ def run_curves(name: str, whole: Sequence[float], run: Sequence[float], rehearse
         curves.append(
             Curve("Left out by the strength", skipped, (*(whole[place] for place in before), run[0]), "skipped")
         )
-    calls = rehearsed.calls if rehearsed else ()
+    calls = dry_run.calls if dry_run else ()
     if [call.sigma for call in calls] != list(run[:-1]) and calls:
         at = tuple(between(places, call.place) for call in calls)
         curves.append(Curve(f"Network calls ({len(calls)})", at, tuple(call.sigma for call in calls), "calls"))
     return curves
 
 
+def guided_curve(
+    request: Request, places: Sequence[float], calls: Sequence[tuple[float, float]], of: str = ""
+) -> list[Curve]:
+    """The mark of the guided calls on a curve whose points stand at `places`; empty where no call is guided.
+
+    of  the name of the run, where several are drawn
+    """
+    guided = [(between(places, place), sigma) for place, sigma in calls if request.guidance_at(sigma) != 1]
+    if not guided:
+        return []
+    where, sigmas = zip(*guided, strict=True)
+    return [Curve(f"Guidance {request.guidance:g}{f', {of}' if of else ''}", where, sigmas, "guided")]
+
+
 def ends_curve(name: str, sigmas: Sequence[float]) -> Curve:
-    """What is known of an adaptive run before it: the first sigma and the last positive one, where its solver stops."""
+    """The curve of an adaptive run: only the first sigma and the last positive one, where its solver stops, are known."""
     last = len(sigmas) - 2
     return Curve(
         f"{name}: from start to end, its own steps between",
@@ -162,7 +175,7 @@ def draw(model: NoiseSchedule, model_name: str, curves: Sequence[Curve], view: V
 
 
 def _training(model: NoiseSchedule, name: str, steps: float) -> Curve:
-    """The noise levels that the network was trained on, from top to bottom, as if walked evenly in `steps`."""
+    """The noise levels that the network was trained on, from top to bottom, spread evenly over `steps`."""
     shares = [i / (TRAINING_POINTS - 1) for i in range(TRAINING_POINTS)]
     sigmas = tuple(model.sigma(model.top + (model.bottom - model.top) * share) for share in shares)
     return Curve(f"Training of {name}", tuple(steps * share for share in shares), sigmas, "training")
@@ -170,10 +183,10 @@ def _training(model: NoiseSchedule, name: str, steps: float) -> Curve:
 
 def _trace(drawing: go.Figure, model: NoiseSchedule, each: Curve, view: View, field: str, colour: int) -> None:
     known = levels(model, each.sigmas)
-    x = each.places if view.against == "step" else known.timesteps
+    across = each.places if view.against == "step" else known.timesteps
     name, hover = escape(each.name), _hovers(each, known)
     y = [_shown(value, view.log_y) for value in getattr(known, field)]
-    x = [_shown(value, view.log_x) for value in x]
+    x = [_shown(value, view.log_x) for value in across]
     if each.look == "calls":
         dots(drawing, x, y, name, colour=4, hover=hover)
     elif each.look == "guided":
@@ -185,7 +198,7 @@ def _trace(drawing: go.Figure, model: NoiseSchedule, each: Curve, view: View, fi
     else:
         many = len(each.sigmas) > TRAINING_POINTS
         line(drawing, x, y, name, colour=colour, width=2.5 if each.look == "run" else 1.8, hover=hover, points=not many)
-    # The legend keeps the order of the list; what the run does lies on top.
+    # The legend keeps the order of the list; the run and its calls are drawn on top.
     drawing.data[-1].update(zorder=dict(run=1, calls=2, guided=-1).get(each.look, 0))
 
 
@@ -201,11 +214,11 @@ def _hovers(each: Curve, known: Levels) -> list[str]:
 
 
 def _shown(value: float | None, log: bool) -> float | None:
-    """A log axis has no place for 0."""
+    """The value; None for one that a log axis cannot show."""
     return None if value is None or (log and value <= 0) else value
 
 
 def between(places: Sequence[float], at: float) -> float:
-    """The place of something that happens `at` so many steps after the first of `places`."""
+    """The place `at` steps after the first of `places`."""
     index = min(int(at), len(places) - 2)
     return places[index] + (at - index) * (places[index + 1] - places[index])

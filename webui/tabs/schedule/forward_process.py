@@ -1,6 +1,6 @@
-"""The forward process: a picture on its way into noise, in the scalings of three kinds of training.
+"""The forward process: add noise to a picture in the scalings of three kinds of training.
 
-All three are the same noised picture x0 + sigma * eps, scaled: see `samplers.schedule`.
+All three scale the same noised picture x0 + sigma * eps: see `samplers.schedule`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from samplers.schedule import NoiseSchedule
 
 PRESERVING, EXPLODING, FLOW = "variance preserving", "variance exploding", "flow"
 PROCESSES = (PRESERVING, EXPLODING, FLOW)
-SEED = 1  # of the one noise that every level shares, so that a slider shows it grow and not flicker
+SEED = 1  # one noise for all levels, so that it does not flicker when the slider moves
 BINS = 72
 
 
 def noised(clean: torch.Tensor, sigma: float, process: str) -> torch.Tensor:
-    """Pictures or latents (images, channels, h, w) of spread 1 with noise of level sigma, scaled as in `process`.
+    """Pictures or latents (images, channels, h, w) with noise of level sigma, in the scaling of `process`.
 
     "variance preserving" (x0 + sigma eps) / sqrt(1 + sigma^2), "variance exploding" x0 + sigma eps,
     "flow" (x0 + sigma eps) / (1 + sigma). The noise is the same at every level.
@@ -33,7 +33,7 @@ def noised(clean: torch.Tensor, sigma: float, process: str) -> torch.Tensor:
 
 
 def noise_scale(sigma: float, process: str) -> float:
-    """The standard deviation of the noise in what `noised` gives."""
+    """The standard deviation of the noise in the result of `noised`."""
     if process == EXPLODING:
         return sigma
     return sigma / (1 + sigma) if process == FLOW else sigma / math.sqrt(1 + sigma * sigma)
@@ -53,7 +53,7 @@ def some_of(sigmas: Sequence[float], count: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Histogram of the values: `density` at `centres`, of area 1, and `pure`, the density of noise alone."""
+    """The density of values at `centres`, of area 1, and `pure`, the density of noise alone."""
 
     centres: tuple[float, ...]
     density: tuple[float, ...]
@@ -63,8 +63,7 @@ class Histogram:
 def histogram(values: torch.Tensor, sigma: float, process: str) -> Histogram:
     """The values of a noised picture in bins, beside the Gaussian N(0, scale^2) of its noise alone.
 
-    The range is that of four deviations of the process' widest, and at least that of a picture; what lies beyond is
-    counted into the outermost bins.
+    The range is four standard deviations, and at least that of a picture; values outside are counted in the outer bins.
     """
     scale = noise_scale(sigma, process)
     reach = max(4 * scale, 1.5) if process == EXPLODING else 4.0

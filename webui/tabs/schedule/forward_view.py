@@ -1,4 +1,4 @@
-"""The second part of the Schedule tab: a picture on its way into noise, in pixels and in the model's latents."""
+"""The second part of the Schedule tab: a picture with noise, in pixels and in the model's latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
 
 from .forward_process import PROCESSES
-from .noised_images import LARGEST, Encoded, show, show_latents
+from .noised_images import MAX_SIDE, Encoded, show, show_latents
 from .run_plot import FIELDS
 from .run_view import RunView
 from .schedule_state import FORWARD
@@ -120,10 +120,10 @@ def build_forward() -> ForwardView:
 
 
 def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequence[Workbench]) -> None:
-    """Take pictures from three places, and show them noised whenever something moves."""
+    """Take pictures from three places, and show them with noise after every change."""
     engine = page.engine
     taken = [view.source, view.message, view.moved]
-    view.upload.change(lambda file: _uploaded(file), view.upload, taken, **QUIET, **RAW)
+    view.upload.change(_uploaded, view.upload, taken, **QUIET, **RAW)
     view.example.click(lambda: (None, "", time.time()), None, taken, **QUIET)
     view.last.click(_from_results, results_of(benches), taken, **QUIET)
 
@@ -132,10 +132,10 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
     # The list of sigmas changes with everything that changes the run; `revision` when the page has been opened.
     watched = [view.process, view.at, view.moved, run.listed, run.revision]
 
-    def again(*given: Any) -> list[Any]:
+    def update(*given: Any) -> list[Any]:
         return show(engine, *given)
 
-    on_change(watched, again, inputs, [view.pictures, view.plot, view.sentence, view.strip], **QUIET, **RAW)
+    on_change(watched, update, inputs, [view.pictures, view.plot, view.sentence, view.strip], **QUIET, **RAW)
 
     async def deeper(deep: bool, encoded: Encoded | None, *given: Any) -> tuple[Any, Any]:
         return await show_latents(engine, deep, encoded, *given)
@@ -168,6 +168,6 @@ def _from_results(*given: Any) -> list[Any]:
 
 
 def _taken(path: Path) -> list[Any]:
-    # Kept at a size that every model can be served from, not at the 50 megapixels of a phone.
+    # Reduced from the 50 megapixels of a phone to a size that is enough for every model.
     picture = open_picture(path)
-    return [fit_picture(picture, LARGEST, LARGEST) if min(picture.size) > LARGEST else picture, "", time.time()]
+    return [fit_picture(picture, MAX_SIDE, MAX_SIDE) if min(picture.size) > MAX_SIDE else picture, "", time.time()]

@@ -1,4 +1,4 @@
-"""A picture noised, in pixels and in a model's latents: from values to what the Schedule tab shows, without widgets."""
+"""Noise a picture in pixels and in a model's latents: from values to updates, without widgets."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from .forward_process import (
 )
 from .run_plot import plan_from
 
-LARGEST = 512  # pixels of a side: a larger picture shows nothing more
+MAX_SIDE = 512  # pixels
 STRIP = 8  # pictures along the schedule
-QUICK = 128  # pixels of a side up to which a whole strip of latents is decoded
-SAYS = {
+SMALL_SIDE = 128  # pixels: up to this size a whole strip of latents is decoded
+EXPLANATIONS = {
     PRESERVING: "Variance preserving: the picture fades as the noise comes up, so that the spread of the values stays "
     "about the same and ends as the bell curve of width 1 (dashed).",
     EXPLODING: "Variance exploding: noise is laid over an unchanged picture; the values spread far beyond black and "
@@ -52,7 +52,7 @@ SAYS = {
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Latents (1, channels, h, w) of a picture on a model, so that a slider does not encode it again and again."""
+    """Latents (1, channels, h, w) of a picture on a model, so that a moved slider does not encode it once more."""
 
     model: str
     picture: bytes
@@ -64,20 +64,20 @@ def show(
 ) -> list[Any]:
     """Updates for pictures, plot, sentence and strip: the picture in pixels."""
     try:
-        found, sigma, levels = _levels(engine, process, at, options, given)
+        model_info, sigma, levels = _levels(engine, process, at, options, given)
     except RequestError as error:
         return [problem(str(error)), gr.skip(), gr.skip(), gr.skip()]
-    clean = picture_for(source, found)
+    clean = picture_for(source, model_info)
     values = image_to_tensor(clean)
     now = noised(values, sigma, process)
     caption = f"Time {at:g}: sigma {sigma:.3g}, {percent(noise_share(sigma))} noise"
     pair = _figures([(clean, "The picture"), (tensor_to_image(now[0]), caption)], "pair")
     strip = [(tensor_to_image(noised(values, level, process)[0]), _caption(level)) for level in levels]
-    told = note("The levels of the run, from its start to its end, as it will meet them.")
+    told = note("The levels of the run, from its start to its end.")
     return [
         pair,
         draw_histogram(histogram(now, sigma, process)),
-        note(SAYS[process]),
+        note(EXPLANATIONS[process]),
         _figures(strip, "strip") + told,
     ]
 
@@ -92,15 +92,15 @@ async def show_latents(
     options: Mapping[str, Any],
     *given: Any,
 ) -> tuple[Any, Any]:
-    """Updates for the latents' pictures and for what is kept of them; the model works in the engine's thread."""
+    """Updates for the pictures of the latents and for `encoded`; the model runs in the engine's thread."""
     if not deep:
         return "", None
     try:
-        found, sigma, levels = _levels(engine, process, at, options, given)
-        picture = picture_for(source, found)
-        # A whole strip would keep everybody waiting where a picture takes a second to decode.
-        wanted = [sigma, *(levels if found.defaults.size <= QUICK else [])]
-        answer = engine.ask(found.name, lambda model: decode_noised(model, picture, encoded, wanted, process))
+        model_info, sigma, levels = _levels(engine, process, at, options, given)
+        picture = picture_for(source, model_info)
+        # On a large model a whole strip would take many seconds of the queue.
+        wanted = [sigma, *(levels if model_info.defaults.size <= SMALL_SIDE else [])]
+        answer = engine.ask(model_info.name, lambda model: decode_noised(model, picture, encoded, wanted, process))
         pictures, known = await asyncio.wrap_future(answer)
     except RequestError as error:
         return problem(str(error)), None
@@ -108,8 +108,8 @@ async def show_latents(
     first = _figures([(pictures[0], "Encoded and decoded"), (pictures[1], caption)], "pair")
     strip = [(picture, _caption(level)) for picture, level in zip(pictures[2:], levels, strict=False)]
     told = note(
-        f"The same noise level in the latents of {found.name}, decoded: each latent stands for "
-        f"{found.factor} x {found.factor} pixels, so noise comes in patches of colour."
+        f"The same noise level in the latents of {model_info.name}, decoded: each latent stands for "
+        f"{model_info.factor} x {model_info.factor} pixels, so noise comes in patches of colour."
     )
     return first + told + (_figures(strip, "strip") if strip else ""), known
 
@@ -117,7 +117,7 @@ async def show_latents(
 def decode_noised(
     model: Any, picture: Image.Image, encoded: Encoded | None, sigmas: Sequence[float], process: str
 ) -> tuple[list[Image.Image], Encoded]:
-    """The picture through the VAE alone, then noised at each sigma and decoded; and its latents, to be given again."""
+    """The decoded latents without noise and at each sigma, and the encoded picture for the next call."""
     pixels = picture.tobytes()
     if encoded is None or (encoded.model, encoded.picture) != (model.name, pixels):
         encoded = Encoded(model.name, pixels, model.encode(picture).cpu().clone())
@@ -134,9 +134,9 @@ def draw_histogram(shown: Histogram) -> go.Figure:
     return drawing
 
 
-def picture_for(source: Image.Image | None, found: ModelInfo) -> Image.Image:
+def picture_for(source: Image.Image | None, model_info: ModelInfo) -> Image.Image:
     """The picture at the model's own size, the example where none was given."""
-    side = min(found.defaults.size, LARGEST)
+    side = min(model_info.defaults.size, MAX_SIDE)
     return example_picture(side) if source is None else fit_picture(source, side, side)
 
 
@@ -145,8 +145,9 @@ def _levels(
 ) -> tuple[ModelInfo, float, list[float]]:
     if process not in PROCESSES or isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at <= 1:
         raise RequestError(f"Process must be one of {', '.join(PROCESSES)}, and time a number from 0 to 1.")
-    made = plan_from(engine, options, given)
-    return made.model_info, sigma_at(made.model_info.schedule, at), some_of(run_levels(made).sigmas, STRIP)
+    preview = plan_from(engine, options, given)
+    model_info = preview.model_info
+    return model_info, sigma_at(model_info.schedule, at), some_of(run_levels(preview).sigmas, STRIP)
 
 
 def _caption(sigma: float) -> str:
@@ -154,6 +155,6 @@ def _caption(sigma: float) -> str:
 
 
 def _figures(pictures: Sequence[tuple[Image.Image, str]], look: str) -> str:
-    small = bool(pictures) and pictures[0][0].width <= QUICK
+    small = bool(pictures) and pictures[0][0].width <= SMALL_SIDE
     shown = [(to_jpeg(picture, quality=92), caption) for picture, caption in pictures]
     return render("schedule", "figures", look, small, shown)

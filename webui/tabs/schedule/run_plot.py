@@ -1,4 +1,4 @@
-"""What the plot of a run and the words below it are for a set of settings: from values to updates, without widgets."""
+"""The plot of a run and the texts below it: from settings to updates, without widgets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_le
 from webui.tabs.form.controls import schedule_update
 from webui.tabs.form.describe import note, percent, problem
 
-from .curves import Curve, View, curve, draw, ends_curve, run_curves
-from .guidance_marks import asked, guidance_note, guided_curve
+from .curves import Curve, View, curve, draw, ends_curve, guided_curve, run_curves
 from .recorded_run import RecordedRun
-from .run_summary import MEANINGS, facts, list_text
+from .run_summary import MEANINGS, facts, guidance_note, list_text
 
 FIELDS = (
     *("model", "sampler", "schedule", "steps"),
     *("strength", "strength_as", "guidance", "guidance_low", "guidance_high"),
 )
-MOST_REHEARSED = 300  # steps: more rings than that are a blur, and cost more than the plot
+MAX_DRY_RUN = 300  # steps; more rings cannot be told apart, and take longer than the plot
 
 
 def redraw(
@@ -39,34 +38,35 @@ def redraw(
     logs: Sequence[str],
     *given: Any,
 ) -> list[Any]:
-    """Updates for RunView.outputs from its inputs; a wrong setting is explained and leaves the plot as it is."""
+    """Updates for RunView.outputs from its inputs. A wrong setting shows its error and leaves the plot as it is."""
     try:
         view = View(measure, against, tuple(logs or ()))
-        made = plan_from(engine, options, given)
-        rehearsed, trouble = rehearsed_or_why(made)
-        shown = run_levels(made, rehearsed)
-        by_meaning = {meaning: plan_by(made, meaning) for meaning in MEANINGS}
-        own = own_curves(made, rehearsed)
-        curves = [*own, *kept, *others(engine, made, options, compare or ())]
+        preview = plan_from(engine, options, given)
+        dry_run, trouble = dry_run_or_reason(preview)
+        shown = run_levels(preview, dry_run)
+        by_meaning = {meaning: plan_by(preview, meaning) for meaning in MEANINGS}
+        own = own_curves(preview, dry_run)
+        curves = [*own, *kept, *comparison_curves(engine, preview, options, compare or ())]
     except RequestError as error:
         return [gr.skip(), gr.skip(), problem(str(error)), gr.skip(), gr.skip()]
-    calls = asked(made, rehearsed)
+    calls = network_calls(preview, dry_run)
     if loaded:
         curves += loaded.curves(engine)
-    curves += guided_curve(made.request, own[0].places, calls or ())
-    start = f"starts with {percent(shown.noise_share)} noise" if made.request.strength < 1 else ""
-    said = guidance_note(made.request, calls and [sigma for _, sigma in calls], len(shown.sigmas) - 1)
+    curves += guided_curve(preview.request, own[0].places, calls or ())
+    start = f"starts with {percent(shown.noise_share)} noise" if preview.request.strength < 1 else ""
+    sigmas = None if calls is None else [sigma for _, sigma in calls]
+    guidance = guidance_note(preview.request, sigmas, len(shown.sigmas) - 1)
     return [
-        draw(made.model_info.schedule, made.model_info.name, curves, view, start),
+        draw(preview.model_info.schedule, preview.model_info.name, curves, view, start),
         note(view.sentence),
-        facts(made, rehearsed, by_meaning, said, trouble),
+        facts(preview, dry_run, by_meaning, guidance, trouble),
         list_text(shown.sigmas),
-        schedule_update(made.run.own_grid),
+        schedule_update(preview.run.own_grid),
     ]
 
 
 def plan_from(engine: Engine, options: Mapping[str, Any], given: Sequence[Any]) -> RunPreview:
-    """What the values of FIELDS, and the options kept for their names, would run. Raises RequestError."""
+    """The run of the values of FIELDS with the options kept for their names. Raises RequestError."""
     values = dict(zip(FIELDS, given, strict=True))
     sampler, menu = values["sampler"] or "", values["schedule"] or ""
     chosen = dict(options=options["samplers"].get(sampler, {}), schedule_options=options["schedules"].get(menu, {}))
@@ -75,49 +75,63 @@ def plan_from(engine: Engine, options: Mapping[str, Any], given: Sequence[Any]) 
     )
 
 
-def plan_by(made: RunPreview, meaning: str) -> Plan:
+def plan_by(preview: RunPreview, meaning: str) -> Plan:
     """The plan of the same run with another meaning of its strength, one of MEANINGS."""
-    return partial_plan(made.whole, made.request.model_copy(update={"strength_as": meaning}))
+    return partial_plan(preview.whole, preview.request.model_copy(update={"strength_as": meaning}))
 
 
-def rehearsed_or_why(made: RunPreview) -> tuple[DryRun | None, str]:
-    """Where the run asks, if that can be known, and why it cannot where the sampler is to blame."""
-    if len(made.run.sigmas) - 1 > MOST_REHEARSED and not made.run.own_grid:
+def dry_run_or_reason(preview: RunPreview) -> tuple[DryRun | None, str]:
+    """The network calls of the run if they can be computed, and the error where its sampler fails."""
+    if len(preview.run.sigmas) - 1 > MAX_DRY_RUN and not preview.run.own_grid:
         return None, ""
     try:
-        return dry_run_of(made), ""
+        return dry_run_of(preview), ""
     except RequestError as error:
-        if made.run.own_grid:
+        if preview.run.own_grid:
             raise
         return None, str(error)
 
 
-def own_curves(made: RunPreview, rehearsed: DryRun | None) -> list[Curve]:
+def network_calls(preview: RunPreview, dry_run: DryRun | None) -> Sequence[tuple[float, float]] | None:
+    """(place, sigma) of the network calls of a run, places counted in its steps; None for an adaptive sampler.
+
+    Without a dry run it is the start of each step.
+    """
+    if dry_run:
+        return [(call.place, call.sigma) for call in dry_run.calls]
+    if preview.run.calls is None:
+        return None
+    return [(float(step), sigma) for step, sigma in enumerate(preview.run.sigmas[:-1])]
+
+
+def own_curves(preview: RunPreview, dry_run: DryRun | None) -> list[Curve]:
     """The run's curve, what img2img leaves out of it, and its calls."""
-    if made.run.own_grid:
-        own = rehearsed and curve(label(made), rehearsed.sigmas, "run")
-        return [own or ends_curve(made.request.sampler, made.run.sigmas)]
-    return run_curves(label(made), made.whole.sigmas, made.run.sigmas, rehearsed)
+    if preview.run.own_grid:
+        own = dry_run and curve(label(preview), dry_run.sigmas, "run")
+        return [own or ends_curve(preview.request.sampler, preview.run.sigmas)]
+    return run_curves(label(preview), preview.whole.sigmas, preview.run.sigmas, dry_run)
 
 
-def others(engine: Engine, made: RunPreview, options: Mapping[str, Any], names: Sequence[str]) -> list[Curve]:
+def comparison_curves(
+    engine: Engine, preview: RunPreview, options: Mapping[str, Any], names: Sequence[str]
+) -> list[Curve]:
     """The curves of other schedules, with the options that were last set for them. Raises RequestError."""
     curves = []
     for name in dict.fromkeys(names):
-        if name not in engine.registry.schedules or name == made.request.schedule:
+        if name not in engine.registry.schedules or name == preview.request.schedule:
             continue
         changes = dict(schedule=name, schedule_options=options["schedules"].get(name, {}))
-        request = made.request.model_copy(update=changes)
-        whole = whole_plan(request, engine.registry, made.model_info)
+        request = preview.request.model_copy(update=changes)
+        whole = whole_plan(request, engine.registry, preview.model_info)
         shown = run_curves(name, whole.sigmas, partial_plan(whole, request).sigmas)[0]
         curves.append(Curve(name, shown.places, shown.sigmas))
     return curves
 
 
-def label(made: RunPreview) -> str:
+def label(preview: RunPreview) -> str:
     """A run in a few words: its schedule with its numbers, its steps and its strength."""
-    request = made.request
-    if made.run.own_grid:
+    request = preview.request
+    if preview.run.own_grid:
         return f"{request.sampler}, own steps"
     numbers = [(name, value) for name, value in request.schedule_options.items() if type(value) in (int, float)]
     parts = [request.schedule, *(f"{name} {value:g}" for name, value in numbers), f"{request.steps} steps"]

@@ -1,4 +1,4 @@
-"""The first part of the Schedule tab: the list of sigmas that a run would take, as curves, words and numbers."""
+"""The first part of the Schedule tab: the sigmas of a run as curves, text and numbers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from webui.tabs.form.form_state import fresh, recall_options
 from webui.tabs.form.page_context import Page
 
 from .curves import AGAINST, LOGS, MEASURES, Curve
-from .run_plot import FIELDS, own_curves, plan_from, redraw, rehearsed_or_why
+from .run_plot import FIELDS, dry_run_or_reason, own_curves, plan_from, redraw
 from .schedule_state import LOOKS, WHOLE
 
-SLIDER_STEPS = 150  # what a slider can choose well; a loaded run or a pasted list may have more
-MOST_KEPT = 8  # curves that stay
+SLIDER_STEPS = 150  # the slider's usual end; a loaded run or a pasted list may have more
+MAX_KEPT = 8  # curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,9 @@ class RunView:
 
     options   as in `webui.tabs.form.form.Form`; `revision` and `edits` too
     kept      the curves that were kept, a list of Curve
-    loaded    the finished run that is shown, a Loaded or None
+    loaded    the finished run that is shown, a RecordedRun or None
     compare   names of more schedules
+    looks     how the curves are drawn: measure, against, logs
     """
 
     fields: Mapping[str, gr.components.Component]
@@ -43,7 +44,7 @@ class RunView:
     kept: gr.State
     loaded: gr.State
     compare: gr.Dropdown
-    view: Sequence[gr.components.Component]
+    looks: Sequence[gr.components.Component]
     plot: gr.Plot
     sentence: gr.HTML
     facts: gr.HTML
@@ -51,17 +52,24 @@ class RunView:
 
     @property
     def inputs(self) -> list[gr.components.Component]:
-        """What `redraw` takes."""
-        return [self.options, self.kept, self.loaded, self.compare, *self.view, *(self.fields[name] for name in FIELDS)]
+        """The inputs of `redraw`."""
+        return [
+            self.options,
+            self.kept,
+            self.loaded,
+            self.compare,
+            *self.looks,
+            *(self.fields[name] for name in FIELDS),
+        ]
 
     @property
     def outputs(self) -> list[gr.components.Component]:
-        """What `redraw` returns."""
+        """The outputs of `redraw`."""
         return [self.plot, self.sentence, self.facts, self.listed, self.fields["schedule"]]
 
 
 def build_fields(page: Page) -> dict[str, Any]:
-    """The controls of what is run, and the hidden ones behind them: arguments of RunView."""
+    """The controls of the run, and the hidden ones behind them: arguments of RunView."""
     registry, described = page.registry, fields_of(Request)
     start = fresh(registry, next(iter(page.engine.models().values()), None))
     store = gr.State(recall_options(None, registry))
@@ -94,7 +102,7 @@ def build_fields(page: Page) -> dict[str, Any]:
 
 
 def build_plot(page: Page) -> dict[str, Any]:
-    """The plot with the controls of how it is drawn, and what is said below it: arguments of RunView."""
+    """The plot with its controls and the texts below it: arguments of RunView."""
     with gr.Row(elem_classes="looks"):
         measure = gr.Radio(
             list(MEASURES),
@@ -146,41 +154,41 @@ def build_plot(page: Page) -> dict[str, Any]:
         elem_classes="numbers",
     )
     return dict(
-        view=(measure, against, logs), plot=plot, sentence=sentence, facts=about, compare=compare, listed=listed
+        looks=(measure, against, logs), plot=plot, sentence=sentence, facts=about, compare=compare, listed=listed
     )
 
 
 def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Button) -> None:
     """Redraw on every change, and keep or forget curves."""
 
-    def again(*given: Any) -> list[Any]:
+    def update(*given: Any) -> list[Any]:
         return redraw(page.engine, *given)
 
-    controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.view]
-    # What states bring with them changes `revision`, too, so that a page that restores nothing is drawn.
-    on_change([*controls, view.edits, view.revision], again, view.inputs, view.outputs, **QUIET, **RAW)
+    controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.looks]
+    # Restored settings change `revision`, too, so that a page that restores nothing is drawn.
+    on_change([*controls, view.edits, view.revision], update, view.inputs, view.outputs, **QUIET, **RAW)
 
     model = view.fields["model"]
-    # Not a change: a model that comes with its settings brings its guidance, too.
+    # Only a visitor's choice: settings that are put in bring their own guidance.
     on_choice(model, lambda name: _usual_guidance(page, name), model, view.fields["guidance"], **QUIET)
 
     def keep_curve(*given: Any) -> tuple[Any, float]:
         kept = given[1]
         try:
-            made = plan_from(page.engine, given[0], given[-len(FIELDS) :])
-            shown = own_curves(made, rehearsed_or_why(made)[0])[0]
+            preview = plan_from(page.engine, given[0], given[-len(FIELDS) :])
+            shown = own_curves(preview, dry_run_or_reason(preview)[0])[0]
         except RequestError as error:
             gr.Warning(str(error))
             return gr.skip(), gr.skip()
-        return [*kept, Curve(shown.name, shown.places, shown.sigmas)][-MOST_KEPT:], time.time()
+        return [*kept, Curve(shown.name, shown.places, shown.sigmas)][-MAX_KEPT:], time.time()
 
     keep.click(keep_curve, view.inputs, [view.kept, view.edits], **QUIET, **RAW)
     clear.click(lambda: ([], None, [], time.time()), None, [view.kept, view.loaded, view.compare, view.edits], **QUIET)
 
 
 def _usual_guidance(page: Page, name: str | None) -> Any:
-    found = page.engine.models().get(name or "")
-    return found.defaults.guidance if found else gr.skip()
+    model_info = page.engine.models().get(name or "")
+    return model_info.defaults.guidance if model_info else gr.skip()
 
 
 def steps_update(steps: Any) -> Any:

@@ -31,7 +31,7 @@ MORE = {**LOOKS, **FORWARD, **TRAINING}
 
 
 def recall_run(saved: Any, registry: Registry, models: Mapping[str, ModelInfo], limits: Limits) -> dict[str, Any]:
-    """The values of FIELDS from what a browser kept, each one valid here and now."""
+    """The values of FIELDS from what a browser stored, each one valid."""
     saved = {**WHOLE, **saved} if isinstance(saved, dict) else dict(WHOLE)
     values = recall(saved, registry, models, limits)
     # A wrong value becomes this tab's default, not a form's.
@@ -39,7 +39,7 @@ def recall_run(saved: Any, registry: Registry, models: Mapping[str, ModelInfo], 
 
 
 def recall_more(saved: Any, registry: Registry) -> dict[str, Any]:
-    """The values of MORE from what a browser kept, each one valid here and now."""
+    """The values of MORE from what a browser stored, each one valid."""
     saved = saved if isinstance(saved, dict) else {}
     allowed: dict[str, Callable[[Any], bool]] = {
         "compare": lambda v: _some(v, registry.schedules),

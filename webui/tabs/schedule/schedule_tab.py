@@ -1,4 +1,4 @@
-"""The tab Schedule: what a run will do with noise, a picture on its way into it, and how models are trained on it."""
+"""The tab Schedule: the sigmas of a run, a picture with noise, and training schedules."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 
 import gradio as gr
 
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, browser_store, opening
 from webui.tabs.form.describe import note
+from webui.tabs.form.form_events import remember
+from webui.tabs.form.form_state import recall_options
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
 
 from .forward_view import ForwardView, build_forward, connect_forward
-from .persistence import connect_keeping
-from .run_view import RunView, build_fields, build_plot, connect_run_view
+from .run_plot import FIELDS
+from .run_view import RunView, build_fields, build_plot, connect_run_view, steps_update
+from .schedule_state import MORE, recall_more, recall_run
 from .tab_transfer import connect_loading, connect_paste, connect_taking, connect_using
 from .training_view import TrainingView, build_training, connect_training
 
@@ -56,7 +60,28 @@ def connect_schedule(
     for bench in benches:
         connect_taking(view, bench.form, tab.take[bench.mode])
         connect_using(page, view, bench.form, tabs, tab.use[bench.mode])
-    connect_keeping(page, blocks, view, tab.forward, tab.training)
+    _connect_restore(page, blocks, view, tab.forward, tab.training)
+
+
+def _connect_restore(page: Page, blocks: gr.Blocks, run: RunView, forward: ForwardView, training: TrainingView) -> None:
+    """Store every setting of the tab in the browser, and restore them when the page is opened."""
+    kept = browser_store("schedule")
+    fields = [run.fields[name] for name in FIELDS]
+    more = [run.compare, *run.looks, forward.at, forward.process, *training.controls]
+    controls = dict(zip((*FIELDS, *MORE), [*fields, *more], strict=True))
+    remember(controls, run.options, run.edits, run.revision, kept)
+
+    def fill(saved: Any) -> list[Any]:
+        models, limits = page.engine.models(), page.engine.limits
+        values = recall_run(saved, page.registry, models, limits)
+        model = gr.update(choices=list(models), value=values.pop("model") or None)
+        values["steps"] = steps_update(values["steps"])
+        looks = recall_more(saved, page.registry)
+        updates = [recall_options(saved, page.registry), model, *values.values(), *looks.values(), RESTORED]
+        return opening(updates, filled)
+
+    filled = [run.options, *controls.values(), run.revision]
+    blocks.load(fill, kept, filled, **QUIET)
 
 
 def _build_run(page: Page) -> dict[str, Any]:

@@ -1,16 +1,16 @@
-"""Between the Schedule tab and the forms: settings there and back, the last result, a picture's run, a pasted list."""
+"""Move settings between the Schedule tab and the forms, and load a finished run or a pasted list into the plot."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.request import RequestError
-from webui.engine.engine import Engine
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW
 from webui.tabs.form.controls import size_slider
@@ -25,26 +25,30 @@ from .run_summary import custom_settings
 from .run_view import RunView, steps_update
 
 CUSTOM = "Custom"
-GUIDANCE = ("guidance", "guidance_low", "guidance_high")
 
 
 def connect_paste(page: Page, view: RunView, pasted: gr.Textbox, use: gr.Button, message: gr.HTML) -> None:
     """Make a pasted list the schedule Custom of the plot."""
     fields = view.fields
 
-    def paste(options: dict[str, Any], text: Any) -> list[Any]:
+    def paste(options: dict[str, Any], text: Any) -> dict[Block, Any]:
         if CUSTOM not in page.registry.schedules:
-            return [*[gr.skip()] * 5, problem("The schedule Custom is not loaded, so a list cannot be used.")]
+            return {message: problem("The schedule Custom is not loaded, so a list cannot be used.")}
         try:
             numbers, count = custom_settings(text)
         except RequestError as error:
-            return [*[gr.skip()] * 5, problem(str(error))]
+            return {message: problem(str(error))}
         most = page.engine.limits.steps
         if count > most:
-            return [*[gr.skip()] * 5, problem(f"The list has {count} numbers; allowed here are {most} steps.")]
-        chosen = {**options, "schedules": {**options["schedules"], CUSTOM: {"numbers": numbers}}}
-        said = note(f"The list is the schedule Custom now, of {steps_text(count)}.")
-        return [chosen, CUSTOM, steps_update(count), 1.0, time.time(), said]
+            return {message: problem(f"The list has {count} numbers; allowed here are {most} steps.")}
+        return {
+            view.options: {**options, "schedules": {**options["schedules"], CUSTOM: {"numbers": numbers}}},
+            fields["schedule"]: CUSTOM,
+            fields["steps"]: steps_update(count),
+            fields["strength"]: 1.0,
+            view.revision: time.time(),
+            message: note(f"The list is the schedule Custom now, of {steps_text(count)}."),
+        }
 
     outputs = [view.options, fields["schedule"], fields["steps"], fields["strength"], view.revision, message]
     use.click(paste, [view.options, pasted], outputs, **QUIET, **RAW)
@@ -55,82 +59,56 @@ def connect_loading(
 ) -> None:
     """Draw the run of an uploaded picture, or that of the newest result."""
 
-    def show(path: Path) -> list[Any]:
+    def show(path_of: Callable[[], Path]) -> dict[Block, Any]:
         try:
-            run = load(path)
+            run = load(path_of())
         except RequestError as error:
-            return [gr.skip(), problem(str(error)), gr.skip()]
-        return [run, loaded_note(page.engine, run), time.time()]
-
-    def from_upload(file: Any) -> list[Any]:
-        try:
-            return show(uploaded(file))
-        except RequestError:
-            return [gr.skip(), problem("The file did not arrive; choose it again."), gr.skip()]
-
-    def from_results(*given: Any) -> list[Any]:
-        try:
-            return show(newest_result(given))
-        except RequestError as error:
-            return [gr.skip(), problem(str(error)), gr.skip()]
+            return {message: problem(str(error))}
+        return {view.loaded: run, message: loaded_note(page.engine, run), view.edits: time.time()}
 
     outputs = [view.loaded, message, view.edits]
-    opened.upload(from_upload, opened, outputs, **QUIET, **RAW)
-    last.click(from_results, results_of(benches), outputs, **QUIET)
+    opened.upload(lambda file: show(lambda: uploaded(file)), opened, outputs, **QUIET, **RAW)
+    last.click(lambda *given: show(lambda: newest_result(given)), results_of(benches), outputs, **QUIET)
 
 
 def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
-    """Take the settings of a form into the plot."""
+    """Copy the settings of a form into the plot."""
 
-    def bring(*given: Any) -> list[Any]:
+    def copy(*given: Any) -> dict[Block, Any]:
         values = form.values(given)
-        strength = (values["strength"], values["strength_as"]) if form.mode == "img2img" else (1.0, "steps")
-        guidance = (values[name] for name in GUIDANCE)
-        chosen = (
-            values["model"],
-            values["sampler"],
-            values["schedule"],
-            steps_update(values["steps"]),
-            *strength,
-            *guidance,
-        )
-        return [values["options"], *chosen, time.time()]
+        whole = {"strength": 1.0, "strength_as": "steps"} if form.mode == "txt2img" else {}
+        values |= whole | {"steps": steps_update(values["steps"])}
+        copied = {view.fields[name]: values[name] for name in FIELDS}
+        return {view.options: values["options"], **copied, view.revision: time.time()}
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
-    take.click(bring, form.inputs, outputs, **QUIET, **RAW)
+    take.click(copy, form.inputs, outputs, **QUIET, **RAW)
 
 
 def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.Button) -> None:
-    """Put the settings of the plot into a form and show it."""
-    more = [form.fields[name] for name in ("strength", "strength_as") if name in form.fields]
-    guided = [form.fields[name] for name in GUIDANCE]
-    sized = [form.fields[name] for name in ("width", "height")]
+    """Copy the settings of the plot into a form and open it."""
+    names = [name for name in FIELDS if name in form.fields]
+    sizes = [form.fields[name] for name in ("width", "height")]
 
-    def put(options: dict[str, Any], theirs: dict[str, Any], model_there: Any, *given: Any) -> list[Any]:
+    def copy(options: dict[str, Any], form_options: dict[str, Any], form_model: Any, *given: Any) -> dict[Block, Any]:
         values = dict(zip(FIELDS, given, strict=True))
-        strength = [values["strength"], values["strength_as"]] if more else []
-        fitting = _follow(page.engine, values["model"], model_there)
-        guidance = (values[name] for name in GUIDANCE)
-        chosen = [*(values[name] for name in FIELDS[:4]), *strength, *guidance, *fitting]
-        return [merged(theirs, options, values), *chosen, time.time(), gr.Tabs(selected=form.mode)]
+        updates: dict[Block, Any] = {form.fields[name]: values[name] for name in names}
+        model_info = page.engine.models().get(values["model"] or "")
+        # Another model brings its own size.
+        if model_info is not None and values["model"] != form_model:
+            updates |= {size: gr.update(**size_slider(model_info)) for size in sizes}
+        updates |= {form.options: merged(form_options, options, values), form.revision: time.time()}
+        return updates | {tabs: gr.Tabs(selected=form.mode)}
 
-    outputs = [form.options, *(form.fields[name] for name in FIELDS[:4]), *more, *guided, *sized, form.revision, tabs]
+    outputs = [form.options, *(form.fields[name] for name in names), *sizes, form.revision, tabs]
     inputs = [view.options, form.options, form.fields["model"], *(view.fields[name] for name in FIELDS)]
-    use.click(put, inputs, outputs, **QUIET, **RAW)
+    use.click(copy, inputs, outputs, **QUIET, **RAW)
 
 
-def merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def merged(form_options: Mapping[str, Any], options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A form's options with those of the chosen sampler and schedule put in."""
-    result = {kind: dict(kept) for kind, kept in theirs.items()}
+    result = {kind: dict(kept) for kind, kept in form_options.items()}
     for kind, name in (("samplers", values["sampler"]), ("schedules", values["schedule"])):
-        if name in ours.get(kind, {}):
-            result[kind][name] = ours[kind][name]
+        if name in options.get(kind, {}):
+            result[kind][name] = options[kind][name]
     return result
-
-
-def _follow(engine: Engine, model: Any, before: Any) -> list[Any]:
-    """Width and height as another model wants them; nothing where it stays."""
-    found = engine.models().get(model or "")
-    if found is None or model == before:
-        return [gr.skip()] * 2
-    return [gr.update(**size_slider(found)), gr.update(**size_slider(found))]

@@ -1,4 +1,4 @@
-"""Training noise schedules to play with: what a beta schedule, zero terminal SNR and a flow shift do to the curve."""
+"""Training noise schedules: the effect of a beta schedule, zero terminal SNR and a flow shift on the curve."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ KINDS = {
 SHOWN = ("alpha-bar", "log-SNR", "sigma")
 POINTS = 200  # of a thousand timesteps
 LOWEST, HIGHEST, LARGEST_SHIFT = 1e-5, 0.1, 16.0
-SAYS = {
-    "alpha-bar": "How much of the picture is left at each timestep of training: "
+EXPLANATIONS = {
+    "alpha-bar": "The part of the picture that is left at each training timestep: "
     "where the curve is steep, a timestep changes most.",
     "log-SNR": "Signal against noise on a log scale: a shift moves the whole curve down, "
     "zero terminal SNR pulls its end to the bottom.",
@@ -51,7 +51,7 @@ SAYS = {
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingCurve:
     """A training schedule as points: `times` from 0 (no noise) to 1, and sigma at each."""
 
     name: str
@@ -65,11 +65,13 @@ class Trained:
         return self.sigmas[-1]
 
 
-def trained(kinds: Sequence[str], start: float, end: float, zero_snr: bool, shift: float) -> list[Trained]:
-    """The chosen training schedules, each as it is, and beside it what zero terminal SNR or the shift make of it.
+def training_curves(
+    kinds: Sequence[str], start: float, end: float, zero_snr: bool, shift: float
+) -> list[TrainingCurve]:
+    """The chosen training schedules, each followed by itself with zero terminal SNR or the flow shift.
 
     kinds     keys of KINDS
-    start     the first beta, and `end` the last one; the cosine has its own
+    start     the first beta, and `end` the last one; the cosine ignores them
     zero_snr  rescale the beta schedules so that nothing of the picture is left at the end
     shift     of flow time; 1 is none
     Raises RequestError.
@@ -89,8 +91,8 @@ def trained(kinds: Sequence[str], start: float, end: float, zero_snr: bool, shif
     return curves
 
 
-def draw_trained(curves: Sequence[Trained], model: NoiseSchedule, model_name: str, measure: str) -> go.Figure:
-    """The curves over training time, the chosen model's own behind them; what was changed is dashed."""
+def draw_training(curves: Sequence[TrainingCurve], model: NoiseSchedule, model_name: str, measure: str) -> go.Figure:
+    """The curves over training time, behind them the model's own; changed ones are dashed."""
     if measure not in SHOWN:
         raise RequestError(f"The plot shows {', '.join(SHOWN)}.")
     field, title = MEASURES[measure]
@@ -102,14 +104,17 @@ def draw_trained(curves: Sequence[Trained], model: NoiseSchedule, model_name: st
         own = each.name.startswith("Training of ")
         colour += not each.changed and not own
         y = getattr(levels(NoiseSchedule(), each.sigmas), field)
-        look = dict(colour=FAINT, width=4) if own else dict(colour=colour, dash="dash" if each.changed else None)
         hover = [_hover(each.name, time, sigma) for time, sigma in zip(each.times, each.sigmas, strict=True)]
-        line(drawing, each.times, y, escape(each.name), points=False, hover=hover, **look)
+        name, dash = escape(each.name), "dash" if each.changed else None
+        if own:
+            line(drawing, each.times, y, name, points=False, hover=hover, colour=FAINT, width=4)
+        else:
+            line(drawing, each.times, y, name, points=False, hover=hover, colour=colour, dash=dash)
     return drawing
 
 
-def trained_table(curves: Sequence[Trained]) -> str:
-    """What each schedule leaves of the picture at its end, and when half of the variance is noise."""
+def training_table(curves: Sequence[TrainingCurve]) -> str:
+    """A table: what is left of the picture at the end of each schedule, and when half of the variance is noise."""
     rows = []
     for each in curves:
         half = next((time for time, sigma in zip(each.times, each.sigmas, strict=True) if sigma >= 1), None)
@@ -124,36 +129,36 @@ def trained_table(curves: Sequence[Trained]) -> str:
     return render("tables", "strengths", columns, rows, wide=True)
 
 
-def trained_sentence(measure: str, zero_snr: bool, shift: float) -> str:
-    """What one sees, and what the two changes are for."""
-    said = [SAYS[measure]]
+def explanation(measure: str, zero_snr: bool, shift: float) -> str:
+    """An explanation of the plot and of the two changes."""
+    sentences = [EXPLANATIONS[measure]]
     if zero_snr:
-        said.append(
+        sentences.append(
             "Without zero terminal SNR a trace of the picture is left in the last timestep of training, and a run that "
             "starts from pure noise starts where the network never was."
         )
     if shift != 1:
-        said.append(
+        sentences.append(
             f"A flow shift of {shift:g} multiplies sigma by {shift:g} at every time, as larger pictures need it."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
-def _flow(shift: float) -> Trained:
+def _flow(shift: float) -> TrainingCurve:
     model = NoiseSchedule()
     times = _times()
     flow_times = [model.bottom / 1000 + (model.top - model.bottom) / 1000 * time for time in times]
     sigmas = tuple(sigma_of_flow_time(shift_flow_time(time, shift)) for time in flow_times)
-    return Trained(FLOW if shift == 1 else f"flow, shift {shift:g}", times, sigmas, changed=shift != 1)
+    return TrainingCurve(FLOW if shift == 1 else f"flow, shift {shift:g}", times, sigmas, changed=shift != 1)
 
 
-def _of(name: str, schedule: NoiseSchedule, changed: bool = False) -> Trained:
+def _of(name: str, schedule: NoiseSchedule, changed: bool = False) -> TrainingCurve:
     times = _times()
     sigmas = tuple(schedule.sigma(schedule.bottom + (schedule.top - schedule.bottom) * time) for time in times)
-    return Trained(name, times, sigmas, changed)
+    return TrainingCurve(name, times, sigmas, changed)
 
 
-def _of_model(schedule: NoiseSchedule, name: str) -> Trained:
+def _of_model(schedule: NoiseSchedule, name: str) -> TrainingCurve:
     return _of(f"Training of {name}", schedule)
 
 

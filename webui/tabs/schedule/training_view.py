@@ -1,4 +1,4 @@
-"""The third part of the Schedule tab: training noise schedules to play with."""
+"""The third part of the Schedule tab: training noise schedules."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .training_curves import (
     LARGEST_SHIFT,
     LOWEST,
     SHOWN,
-    draw_trained,
-    trained,
-    trained_sentence,
-    trained_table,
+    draw_training,
+    explanation,
+    training_curves,
+    training_table,
 )
 
 
@@ -97,22 +97,22 @@ def build_training() -> TrainingView:
 def connect_training(page: Page, run: RunView, view: TrainingView) -> None:
     """Redraw on every change, and over another model's own training."""
 
-    def again(*given: Any) -> list[Any]:
+    def update(*given: Any) -> list[Any]:
         return show(page, *given)
 
     model = run.fields["model"]
-    on_change([*view.controls, model, run.revision], again, [model, *view.controls], view.outputs, **QUIET, **RAW)
+    on_change([*view.controls, model, run.revision], update, [model, *view.controls], view.outputs, **QUIET, **RAW)
 
 
 def show(page: Page, model: Any, kinds: Any, start: Any, end: Any, zero: Any, shift: Any, measure: Any) -> list[Any]:
-    """Updates for TrainingView.outputs; a wrong setting is explained and leaves the plot as it is."""
+    """Updates for TrainingView.outputs. A wrong setting shows its error and leaves the plot as it is."""
     models = page.engine.models()
-    found = models.get(model or "") or next(iter(models.values()), None)
+    model_info = models.get(model or "") or next(iter(models.values()), None)
     try:
-        if found is None:
+        if model_info is None:
             raise RequestError("No model was found; put a diffusers folder into weights/.")
-        curves = trained(kinds or (), start, end, bool(zero), shift)
-        drawing = draw_trained(curves, found.schedule, found.name, measure)
+        curves = training_curves(kinds or (), start, end, bool(zero), shift)
+        drawing = draw_training(curves, model_info.schedule, model_info.name, measure)
     except RequestError as error:
         return [gr.skip(), problem(str(error)), gr.skip()]
-    return [drawing, note(trained_sentence(measure, bool(zero), shift)), trained_table(curves)]
+    return [drawing, note(explanation(measure, bool(zero), shift)), training_table(curves)]
