@@ -1,7 +1,7 @@
-"""Reads ComfyUI's graphs as far as sampler settings go: the API form ("prompt") or the editor's ("workflow").
+"""Read the sampler settings of ComfyUI's graphs, in the API format ("prompt") or the editor's ("workflow").
 
-A graph is followed backwards from what saves a picture to the node that samples, and from there to prompts, size and
-checkpoint. Nodes of extensions are passed through where a link goes on under the same name, and are else not read.
+A graph is followed backwards from the node that saves a picture to the sampler, and from there to prompts, size and
+checkpoint. A node of an extension is followed through links of the same names, and its own settings are not read.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LINKS = (
     "pixels",
     "text",
 )
-# Nodes that change the picture and have no counterpart here, by how their names begin.
-OTHERS = (
+# Prefixes of nodes that change the picture and have no counterpart here.
+UNSUPPORTED = (
     "ControlNet",
     "T2IAdapter",
     "VAELoader",
@@ -42,7 +42,7 @@ OTHERS = (
     "Hypernetwork",
     "FreeU",
 )
-# The editor's form lists values without their names: these are the core nodes' names, in its order.
+# The editor's format lists values without names: these are the names of the core nodes' values in its order.
 WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": (
@@ -82,6 +82,8 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
 def read_comfy(texts: Mapping[str, str]) -> ExternalMetadata:
     """The settings of the sampler that made the picture, from "prompt" or else "workflow". Raises MetadataError."""
     nodes = _from_prompt(texts["prompt"]) if "prompt" in texts else _from_workflow(texts["workflow"])
+    if not nodes:
+        raise MetadataError("The picture's ComfyUI graph has no nodes.")
     if len(nodes) > MAX_NODES:
         raise MetadataError(f"The picture's ComfyUI graph has {len(nodes)} nodes; at most {MAX_NODES} are read.")
     graph = _Graph(nodes)
@@ -114,9 +116,9 @@ def _settings(graph: _Graph, sampler: Node) -> ExternalMetadata:
     if numbers.get("strength") in (1, 1.0):
         del numbers["strength"]
     unread = [f"LoRA {name!r}" for name in loras]
-    if (others := graph.samplers_in_all() - 1) > 0:
+    if (others := graph.sampler_count() - 1) > 0:
         unread.append(f"{others} other sampler{'s' if others > 1 else ''} in the graph")
-    unread += graph.others()
+    unread += graph.unsupported()
     if sampler["class_type"] == "KSamplerAdvanced":
         unread.append("where its steps start and end")
     names = {
@@ -125,12 +127,12 @@ def _settings(graph: _Graph, sampler: Node) -> ExternalMetadata:
         "model": value(loader, "ckpt_name") or value(loader, "unet_name"),
     }
     texts = {name: text if isinstance(text, str) else "" for name, text in names.items()}
-    said = {"Node": sampler["class_type"]} | {key.capitalize(): str(found) for key, found in (texts | numbers).items()}
+    shown = {"Node": sampler["class_type"]} | {key.capitalize(): str(each) for key, each in (texts | numbers).items()}
     return ExternalMetadata(
         "ComfyUI",
         graph.text(positive, "positive"),
         graph.text(negative, "negative"),
-        said,
+        shown,
         **texts,
         values=numbers,
         comfy=True,
@@ -150,55 +152,50 @@ class _Graph:
         return self._nodes.get(str(link[0])) if isinstance(link, list) and len(link) == 2 else None
 
     def value(self, node: Node | None, name: str) -> Any:
-        """An input's value, also where it comes from a node that only holds it; None if it cannot be told."""
+        """An input's value, its own or that of a linked node which only holds a value; None if there is none."""
         if not node:
             return None
-        found = node.get("inputs", {}).get(name)
-        if isinstance(found, list):
-            holder = self.node(node, name)
-            found = next(
-                (
-                    v
-                    for k in (name, "value")
-                    if not isinstance(v := (holder or {}).get("inputs", {}).get(k), list | dict) and v is not None
-                ),
-                None,
-            )
-        return found if isinstance(found, str | int | float) and not isinstance(found, bool) else None
+        value = node.get("inputs", {}).get(name)
+        if isinstance(value, list):
+            held = (self.node(node, name) or {}).get("inputs", {})
+            value = next((held[key] for key in (name, "value") if isinstance(held.get(key), str | int | float)), None)
+        return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
     def sampler(self) -> Node | None:
-        """The sampler nearest to a picture that is saved; else any."""
+        """The sampler nearest to a node that saves a picture; else any."""
         for saver in (node for node in self._nodes.values() if node["class_type"] in SAVERS):
             for node in self._behind(saver):
                 if node["class_type"] in SAMPLERS:
                     return node
         return next((node for node in self._nodes.values() if node["class_type"] in SAMPLERS), None)
 
-    def samplers_in_all(self) -> int:
-        """How many nodes sample."""
+    def sampler_count(self) -> int:
+        """The number of samplers."""
         return sum(node["class_type"] in SAMPLERS for node in self._nodes.values())
 
-    def others(self) -> list[str]:
-        """The kinds of nodes that have no counterpart here."""
-        return sorted({node["class_type"] for node in self._nodes.values() if node["class_type"].startswith(OTHERS)})
+    def unsupported(self) -> list[str]:
+        """The types of nodes that have no counterpart here."""
+        return sorted(
+            {node["class_type"] for node in self._nodes.values() if node["class_type"].startswith(UNSUPPORTED)}
+        )
 
     def clip_skip(self, node: Node | None) -> int | None:
-        """At which layer from the last the text encoder behind a conditioning stops; None if nothing says so."""
+        """The CLIP skip behind a conditioning; None if it has none."""
         layers = (self.value(each, "stop_at_clip_layer") for each in self._behind(node, (*LINKS, "positive", "clip")))
         return next((-layer for layer in layers if isinstance(layer, int)), None)
 
     def text(self, node: Node | None, side: str) -> str:
-        """The prompt behind a conditioning; `side` is the one to follow where a node passes on both."""
+        """The prompt behind a conditioning; `side` is the input to follow at nodes that have both sides."""
         for each in self._behind(node, (*LINKS, side)):
             if each["class_type"] == "ConditioningZeroOut":
-                return ""  # what comes before it is not used
+                return ""  # nodes before it have no effect
             for name in TEXTS:
                 if isinstance(text := self.value(each, name), str) and text:
                     return text
         return ""
 
     def checkpoint(self, node: Node | None) -> tuple[Node | None, list[str]]:
-        """(the node that loads the model, names of the LoRAs on the way)."""
+        """(the node that loads the model, names of the LoRAs between)."""
         loras = []
         for each in self._behind(node, ("model",)):
             if isinstance(name := self.value(each, "lora_name"), str):
@@ -208,14 +205,14 @@ class _Graph:
         return None, loras
 
     def latent(self, node: Node | None) -> Node | None:
-        """The node that makes the latents, if it says their size."""
+        """The node that makes the latents, if it has their size."""
         return next(
             (each for each in self._behind(node) if self.value(each, "width") and self.value(each, "height")), None
         )
 
     def _behind(self, node: Node | None, names: tuple[str, ...] = LINKS) -> Iterator[Node]:
-        """A node and what it is linked to, nearest first, each once: graphs from strangers may have circles."""
-        waiting, seen = [node] if node else [], set()
+        """A node and those that it is linked to, nearest first, each once, since a damaged graph may have cycles."""
+        waiting, seen = [node] if node else [], set[int]()
         while waiting:
             each = waiting.pop(0)
             if id(each) in seen:
@@ -227,15 +224,12 @@ class _Graph:
 
 def _from_prompt(text: str) -> dict[str, Node]:
     graph = _json(text)
-    nodes = {
-        str(key): {
-            "class_type": node["class_type"],
-            "inputs": node.get("inputs") if isinstance(node.get("inputs"), dict) else {},
-        }
-        for key, node in graph.items()
-        if isinstance(node, dict) and isinstance(node.get("class_type"), str)
-    }
-    return _some(nodes)
+    nodes: dict[str, Node] = {}
+    for key, node in graph.items():
+        if isinstance(node, dict) and isinstance(node.get("class_type"), str):
+            inputs = node.get("inputs")
+            nodes[str(key)] = {"class_type": node["class_type"], "inputs": inputs if isinstance(inputs, dict) else {}}
+    return nodes
 
 
 def _from_workflow(text: str) -> dict[str, Node]:
@@ -245,35 +239,26 @@ def _from_workflow(text: str) -> dict[str, Node]:
         for link in _list(graph, "links")
         if isinstance(link, list) and len(link) >= 5 and isinstance(link[0], int)
     }
-    nodes = {}
+    nodes: dict[str, Node] = {}
     for node in _list(graph, "nodes"):
         if not isinstance(node, dict) or not isinstance(node.get("type"), str):
             continue
-        values, names = node.get("widgets_values"), WIDGETS.get(node["type"], ())
-        inputs = (
-            dict(zip(names, values, strict=False))
-            if isinstance(values, list)
-            else dict(values)
-            if isinstance(values, dict)
-            else {}
-        )
+        values = node.get("widgets_values")
+        inputs: dict[str, Any] = dict(values) if isinstance(values, dict) else {}
+        if isinstance(values, list):
+            inputs = dict(zip(WIDGETS.get(node["type"], ()), values, strict=False))
         for slot in _list(node, "inputs"):
-            link = links.get(slot.get("link")) if isinstance(slot, dict) and isinstance(slot.get("link"), int) else None
+            number = slot.get("link") if isinstance(slot, dict) else None
+            link = links.get(number) if isinstance(number, int) else None
             if link and isinstance(slot.get("name"), str):
                 inputs[slot["name"]] = [str(link[1]), link[2]]
         nodes[str(node.get("id"))] = {"class_type": node["type"], "inputs": inputs}
-    return _some(nodes)
+    return nodes
 
 
 def _list(node: Mapping[str, Any], name: str) -> list[Any]:
-    found = node.get(name)
-    return found if isinstance(found, list) else []
-
-
-def _some(nodes: dict[str, Node]) -> dict[str, Node]:
-    if not nodes:
-        raise MetadataError("The picture's ComfyUI graph has no nodes.")
-    return nodes
+    value = node.get(name)
+    return value if isinstance(value, list) else []
 
 
 def _json(text: str) -> dict[str, Any]:

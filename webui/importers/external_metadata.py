@@ -1,4 +1,4 @@
-"""Settings as other programs wrote them, on the way to ours: one shape for A1111, Forge and ComfyUI."""
+"""The settings that another program (A1111, Forge, ComfyUI) wrote into a picture, in one form."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ExternalMetadata:
-    """What another program says about its picture.
+    """The settings of another program's picture.
 
-    said      everything it says, readable, in its own words and order
-    sampler, schedule, model   its own names, "" where it gives none
+    shown     all of its settings as text, by its own names and in its order
+    sampler, schedule, model   its own names; "" where it has none
     values    of a request's other fields by their names here, as texts or numbers, whichever it gives
     comfy     whether the names are ComfyUI's
-    unread    what has no counterpart here, one phrase each
+    unread    settings that have no counterpart here, one phrase each
     """
 
     program: str
     prompt: str = ""
     negative_prompt: str = ""
-    said: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
     sampler: str = ""
     schedule: str = ""
     model: str = ""

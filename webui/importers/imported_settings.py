@@ -17,7 +17,7 @@ from webui.core.text import as_sentence, title
 from .a1111 import options_in, read_infotext
 from .comfyui import read_comfy
 from .external_metadata import ExternalMetadata
-from .sampler_names import COMFY_LEVELS, COMFY_METHODS, Ours, levels, method, split
+from .sampler_names import COMFY_LEVELS, COMFY_METHODS, Match, levels, method, split
 
 NOISE_NOTE = "Its noise: each program draws its own, so the same seed gives another picture."
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
@@ -125,20 +125,20 @@ def of_foreign(
     if foreign.program != "Sigmalab":
         notes.append(NOISE_NOTE)
     good, problems = sift(fields, schema)
-    rows = (("Prompt", foreign.prompt), ("Negative prompt", foreign.negative_prompt), *foreign.said.items())
+    rows = (("Prompt", foreign.prompt), ("Negative prompt", foreign.negative_prompt), *foreign.shown.items())
     rows = tuple((name, value) for name, value in rows if value)
     return ImportedSettings(
         foreign.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text
     )
 
 
-def _places(foreign: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Ours | None, Mapping[str, Any]]]:
+def _places(foreign: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Match | None, Mapping[str, Any]]]:
     """By place: their name, ours if it is known, and what is loaded."""
     sampler, schedule = foreign.sampler, foreign.schedule
     ours: tuple[Ours | None, Ours | None]
     if foreign.program == "Sigmalab":
-        said = {name: options_in(foreign.said.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
-        ours = Ours(sampler, said["Sampler"]), Ours(schedule, said["Schedule"])
+        said = {name: options_in(foreign.shown.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
+        ours = Match(sampler, said["Sampler"]), Match(schedule, said["Schedule"])
     elif foreign.comfy:
         ours = method(COMFY_METHODS.get(sampler, "")), COMFY_LEVELS.get(schedule)
     else:

@@ -1,7 +1,7 @@
-"""Which of other programs' samplers and schedules are the same method as one of ours: a table of facts.
+"""The samplers and schedules of A1111, Forge and ComfyUI that have the same formula here.
 
-Only the same formula on the same levels counts; what is merely alike is not in here and is said to be unmatched. The
-noise of a stochastic sampler differs anyway, as do the last bits of every picture.
+A merely similar method is not in these tables, and is reported as unmatched. The noise of a stochastic sampler differs
+in every program, and so do the last bits of every picture.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Ours:
-    """One of our samplers or schedules, with the options that make it the other program's.
+class Match:
+    """The name of a sampler or schedule here, with the options that make it equal to the other program's.
 
-    note  where it is still not quite the same
+    note  a difference that remains
     """
 
     name: str
@@ -24,32 +24,31 @@ class Ours:
 
 
 ONE_LEVEL_LESS = "Its levels: other programs leave out the last but one for this sampler."
-NO_LAST_CALL = "Its calls: other programs spend all of them above the lowest level, and here the last one ends at 0."
+NO_LAST_CALL = "Its calls: other programs make all of them above the lowest level, and here the last one ends at 0."
 WHOLE_TIMES = (
-    "Its levels are those of the other programs where the steps divide 1,000, "
-    "and else off by one timestep here or there."
+    "Its levels equal those of the other programs where the steps divide 1,000; else some differ by one timestep."
 )
 
 
 # Ancestral Euler is DDIM with eta 1, formula for formula; k-diffusion starts its multistep methods without refinement.
-METHODS: Mapping[str, Ours] = {
-    "euler": Ours("Euler"),
-    "euler a": Ours("DDIM", {"eta": 1.0}),
-    "heun": Ours("Heun"),
-    "dpm2": Ours("DPM2", note=ONE_LEVEL_LESS),
-    "dpm2 a": Ours("k-diffusion DPM2 ancestral", note=ONE_LEVEL_LESS),
-    "lms": Ours("k-diffusion LMS", {"order": 4}),
-    "dpm++ 2m": Ours("DPM++ 2M"),
-    "dpm++ 2s a": Ours("DPM++ 2S", {"eta": 1.0}),
-    "dpm++ sde": Ours("DPM++ SDE", {"eta": 1.0}),
-    "dpm++ 2m sde": Ours("DPM++ 2M SDE", {"eta": 1.0, "solver": "midpoint"}),
-    "dpm++ 2m sde heun": Ours("DPM++ 2M SDE", {"eta": 1.0, "solver": "heun"}),
-    "dpm++ 3m sde": Ours("k-diffusion DPM++ 3M SDE", {"eta": 1.0}),
-    "dpm fast": Ours("k-diffusion DPM fast", note=NO_LAST_CALL),
-    "dpm adaptive": Ours("k-diffusion DPM adaptive"),
-    "lcm": Ours("LCM"),
-    "ddim": Ours("DDIM", {"eta": 0.0}),
-    "ddpm": Ours("DDPM"),
+METHODS: Mapping[str, Match] = {
+    "euler": Match("Euler"),
+    "euler a": Match("DDIM", {"eta": 1.0}),
+    "heun": Match("Heun"),
+    "dpm2": Match("DPM2", note=ONE_LEVEL_LESS),
+    "dpm2 a": Match("k-diffusion DPM2 ancestral", note=ONE_LEVEL_LESS),
+    "lms": Match("k-diffusion LMS", {"order": 4}),
+    "dpm++ 2m": Match("DPM++ 2M"),
+    "dpm++ 2s a": Match("DPM++ 2S", {"eta": 1.0}),
+    "dpm++ sde": Match("DPM++ SDE", {"eta": 1.0}),
+    "dpm++ 2m sde": Match("DPM++ 2M SDE", {"eta": 1.0, "solver": "midpoint"}),
+    "dpm++ 2m sde heun": Match("DPM++ 2M SDE", {"eta": 1.0, "solver": "heun"}),
+    "dpm++ 3m sde": Match("k-diffusion DPM++ 3M SDE", {"eta": 1.0}),
+    "dpm fast": Match("k-diffusion DPM fast", note=NO_LAST_CALL),
+    "dpm adaptive": Match("k-diffusion DPM adaptive"),
+    "lcm": Match("LCM"),
+    "ddim": Match("DDIM", {"eta": 0.0}),
+    "ddpm": Match("DDPM"),
 }
 # ComfyUI's names, as names of METHODS.
 COMFY_METHODS: Mapping[str, str] = {
@@ -75,23 +74,24 @@ COMFY_METHODS: Mapping[str, str] = {
     "ddim": "ddim",
     "ddpm": "ddpm",
 }
-# "Uniform" and "normal" go through unrounded timesteps from top to bottom; "simple" takes every so many-th whole one.
-LEVELS: Mapping[str, Ours] = {
-    "uniform": Ours("Uniform linspace", {"whole": False}),
-    "normal": Ours("Uniform linspace", {"whole": False}),
-    "simple": Ours("Uniform trailing", {"whole": True}, WHOLE_TIMES),
-    "karras": Ours("Karras", {"rho": 7.0}),
-    "exponential": Ours("Exponential"),
-    "polyexponential": Ours("Polyexponential", {"rho": 1.0}),
-    "ddim": Ours("Uniform leading", {"offset": 1}, WHOLE_TIMES),
-    "ddim_uniform": Ours("Uniform leading", {"offset": 1}, WHOLE_TIMES),
+# "Uniform" and "normal" use unrounded timesteps from top to bottom; "simple" uses whole timesteps at equal distances.
+LEVELS: Mapping[str, Match] = {
+    "uniform": Match("Uniform linspace", {"whole": False}),
+    "normal": Match("Uniform linspace", {"whole": False}),
+    "simple": Match("Uniform trailing", {"whole": True}, WHOLE_TIMES),
+    "karras": Match("Karras", {"rho": 7.0}),
+    "exponential": Match("Exponential"),
+    "polyexponential": Match("Polyexponential", {"rho": 1.0}),
+    "ddim": Match("Uniform leading", {"offset": 1}, WHOLE_TIMES),
+    "ddim_uniform": Match("Uniform leading", {"offset": 1}, WHOLE_TIMES),
 }
 # A1111 and Forge have these names for other levels: Beta's quantiles are of sigma there, and KL Optimal ends above 0.
-COMFY_LEVELS: Mapping[str, Ours] = LEVELS | {
-    "beta": Ours("Beta", {"alpha": 0.6, "beta": 0.6, "whole": True}),
-    "kl_optimal": Ours("KL-optimal"),
+COMFY_LEVELS: Mapping[str, Match] = {
+    **LEVELS,
+    "beta": Match("Beta", {"alpha": 0.6, "beta": 0.6, "whole": True}),
+    "kl_optimal": Match("KL-optimal"),
 }
-# What A1111 takes for the schedule "Automatic", where it is not the uniform one.
+# The schedules of A1111's "Automatic" that are not the uniform one.
 AUTOMATIC: Mapping[str, str] = {
     "dpm++ 2m": "karras",
     "dpm++ sde": "karras",
@@ -107,18 +107,18 @@ AUTOMATIC: Mapping[str, str] = {
 JOINED = re.compile(r"(.+?) (karras|exponential|polyexponential)")
 
 
-def method(name: str) -> Ours | None:
-    """Our sampler for A1111's or Forge's name of one; None if none of ours is the same."""
+def method(name: str) -> Match | None:
+    """The sampler here for a name in A1111 or Forge; None if no sampler here is equal."""
     return METHODS.get(name.strip().casefold())
 
 
-def levels(name: str) -> Ours | None:
-    """Our schedule for another program's name of one; None if none of ours is the same."""
+def levels(name: str) -> Match | None:
+    """The schedule here for a name in another program; None if no schedule here is equal."""
     return LEVELS.get(name.strip().casefold())
 
 
 def split(sampler: str, schedule: str) -> tuple[str, str]:
-    """A1111's sampler and schedule as two names: the old joined ones are split, and "Automatic" is spelled out."""
+    """A1111's sampler and schedule as two names: old joined names are split, "Automatic" becomes its schedule."""
     joined = JOINED.fullmatch(sampler.strip().casefold())
     if joined and joined[1] in METHODS:
         return joined[1], joined[2]
