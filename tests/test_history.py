@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 
+import gradio as gr
 import pytest
 from conftest import ToyModel, toy, until, write_png
 from PIL import Image
@@ -14,10 +15,10 @@ from webui.engine.engine import Engine
 from webui.engine.events import Finished
 from webui.page import build_page
 from webui.settings import Settings
-from webui.tabs.history import history_index
-from webui.tabs.history import history_tab as history_tab
+from webui.tabs.history import history_index, history_tab
 from webui.tabs.history.history_index import END, FILE, Index, insert, statement
 from webui.tabs.history.history_store import History
+from webui.tabs.history.history_tab import build_widgets, older_page, show_page
 
 MANY = 20_000
 SAMPLERS, MODELS = ("DDIM", "Euler", "Heun", "Flow"), ("toy", "other")
@@ -32,14 +33,14 @@ def put(registry, folder, second, day="2030-01-02", **fields):
     return path
 
 
-def prompts(history_tab, *args, **more):
-    return [shown.prompt for shown in history_tab.find(*args, **more)]
+def prompts(history, *args, **more):
+    return [shown.prompt for shown in history.find(*args, **more)]
 
 
-def found(history_tab, words):
-    """The same while the history_index may be broken."""
+def found(history, words):
+    """The same while the index may be broken."""
     try:
-        return prompts(history_tab, words)
+        return prompts(history, words)
     except sqlite3.DatabaseError:
         return []
 
@@ -125,7 +126,7 @@ def test_a_lost_index_is_made_again(three, tmp_path, damage):
         if damage != "gone":
             file.write_bytes(b"not a database, whatever its name says " * 100 if damage == "garbage" else b"")
     fresh = History(tmp_path)
-    assert fresh.look(30) is True
+    assert fresh.refresh(30) is True
     assert len(prompts(fresh)) == 3
 
 
@@ -150,38 +151,41 @@ def test_an_odd_file_costs_its_own_words_and_no_others(registry, tmp_path, monke
     failing = put(registry, tmp_path, 3, prompt="failing")
     real = history_index.read_picture
     monkeypatch.setattr(history_index, "read_picture", lambda path: 1 / 0 if path == failing else real(path))
-    history_tab = History(tmp_path)
-    assert history_tab.look(30)
-    assert set(prompts(history_tab)) == {"good", "half a ? rocket", ""}
-    assert history_tab.find("rocket")[0].seed is None
+    history = History(tmp_path)
+    assert history.refresh(30)
+    assert set(prompts(history)) == {"good", "half a ? rocket", ""}
+    assert history.find("rocket")[0].seed is None
 
 
 def test_turning_goes_on_behind_files_that_are_gone(three, tmp_path, monkeypatch):
     monkeypatch.setattr(history_tab, "PAGE", 1)
     for path in (tmp_path / "2030-01-02").glob("*2.png"):
         path.unlink()
-    anything, cursors, seen = ("", "", ""), [END], []
+    anything, cursors, seen = ("", "", ""), (END,), []
+    with gr.Blocks():
+        view = build_widgets()
     for _ in range(4):
         found = three.find(*anything, cursors[-1], 2)
-        note, gallery, _, older, *_ = history_tab._page_of(found, cursors, True, False)
-        seen.append((len(gallery["value"]), older["visible"]))
-        cursors = history_tab._older(three, anything, cursors)
-    assert seen == [(0, True), (1, True), (1, False), (0, False)] and len(cursors) == 4
+        updates = show_page(view, found, cursors, True, False)
+        seen.append((len(updates[view.gallery]["value"]), updates[view.older]["visible"]))
+        cursors = older_page(three, anything, cursors)
+    assert seen == [(0, True), (1, True), (1, False), (0, False)]
+    assert len(cursors) == 4
 
 
 def test_an_empty_folder_is_an_empty_history(tmp_path):
-    history_tab = History(tmp_path / "none")
-    assert history_tab.look(30) and history_tab.find() == [] and history_tab.names("sampler") == []
+    history = History(tmp_path / "none")
+    assert history.refresh(30) and history.find() == [] and history.names("sampler") == []
     assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
 def drawn(registry, tmp_path):
-    """drawn(prompt): a picture made by an engine that tells the history_tab of the folder, and the name of its file."""
-    history_tab = History(tmp_path)
+    """drawn(prompt): a picture made by an engine that tells the history of the folder, and the name of its file."""
+    history = History(tmp_path)
     settings = Settings(root=tmp_path, outputs=tmp_path, model="toy")
     engine = Engine(
-        registry, settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()}, on_saved=history_tab.add
+        registry, settings, lambda found, device: ToyModel(found), lambda path: {"toy": toy()}, on_saved=history.add
     )
     engine.start()
 
@@ -230,9 +234,9 @@ def test_trouble_with_the_index_costs_no_picture(drawn, three, tmp_path, trouble
         monkeypatch.undo()
         if trouble == "a folder":
             file.rmdir()
-        assert looked.look(30)
+        assert looked.refresh(30)
     until(lambda: found(three, "whale"))
-    assert looked.look(30) and len(prompts(three)) == 4
+    assert looked.refresh(30) and len(prompts(three)) == 4
 
 
 def test_a_picture_elsewhere_is_no_part_of_the_history(three, registry, tmp_path):
@@ -246,25 +250,25 @@ def test_a_new_picture_does_not_wait_for_the_old_ones_to_be_read(registry, tmp_p
     for second in range(3):
         put(registry, tmp_path, second, day=f"2029-01-0{second + 1}", prompt="old")
     monkeypatch.setattr(history_index, "STEP", 1)
-    history_tab, seen = History(tmp_path), []
+    history, seen = History(tmp_path), []
 
-    def breathe(seconds):
+    def pause(seconds):
         if not seen:
-            history_tab.add(put(registry, tmp_path, 9, prompt="new"))
-        seen.append(prompts(history_tab))
+            history.add(put(registry, tmp_path, 9, prompt="new"))
+        seen.append(prompts(history))
 
-    monkeypatch.setattr(history_index.time, "sleep", breathe)
-    history_tab.look(30)
+    monkeypatch.setattr(history_index.time, "sleep", pause)
+    history.refresh(30)
     assert seen[0] == ["old"] and seen[1] == ["new", "old", "old"]
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """An history_index of many pictures that are not there, and a connection to it."""
+    """An index of many pictures that are not there, and a connection to it."""
     folder = tmp_path_factory.mktemp("many")
     (folder / "2030-01-01").mkdir()
-    history_tab = Index(folder)
-    history_tab.sync()
+    history = Index(folder)
+    history.sync()
     db = sqlite3.connect(folder / FILE)
     words = ("red", "blue", "green", "apple", "rocket", "whale", "cake")
     rows = (
@@ -280,7 +284,7 @@ def many(tmp_path_factory):
         for i in range(MANY)
     )
     insert(db, rows)
-    yield history_tab, db
+    yield history, db
     db.close()
 
 
@@ -312,32 +316,32 @@ def test_a_page_is_found_through_an_index_and_costs_the_same_anywhere(many, filt
 
 
 def test_the_names_of_many_are_found_through_an_index(many):
-    history_tab, db = many
-    assert history_tab.names("sampler") == sorted(SAMPLERS) and history_tab.names("model") == sorted(MODELS)
-    assert len(history_tab.find("red", "Euler")) == 24
+    history, db = many
+    assert history.names("sampler") == sorted(SAMPLERS) and history.names("model") == sorted(MODELS)
+    assert len(history.find("red", "Euler")) == 24
 
 
 def test_many_pictures_are_read_in_small_steps(registry, tmp_path, monkeypatch):
-    """While the history_index is being filled, what is in it can be found, and a break loses nothing."""
+    """While the index is being filled, what is in it can be found, and a break loses nothing."""
     day = tmp_path / "2030-01-01"
     day.mkdir()
     for i in range(250):
         (day / f"{i:06d}-{i}.png").touch()
-    history_tab, counted = Index(tmp_path), []
+    history, counted = Index(tmp_path), []
 
-    def breathe(seconds):
-        counted.append(len(history_tab.find(limit=1000)))
+    def pause(seconds):
+        counted.append(len(history.find(limit=1000)))
         if len(counted) == 2:
             raise OSError("the machine was switched off")
 
-    monkeypatch.setattr(history_index.time, "sleep", breathe)
+    monkeypatch.setattr(history_index.time, "sleep", pause)
     with pytest.raises(OSError):
-        history_tab.sync()
+        history.sync()
     assert counted == [100, 200]
     read = []
     monkeypatch.setattr(history_index, "facts", lambda path: read.append(path) or ("", "", "", None))
     Index(tmp_path).sync()
-    assert len(read) == 50 and len(history_tab.find(limit=1000)) == 250
+    assert len(read) == 50 and len(history.find(limit=1000)) == 250
 
 
 def test_a_shared_page_has_no_history(registry, tmp_path):

@@ -10,7 +10,7 @@ from webui.core.images import fit_picture, open_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
-from webui.tabs.form.controls import build_input
+from webui.tabs.form.controls import build_input, build_upload
 from webui.tabs.form.describe import fitted
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, build_workbench
@@ -25,18 +25,7 @@ def build_img2img(page: Page) -> Workbench:
     def picture() -> dict[str, Any]:
         with gr.Row(elem_classes="source"):
             # image_mode None hands over the uploaded file itself, undecoded: it is opened with care, in the engine too.
-            image = gr.Image(
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "clipboard"],
-                label="Input picture",
-                height=210,
-                elem_id="img2img-image",
-                interactive=True,
-                min_width=150,
-                scale=3,
-                buttons=[],
-            )
+            image = build_upload("img2img-image", "Input picture", 210, min_width=150, scale=3)
             with gr.Column(min_width=120, scale=2, elem_classes="used"):
                 used.append(gr.HTML(fitted(None), elem_id="img2img-used"))
         return {"image": image}

@@ -200,3 +200,18 @@ def size_slider(info: ModelInfo | None) -> dict[str, int]:
         return dict(minimum=8, maximum=1024, step=8, value=64)
     smallest, largest, step = size_range(info)
     return dict(minimum=smallest, maximum=largest, step=step, value=info.defaults.size)
+
+
+def build_upload(elem_id: str, label: str, height: int, *, clipboard: bool = True, **looks: Any) -> gr.Image:
+    """A picture to upload. Its file is not decoded, since its settings are in its bytes."""
+    return gr.Image(
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"] if clipboard else ["upload"],
+        label=label,
+        height=height,
+        elem_id=elem_id,
+        interactive=True,
+        buttons=[],
+        **looks,
+    )

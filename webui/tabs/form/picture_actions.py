@@ -1,12 +1,14 @@
-"""What other tabs do with a picture: show it in PNG Info, or send its settings to a form."""
+"""Show a picture in PNG Info, or put its settings into a form: what other tabs do with a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.storage import input_path
 from webui.gradio_ext.files import served
@@ -20,36 +22,51 @@ from .workbench import Workbench
 
 
 @dataclass(frozen=True, eq=False)
-class Info:
-    """How a picture comes to the tab: an event gives `arrival(path)` to `outputs`, and cancels `replays`."""
+class InfoTarget:
+    """The parts of PNG Info that an event of another tab fills with `show`; the event cancels `replays`."""
 
-    outputs: list[Any]
-    replays: list[Any]
+    image: gr.Image
+    verdict: gr.HTML
+    replay: gr.Button
+    stop: gr.Button
+    tabs: gr.Tabs
+    replays: Sequence[Any]
+
+    @property
+    def outputs(self) -> list[Block]:
+        """The outputs that `show` is for."""
+        return [self.image, self.verdict, self.replay, self.stop, self.tabs]
+
+    def show(self, path: str | None) -> dict[Block, Any]:
+        """Open the tab with a served picture that was made here; None stays on the tab where one is."""
+        updates = {self.verdict: "", self.replay: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
+        return updates if path is None else updates | {self.image: path, self.tabs: gr.Tabs(selected="info")}
 
 
-def arrival(path: str | None) -> list[Any]:
-    """Updates for `Info.outputs`: a picture that was made here and is served, or none that could be shown."""
-    shown = [gr.skip()] * 2 if path is None else [path, gr.Tabs(selected="info")]
-    return [shown[0], "", gr.update(interactive=True), gr.update(interactive=False), shown[1]]
+def use_settings(
+    page: Page, bench: Workbench, tabs: gr.Tabs, kept: Any, imported: ImportedSettings, path: Path
+) -> dict[Block, Any]:
+    """Updates for `settings_outputs`: a picture's settings in the form, and below it what could not be matched.
+
+    kept  what the browser keeps of the form
+    """
+    updates, notes = fill(page, bench.form, kept, imported.fields, imported.open)
+    text = render("messages", "sent", imported.program, imported.missing, (*imported.notes, *notes))
+    filled: dict[Block, Any] = dict(zip(refilled(bench.form), updates, strict=True))
+    if image := bench.form.fields.get("image"):
+        filled[image] = _input_of(page, imported) or served(path)
+    return filled | {bench.result.message: text, tabs: gr.Tabs(selected=bench.mode)}
 
 
-def send_offer(page: Page, bench: Workbench, saved: Any, offer: ImportedSettings, path: Path) -> list[Any]:
-    """Updates for `send_outputs`: the offer in a form, and what could not be matched below it."""
-    updates, notes = fill(page, bench.form, saved, offer.fields, offer.open)
-    told = render("messages", "sent", offer.program, offer.missing, (*offer.notes, *notes))
-    picture = [_input_of(page, offer) or served(path)] if "image" in bench.form.fields else []
-    return [*updates, told, *picture, gr.Tabs(selected=bench.mode)]
-
-
-def send_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Any]:
-    """The outputs that `send_offer` is for."""
+def settings_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Block]:
+    """The outputs that `use_settings` is for."""
     picture = [bench.form.fields["image"]] if "image" in bench.form.fields else []
     return [*refilled(bench.form), bench.result.message, *picture, tabs]
 
 
-def _input_of(page: Page, offer: ImportedSettings) -> str | None:
-    """The kept picture that one from img2img was made from; never on a shared page, where it is somebody else's."""
-    record = offer.record
+def _input_of(page: Page, imported: ImportedSettings) -> str | None:
+    """The kept input picture of one from img2img; never on a shared page, where it is another visitor's."""
+    record = imported.record
     if page.engine.settings.public or record is None or not record.input_digest.isalnum():
         return None
     if not record.single_request().has_input:

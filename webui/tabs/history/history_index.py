@@ -1,7 +1,7 @@
-"""An index of the pictures under outputs/, so that a million of them can be looked through: SQLite, beside them.
+"""An SQLite index of the pictures under outputs/, which searches a million of them quickly.
 
-The files are the truth and the index is only derived from them: whatever is new or gone is found by comparing folders,
-newest day first, in small steps. Any number of threads and programs may use it at once.
+The index is derived from the files: it is updated by comparing folders, newest day first, in small steps. Any number of
+threads and programs may use it at once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 FILE = "history.sqlite3"
 VERSION = 1
-STEP = 100  # files between commits, and between breaths for the rest of the program
-BREATH = 0.005  # seconds
-SETTLED = 2_000_000_000  # nanoseconds after which a folder's time of change can be trusted to be its last
+STEP = 100  # files between commits, and between pauses for the rest of the program
+PAUSE = 0.005  # seconds
+CLOCK_GRAIN = 2_000_000_000  # nanoseconds within which two changes of a folder may have the same time
 END = 1 << 62  # later than every picture
 DAY, NAME = re.compile(r"\d{4}-\d{2}-\d{2}"), re.compile(r"[\w-]{1,100}\.png")
 # Ids are the time of the picture in microseconds, so the key orders both tables by age. Emoji are words.
@@ -41,6 +41,10 @@ CREATE INDEX by_both ON pictures (sampler, model);
 CREATE TABLE days (day TEXT PRIMARY KEY, changed INTEGER);
 CREATE VIRTUAL TABLE words USING fts5 (prompt, tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co S*'");
 """
+
+
+# (time in microseconds, day, name, prompt, sampler, model, seed)
+Row = tuple[int, str, str, str, str, str, int | None]
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,24 @@ class Index:
         return [HistoryEntry(id, self._folder / day / name, text, *rest) for id, day, name, text, *rest in rows]
 
     def names(self, column: str) -> list[str]:
-        """The samplers or models that there are pictures of: column is "sampler" or "model"."""
+        """The samplers or models of all pictures; `column` is "sampler" or "model"."""
         if column not in ("sampler", "model"):
             raise ValueError(f"column is {column!r}; allowed are 'sampler' and 'model'")
         if not self._file.exists():
             return []
-        # From name to name through the index: a DISTINCT would walk over every picture.
+        # From name to name through the index: a DISTINCT would read every picture.
         sql = (
-            f"WITH RECURSIVE each (found) AS (SELECT min({column}) FROM pictures UNION ALL "
-            f"SELECT (SELECT min({column}) FROM pictures WHERE {column} > found) FROM each WHERE found IS NOT NULL) "
-            "SELECT found FROM each WHERE found <> ''"
+            f"WITH RECURSIVE each (value) AS (SELECT min({column}) FROM pictures UNION ALL "
+            f"SELECT (SELECT min({column}) FROM pictures WHERE {column} > value) FROM each WHERE value IS NOT NULL) "
+            "SELECT value FROM each WHERE value <> ''"
         )
         with self._open() as db:
             return [name for (name,) in db.execute(sql)]
 
     def sync(self, between: Callable[[], None] = lambda: None) -> None:
-        """Bring the index up to date with the files, whatever of it there is.
+        """Update the index from the files.
 
-        between  called between the steps, where a new picture need not wait for the end of a million old ones
+        between  called between the steps, so that a new picture does not wait for a million old ones
         """
         if not self._folder.is_dir():
             return
@@ -111,13 +115,13 @@ class Index:
                 changed = (self._folder / day).stat().st_mtime_ns
                 if known.get(day) != changed:
                     self._sync_day(db, day, between)
-                    # A file that comes within the clock's grain would leave the time as it is.
-                    resolved = changed if time.time_ns() - changed > SETTLED else 0
+                    # A file added within the grain of the clock does not change the time, so the day is read once more.
+                    trusted = changed if time.time_ns() - changed > CLOCK_GRAIN else 0
                     with _writing(db):
-                        db.execute("INSERT OR REPLACE INTO days VALUES (?, ?)", (day, resolved))
+                        db.execute("INSERT OR REPLACE INTO days VALUES (?, ?)", (day, trusted))
 
     def _sync_day(self, db: sqlite3.Connection, day: str, between: Callable[[], None]) -> None:
-        # In this order: what is put in meanwhile is among the files, and is not taken for gone.
+        # The index before the files: a picture that is added in between is then among the files, and not deleted.
         known = dict(db.execute("SELECT name, id FROM pictures WHERE day = ?", (day,)))
         there = {path.name for path in (self._folder / day).iterdir() if NAME.fullmatch(path.name)}
         forget(db, [id for name, id in known.items() if name not in there])
@@ -125,10 +129,10 @@ class Index:
         for at in range(0, len(new), STEP):
             insert(db, list(filter(None, (self._read(day, name) for name in new[at : at + STEP]))))
             between()
-            time.sleep(BREATH)
+            time.sleep(PAUSE)
 
-    def _read(self, day: str, name: str) -> tuple | None:
-        """(time in microseconds, day, name, prompt, sampler, model, seed); what cannot be read has a place, too."""
+    def _read(self, day: str, name: str) -> Row | None:
+        """The row of a picture; one that cannot be read has a row without texts. None if the file is gone."""
         path = self._folder / day / name
         try:
             made = path.stat().st_mtime_ns // 1000
@@ -138,19 +142,19 @@ class Index:
             return (made, day, name, *facts(path))
         except RequestError:
             pass
-        except Exception:  # one odd file must not hide all others
+        except Exception:  # one damaged file must not hide all others
             log.warning("%s/%s cannot be read", day, name, exc_info=True)
         return (made, day, name, "", "", "", None)
 
     def put(self, paths: Iterable[Path]) -> None:
-        """Add pictures that were just saved; those that are elsewhere than in a day's folder are passed over."""
+        """Add pictures that were just saved; those outside the folders of days are ignored."""
         places = [(path.parent.name, path.name) for path in paths if self._has_place_for(path)]
         if places:
             with self._open() as db:
                 insert(db, list(filter(None, (self._read(*place) for place in places))))
 
     def remove(self) -> None:
-        """Delete the index; `sync` makes it again."""
+        """Delete the index; `sync` rebuilds it."""
         for end in ("", "-wal", "-shm"):
             self._file.with_name(self._file.name + end).unlink(missing_ok=True)
 
@@ -163,7 +167,7 @@ class Index:
         db = sqlite3.connect(self._file, timeout=10)
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            # What a power cut takes from the index is read again from the files.
+            # After a power cut the index is rebuilt from the files, so it need not be safe on disk at once.
             db.execute("PRAGMA synchronous = NORMAL")
             if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 _make_tables(db)
@@ -173,22 +177,22 @@ class Index:
 
 
 def facts(path: Path) -> tuple[str, str, str, int | None]:
-    """(prompt, sampler, model, seed) of a picture. Raises RequestError where it says none."""
+    """(prompt, sampler, model, seed) of a picture. Raises RequestError where it has no metadata."""
     carried = read_picture(path)
     record = carried.record
     if record is not None and record.request is not None:
         prompt, sampler, model = (_text(record.request.get(name)) for name in ("prompt", "sampler", "model"))
         return prompt, sampler, model, record.seed if record.seed in range(SEEDS) else None
-    foreign = read_infotext(carried.parameters)
-    return (*map(_text, (foreign.prompt, foreign.sampler, foreign.model)), None) if foreign else ("", "", "", None)
+    other = read_infotext(carried.parameters)
+    return (_text(other.prompt), _text(other.sampler), _text(other.model), None) if other else ("", "", "", None)
 
 
-def insert(db: sqlite3.Connection, rows: Iterable[tuple]) -> None:
-    """Add pictures, (time in microseconds, day, name, prompt, sampler, model, seed) each; known ones are left alone."""
-    # Nobody else may take an id between the look for a free one and its use.
+def insert(db: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    """Add pictures; known ones are left alone."""
+    # One transaction, so that nobody takes an id between the search for a free one and its use.
     with _writing(db):
         for made, day, name, prompt, sampler, model, seed in rows:
-            # Two pictures of one microsecond: the later one to come is moved by as little as there is.
+            # Of two pictures of one microsecond the second one is moved by a microsecond.
             while db.execute("SELECT 1 FROM pictures WHERE id = ?", (made,)).fetchone():
                 made += 1
             added = db.execute(
@@ -199,7 +203,7 @@ def insert(db: sqlite3.Connection, rows: Iterable[tuple]) -> None:
 
 
 def forget(db: sqlite3.Connection, ids: Sequence[int]) -> None:
-    """Take pictures out."""
+    """Delete pictures from the index."""
     with _writing(db):
         for id in ids:
             db.execute("DELETE FROM pictures WHERE id = ?", (id,))
@@ -207,13 +211,12 @@ def forget(db: sqlite3.Connection, ids: Sequence[int]) -> None:
 
 
 def statement(prompt: str, sampler: str, model: str, before: int, limit: int) -> tuple[str, Sequence[Any]]:
-    """(SQL, values) of `History.find`. CROSS JOIN keeps the order of the tables, and with it that of the answer."""
+    """(SQL, values) of `History.find`. CROSS JOIN keeps the order of the tables, and so the order of the result."""
     terms = [f'"{word}"*' for word in re.findall(r'[^\s"]+', prompt.replace("\0", ""))]
     first, second = ("words", "pictures") if terms else ("pictures", "words")
     key = {"words": "words.rowid", "pictures": "pictures.id"}
-    where, values = [f"{key[first]} < ?"], [before]
-    if terms:
-        where, values = ["words MATCH ?", *where], [" ".join(terms), *values]
+    where = ["words MATCH ?"] * bool(terms) + [f"{key[first]} < ?"]
+    values: list[Any] = [" ".join(terms)] * bool(terms) + [before]
     for column, wanted in (("sampler", sampler), ("model", model)):
         if wanted:
             where.append(f"pictures.{column} = ?")
@@ -238,12 +241,12 @@ def _make_tables(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def _writing(db: sqlite3.Connection) -> Iterator[None]:
-    """A transaction in which nobody else writes; others wait for it."""
+    """A transaction of the only writer; others wait for it."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         yield
 
 
 def _text(value: Any) -> str:
-    # JSON may spell halves of characters, which no database takes.
+    # JSON may have lone surrogates, which no database stores.
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""The history of pictures, kept up to date behind the page: whoever saves or looks never waits for the index."""
+"""Update the index of the history in a thread of its own, so that saving and reading never wait for it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 class History:
     """The pictures in a folder; safe to use from any thread.
 
-    One thread at a time writes the index, and ends when there is nothing to write. What it cannot write, because
-    another program holds the index or the folder is read-only, costs a line in the log and is found by a later `look`,
-    which compares the index with the files. A damaged index is made again.
+    One thread at a time writes the index, and ends when there is nothing to write. Where it cannot write, because
+    another program holds the index or the folder is read-only, it logs that, and a later `refresh` adds what is
+    missing by comparing the index with the files. A damaged index is rebuilt.
     """
 
     def __init__(self, folder: Path):
@@ -28,13 +28,13 @@ class History:
         self._thread: threading.Thread | None = None
 
     def add(self, path: Path) -> None:
-        """Have a picture that was just saved put into the index; returns at once and never fails."""
+        """Add a picture that was just saved; returns at once and never fails."""
         with self._lock:
             self._saved.append(path)
             self._begin()
 
-    def look(self, wait: float = 0.0) -> bool:
-        """Begin to bring the index up to date with the files; True if it is, after at most `wait` seconds."""
+    def refresh(self, wait: float = 0.0) -> bool:
+        """Start updating the index from the files; True if it is up to date after at most `wait` seconds."""
         with self._lock:
             self._stale = True
             thread = self._begin()
@@ -52,7 +52,7 @@ class History:
         return self._index.names(column)
 
     def _begin(self) -> threading.Thread:
-        """The thread that writes, started if there is none; the lock is held."""
+        """The thread that writes, started if there is none. The caller holds the lock."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._write, name="sigmalab-history", daemon=True)
             self._thread.start()
@@ -68,7 +68,7 @@ class History:
             try:
                 self._catch_up(stale)
             except Exception as error:
-                # Whatever it is, the thread that comes next would meet it as well, and pictures must go on being saved.
+                # Any error: pictures must still be saved, and the next thread tries once more.
                 log.warning("the index of the history could not be brought up to date: %s", error)
 
     def _catch_up(self, stale: bool) -> None:
@@ -77,10 +77,10 @@ class History:
             if stale:
                 self._index.sync(self._put_saved)
         except sqlite3.DatabaseError as error:
-            # Of its kind, this one says that the file is in use or cannot be written, and not that it is damaged.
+            # An OperationalError is a file in use or not writable, and no damage.
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            log.warning("the index of the history is damaged and is made again: %s", error)
+            log.warning("the index of the history is damaged and is rebuilt: %s", error)
             self._index.remove()
             self._index.sync(self._put_saved)
 

@@ -1,5 +1,6 @@
-"""The tab History: what was made, newest first, by the files under outputs/. Only a page for this machine alone has it:
-the folder holds everybody's pictures, and a shared page is no place to show them.
+"""The tab History: the pictures under outputs/, newest first.
+
+A shared page has no such tab, since the folder holds the pictures of all visitors.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.images import open_picture, to_jpeg
 from webui.core.request import RequestError
@@ -22,28 +24,32 @@ from webui.gradio_ext.gradio_events import QUIET
 from webui.importers.imported_settings import read_imported_settings
 from webui.tabs.form.describe import line, problem
 from webui.tabs.form.page_context import Page
-from webui.tabs.form.picture_actions import Info, arrival, send_offer, send_outputs
+from webui.tabs.form.picture_actions import InfoTarget, settings_outputs, use_settings
 from webui.tabs.form.workbench import Workbench
 from webui.templates import render
 
 from .history_index import END, HistoryEntry
 from .history_store import History
 
-PAGE = 24  # pictures at a time
-SIDE = 256  # pixels of a thumbnail; what is no larger is shown as it is
-WAIT = 0.7  # seconds that a look waits for the index
-AGAIN = 2.0  # seconds between looks while it is being filled
+PAGE = 24  # pictures
+THUMBNAIL = 256  # pixels of a side; smaller pictures are shown as they are
+WAIT = 0.7  # seconds that a refresh waits for the index
+POLL = 2.0  # seconds between refreshes while the index is being filled
 ANY = [("Any", "")]
-FIRST = [END]  # where the first page begins
+FIRST_PAGE = (END,)  # the cursor of the first page
+Filters = tuple[str, str, str]
+Cursors = tuple[int, ...]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class HistoryWidgets:
-    """The tab's parts; `shown` holds the pictures on view, `place` the filters and where their pages up to it begin.
+    """The tab's parts.
 
-    turned  a new number with each change of `place`; a hidden control, for a state's own event may get lost
+    shown   the pictures of the page, a list of HistoryEntry; `chosen` is the index of one
+    place   (filters, cursors): the ids before which the pages up to this one start
+    turned  a new number with each change of `place`; a hidden number, since the event of a state can get lost
     """
 
     prompt: gr.Textbox
@@ -65,12 +71,12 @@ class HistoryWidgets:
 
     @property
     def inputs(self) -> list[gr.components.Component]:
-        """What chooses the pictures."""
+        """The values that choose the pictures."""
         return [self.prompt, self.sampler, self.model, self.place]
 
     @property
-    def outputs(self) -> list[Any]:
-        """What a page of pictures fills."""
+    def outputs(self) -> list[Block]:
+        """The outputs of a refresh."""
         return [
             self.sampler,
             self.model,
@@ -86,46 +92,53 @@ class HistoryWidgets:
 
 
 def build_history(
-    page: Page, history: History, tab: gr.Tab, info: Info, benches: Sequence[Workbench], tabs: gr.Tabs
+    page: Page, history: History, tab: gr.Tab, info: InfoTarget, benches: Sequence[Workbench], tabs: gr.Tabs
 ) -> None:
     """Build and wire the tab's content."""
-    view = _build()
+    view = build_widgets()
 
-    def look(*given: Any) -> list[Any]:
+    def refresh(*given: Any) -> dict[Block, Any]:
         filters, cursors = _place(given)
         try:
-            # Only the first page grows while one looks at it; others would slip away under the eye.
-            done = cursors != FIRST or history.look(WAIT)
+            # Only the first page follows new pictures; on others the pictures would move while one looks at them.
+            done = cursors != FIRST_PAGE or history.refresh(WAIT)
             menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
-            pictures = history.find(*filters, cursors[-1], PAGE + 1)
+            pictures = history.find(*filters, before=cursors[-1], limit=PAGE + 1)
         except (sqlite3.Error, OSError) as error:
             log.warning("the history cannot be read", exc_info=error)
-            told = problem(f"The history cannot be read ({error}).")
-            return [gr.skip(), gr.skip(), told, *[gr.skip()] * 6, gr.Timer(active=False)]
-        return [*(gr.update(choices=menu) for menu in menus), *_page_of(pictures, cursors, done, any(filters))]
+            return {view.note: problem(f"The history cannot be read ({error})."), view.timer: gr.Timer(active=False)}
+        choices = {menu: gr.update(choices=each) for menu, each in zip((view.sampler, view.model), menus, strict=True)}
+        return choices | show_page(view, pictures, cursors, done, any(filters))
 
     def turn(older: bool, *given: Any) -> list[Any]:
         filters, cursors = _place(given)
         try:
-            cursors = _older(history, filters, cursors) if older else cursors[:-1] or FIRST
+            cursors = older_page(history, filters, cursors) if older else cursors[:-1] or FIRST_PAGE
         except (sqlite3.Error, OSError):
-            pass  # the look tells why
+            pass  # the refresh shows the error
         return [(filters, cursors), time.time()]
 
-    # One listener, which asks where the visitor is now: an answer that comes late shows nothing else.
-    asked = [view.turned.change, *(each.change for each in view.inputs[:-1]), view.timer.tick]
-    gr.on(asked, look, view.inputs, view.outputs, trigger_mode="always_last", **QUIET)
+    # One listener, which asks where the visitor is now: a late answer shows nothing else.
+    triggers = [view.turned.change, view.prompt.change, view.sampler.change, view.model.change, view.timer.tick]
+    gr.on(triggers, refresh, view.inputs, view.outputs, trigger_mode="always_last", **QUIET)
     moved = [view.place, view.turned]
     tab.select(lambda: [None, time.time()], None, moved, **QUIET)
     view.older.click(partial(turn, True), view.inputs, moved, **QUIET)
     view.newer.click(partial(turn, False), view.inputs, moved, **QUIET)
     view.gallery.select(_pick, view.shown, [view.chosen, view.picked, view.actions], **QUIET)
-    view.info.click(_to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET)
+
+    def to_info(shown: list[HistoryEntry], chosen: int) -> dict[Block, Any]:
+        path = _chosen(shown, chosen)
+        if path is None:
+            gr.Warning("The picture is no longer there.")
+        return info.show(served(path) if path else None)
+
+    view.info.click(to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET)
     for bench in benches:
         _connect_send(page, view, bench, tabs)
 
 
-def _build() -> HistoryWidgets:
+def build_widgets() -> HistoryWidgets:
     with gr.Row(elem_classes="filters"):
         prompt = gr.Textbox(
             label="Prompt has",
@@ -180,52 +193,59 @@ def _build() -> HistoryWidgets:
         send,
         *states,
         gr.Number(0, visible="hidden"),
-        gr.Timer(AGAIN, active=False),
+        gr.Timer(POLL, active=False),
     )
 
 
-def _place(given: Sequence[Any]) -> tuple[tuple[str, str, str], list[int]]:
-    """The filters, and where their pages up to the one on view begin; other filters than the place's begin anew."""
-    *filters, place = given
-    filters = tuple(each or "" for each in filters)
-    return filters, place[1] if place and place[0] == filters else FIRST
+def _place(given: Sequence[Any]) -> tuple[Filters, Cursors]:
+    """The filters and the cursors of their pages; other filters than those of the place start on the first page."""
+    prompt, sampler, model, place = given
+    filters = (prompt or "", sampler or "", model or "")
+    return filters, tuple(place[1]) if place and tuple(place[0]) == filters else FIRST_PAGE
 
 
-def _older(history: History, filters: tuple[str, str, str], cursors: list[int]) -> list[int]:
-    """The cursors one page on: behind the last picture of the index, for all files of this page may be gone."""
-    page = history.find(*filters, cursors[-1], PAGE)
-    return [*cursors, page[-1].id] if page else cursors
+def older_page(history: History, filters: Filters, cursors: Cursors) -> Cursors:
+    """The cursors of the next page. It starts at the index's last picture, since files of this page may be gone."""
+    page = history.find(*filters, before=cursors[-1], limit=PAGE)
+    return (*cursors, page[-1].id) if page else cursors
 
 
-def _page_of(pictures: list[HistoryEntry], cursors: list[int], done: bool, filtered: bool) -> list[Any]:
-    """Updates for `HistoryWidgets.outputs` except the menus. One picture more than fits means that older ones exist."""
-    more, shown = len(pictures) > PAGE, [each for each in pictures[:PAGE] if each.path.is_file()]
-    thumbnails = [(picture, each) for each in shown if (picture := _thumbnail(each.path))]
-    if not thumbnails:
-        none = "No picture fits." if filtered else "Nothing made yet; pictures appear here as soon as there are some."
-        nothing = f"Page {len(cursors)}: none of these files can be opened." if pictures else none
-    said = [] if done else ["Reading the pictures in the outputs folder; this list still grows."]
-    said += [f"Page {len(cursors)}, newest first."] if thumbnails else [nothing]
-    gallery = gr.update(
-        value=[(file, _caption(each)) for file, each in thumbnails], visible=bool(thumbnails), selected_index=None
-    )
-    turns = [gr.update(visible=len(cursors) > 1), gr.update(visible=more)]
-    kept = [each for _, each in thumbnails]
-    return [
-        line(" ".join(said)),
-        gallery,
-        *turns,
-        gr.update(visible=False),
-        kept,
-        0,
-        gr.Timer(active=not done),
-    ]
+def show_page(
+    view: HistoryWidgets, pictures: list[HistoryEntry], cursors: Cursors, done: bool, filtered: bool
+) -> dict[Block, Any]:
+    """Updates for one page of pictures; one picture more than PAGE means that there is an older page."""
+    existing = [each for each in pictures[:PAGE] if each.path.is_file()]
+    thumbnails = [(picture, each) for each in existing if (picture := _thumbnail(each.path))]
+    if thumbnails:
+        text = f"Page {len(cursors)}, newest first."
+    elif pictures:
+        text = f"Page {len(cursors)}: none of these files can be opened."
+    elif filtered:
+        text = "No picture fits."
+    else:
+        text = "Nothing made yet; pictures appear here as soon as there are some."
+    growing = "" if done else "Reading the pictures in the outputs folder; this list still grows. "
+    gallery = [(file, _caption(each)) for file, each in thumbnails]
+    return {
+        view.note: line(growing + text),
+        view.gallery: gr.update(value=gallery, visible=bool(gallery), selected_index=None),
+        view.newer: gr.update(visible=len(cursors) > 1),
+        view.older: gr.update(visible=len(pictures) > PAGE),
+        view.actions: gr.update(visible=False),
+        view.shown: [each for _, each in thumbnails],
+        view.chosen: 0,
+        view.timer: gr.Timer(active=not done),
+    }
 
 
 def _thumbnail(path: Path) -> str | None:
     try:
         picture = open_picture(path)
-        return served(path) if max(picture.size) <= SIDE else served_bytes(to_jpeg(picture, SIDE), f"{path.stem}.jpg")
+        return (
+            served(path)
+            if max(picture.size) <= THUMBNAIL
+            else served_bytes(to_jpeg(picture, THUMBNAIL), f"{path.stem}.jpg")
+        )
     except (RequestError, OSError):
         return None
 
@@ -249,26 +269,17 @@ def _chosen(shown: list[HistoryEntry], chosen: int) -> Path | None:
     return shown[chosen].path if 0 <= chosen < len(shown) and shown[chosen].path.is_file() else None
 
 
-def _to_info(shown: list[HistoryEntry], chosen: int) -> list[Any]:
-    path = _chosen(shown, chosen)
-    if path is None:
-        gr.Warning("The picture is no longer there.")
-    return arrival(path and served(path))
-
-
 def _connect_send(page: Page, view: HistoryWidgets, bench: Workbench, tabs: gr.Tabs) -> None:
-    outputs = send_outputs(bench, tabs)
-
-    def send(shown: list[HistoryEntry], chosen: int, saved: Any) -> list[Any]:
+    def use(shown: list[HistoryEntry], chosen: int, kept: Any) -> dict[Block, Any]:
         path = _chosen(shown, chosen)
         try:
             if path is None:
                 raise RequestError("The picture is no longer there.")
-            return send_offer(
-                page, bench, saved, read_imported_settings(path, page.registry, page.engine.models()), path
-            )
+            imported = read_imported_settings(path, page.registry, page.engine.models())
+            return use_settings(page, bench, tabs, kept, imported, path)
         except RequestError as error:
             gr.Warning(str(error))
-            return [gr.skip()] * len(outputs)
+            return gr.skip()
 
-    view.send[bench.mode].click(send, [view.shown, view.chosen, page.kept[bench.mode]], outputs, **QUIET)
+    inputs = [view.shown, view.chosen, page.kept[bench.mode]]
+    view.send[bench.mode].click(use, inputs, settings_outputs(bench, tabs), **QUIET)

@@ -1,16 +1,17 @@
-"""The tab PNG Info: what any picture says about how it was made, sent to a form or made again."""
+"""The tab PNG Info: the settings in a picture, which can be put into a form or replayed."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.images import open_picture, to_jpeg
 from webui.core.request import RequestError
@@ -19,10 +20,11 @@ from webui.engine.replay import Verdict, compare, into, recipe
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings
+from webui.tabs.form.controls import build_upload
 from webui.tabs.form.describe import line, message, note, problem
 from webui.tabs.form.job_events import JobButtons, snapshots, stop_job, submit
 from webui.tabs.form.page_context import Page
-from webui.tabs.form.picture_actions import Info, arrival, send_offer, send_outputs
+from webui.tabs.form.picture_actions import InfoTarget, settings_outputs, use_settings
 from webui.tabs.form.result_panel import chosen_of
 from webui.tabs.form.workbench import Workbench
 from webui.templates import render
@@ -49,23 +51,25 @@ class InfoWidgets:
         return [*self.send.values(), self.replay]
 
 
-def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
-    """Build and wire the tab's content, and the buttons of the results that lead to it."""
+def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> InfoTarget:
+    """Build and wire the tab's content, and the buttons of the results that open it."""
     parts = _build()
 
-    def look(image: Any) -> list[Any]:
+    def show(image: Any) -> dict[Block, Any]:
+        off = {button: gr.update(interactive=False) for button in parts.buttons}
         if not image:
-            return [line(NOTHING), *[gr.update(interactive=False)] * 3]
+            return {parts.facts: line(NOTHING), **off}
         try:
-            offer = _offer(page, image)
+            imported = _read(page, image)
         except RequestError as error:
-            return [problem(str(error)), *[gr.update(interactive=False)] * 3]
-        mine = offer.record is not None
-        return [settings_html(offer), *[gr.update(interactive=True)] * 2, gr.update(interactive=mine)]
+            return {parts.facts: problem(str(error)), **off}
+        on = {button: gr.update(interactive=True) for button in parts.send.values()}
+        replay = gr.update(interactive=imported.record is not None)
+        return {parts.facts: settings_html(imported), **on, parts.replay: replay}
 
-    # One event for every way in which a picture comes here: dropped, pasted or sent. The verdict is none of its
-    # business: that of a picture sent to be replayed may be there first.
-    parts.image.change(look, parts.image, [parts.facts, *parts.buttons], **QUIET, **RAW)
+    # One event for a picture that is dropped, pasted or comes from another tab. It leaves the verdict alone, which may
+    # be there before the picture if another tab started a replay.
+    parts.image.change(show, parts.image, [parts.facts, *parts.buttons], **QUIET, **RAW)
     for bench in benches:
         _connect_send(page, parts, bench, tabs)
     return _connect_replay(page, parts, benches, tabs)
@@ -74,17 +78,7 @@ def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
 def _build() -> InfoWidgets:
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="compose"):
-            # The uploaded file itself, undecoded: its settings are in its bytes.
-            image = gr.Image(
-                type="filepath",
-                image_mode=None,
-                sources=["upload"],
-                label="Picture",
-                height=320,
-                elem_id="info-image",
-                interactive=True,
-                buttons=[],
-            )
+            image = build_upload("info-image", "Picture", 320, clipboard=False)
             with gr.Row(elem_classes="actions"):
                 send = {
                     mode: gr.Button(
@@ -103,19 +97,21 @@ def _build() -> InfoWidgets:
     return InfoWidgets(image, facts, verdict, send, replay, stop)
 
 
-def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs) -> Info:
+def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs) -> InfoTarget:
     run = _replay_of(page, parts)
     inputs, outputs = [page.token, parts.image], [parts.verdict, parts.replay, parts.stop]
-    here = [parts.image, *outputs, tabs]
     replays = [parts.replay.click(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW)]
+    here = InfoTarget(parts.image, parts.verdict, parts.replay, parts.stop, tabs, replays)
     parts.stop.click(lambda token: stop_job(page, token, MODE), page.token, parts.stop, **QUIET)
     for bench in benches:
-        sent = bench.result.again.click(_to_info, [bench.result.made, bench.result.chosen], here, **QUIET)
+        sent = bench.result.again.click(_opener(here), [bench.result.made, bench.result.chosen], here.outputs, **QUIET)
         replays.append(sent.then(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW))
-    # A verdict goes with the picture that it is about, and so does a replay that still runs.
+    # Another picture ends the replay of the one before and clears its verdict.
     gr.on([bench.result.again.click for bench in benches], cancels=replays)
     for bench in benches:
-        bench.result.info.click(_to_info, [bench.result.made, bench.result.chosen], here, cancels=replays, **QUIET)
+        bench.result.info.click(
+            _opener(here), [bench.result.made, bench.result.chosen], here.outputs, cancels=replays, **QUIET
+        )
     gr.on(
         [parts.image.upload, parts.image.clear],
         lambda: ["", gr.update(interactive=False)],
@@ -124,33 +120,35 @@ def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench]
         cancels=replays,
         **QUIET,
     )
-    return Info(here, replays)
+    return here
 
 
-def _offer(page: Page, image: Any) -> ImportedSettings:
+def _read(page: Page, image: Any) -> ImportedSettings:
     return read_imported_settings(uploaded(image), page.registry, page.engine.models())
 
 
-def _to_info(made: list, chosen: int) -> list[Any]:
-    choice = chosen_of(made, chosen)
-    return arrival(choice and choice[0])
+def _opener(here: InfoTarget) -> Callable[[list, int], dict[Block, Any]]:
+    def open_chosen(made: list, chosen: int) -> dict[Block, Any]:
+        choice = chosen_of(made, chosen)
+        return here.show(choice[0] if choice else None)
+
+    return open_chosen
 
 
 def _connect_send(page: Page, parts: InfoWidgets, bench: Workbench, tabs: gr.Tabs) -> None:
-    outputs = send_outputs(bench, tabs)
-
-    def send(image: Any, saved: Any) -> list[Any]:
+    def use(image: Any, kept: Any) -> dict[Block, Any]:
         try:
-            return send_offer(page, bench, saved, _offer(page, image), uploaded(image))
+            return use_settings(page, bench, tabs, kept, _read(page, image), uploaded(image))
         except RequestError as error:
             gr.Warning(str(error))
-            return [gr.skip()] * len(outputs)
+            return gr.skip()
 
-    parts.send[bench.mode].click(send, [parts.image, page.kept[bench.mode]], outputs, **QUIET, **RAW)
+    inputs, outputs = [parts.image, page.kept[bench.mode]], settings_outputs(bench, tabs)
+    parts.send[bench.mode].click(use, inputs, outputs, **QUIET, **RAW)
 
 
 def _replay_of(page: Page, parts: InfoWidgets) -> Any:
-    """The event that makes the picture again and compares."""
+    """The event that draws the picture once more and compares."""
     buttons = JobButtons(parts.replay, parts.stop, "Replay", "Replay")
 
     async def run(request: gr.Request, token: str, image: Any) -> AsyncGenerator[Updates]:
@@ -172,7 +170,7 @@ def _replay_of(page: Page, parts: InfoWidgets) -> Any:
                 async for now in news:
                     yield gr.skip() if now is None else {parts.verdict: message(now)} | buttons.working(job)
             finally:
-                # Nobody wants a replay that is not looked at; its folder goes now.
+                # A replay that nobody follows is stopped; its folder is deleted now.
                 page.engine.stop(job)
                 await news.aclose()
             yield {parts.verdict: await asyncio.to_thread(_verdict, path, job, wanted)} | buttons.idle()
@@ -192,10 +190,10 @@ def _verdict(path: Path, job: Any, wanted: Any) -> str:
         return problem(str(error))
 
 
-def settings_html(offer: ImportedSettings) -> str:
+def settings_html(imported: ImportedSettings) -> str:
     """A picture's settings, and what of them could not be matched."""
-    rows = [(name, value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}…") for name, value in offer.rows]
-    return render("info", "settings", offer.program, offer.text, offer.missing, offer.notes, rows)
+    rows = [(name, value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}…") for name, value in imported.rows]
+    return render("info", "settings", imported.program, imported.text, imported.missing, imported.notes, rows)
 
 
 def verdict_html(verdict: Verdict, jpeg: bytes) -> str:

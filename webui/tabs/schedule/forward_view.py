@@ -14,6 +14,7 @@ from webui.core.images import fit_picture, open_picture
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
+from webui.tabs.form.controls import build_upload
 from webui.tabs.form.describe import problem
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
@@ -51,17 +52,7 @@ def build_forward() -> ForwardView:
     with gr.Row(elem_classes="bench visual"):
         with gr.Column(elem_classes="compose"):
             with gr.Column(elem_classes="card"):
-                upload = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    label="Picture",
-                    height=170,
-                    elem_id="forward-image",
-                    elem_classes="dropped",
-                    interactive=True,
-                    buttons=[],
-                )
+                upload = build_upload("forward-image", "Picture", 170, elem_classes="dropped")
                 with gr.Row(elem_classes="small-buttons"):
                     example = gr.Button("The example", size="sm", scale=0, min_width=0, elem_id="forward-example")
                     last = gr.Button("Last result", size="sm", scale=0, min_width=0, elem_id="forward-last")
