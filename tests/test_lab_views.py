@@ -13,11 +13,11 @@ from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEar
 from webui.tabs.lab.axes import read_axis
 from webui.tabs.lab.cell_cache import CellPicture
 from webui.tabs.lab.compare import CellFailed, CellMade, Cost
+from webui.tabs.lab.compare_view import grid_html
 from webui.tabs.lab.convergence import Point, make_convergence
 from webui.tabs.lab.convergence_view import results_table
 from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
 from webui.tabs.lab.grid import make_grid
-from webui.tabs.lab.grid_html import tables
 from webui.tabs.lab.lab_text import ahead_text, compared, cost_text, percent_done, status
 from webui.tabs.lab.plane import DENSITIES, PlanePath, exact_path
 from webui.tabs.lab.reference_problem import Excluded
@@ -44,18 +44,18 @@ def test_a_table_shows_each_cell_in_its_state(engine):
         0: CellMade(0, CellPicture(Path("a.png"), 1.5, 3.0)),
         2: CellMade(2, CellPicture(Path("b.png"), 0.25, 3.0), reused=True),
     }
-    html = tables(plan, done, {0: "cache dir/a.png", 2: "b.png"}, at_work=True)
+    html = grid_html(plan, done, {0: "cache dir/a.png", 2: "b.png"}, at_work=True)
     assert html.count("<table") == 2 and "Seed: 5" in html and "Seed: 6" in html
     assert "gradio_api/file=cache%20dir/a.png" in html and "1.50 s, 3 calls" in html and html.count("made before") == 1
     assert html.count('class="none"') == 4 and "Sampler Euler has no option &#39;eta&#39;" in html
     assert html.count('class="making"') == 1 and html.count('class="coming"') == 1
     assert html.index('class="making"') > html.index("b.png")
-    assert 'class="making"' not in tables(plan, done, {}, at_work=False)
+    assert 'class="making"' not in grid_html(plan, done, {}, at_work=False)
 
 
 def test_labels_and_reasons_are_text(engine):
     plan = grid(engine, ("prompt", f"red -> {EVIL}, blue"))
-    html = tables(plan, {0: CellFailed(0, EVIL)}, {}, at_work=False)
+    html = grid_html(plan, {0: CellFailed(0, EVIL)}, {}, at_work=False)
     assert EVIL not in html and html.count("&lt;img src=x") == 2
 
 

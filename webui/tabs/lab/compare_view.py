@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -22,13 +23,13 @@ from webui.tabs.form.describe import note
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
+from webui.templates import render
 
 from .axes_view import AxesView, read_axes
 from .cell_cache import CellPicture
-from .compare import CellMade, CellResult, Compare, cost_of
-from .grid import Grid, make_grid
-from .grid_html import tables
-from .grid_sheet import encode_sheet, write_zip
+from .compare import CellFailed, CellMade, CellResult, Compare, cost_of
+from .grid import Cell, Grid, ImpossibleCell, make_grid
+from .grid_sheet import caption, encode_sheet, write_zip
 from .lab_form import LabForm, request_of
 from .lab_text import compared, cost_text
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -119,7 +120,7 @@ def _view(view: CompareView, job: Job) -> View:
             results[result.index] = result
             if isinstance(result, CellMade):
                 files[result.index] = await asyncio.to_thread(served, result.picture.path)
-        updates[view.table] = tables(grid, results, files, now.state == "running")
+        updates[view.table] = grid_html(grid, results, files, now.state == "running")
         if now.outcome is not None:
             pictures = {index: each.picture for index, each in results.items() if isinstance(each, CellMade)}
             updates |= await asyncio.to_thread(_after, view, job.id, grid, pictures, files)
@@ -172,3 +173,42 @@ def _pair(shown: Mapping[str, str], left: str | None, right: str | None) -> Any:
     """The two chosen pictures for the slider."""
     files = shown.get(left or ""), shown.get(right or "")
     return files if all(files) else gr.skip()
+
+
+def grid_html(grid: Grid, results: Mapping[int, CellResult], files: Mapping[int, str], at_work: bool) -> str:
+    """The pictures of a grid as HTML, one table for each value of the third axis.
+
+    results  of the cells so far, by their number
+    files    the served copies of the pictures
+    at_work  whether the first cell without a result is being made now
+    """
+    waiting = (i for i, cell in enumerate(grid.cells) if isinstance(cell, Cell) and i not in results)
+    current = next(waiting, None) if at_work else None
+    columns, rows, blocks = grid.shape
+    cells = [_cell(cell, results.get(i), files.get(i), i == current) for i, cell in enumerate(grid.cells)]
+    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heads = [value.label if value else None for value in (grid.axes[1].values if len(grid.axes) > 1 else [None])]
+    shown = [
+        dict(_head(grid, block), rows=list(zip(heads, lines[block * rows : (block + 1) * rows], strict=True)))
+        for block in range(blocks)
+    ]
+    return render("lab", "grid", shown, max(cell.request.width for cell in grid.possible) <= SMALL)
+
+
+def _head(grid: Grid, block: int) -> dict[str, Any]:
+    third = f"{grid.axes[2].title}: {grid.axes[2].values[block].label}" if len(grid.axes) > 2 else ""
+    corner = grid.axes[1].title if len(grid.axes) > 1 else None
+    columns = [value.label for value in grid.axes[0].values]
+    return dict(block=third, title=grid.axes[0].title, corner=corner, columns=columns)
+
+
+def _cell(cell: Cell | ImpossibleCell, result: CellResult | None, file: str | None, running: bool) -> str:
+    if isinstance(cell, ImpossibleCell):
+        return render("lab", "impossible_cell", cell.reason)
+    if isinstance(result, CellFailed):
+        return render("lab", "impossible_cell", result.reason)
+    if isinstance(result, CellMade) and file:
+        return render(
+            "lab", "picture_cell", f"gradio_api/file={quote(file)}", cell.name, caption(result.picture), result.reused
+        )
+    return render("lab", "empty_cell", "making" if running else "coming")

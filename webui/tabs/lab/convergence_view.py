@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.gradio_events import Updates
@@ -20,7 +19,7 @@ from webui.templates import render
 
 from .convergence import BUDGETS, Convergence, Point, Reference, group, levels_of, make_convergence, orders
 from .figures import convergence_figure
-from .lab_form import LabForm, request_of
+from .lab_form import LabForm, build_samplers, build_schedule, request_of
 from .lab_text import ahead_text
 from .reference_problem import Candidate, Excluded
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -41,25 +40,15 @@ IDLE = (
 def build_convergence(page: Page, settings: LabForm) -> JobEvents:
     """Build the tab's content and wire it."""
     registry = page.registry
-    names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)
     with gr.Column(elem_classes="card"):
         where = gr.Radio(PROBLEMS, value="mixture", label="On", elem_id=f"{TOOL}-where", interactive=True)
-        chosen = gr.Dropdown(
-            names,
-            value=[name for name in DEFAULT_SAMPLERS if name in names],
-            multiselect=True,
-            label="Samplers",
-            elem_id=f"{TOOL}-samplers",
-            interactive=True,
-        )
+        chosen = build_samplers(registry, TOOL, DEFAULT_SAMPLERS)
         with gr.Row():
-            schedule = gr.Dropdown(
-                schedules,
-                value="Exponential" if "Exponential" in schedules else schedules[0] if schedules else None,
-                label="Schedule",
-                info="One that starts and ends where the model does, or its ends count as errors.",
-                elem_id=f"{TOOL}-schedule",
-                interactive=True,
+            schedule = build_schedule(
+                registry,
+                TOOL,
+                "Exponential",
+                "One that starts and ends where the model does, or its ends count as errors.",
             )
             most = gr.Dropdown(
                 [(f"up to {count}", count) for count in MAX_CALLS],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from samplers.registry import Registry
+from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import Request
-from webui.tabs.form.controls import build_form, build_input, build_prompt
+from webui.tabs.form.controls import build_form, build_input, build_prompt, build_upload
 from webui.tabs.form.form import Form, to_request
 from webui.tabs.form.form_events import connect_form
 from webui.tabs.form.model_events import connect_model
@@ -27,7 +29,7 @@ class LabForm:
 
 
 def build_settings(page: Page) -> LabForm:
-    """The prompt, and all else folded away."""
+    """Build the prompt and, folded, all other settings."""
     with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
         prompt, tokens = build_prompt(MODE)
         with gr.Accordion("Settings of the run", open=False, elem_id="lab-more"):
@@ -41,17 +43,34 @@ def build_settings(page: Page) -> LabForm:
 
 def _picture() -> dict[str, gr.components.Component]:
     with gr.Column(elem_classes="card"):
-        image = gr.Image(
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard"],
-            label="Input picture, for img2img",
-            height=150,
-            elem_id="lab-image",
-            interactive=True,
-            buttons=[],
-        )
+        image = build_upload("lab-image", "Input picture, for img2img", 150)
     return {"image": image, **build_input(MODE, info="Counts only with an input picture.")}
+
+
+def build_samplers(registry: Registry, tool: str, defaults: Sequence[str]) -> gr.Dropdown:
+    """The menu of the samplers that a tool compares."""
+    names = in_order(registry.samplers)
+    return gr.Dropdown(
+        names,
+        value=[name for name in defaults if name in names],
+        multiselect=True,
+        label="Samplers",
+        elem_id=f"{tool}-samplers",
+        interactive=True,
+    )
+
+
+def build_schedule(registry: Registry, tool: str, default: str, info: str | None = None) -> gr.Dropdown:
+    """The menu of a tool's schedule."""
+    names = schedules_in_order(registry.schedules)
+    return gr.Dropdown(
+        names,
+        value=default if default in names else next(iter(names), None),
+        label="Schedule",
+        info=info,
+        elem_id=f"{tool}-schedule",
+        interactive=True,
+    )
 
 
 def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:

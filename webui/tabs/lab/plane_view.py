@@ -10,7 +10,6 @@ import gradio as gr
 
 from samplers.schedule import noise_share, stable_diffusion
 from webui.core.limits import SEEDS
-from webui.core.menus import in_order, schedules_in_order
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.gradio_events import QUIET, Updates, on_choice
@@ -19,7 +18,7 @@ from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
-from .lab_form import LabForm
+from .lab_form import LabForm, build_samplers, build_schedule
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, PathFailed, PlanePath, PlaneTask, make_paths
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -39,7 +38,6 @@ EXPLANATION = (
 def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
     registry = page.registry
-    names, schedules = in_order(registry.samplers), schedules_in_order(registry.schedules)
     with gr.Row(elem_classes="plane"):
         with gr.Column(elem_classes="compose", min_width=300, scale=2):
             with gr.Column(elem_classes="card"):
@@ -50,21 +48,8 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
                     elem_id=f"{TOOL}-density",
                     interactive=True,
                 )
-                chosen = gr.Dropdown(
-                    names,
-                    value=[name for name in DEFAULT_SAMPLERS if name in names],
-                    multiselect=True,
-                    label="Samplers",
-                    elem_id=f"{TOOL}-samplers",
-                    interactive=True,
-                )
-                schedule = gr.Dropdown(
-                    schedules,
-                    value="Karras" if "Karras" in schedules else schedules[0] if schedules else None,
-                    label="Schedule",
-                    elem_id=f"{TOOL}-schedule",
-                    interactive=True,
-                )
+                chosen = build_samplers(registry, TOOL, DEFAULT_SAMPLERS)
+                schedule = build_schedule(registry, TOOL, "Karras")
                 steps = gr.Slider(
                     1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{TOOL}-steps", interactive=True
                 )

@@ -15,6 +15,7 @@ from webui.engine.events import Snapshot
 from webui.engine.jobs import Job
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.tabs.form.controls import build_upload
 from webui.tabs.form.describe import note, summary
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
@@ -119,19 +120,8 @@ def build_trajectory(page: Page, settings: LabForm, benches: Sequence[Workbench]
 def _build_replay() -> tuple[gr.Image, gr.Button]:
     """Build the upload and the button for a finished picture whose run is replayed."""
     with gr.Row(elem_classes="again"):
-        # The uploaded file itself, undecoded: its settings are in its bytes.
-        opened = gr.Image(
-            type="filepath",
-            image_mode=None,
-            sources=["upload"],
-            label="A finished picture",
-            height=120,
-            elem_id=f"{TOOL}-file",
-            elem_classes="dropped",
-            interactive=True,
-            buttons=[],
-            min_width=200,
-            scale=2,
+        opened = build_upload(
+            f"{TOOL}-file", "A finished picture", 120, clipboard=False, elem_classes="dropped", min_width=200, scale=2
         )
         with gr.Column(min_width=220, scale=3):
             gr.HTML(note(REPLAY))
