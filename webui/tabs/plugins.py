@@ -1,4 +1,4 @@
-"""The tab Plugins: every sampler and schedule, where it comes from, what was measured, and what could not be loaded."""
+"""The tab Plugins: every sampler and schedule, its origin, its measured order, and plugins that failed to load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webui.tabs.form.describe import calls_text, paper_link
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
-SAMPLERS = (
+SAMPLER_COLUMNS = (
     "Name",
     "Order",
     "Measured",
@@ -44,7 +44,7 @@ def build_plugins(page: Page) -> None:
 
 
 def measured_text(sampler: Sampler) -> str:
-    """The order of accuracy as measured now on a Gaussian with a known answer; empty where none is declared."""
+    """The order of accuracy, measured now on a Gaussian whose flow is known; empty where none is declared."""
     try:
         if sampler.order_of() is None or sampler.own_grid_with():
             return ""
@@ -54,14 +54,14 @@ def measured_text(sampler: Sampler) -> str:
 
 
 def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
-    """The tables of the tab; `measured` has the orders that were measured so far, by sampler."""
+    """The tables of the tab. `measured` has the orders measured so far, by sampler."""
     samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
     schedules = [
         [entry.name, *_origin(entry), paper_link(entry.item.paper), entry.check]
         for entry in (registry.schedules[name] for name in schedules_in_order(registry.schedules))
     ]
     parts = [
-        render("tables", "section", "Samplers", SAMPLERS, samplers),
+        render("tables", "section", "Samplers", SAMPLER_COLUMNS, samplers),
         render("tables", "section", "Schedules", ("Name", "From", "Version", "Paper", "Check at start"), schedules),
     ]
     if registry.broken:

@@ -1,7 +1,7 @@
-"""Plots in the page's own looks: Plotly figures whose colours work on light and dark ground alike.
+"""Plotly figures in the style of the page, with colours for light and dark backgrounds.
 
-Plotly because log axes, clickable legends and numbers on hover come with it and work offline; Gradio's own line plot
-has no log axis. Figures are transparent, and style.css gives their text the page's colour.
+Plotly has log axes, clickable legends and numbers on hover, and works offline; Gradio's own line plot has no log axis.
+Figures are transparent, and style.css gives their text the page's colour.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-# Told apart on both grounds and by colour-blind eyes (Okabe and Ito, without black and yellow).
+# The palette of Okabe and Ito for colour-blind eyes, without black and yellow.
 COLOURS = ("#1f9c88", "#d55e00", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b6fd0")
 FAINT = "rgba(128, 140, 142, 0.75)"
 GRID = "rgba(128, 140, 142, 0.22)"
@@ -37,7 +37,7 @@ def figure(x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = Fal
 
 def line(
     drawing: go.Figure,
-    x: Sequence[float],
+    x: Sequence[float | None],
     y: Sequence[float | None],
     name: str,
     *,
@@ -47,7 +47,7 @@ def line(
     width: float = 2,
     hover: Sequence[str] | None = None,
 ) -> None:
-    """Add a line; `colour` is a CSS colour or a place in COLOURS, `hover` a text for each point in place of x and y."""
+    """Add a line. `colour` is a CSS colour or an index of COLOURS, `hover` a text for each point instead of x and y."""
     paint = COLOURS[colour % len(COLOURS)] if isinstance(colour, int) else colour
     drawing.add_trace(
         go.Scatter(
@@ -67,29 +67,29 @@ def line(
 
 def dots(
     drawing: go.Figure,
-    x: Sequence[float],
+    x: Sequence[float | None],
     y: Sequence[float | None],
     name: str,
     *,
     colour: str | int = 0,
     hover: Sequence[str] | None = None,
 ) -> None:
-    """Add rings that are no line: what was measured or asked at single places."""
+    """Add rings without a line."""
     line(drawing, x, y, name, colour=colour, hover=hover)
     drawing.data[-1].update(mode="markers", marker=dict(symbol="circle-open", size=9, line=dict(width=1.8)))
 
 
 def halos(
-    drawing: go.Figure, x: Sequence[float], y: Sequence[float | None], name: str, *, colour: str | int = 0
+    drawing: go.Figure, x: Sequence[float | None], y: Sequence[float | None], name: str, *, colour: str | int = 0
 ) -> None:
-    """Add soft discs behind the points of other traces, which keep their numbers on hover."""
+    """Add soft discs behind the points of other traces, whose hover texts still show."""
     line(drawing, x, y, name, colour=colour)
-    # The opacity of the trace and not of its discs: where they overlap they would else grow dark.
+    # The opacity of the trace and not of its discs, which would be darker where they overlap.
     drawing.data[-1].update(mode="markers", marker=dict(size=17), opacity=0.42, hoverinfo="skip", hovertemplate=None)
 
 
 def mark(drawing: go.Figure, x: float, text: str) -> None:
-    """Add an upright line with words at its top."""
+    """Add a vertical line with a text at its top."""
     drawing.add_vline(x=x, line=dict(color=FAINT, width=1.5, dash="dot"))
     drawing.add_annotation(
         x=x, y=1, yref="paper", text=text, showarrow=False, xanchor="left", yanchor="top", xshift=6, font=dict(size=12)
