@@ -59,9 +59,8 @@ def three(registry, tmp_path):
 def test_newest_first_and_filtered(three, tmp_path):
     assert prompts(three) == ["赤い林檎", "Größe, a RED rocket 🚀", "a red apple"]
     assert prompts(three, "red") == ["Größe, a RED rocket 🚀", "a red apple"]
-    assert prompts(three, "roc re") == ["Größe, a RED rocket 🚀"] == prompts(three, "grosse") + prompts(three, "große")[
-        :0
-    ] or prompts(three, "größe")
+    assert prompts(three, "roc re") == ["Größe, a RED rocket 🚀"]
+    assert prompts(three, "größe") == ["Größe, a RED rocket 🚀"]
     assert prompts(three, "🚀") == ["Größe, a RED rocket 🚀"] and prompts(three, "赤い") == ["赤い林檎"]
     assert prompts(three, sampler="DDIM") == ["赤い林檎", "a red apple"] and prompts(three, model="other") == []
     assert prompts(three, "red", "DDIM", "toy") == ["a red apple"]
@@ -90,9 +89,8 @@ def test_it_follows_the_files(three, registry, tmp_path):
     (tmp_path / "2030-01-02" / "000000-0.png").unlink()
     put(registry, tmp_path, 10, day="2030-01-03", prompt="next day")
     three.sync()
-    assert (
-        prompts(three) == ["next day", "later", "赤い林檎", "Größe, a RED rocket 🚀"] and prompts(three, "apple") == []
-    )
+    assert prompts(three) == ["next day", "later", "赤い林檎", "Größe, a RED rocket 🚀"]
+    assert prompts(three, "apple") == []
     for path in (tmp_path / "2030-01-03").iterdir():
         path.unlink()
     (tmp_path / "2030-01-03").rmdir()

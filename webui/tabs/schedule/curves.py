@@ -132,7 +132,7 @@ def guided_curve(
 
 
 def ends_curve(name: str, sigmas: Sequence[float]) -> Curve:
-    """The curve of an adaptive run: only the first sigma and the last positive one, where its solver stops, are known."""
+    """The known ends of an adaptive run: the first sigma, and the last positive one, where its solver stops."""
     last = len(sigmas) - 2
     return Curve(
         f"{name}: from start to end, its own steps between",
