@@ -6,7 +6,6 @@ import json
 import re
 import secrets
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -32,6 +31,7 @@ from .tabs.lab.lab_tab import Lab, build_lab
 from .tabs.plugins import build_plugins
 from .tabs.schedule.schedule_tab import build_schedule, connect_schedule
 from .tabs.txt2img import build_txt2img
+from .templates import render
 
 TOKEN = re.compile(r"[\w-]{16,64}")
 SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until it is ready, and after
@@ -77,14 +77,14 @@ def build_page(engine: Engine, history: History | None = None) -> gr.Blocks:
 def status_html(status: str) -> str:
     """The engine's status as a pill in the header."""
     kind = "ready" if "ready" in status else "loading" if status.startswith(("loading", "starting")) else "other"
-    return f"<p class='status {kind}' role='status'>{escape(status)}</p>"
+    return render("header", "status", status, kind)
 
 
 def _build_header(engine: Engine) -> gr.HTML:
     """The name and the engine's status, which is returned."""
     logo = (ASSETS / "icon.svg").read_text("utf-8")
     with gr.Row(elem_classes="masthead"):
-        gr.HTML(f"<div class='name'>{logo}<h1>Sigmalab</h1><span>pictures out of noise, step by step</span></div>")
+        gr.HTML(render("header", "name", logo))
         status = gr.HTML(status_html(engine.status), elem_id="status")
     timer = gr.Timer(SOON)
 

@@ -135,7 +135,7 @@ def of_foreign(
 def _places(foreign: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Match | None, Mapping[str, Any]]]:
     """By place: their name, ours if it is known, and what is loaded."""
     sampler, schedule = foreign.sampler, foreign.schedule
-    ours: tuple[Ours | None, Ours | None]
+    ours: tuple[Match | None, Match | None]
     if foreign.program == "Sigmalab":
         said = {name: options_in(foreign.shown.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
         ours = Match(sampler, said["Sampler"]), Match(schedule, said["Schedule"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,7 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, on_change, on_c
 from webui.tabs.form.page_context import Page
 
 from .controls import schedule_update, size_slider
-from .describe import plan_note, sampler_note
+from .describe import note, plan_note, sampler_note
 from .form import Form
 from .form_state import recall, recall_options
 
@@ -111,7 +110,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         text, own_grid = plan_note(made, name, mode == "img2img"), made.own_grid
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
     except Exception as error:
-        text, own_grid = f"<p class='note problem'>{escape(str(error) or type(error).__name__)}</p>", False
+        text, own_grid = note(str(error) or type(error).__name__, problem=True), False
     return [sampler_note(entry, settings), text, schedule_update(own_grid)]
 
 

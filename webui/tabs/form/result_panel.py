@@ -11,6 +11,7 @@ import gradio as gr
 from webui.engine.events import Snapshot
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.templates import render
 
 from .describe import message, problem, stage
 from .export_menu import connect_format, format_menu
@@ -52,7 +53,7 @@ class ResultPanel:
 
 def build_result(mode: str) -> ResultPanel:
     """An empty panel."""
-    live = gr.HTML(EMPTY, elem_id=f"{mode}-stage", elem_classes="stage-box")
+    live = gr.HTML(render("form", "empty_stage"), elem_id=f"{mode}-stage", elem_classes="stage-box")
     gallery = gr.Gallery(
         visible=False,
         show_label=False,
@@ -91,29 +92,6 @@ def build_result(mode: str) -> ResultPanel:
     return result
 
 
-EMPTY = '<figure class="stage empty" aria-hidden="true"><svg viewBox="0 0 120 60">{}</svg></figure>'.format(
-    "".join(
-        f'<circle cx="{x}" cy="{y}" r="{r}"/>'
-        for x, y, r in (
-            (12, 18, 1.2),
-            (9, 40, 1),
-            (20, 30, 1.4),
-            (24, 12, 1.2),
-            (27, 47, 1.3),
-            (33, 24, 1.8),
-            (36, 38, 1.8),
-            (44, 14, 1.6),
-            (46, 46, 1.6),
-            (48, 30, 2.4),
-            (57, 22, 2.4),
-            (58, 39, 2.6),
-            (67, 31, 3.4),
-            (92, 30, 14),
-        )
-    )
-)
-
-
 async def show(panel: ResultPanel, snapshot: Snapshot, before: Snapshot | None = None, small: bool = False) -> Updates:
     """Updates that turn the panel from `before` (None at the start of a run) into `snapshot`.
 
@@ -126,7 +104,7 @@ async def show(panel: ResultPanel, snapshot: Snapshot, before: Snapshot | None =
         made = [(file, picture.seed) for file, picture in zip(files, snapshot.pictures, strict=True)]
         updates |= _pictures(panel, made, ended, small)
         if ended and not made:
-            updates[panel.stage] = EMPTY
+            updates[panel.stage] = render("form", "empty_stage")
     return updates
 
 
@@ -164,8 +142,4 @@ def _pictures(panel: ResultPanel, made: list[tuple[str, int]], ended: bool, smal
 
 
 def _picked(seed: int) -> str:
-    return (
-        f"<span>Seed <code>{int(seed)}</code></span> "
-        f'<button type="button" class="copy" data-copy="{int(seed)}" aria-label="Copy seed {int(seed)}">'
-        "Copy seed</button>"
-    )
+    return render("form", "picked", seed)
