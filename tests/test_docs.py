@@ -42,13 +42,15 @@ def test_the_sampler_that_is_shown_is_a_plugin_that_keeps_the_contract(tmp_path)
     (tmp_path / "my_sampler.py").write_text(PLUGIN, "utf-8")
     found = discover(ROOT / "plugins", [tmp_path], packages=False)
     check_sampler(found.sampler("My Euler").item)
-    assert len(PLUGIN.split('"""')[-1].split()) and len([line for line in PLUGIN.splitlines() if line.strip()]) <= 15
+    assert len(PLUGIN.split('"""')[-1].split())
+    assert len([line for line in PLUGIN.splitlines() if line.strip()]) <= 15
 
 
 def test_the_script_that_is_shown_makes_a_picture(registry, tmp_path, capsys):
     with served(registry, tmp_path) as page:
         exec(compile(SCRIPT.replace("http://127.0.0.1:7860", page.url), "README.md", "exec"), shown := {})
-    assert shown["files"][0].endswith(".png") and shown["info"]["seeds"] == [7]
+    assert shown["files"][0].endswith(".png")
+    assert shown["info"]["seeds"] == [7]
     assert "[7] 20" in capsys.readouterr().out
 
 

@@ -133,16 +133,22 @@ def test_with_the_real_pip(tmp_path):
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_USER": "1"}
     result = project.start("--port", "7999", **offline)
     report = served(result)
-    assert report["prefix"] == str(project.folder / ".venv") and report["tiny"] == "1.5" and report["hub"] == "1"
-    assert "Making" in result.stdout and "Installing tiny" in result.stdout and "pip install" not in result.stdout
+    assert report["prefix"] == str(project.folder / ".venv")
+    assert report["tiny"] == "1.5"
+    assert report["hub"] == "1"
+    assert "Making" in result.stdout
+    assert "Installing tiny" in result.stdout
+    assert "pip install" not in result.stdout
 
     unreachable = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
     second = project.start(**unreachable)
-    assert served(second)["tiny"] == "1.5" and "Installing" not in second.stdout
+    assert served(second)["tiny"] == "1.5"
+    assert "Installing" not in second.stdout
 
     project.require("tiny>=2,<3")
     message = refused(project.start(**unreachable))
-    assert "registry cannot be reached" in message and "start again" in message
+    assert "registry cannot be reached" in message
+    assert "start again" in message
     assert served(project.start(**offline))["tiny"] == "2.0"
 
     (project.site / "tiny.py").write_text("")
@@ -157,7 +163,8 @@ def test_second_start_does_no_work(project):
     for python in (sys.executable, project.python):
         again = project.start(python=python)
         assert served(again)["prefix"] == str(project.folder / ".venv")
-        assert again.stdout.startswith("SERVED") and not again.stderr
+        assert again.stdout.startswith("SERVED")
+        assert not again.stderr
     assert len(project.pip_calls()) == 1
 
 
@@ -186,7 +193,8 @@ def test_interrupted_installation_recovers(project, interruptible):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     errors = process.communicate(timeout=300)[1].decode()
-    assert process.returncode == 130 and "launch.py" not in errors
+    assert process.returncode == 130
+    assert "launch.py" not in errors
     assert served(project.start())["tiny"] == "1"
 
 
@@ -200,7 +208,8 @@ def test_unusable_environments_are_made_anew(project):
     assert served(project.start())["tiny"] == "1"
     # As after an upgrade of the Python that it was made with.
     project.site.parent.rename(folder / "lib" / "python3.1")
-    assert served(project.start())["tiny"] == "1" and not (folder / "lib" / "python3.1").exists()
+    assert served(project.start())["tiny"] == "1"
+    assert not (folder / "lib" / "python3.1").exists()
 
 
 def test_running_interpreter_is_used_when_it_has_all(project):
@@ -234,13 +243,15 @@ def test_failed_installation_says_why_and_recovers(project, failure, words):
 
 def test_no_setup_names_what_is_missing(project):
     message = refused(project.start("--no-setup"))
-    assert "tiny>=1,<2" in message and "without --no-setup" in message
+    assert "tiny>=1,<2" in message
+    assert "without --no-setup" in message
     assert not (project.folder / ".venv").exists()
 
 
 def test_test_command_adds_its_requirements_and_keeps_the_status(project):
     result = project.start("test", "-k", "some thing", "--maxfail=1", "--no-setup")
-    assert result.returncode == 1 and "pytest" not in project.pip_calls()
+    assert result.returncode == 1
+    assert "pytest" not in project.pip_calls()
     result = project.start("test", "-k", "some thing", "--maxfail=1", PYTHONPATH=project.environment["PYTHONPATH"])
     assert result.returncode == 3 and result.stdout.endswith("PYTEST ['-k', 'some thing', '--maxfail=1']\n"), (
         result.stderr
@@ -252,8 +263,10 @@ def test_torch_index_is_asked_for_torch_alone(project):
     url = "https://example.org/cpu"
     served(project.start("--torch-index", url))
     first, second = project.pip_calls()
-    assert first.endswith(f"--index-url {url} torch>=2,<3 torchvision>=0.1,<1") and "tiny" not in first
-    assert url not in second and second.endswith("tiny>=1,<2 torch>=2,<3 torchvision>=0.1,<1")
+    assert first.endswith(f"--index-url {url} torch>=2,<3 torchvision>=0.1,<1")
+    assert "tiny" not in first
+    assert url not in second
+    assert second.endswith("tiny>=1,<2 torch>=2,<3 torchvision>=0.1,<1")
     assert "delete" in project.start("--torch-index", url).stdout
 
 
@@ -340,8 +353,10 @@ def test_help_explains_every_flag(capsys):
     flags = (
         "host port share auth model device plugins-dir plugins json no-plugins outputs no-browser no-setup torch-index"
     )
-    assert end.value.code == 0 and all(f"  --{flag}" in text for flag in flags.split())
-    assert "{auto,cuda,mps,cpu}" in text and "launch.py test" in text
+    assert end.value.code == 0
+    assert all(f"  --{flag}" in text for flag in flags.split())
+    assert "{auto,cuda,mps,cpu}" in text
+    assert "launch.py test" in text
 
 
 @pytest.mark.parametrize(
@@ -362,7 +377,8 @@ def test_help_explains_every_flag(capsys):
 def test_bad_values_are_refused(arguments, allowed, capsys):
     with pytest.raises(SystemExit) as end:
         settings.parse(arguments)
-    assert end.value.code == 2 and allowed in capsys.readouterr().err
+    assert end.value.code == 2
+    assert allowed in capsys.readouterr().err
 
 
 def test_plugins_are_listed_whatever_they_do(tmp_path, capsys):
@@ -382,7 +398,8 @@ def test_plugins_are_listed_whatever_they_do(tmp_path, capsys):
     assert {"DDPM", "DDIM", "Euler", "Flow"} <= {row["name"] for row in listing["samplers"]}
     assert "Karras" in {row["name"] for row in listing["schedules"]}
     assert {row["source"].split("/")[-1] for row in listing["broken"]} >= {"bad.py"}
-    assert "nothing_like_this" in text and "Odd" not in {row["name"] for row in listing["samplers"]}
+    assert "nothing_like_this" in text
+    assert "Odd" not in {row["name"] for row in listing["samplers"]}
     assert all(
         {"version", "order", "calls", "stochastic", "paper", "options"} <= row.keys() for row in listing["samplers"]
     )
@@ -399,11 +416,18 @@ def test_settings_from_flags(tmp_path):
     given = resolve(
         "--plugins-dir", str(tmp_path), "--outputs", str(tmp_path / "new"), "--auth", "ann:a:b", "--no-browser"
     )
-    assert given.plugin_folders == (tmp_path,) and given.plugin_packages and given.outputs == tmp_path / "new"
-    assert given.auth == ("ann", "a:b") and not given.open_browser and not given.public
-    assert given.weights == ROOT / "weights" and resolve().outputs == ROOT / "outputs" and resolve().auth is None
+    assert given.plugin_folders == (tmp_path,)
+    assert given.plugin_packages
+    assert given.outputs == tmp_path / "new"
+    assert given.auth == ("ann", "a:b")
+    assert not given.open_browser
+    assert not given.public
+    assert given.weights == ROOT / "weights"
+    assert resolve().outputs == ROOT / "outputs"
+    assert resolve().auth is None
     alone = resolve("--no-plugins", "--plugins-dir", str(tmp_path))
-    assert alone.plugin_folders == () and not alone.plugin_packages
+    assert alone.plugin_folders == ()
+    assert not alone.plugin_packages
 
 
 def test_taken_port_gives_the_next_one():
@@ -421,7 +445,9 @@ def test_taken_port_gives_the_next_one():
 @pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--share"], ["--host", "0.0.0.0", "--share"]])
 def test_public_pages_get_a_login(arguments):
     first, second = resolve(*arguments), resolve(*arguments)
-    assert first.public and len(first.auth[1]) >= 16 and first.auth != second.auth
+    assert first.public
+    assert len(first.auth[1]) >= 16
+    assert first.auth != second.auth
     assert resolve(*arguments, "--auth", "ann:secret").auth == ("ann", "secret")
 
 

@@ -65,7 +65,8 @@ def from_picture(real, pairs):
 @pytest.mark.parametrize("name", ["DDPM", "DDIM", "Flow", "DPM++ 3M SDE", "diffusers UniPC"])
 def test_a_sampler_makes_its_picture_again(real, pairs, name):
     verdict = replay_file(real, pairs[name][0])
-    assert verdict.equal and str(verdict) == "bit-equal"
+    assert verdict.equal
+    assert str(verdict) == "bit-equal"
 
 
 @pytest.mark.parametrize("name", ["DDIM", "DPM++ 2M SDE", "k-diffusion Euler ancestral", "Flow"])
@@ -105,7 +106,9 @@ def test_the_command_goes_on_after_errors_and_says_which(real, pairs, tmp_path):
     command = [sys.executable, ROOT / "launch.py", "replay", "--no-setup", "--no-plugins", "none.png", plain, touched]
     run = subprocess.run([*command, pairs["DDIM"][1]], cwd=tmp_path, capture_output=True, text=True)
     lines = run.stdout.splitlines()
-    assert run.returncode == 1 and len(lines) == 4 and "Traceback" not in run.stderr
+    assert run.returncode == 1
+    assert len(lines) == 4
+    assert "Traceback" not in run.stderr
     assert lines[0].startswith("none.png: The picture cannot be read")
     assert (
         lines[1]
@@ -185,7 +188,8 @@ def edited(path, change):
 def test_the_record_has_what_a_replay_needs(bench):
     (path,) = make(bench(), prompt="a", steps=3, seed=1)
     record = read_picture(path).record.data
-    assert record["pixels"] == digest_of(Image.open(path)) and record["threads"] == torch.get_num_threads()
+    assert record["pixels"] == digest_of(Image.open(path))
+    assert record["threads"] == torch.get_num_threads()
     assert set(record["model"]) == {"name", "digest", "device", "dtype", "hardware", "prediction"}
     assert record["batch"] == [1]
 
@@ -205,7 +209,9 @@ def test_what_changed_is_named(bench):
     version = torch.__version__
     assert said.startswith(f"bit-equal, although torch is {version} and was 1.0; the processor is ")
     assert "the prediction type is epsilon and was v_prediction; compilation is off and was on" in said
-    assert "was abacus" in said and "the digest of built-in/ddim/DDIM is" in said and "the thread count is" in said
+    assert "was abacus" in said
+    assert "the digest of built-in/ddim/DDIM is" in said
+    assert "the thread count is" in said
 
 
 def test_the_recorded_sigmas_are_walked(bench):
@@ -282,7 +288,8 @@ def test_threads_are_given_back(bench):
     engine = bench()
     (path,) = make(engine, prompt="a", steps=3, seed=1)
     verdict = replay_file(engine, edited(path, lambda record: record.update(threads=2)))
-    assert verdict.changed == () and torch.get_num_threads() == before
+    assert verdict.changed == ()
+    assert torch.get_num_threads() == before
     assert read_picture(make(engine, prompt="a", steps=3, seed=1)[0]).record.data["threads"] == before
 
 

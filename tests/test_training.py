@@ -75,7 +75,8 @@ def test_a_caption_never_lies_about_ground_or_style():
     for _ in range(300):
         colour, style = rng.choice(list(captions.COLOURS)), rng.choice(captions.STYLES)
         text = captions.caption(["rocket"], ["space"], style, colour, rng)
-        assert "rocket" in text and text == text.lower()
+        assert "rocket" in text
+        assert text == text.lower()
         assert style in captions.HOUSE or f"{style} style" in text
         assert colour == "white" or f"{colour} background" in text
         assert not any(f"{other} background" in text for other in captions.COLOURS if other != colour)
@@ -104,13 +105,16 @@ def test_two_things_stand_side_by_side_and_are_both_named(known: latents.Latents
     red, blue = np.zeros((2, 16, 16, 4), np.uint8)
     red[4:12, 4:12], blue[4:12, 4:12] = (255, 0, 0, 255), (0, 0, 255, 255)
     both = latents.side_by_side(red, blue)
-    assert both[8, 4].tolist() == [255, 0, 0, 255] and both[8, 12].tolist() == [0, 0, 255, 255]
-    assert not both[:4, :, 3].any() and not both[12:, :, 3].any()
+    assert both[8, 4].tolist() == [255, 0, 0, 255]
+    assert both[8, 12].tolist() == [0, 0, 255, 255]
+    assert not both[:4, :, 3].any()
+    assert not both[12:, :, 3].any()
     couple = known.couples[0]
     names = [ENTRIES[entry]["name"] for entry in couple[1]]
     assert names[0] != names[1]
     for caption in latents.describe(known, [couple] * 20, random.Random(0)):
-        assert caption.index(names[0]) < caption.index(names[1]) and " and " in caption
+        assert caption.index(names[0]) < caption.index(names[1])
+        assert " and " in caption
 
 
 def test_names_are_drawn_by_weight_not_by_pictures(known: latents.Latents):
@@ -131,7 +135,8 @@ def test_transformers_opens_the_tokenizer_and_spells_everything(config: Config):
     tokenizer = CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
     for words in ("red apple on a white background", "zebra, ünseen wörds 漢字 🚀"):
         ids = tokenizer(words).input_ids
-        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == words.replace(" ", "")
     assert len(tokenizer("red apple").input_ids) == 4, "a caption's own words are one token each"
     assert captions.tokenize(tokenizer, ["", "rocket " * 50]).shape == (2, 16)
@@ -160,7 +165,8 @@ def test_a_straight_line_leads_back_to_the_clean_latent():
     t = (shown.time / 1000)[:, None, None, None]
     assert torch.allclose(shown.noisy - t * shown.target, clean, atol=1e-5)
     assert torch.allclose(shown.noisy + (1 - t) * shown.target, noise, atol=1e-5)
-    assert shown.time[2] == 500 and (shown.weights == 1).all()
+    assert shown.time[2] == 500
+    assert (shown.weights == 1).all()
 
 
 def test_training_resumes_bit_equal_and_learns(config: Config, known: latents.Latents, tmp_path: Path, capsys):
@@ -245,7 +251,8 @@ def test_whitening_changes_latents_and_nothing_that_is_seen(config: Config):
         after = vae.encode(pictures).latent_dist.mean
         assert torch.allclose(vae.decode(after).sample, seen, atol=1e-4)
     flat = after.movedim(1, 0).flatten(1)
-    assert flat.mean(1).abs().max() < 1e-4 and torch.allclose(torch.cov(flat), torch.eye(4), atol=1e-3)
+    assert flat.mean(1).abs().max() < 1e-4
+    assert torch.allclose(torch.cov(flat), torch.eye(4), atol=1e-3)
 
 
 def test_equally_frequent_pairs_are_merged_in_one_order_in_every_process(tmp_path: Path):
@@ -294,10 +301,12 @@ def test_export_opens_in_diffusers_and_draws(config: Config, tmp_path: Path):
     export.run(config, tmp_path / "emoji")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "emoji")
     pipe.set_progress_bar_config(disable=True)
-    assert pipe.scheduler.config.timestep_spacing == "leading" and pipe.scheduler.config.steps_offset == 1
+    assert pipe.scheduler.config.timestep_spacing == "leading"
+    assert pipe.scheduler.config.steps_offset == 1
     assert pipe.text_encoder.dtype == pipe.unet.dtype == pipe.vae.dtype == torch.float32
     images = evaluate.draw(pipe, ["rocket", "red apple"], steps=2)
-    assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
+    assert images.shape == (2, 3, 16, 16)
+    assert images.isfinite().all()
 
 
 def test_training_goes_on_from_a_published_model(config: Config, known: latents.Latents, tmp_path: Path):
@@ -351,7 +360,8 @@ def test_the_flow_network_shares_the_text_encoder_and_opens_beside_the_other(
     folder = tmp_path / "emoji-flow"
     assert sorted(path.name for path in folder.iterdir()) == ["model_index.json", "scheduler", "unet"]
     found = read_folder(folder)
-    assert found.prediction == "flow_prediction" and found.schedule.flow
+    assert found.prediction == "flow_prediction"
+    assert found.schedule.flow
     pipe = StableDiffusionPipeline.from_pretrained(
         tmp_path / "emoji",
         unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
@@ -359,7 +369,8 @@ def test_the_flow_network_shares_the_text_encoder_and_opens_beside_the_other(
     )
     pipe.set_progress_bar_config(disable=True)
     theirs = pipe(["rocket"], num_inference_steps=2, output_type="pt").images
-    assert theirs.shape == (1, 3, 16, 16) and theirs.isfinite().all()
+    assert theirs.shape == (1, 3, 16, 16)
+    assert theirs.isfinite().all()
 
 
 def test_words_reach_the_unet_by_the_time_embedding_too(config: Config):
@@ -382,7 +393,8 @@ def test_aliases_and_mirrors_of_icon_sets_are_followed():
         "aliases": {"right": {"parent": "left", "hFlip": True}},
     }
     left, right = data.render(icons, "left", 8), data.render(icons, "right", 8)
-    assert left[0, 0].tolist() == [255, 0, 0, 255] and left[0, -1, 3] == 0
+    assert left[0, 0].tolist() == [255, 0, 0, 255]
+    assert left[0, -1, 3] == 0
     assert np.array_equal(right, left[:, ::-1])
 
 
@@ -416,12 +428,15 @@ def test_two_objects_are_looked_for_in_their_halves():
     images = torch.zeros(1, 3, 16, 16)
     images[:, :, 4:12, 8:] = 1
     left, right = evaluate.halves(images)
-    assert left.shape == right.shape == images.shape and left.max() == 0 and right.min() == 1
+    assert left.shape == right.shape == images.shape
+    assert left.max() == 0
+    assert right.min() == 1
 
 
 def test_the_evaluation_asks_for_names_of_its_lists_and_pairs_of_its_rule():
     names = evaluate.read("evaluation_names.txt")
-    assert len(names) == len(set(names)) == 200 and all(len(name.split()) <= 2 for name in names)
+    assert len(names) == len(set(names)) == 200
+    assert all(len(name.split()) <= 2 for name in names)
     for seen in (True, False):
         assert all(captions.held_out(name, colour) != seen for name, colour in evaluate.pairs(names, seen))
 
