@@ -52,7 +52,7 @@ def levels(model: NoiseSchedule, sigmas: Sequence[float]) -> Levels:
 
 
 @dataclass(frozen=True)
-class Asked:
+class NetworkCall:
     """One network call: where in the run, counted in steps (2.5 is in the middle of the third step), and its sigma."""
 
     place: float
@@ -63,7 +63,7 @@ class Asked:
 class DryRun:
     """A run on a closed-form denoiser: every network call in order, and the sigmas from the first to the last."""
 
-    calls: tuple[Asked, ...]
+    calls: tuple[NetworkCall, ...]
     sigmas: tuple[float, ...]
 
 
@@ -87,23 +87,23 @@ def dry_run(plan: Plan, most_calls: int = MOST_CALLS) -> DryRun | None:
         return counted(x, sigma)
 
     x = torch.full((1, 1, 2, 2), mean + plan.sigmas[0])
-    for step in steps(plan, denoise, x, _Still((0,))):
+    for step in steps(plan, denoise, x, _NoNoise((0,))):
         done.append(float(step.sigma))
         asked.append([])
     return DryRun(tuple(_placed(asked, len(done) - 1)), tuple(done))
 
 
-def _placed(asked: Sequence[Sequence[float]], count: int) -> Iterator[Asked]:
+def _placed(asked: Sequence[Sequence[float]], count: int) -> Iterator[NetworkCall]:
     """Calls at their places: spread evenly over their step, or over the run where a sampler reports only at its end."""
     if count > 1 and not any(asked[1:]):
         asked = [asked[0]]
     width = count if len(asked) == 1 else 1
     for number, calls in enumerate(asked):
         for index, sigma in enumerate(calls):
-            yield Asked(number + width * index / len(calls), sigma)
+            yield NetworkCall(number + width * index / len(calls), sigma)
 
 
-class _Still(Noise):
+class _NoNoise(Noise):
     """No noise at all: sigmas do not depend on it, and a Brownian path takes longer than everything else."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

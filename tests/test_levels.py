@@ -128,25 +128,25 @@ def test_restart_goes_back_up():
     assert dry_run(made).sigmas == made.sigmas and len(asked(made)) == made.calls
 
 
-def test_a_part_of_a_schedule_is_rehearsed_from_its_start():
+def test_a_dry_run_of_a_part_of_a_schedule_begins_at_its_start():
     made = planned("Heun", 20, strength=0.3, strength_as="noise")
     assert asked(made)[0] == pytest.approx(math.sqrt(0.3 / 0.7)) and alpha_bar(asked(made)[0]) == pytest.approx(0.7)
 
 
-def test_adaptive_samplers_are_not_rehearsed():
+def test_adaptive_samplers_have_no_dry_run():
     assert dry_run(planned("Flow")) is None and dry_run(planned("k-diffusion DPM adaptive")) is None
     assert len(asked(planned("Flow", 5, method="heun"))) == 9
 
 
 def test_an_own_grid_that_is_fixed_is_shown_as_it_is():
     made = planned("k-diffusion DPM fast")
-    rehearsed = dry_run(made)
-    assert len(rehearsed.calls) == 20 and (rehearsed.sigmas[0], rehearsed.sigmas[-1]) == (made.sigmas[0], 0)
-    assert all(a > b for a, b in pairwise(rehearsed.sigmas))
+    dry = dry_run(made)
+    assert len(dry.calls) == 20 and (dry.sigmas[0], dry.sigmas[-1]) == (made.sigmas[0], 0)
+    assert all(a > b for a, b in pairwise(dry.sigmas))
 
 
 @pytest.mark.parametrize("name", builtin().samplers)
-def test_a_rehearsal_asks_what_a_real_run_asks(name):
+def test_a_dry_run_asks_what_a_real_run_asks(name):
     """The same sigmas in the same order as a run with real noise on other data in another shape."""
     made, seen = planned(name, 7), []
     if made.calls is None:
@@ -155,10 +155,10 @@ def test_a_rehearsal_asks_what_a_real_run_asks(name):
     result = run(
         made, Reported(counted, lambda sigma, denoised: seen.append(float(sigma))), torch.zeros(2, 3, 4, 4), (1, 2)
     )
-    rehearsed = dry_run(made)
-    assert asked(made) == pytest.approx(seen, rel=1e-6) and len(rehearsed.calls) == counted.calls == made.calls
-    assert rehearsed.sigmas == pytest.approx(result.sigmas, rel=1e-12)
-    places = [call.place for call in rehearsed.calls]
+    dry = dry_run(made)
+    assert asked(made) == pytest.approx(seen, rel=1e-6) and len(dry.calls) == counted.calls == made.calls
+    assert dry.sigmas == pytest.approx(result.sigmas, rel=1e-12)
+    places = [call.place for call in dry.calls]
     assert places == sorted(places) and 0 <= places[0] and places[-1] < len(made.sigmas) - 1
 
 

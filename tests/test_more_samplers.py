@@ -357,7 +357,7 @@ def test_a_constant_denoiser_is_solved_exactly_and_noise_is_not_drawn(name, opti
     assert (final - (target + sigmas[-1] / sigmas[0] * (start() - target))).abs().max() < 1e-12
 
 
-# --- manners
+# --- lists, batches and inputs
 
 
 @cases([*ODE, *SDE])

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ZERO_SNR = from_alphas(zero_terminal_snr([alpha_bar(sigma) for sigma in sd().sigmas]))
 MODELS = dict(eps=sd(), flow=flow(), zero_snr=ZERO_SNR)
 STEPS = (1, 2, 3, 7, 20, 50, 1000)
-SHELF = ["Polyexponential", "Beta", "Align Your Steps", "KL-optimal", "Laplace", "Linear-quadratic", "SNR shift"]
-SHELF += ["Custom", "Formula"]
+LATER = ["Polyexponential", "Beta", "Align Your Steps", "KL-optimal", "Laplace", "Linear-quadratic", "SNR shift"]
+LATER += ["Custom", "Formula"]
 
 
 def extremes(name: str) -> list[dict]:
@@ -32,7 +32,7 @@ def extremes(name: str) -> list[dict]:
     return [{}, *({name: value} for name, values in pairs for value in values)]
 
 
-@pytest.mark.parametrize("name", SHELF)
+@pytest.mark.parametrize("name", LATER)
 @pytest.mark.parametrize("model", MODELS)
 def test_steps_falling_positive_finite_sigmas_within_the_range(name, model):
     known = MODELS[model]
@@ -43,8 +43,8 @@ def test_steps_falling_positive_finite_sigmas_within_the_range(name, model):
         assert sigmas[0] == known.sigma_max and sigmas[-2] >= known.sigma_min * (1 - 1e-9), (steps, options)
 
 
-def test_the_shelf_is_complete():
-    assert set(SHELF) <= set(builtin().schedules)
+def test_the_later_schedules_are_there():
+    assert set(LATER) <= set(builtin().schedules)
 
 
 def close(ours, theirs, tolerance=1e-12):

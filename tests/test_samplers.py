@@ -1,4 +1,4 @@
-"""What is true of every sampler: order, identities, moments, invariance, manners; and of the loop that drives them."""
+"""What is true of every sampler: order, identities, moments, invariance, inputs; and of the loop that drives them."""
 
 import functools
 import math
@@ -276,7 +276,7 @@ def test_ancestral_noise_is_not_the_initial_noise():
     assert (torch.corrcoef(streams) - torch.eye(5, dtype=torch.float64)).abs().max() < 0.025
 
 
-# --- invariance and manners
+# --- invariance, calls and inputs
 
 
 @every
@@ -463,8 +463,9 @@ def test_adaptive_flow_reports_the_steps_that_it_took():
     assert ready.own_grid and ready.calls is None
     seen = []
     result = run(ready, mixture(), torch.zeros(1, *SHAPE[1:], dtype=torch.float64), (4,), seen.append)
-    assert result.sigmas == [ready.sigmas[0], *(step.sigma for step in seen)]
-    assert len(seen) > 3 and result.sigmas[-2:] == [ready.sigmas[-2], 0.0]
+    assert result.sigmas == (ready.sigmas[0], *(step.sigma for step in seen))
+    assert len(seen) > 3
+    assert result.sigmas[-2:] == (ready.sigmas[-2], 0.0)
     # The states are on the flow's path: solved on from any of them, the end is the same.
     for step in seen[:-2]:
         final = end(sampler("Flow"), mixture(), step.x, (step.sigma, ready.sigmas[-2], 0.0), tolerance=1e-8)
@@ -511,7 +512,7 @@ def test_a_run_starts_from_the_image_plus_sigma_times_its_own_noise():
     result = run(ready, denoise, clean, (1, 2, 3))
     assert (states[0] - (clean + ready.sigmas[0] * Noise((1, 2, 3), "initial")(clean))).abs().max() < 1e-12
     assert (result.x - clean).abs().max() < 1e-12
-    assert len(states) == ready.calls == 3 and result.sigmas == list(ready.sigmas)
+    assert len(states) == ready.calls == 3 and result.sigmas == ready.sigmas
 
 
 def test_a_plan_resolves_options_and_refuses_wrong_ones():

@@ -1,4 +1,4 @@
-"""samplers.testing: every sampler of the shelf passes, and each way to break the contract is caught by its check."""
+"""samplers.testing: every built-in sampler passes, and each way to break the contract is caught by its check."""
 
 import math
 import re
@@ -37,7 +37,7 @@ BRIDGED = [pytest.param(name, marks=pytest.mark.slow) for name in FOUND.samplers
 
 # One bridge in four: what they share is one function, and test_bridges.py compares each with its package.
 @pytest.mark.parametrize("name", [*NATIVE, *BRIDGED[::4]])
-def test_the_shelf_keeps_the_contract(name):
+def test_built_in_samplers_keep_the_contract(name):
     check_sampler(FOUND.sampler(name).item, **HOW.get(name, {}))
 
 
