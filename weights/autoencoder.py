@@ -108,8 +108,8 @@ class Autoencoder:
         colours = torch.cartesian_prod(levels, levels, levels).reshape(8, 8, 3)
         card = colours.repeat_interleave(4 * self._factor, 0).repeat_interleave(4 * self._factor, 1)
         latents = self.encode(tensor_to_image(card.movedim(-1, 0)))[0].movedim(0, -1).cpu()
-        inner = latents[2::4, 2::4].reshape(64, -1)
-        return torch.linalg.lstsq(torch.cat([inner, torch.ones(64, 1)], 1), colours.reshape(64, 3)).solution
+        centres = latents[2::4, 2::4].reshape(64, -1)
+        return torch.linalg.lstsq(torch.cat([centres, torch.ones(64, 1)], 1), colours.reshape(64, 3)).solution
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:

@@ -99,7 +99,7 @@ class Folder:
         config, kind = self._config(name), self._class(name)
         with torch.device("meta"):
             module = kind(config) if self._is_text_encoder(name) else kind.from_config(config)
-        sources = {wanted: Source(self._usual(wanted, name)) for wanted in module.state_dict()}
+        sources = {key: Source(self._usual(key, name)) for key in module.state_dict()}
         check_part(ModulePart(module, TensorFile(files[0], shapes), sources))
         return files, variant
 

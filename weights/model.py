@@ -139,7 +139,7 @@ def guess_prediction(
     info: ModelInfo,
     device: torch.device,
 ) -> str:
-    """Find out what a network predicts: on pure noise, epsilon is its input again and v almost nothing of it.
+    """Find out what a network predicts: on pure noise, epsilon equals its input and v has almost nothing of it.
 
     At the highest level the state is z = alpha x0 + sqrt(1 - alpha^2) eps with alpha near 0, so the slope of the
     output on z is about 1 for epsilon and about alpha for v = alpha eps - sqrt(1 - alpha^2) x0.

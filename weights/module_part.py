@@ -72,11 +72,11 @@ def check_part(part: ModulePart) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{file.path.name} is not complete: {missing[0]}{more} is missing; download it again")
-    for name, wanted in part.module.state_dict().items():
+    for name, tensor in part.module.state_dict().items():
         source = part.sources[name]
         shape = file.shapes[source.name]
-        if _plain(_shape_of(shape, source)) != _plain(tuple(wanted.shape)):
-            what = f"{source.name} has shape {list(shape.sizes)} instead of {list(wanted.shape)}"
+        if _plain(_shape_of(shape, source)) != _plain(tuple(tensor.shape)):
+            what = f"{source.name} has shape {list(shape.sizes)} instead of {list(tensor.shape)}"
             raise ModelError(f"{file.path.name} is not a supported checkpoint: {what}")
         if not shape.dtype.is_floating_point:
             raise ModelError(f"{file.path.name} holds {source.name} as {shape.dtype}; use fp16, bf16 or fp32")
@@ -97,12 +97,12 @@ def _plain(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _fill(part: ModulePart, get: Callable[[str], torch.Tensor], device: torch.device, dtype: torch.dtype) -> None:
     state = {}
-    for name, wanted in part.module.state_dict().items():
+    for name, empty in part.module.state_dict().items():
         source = part.sources[name]
         tensor = get(source.name)
         if source.third is not None:
             tensor = tensor.chunk(3)[source.third]
-        tensor = tensor.reshape(wanted.shape)
+        tensor = tensor.reshape(empty.shape)
         state[name] = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
     part.module.load_state_dict(state, assign=True)
     for owner in part.module.modules():

@@ -102,11 +102,11 @@ def _check_zip(path: Path, size: int) -> str:
     return pickles[0].filename
 
 
-def _unpickle(path: Path, inner: str) -> Mapping[Any, Any]:
+def _unpickle(path: Path, entry: str) -> Mapping[Any, Any]:
     stand_ins: list[Any] = [(type("ModelCheckpoint", (Inert,), {}), name) for name in LIGHTNING]
     try:
         with zipfile.ZipFile(path) as archive:
-            check_pickle_size(archive.read(inner))
+            check_pickle_size(archive.read(entry))
         with _ALLOWING, torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:

@@ -53,18 +53,18 @@ def parse(text: str) -> list[PromptPart]:
     def scale(start: int, factor: float) -> None:
         factors.append((start, len(parts), factor))
 
-    for found in TOKEN.finditer(text):
-        kind, value = found.lastgroup, found[0]
+    for match in TOKEN.finditer(text):
+        kind, value = match.lastgroup, match[0]
         if kind == "open":
             opened[value].append(len(parts))
         elif kind == "weight" and opened["("]:
-            scale(opened["("].pop(), float(found["weight"]))
+            scale(opened["("].pop(), float(match["weight"]))
         elif value == ")" and opened["("]:
             scale(opened["("].pop(), STRONGER)
         elif value == "]" and opened["["]:
             scale(opened["["].pop(), 1 / STRONGER)
         elif kind == "literal":
-            parts.append(PromptPart(found["literal"]))
+            parts.append(PromptPart(match["literal"]))
         elif kind != "lone":
             parts += _broken(value)
     for start in opened["("]:

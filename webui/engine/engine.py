@@ -15,13 +15,14 @@ from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest, resolve
 from weights.catalog import ModelInfo
 from weights.identity import ModelIdentity
+from weights.model import Model
 from weights.opening import open_model
 
 from .drawing import Drawing
 from .job_context import Task
 from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
-from .opened_models import Models
+from .opened_models import AvailableModels, ModelHolder
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 from .worker import Worker
 
@@ -48,7 +49,7 @@ class Engine:
         self,
         registry: Registry,
         settings: Settings,
-        open_model: Callable[[ModelInfo, str], Any] = open_model,
+        open_model: Callable[[ModelInfo, str], Model] = open_model,
         find_models: Callable[[Path], dict[str, ModelInfo]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
@@ -57,14 +58,15 @@ class Engine:
     ):
         self.registry, self.settings = registry, settings
         self._clock = clock
-        self._models = Models(settings, open_model, find_models, check_model)
+        self._available = AvailableModels(settings, find_models)
+        self._holder = ModelHolder(settings, self._available, open_model, check_model)
         self.queue = JobQueue(clock, patience)
-        self.worker = Worker(self.queue, self._models, registry, settings, clock, on_saved)
+        self.worker = Worker(self.queue, self._holder, registry, settings, clock, on_saved)
 
     @property
     def status(self) -> str:
         """Status in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
-        return self._models.status
+        return self._holder.status
 
     @property
     def limits(self) -> Limits:
@@ -73,31 +75,31 @@ class Engine:
 
     def models(self) -> dict[str, ModelInfo]:
         """The models that can be chosen, by name, as the folder is now; the default one first."""
-        return self._models.all()
+        return self._available.all()
 
     def refused(self) -> dict[str, str]:
         """What lies among the models and cannot be used, by name, with the reason."""
-        return self._models.refused()
+        return self._available.refused()
 
     def count_tokens(self, text: str, model: str) -> tuple[int, int] | None:
         """Tokens of a prompt and of its chunks, see `Model.count_tokens`; None unless the model is the one in use."""
-        used = self._models.named(model)
+        used = self._holder.named(model)
         return None if used is None else used.count_tokens(text)
 
     def identity_of(self, model: str) -> ModelIdentity | None:
         """What a model draws with, if it is the one that is open now."""
-        used = self._models.named(model)
+        used = self._holder.named(model)
         return None if used is None else used.identity
 
     def resolve(self, request: Request) -> ResolvedRequest:
         """The request with its model and plan, checked against this engine's limits. Raises RequestError."""
-        models = self._models.choices(request.model)
+        models = self._available.choices(request.model)
         return resolve(request, self.registry, models, self.settings.model or "", self.limits)
 
     @property
-    def opened_model(self) -> Any:
+    def opened_model(self) -> Model | None:
         """The model that is open now, None before the first."""
-        return self._models.opened
+        return self._holder.opened
 
     def start(self) -> None:
         """Start the worker."""
@@ -150,7 +152,7 @@ class Engine:
         Raises RequestError for a model that is not there, and a full queue.
         """
         if task.model:
-            self._models.check(task.model)
+            self._available.check(task.model)
         job = TaskJob(task, owner, self._clock)
         self.queue.put(job)
         return job
@@ -163,7 +165,7 @@ class Engine:
         The answer raises RequestError with words for the user where the model or the work fails; cancel it when nobody
         waits for it any more. Raises RequestError for an unknown model and when too much is being asked.
         """
-        self._models.check(model)
+        self._available.check(model)
         call = EngineCall(model, compute, self._clock)
         self.queue.put(call)
         return call.answer

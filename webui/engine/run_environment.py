@@ -1,4 +1,4 @@
-"""The conditions under which pictures are drawn, beside what was asked for: a picture's last bits depend on them."""
+"""How a job is drawn beside what its request says: the last bits of a picture depend on it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from weights.identity import ModelIdentity
 
 @dataclass(frozen=True)
 class RunEnvironment:
-    """Where a job is not drawn as the engine would by itself; None is the engine's own way.
+    """What a replay prescribes for a job; None leaves it to the engine.
 
     device   "cpu", "cuda" or "mps"
     threads  of the CPU
     batch    how many pictures are drawn together
-    digest   of the only weights that will do
-    vae      the same of a VAE beside them; "" is the model's own
-    parts    the same of the vocabulary, text encoder and VAE of a folder, which have files of their own
+    digest   the weights of `ModelIdentity` that the picture needs
+    vae      its VAE; "" is the model's own
+    parts    its other parts
     outputs  folder of the pictures
     """
 
@@ -40,7 +40,7 @@ DEFAULT_ENVIRONMENT = RunEnvironment()
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Compute with so many CPU threads for a while; None changes nothing."""
+    """Compute with so many CPU threads inside a with block; None changes nothing. The count is the process's."""
     before = torch.get_num_threads()
     if count is not None and count != before:
         torch.set_num_threads(count)
@@ -52,7 +52,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: str) -> None:
-    """Raise RequestError, in the words of the page, unless the opened model has the weights of the environment."""
+    """Raises RequestError unless the opened model of this name has the weights that the environment prescribes."""
     if environment.digest not in (None, identity.weights):
         other = f"the picture was made with another (hash {environment.digest})"
         raise RequestError(f"Model {name} here has hash {identity.weights}, and {other}.")
@@ -67,7 +67,7 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
 
 
 def origin_of(name: str, identity: ModelIdentity) -> dict[str, str]:
-    """What drew a picture, as metadata records it: the weights, their number format, the device and its kind."""
+    """The identity of a model as the metadata of a picture records it."""
     origin = dict(
         name=name,
         digest=identity.weights,
@@ -75,7 +75,7 @@ def origin_of(name: str, identity: ModelIdentity) -> dict[str, str]:
         dtype=identity.dtype,
         hardware=identity.hardware,
     )
-    # Recorded where they are not the usual.
-    unusual = dict(vae=identity.vae, parts=identity.parts, prediction=identity.prediction)
-    origin |= {key: value for key, value in unusual.items() if value}
+    # Left out where there is nothing to say.
+    others = dict(vae=identity.vae, parts=identity.parts, prediction=identity.prediction)
+    origin |= {key: value for key, value in others.items() if value}
     return origin | ({"compiled": "torch.compile"} if identity.compiled else {})

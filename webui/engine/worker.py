@@ -14,6 +14,7 @@ import torch
 from samplers.registry import Registry
 from samplers.sampler import Stopped
 from webui.core.request import RequestError
+from weights.model import Model
 from weights.oom import out_of_memory
 
 from .drawing import draw
@@ -22,7 +23,7 @@ from .events import Failed, Finished, Outcome, Progress, StoppedEarly
 from .job_context import JobContext
 from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
-from .opened_models import Models
+from .opened_models import ModelHolder
 from .run_environment import check_weights, threads
 
 if TYPE_CHECKING:
@@ -42,13 +43,13 @@ class Worker:
     def __init__(
         self,
         queue: JobQueue,
-        models: Models,
+        holder: ModelHolder,
         registry: Registry,
         settings: Settings,
         clock: Callable[[], float],
         on_saved: Callable[[Path], None],
     ):
-        self._queue, self._models, self._registry, self._settings = queue, models, registry, settings
+        self._queue, self._holder, self._registry, self._settings = queue, holder, registry, settings
         self._clock, self._on_saved = clock, on_saved
         self._warm_up_wanted = False
         self._thread = threading.Thread(target=self._work, name="sigmalab-engine", daemon=True)
@@ -108,7 +109,7 @@ class Worker:
         if isinstance(job, EngineCall):
             with torch.no_grad():
                 return dict(stopped=False, answer=job.compute(context.model))
-        with nullcontext() if context.model is None else self._models.drawing():
+        with nullcontext() if context.model is None else self._holder.drawing(context.model):
             if isinstance(job, DrawJob):
                 batch_size = job.environment.batch or (1 if self._settings.one_at_a_time else None)
                 return draw(job.drawing, context, batch_size, job.previews)
@@ -116,12 +117,12 @@ class Worker:
                 return job.task.run(context)
         raise TypeError(f"a worker cannot do {type(job).__name__}")
 
-    def _open_model(self, job: Job) -> Any:
+    def _open_model(self, job: Job) -> Model | None:
         """The opened model of a job; None for a task without one."""
         if not job.model:
             return None
         device = job.environment.device or self._settings.device
-        model = self._models.open(job.model, device, lambda name: job.tell(Progress(text=f"loading {name}")))
+        model = self._holder.open(job.model, device, lambda name: job.tell(Progress(text=f"loading {name}")))
         check_weights(job.environment, model.identity, job.model)
         return model
 
@@ -135,10 +136,10 @@ class Worker:
                     self._queue.finish(job, self.draw(job))
                 elif self._warm_up_wanted and not self._queue.closed:
                     self._warm_up_wanted = False
-                    self._models.warm_up()
+                    self._holder.warm_up()
                 self._queue.sweep()
             except BaseException:
                 log.exception("the engine met an error of its own")
                 if job is not None:
                     self._queue.finish(job, Failed("Sigmalab met an error of its own; the log says more."))
-        self._models.close()
+        self._holder.close()
