@@ -6,11 +6,20 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from gradio import processing_utils
+from gradio_client import Client
+from gradio_client.exceptions import ValidationError
 from pages import served
 
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 
 AUTH = ("ada", "lovelace")
+
+
+@pytest.fixture(scope="module")
+def page(registry, tmp_path_factory):
+    with served(registry, tmp_path_factory.mktemp("open")) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +81,43 @@ def test_an_upload_is_not_read_before_the_login(locked):
 )
 def test_a_large_body_of_unknown_length_is_not_parsed(locked, path, body, headers):
     assert post(locked, path, content=streamed(body), headers=headers).status_code == 413
+
+
+ADDRESS = b'{"data": [[{"image": {"path": "http://nowhere.invalid/x.png", "meta": {"_type": "gradio.FileData"}}}]]}'
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        (ADDRESS, "by its address"),
+        (ADDRESS.replace(b"http", b"\\u0068ttps"), "by its address"),
+        (b'{"data": [{"path": "x", "meta": []}]}', "'meta'"),
+        (b'{"data": [NaN]}', "NaN"),
+        (b'{"data": [-Infinity]}', "Infinity"),
+        (b'{"data": [1e999]}', "too large"),
+        (b'{"data": ["\\ud800"]}', "surrogate"),
+        (b'{"data": [{"\\udfff": 0}]}', "surrogate"),
+        (b"[" * 200 + b"]" * 200, "nested"),
+        (b"[" * 100_000, "nested"),
+        (b'{"data": [' + b"9" * 5000 + b"]}", "not JSON"),
+        (b'{"data": ["\xff"]}', "not JSON"),
+        (b"{", "not JSON"),
+    ],
+)
+def test_a_body_that_gradio_would_fail_on_is_refused_in_words(page, body, said):
+    for path in ("call/txt2img", "queue/join"):
+        answer = post(page, f"/gradio_api/{path}", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422 and said in answer.json()["detail"][0]["message"]
+
+
+def test_an_address_is_never_looked_up(page, monkeypatch):
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_get", None)
+    body = {"data": [{"path": "http://nowhere.invalid/x.png", "meta": {"_type": "gradio.FileData"}}, "a"]}
+    client = Client(page.url, download_files=False, verbose=False, analytics_enabled=False)
+    with pytest.raises(ValidationError, match="by its address"):
+        client.predict(*body["data"], api_name="/img2img")
+
+
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://[x"}, {"Origin": "http://["}])
+def test_malformed_headers_are_refused(page, headers):
+    assert httpx.get(page.url, headers=headers).status_code == 400

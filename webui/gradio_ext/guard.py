@@ -15,6 +15,8 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from webui.core.images import MAX_BYTES
 
+from .json_bodies import JsonBodies
+
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable, Callable], Awaitable[None]]
 
@@ -61,7 +63,7 @@ class Guard:
 
     def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
         self._share = share
-        self._app = RequestBodyLimitMiddleware(app, MAX_BODY)
+        self._app = RequestBodyLimitMiddleware(JsonBodies(app), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 
@@ -87,6 +89,10 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
+        try:
+            urlsplit(f"//{host}"), urlsplit(headers.get("origin", ""))
+        except ValueError as error:
+            return 400, f"The header Host or Origin is malformed: {error}."
         if not self._known(host):
             return 400, "This page is not served under that host name; use its address or localhost."
         if CLOSED.match(scope["path"]):

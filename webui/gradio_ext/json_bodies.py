@@ -1,0 +1,99 @@
+"""Checks of JSON bodies that Gradio does not make: numbers and texts that JSON cannot carry, and addresses of files."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from gradio_client.utils import is_http_url_like
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+MAX_DEPTH = 100
+
+
+class JsonBodies:
+    """ASGI middleware that answers 422 to a JSON body that would make Gradio fail or fetch an address.
+
+    Gradio downloads a file whose path is an http address before it calls any function, also for callers whose request
+    is refused afterwards. The answer has the form of Gradio's validators, whose text gradio_client shows.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = Headers(scope=scope).get("content-type", "").lower()
+        if scope["method"] in WITHOUT_BODY or kind.startswith(FORMS):
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return
+        if problem := body_problem(body):
+            detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": problem}
+            await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
+            return
+        given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> Message:
+            return given.pop() if given else await receive()
+
+        await self._app(scope, receive_again, send)
+
+
+def body_problem(body: bytes) -> str | None:
+    """Say what is wrong with a JSON body; None if it can be passed on."""
+    if not body:
+        return None
+    try:
+        value = json.loads(body, parse_constant=_not_json)
+    except RecursionError:
+        return f"The request is nested too deeply; allowed are {MAX_DEPTH} levels."
+    except ValueError as error:
+        return f"The request is not JSON: {error}."
+    return _value_problem(value)
+
+
+def _value_problem(value: Any) -> str | None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, list):
+                below += value
+            elif isinstance(value, dict):
+                if is_http_url_like(value.get("path")):
+                    return (
+                        "A file is given by its address; upload it, with gradio_client as handle_file('picture.png')."
+                    )
+                if "path" in value and not isinstance(value.get("meta", {}), dict):
+                    return "The 'meta' of a file must be an object."
+                below += value.keys()
+                below += value.values()
+            elif isinstance(value, str) and not _encodable(value):
+                return "The request has half a character (a lone surrogate); send text as UTF-8."
+            elif isinstance(value, float) and not math.isfinite(value):
+                return "The request has a number that is too large."
+        if not below:
+            return None
+        level = below
+    return f"The request is nested too deeply; allowed are {MAX_DEPTH} levels."
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number that JSON knows")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
