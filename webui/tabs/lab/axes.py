@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +18,8 @@ from webui.core.request import Request, RequestError, read
 from webui.core.text import as_sentence
 
 MAX_VALUES = 256
+MAX_CHARACTERS = 32_000
 NAMED = ("sampler", "schedule")  # their values are names from a menu
-RANGE = re.compile(
-    r"^\s*(-?[\d.]+(?:e-?\d+)?)\s*\.\.\s*(-?[\d.]+(?:e-?\d+)?)\s*(?:\+\s*([\d.]+(?:e-?\d+)?))?\s*$", re.I
-)
 PROMPT_HINT = "red apple -> rocket, cat face"
 
 
@@ -93,6 +90,8 @@ def read_axis(kind: str, given: str | Sequence[str], registry: Registry, schema:
     if kind not in known:
         raise RequestError(f"Unknown axis {kind!r}; known are {', '.join(known)}.")
     title = known[kind]
+    if sum(map(len, given)) > MAX_CHARACTERS:
+        raise RequestError(f"The axis {title} is too long; allowed are {MAX_CHARACTERS} characters.")
     if kind == "prompt":
         values = _replacements(given if isinstance(given, str) else ", ".join(given))
     else:
@@ -104,7 +103,7 @@ def read_axis(kind: str, given: str | Sequence[str], registry: Registry, schema:
         examples = hint(kind, registry, schema) or "at least one name"
         raise RequestError(f"The axis {title} has no values; give {examples}.")
     if len(values) > MAX_VALUES:
-        raise RequestError(f"The axis {title} has {len(values)} values; allowed are {MAX_VALUES}.")
+        raise RequestError(f"The axis {title} has too many values; allowed are {MAX_VALUES}.")
     labels = [value.label for value in values]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise RequestError(f"The axis {title} has {twice!r} twice.")
@@ -128,31 +127,32 @@ def _options(kind: str, registry: Registry) -> list[Option]:
 
 
 def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str, schema: type[Request]) -> list[str]:
-    """Ranges like 5..30 +5 written out, for numbers only."""
+    """Write out ranges like 5..30 +5, for numbers only; stop above MAX_VALUES."""
     field = axis_fields(schema).get(kind)
     numeric = (field is not None and field.kind in (int, float)) or any(
         isinstance(option, NumberOption) for option in _options(kind, registry)
     )
     expanded: list[str] = []
     for text in texts:
-        match = RANGE.match(text) if numeric else None
-        expanded += _range(match, title) if match else [text]
+        expanded += _range(text, title) if numeric and ".." in text else [text]
+        if len(expanded) > MAX_VALUES:
+            break
     return expanded
 
 
-def _range(match: re.Match[str], title: str) -> list[str]:
+def _range(text: str, title: str) -> list[str]:
+    first, _, rest = text.partition("..")
+    last, plus, by = rest.partition("+")
     try:
-        low, high, step = float(match[1]), float(match[2]), float(match[3] or 1)
+        low, high, step = float(first), float(last), float(by) if plus else 1.0
         # A little more than half of the rounding that decimal steps collect.
         count = math.floor((high - low) / step + 1e-9) + 1
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise RequestError(f"The axis {title}: {match[0].strip()!r} is no range; write it like 5..30 +5.") from None
+        raise RequestError(f"The axis {title}: {text!r} is no range; write it like 5..30 +5.") from None
     if count < 1:
-        raise RequestError(f"The axis {title}: the range {match[0].strip()!r} is empty; write the lower end first.")
+        raise RequestError(f"The axis {title}: the range {text!r} is empty; write the lower end first.")
     if count > MAX_VALUES:
-        raise RequestError(
-            f"The axis {title}: the range {match[0].strip()!r} has {count} values; allowed are {MAX_VALUES}."
-        )
+        raise RequestError(f"The axis {title}: the range {text!r} has {count} values; allowed are {MAX_VALUES}.")
     return [
         f"{round(low + i * step, 9):g}" if abs(low + i * step) < 1e5 else f"{low + i * step:.0f}" for i in range(count)
     ]
