@@ -1,13 +1,17 @@
 """Uploaded pictures: the good ones come out upright and of the right size, the rest is refused before it costs."""
 
 import io
+import os
 import random
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
 
+from webui.core import images
 from webui.core.images import MAX_BYTES, PictureError, fit_picture, grid, open_picture, to_jpeg
 
 
@@ -159,3 +163,38 @@ def test_grids_and_previews():
     assert sheet.size == (20, 16)
     assert [sheet.getpixel(at) for at in ((5, 4), (15, 4), (5, 12), (15, 12))] == [*colours, (255, 255, 255)]
     assert Image.open(io.BytesIO(to_jpeg(Image.new("RGB", (2000, 1000))))).size == (768, 384)
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(PictureError, match="cannot be read"):
+        open_picture(tmp_path / "x.png")
+
+
+def test_no_second_copy_is_made_of_a_large_picture(tmp_path, monkeypatch):
+    # 206 KB that decode to 200 MB; converted as a whole they took 1.1 GB.
+    Image.new("RGBA", (7071, 7071), (200, 30, 30, 128)).save(tmp_path / "a.png")
+    heights, copied = [], []
+    real, copy = images._strip_to_rgb, Image.Image.copy
+    monkeypatch.setattr(images, "_strip_to_rgb", lambda image: heights.append(image.height) or real(image))
+    monkeypatch.setattr(Image.Image, "copy", lambda self: copied.append(self.height) or copy(self))
+    assert open_picture(tmp_path / "a.png").getpixel((7070, 7070)) == (227, 142, 142)
+    assert max(heights + copied) == images.STRIP and sum(heights) == 7071
+
+
+def test_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    inside, most = [], []
+    real = images._to_rgb
+
+    def slow(image):
+        inside.append(image)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.remove(image)
+        return real(image)
+
+    monkeypatch.setattr(images, "_to_rgb", slow)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(open_picture, [tmp_path / "a.png"] * 4))
+    assert most == [1, 1, 1, 1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import stat
+import threading
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,9 @@ MAX_PIXELS = 50_000_000  # phones take 50 megapixels; decoded that is 150 MB
 MAX_ASPECT = 100
 PREVIEW_SIDE = 768
 PAPER = (255, 255, 255)
+STRIP = 256  # rows that are converted at a time
+# A small file can hold 50 megapixels, 200 MB decoded: only one caller at a time may have them in memory.
+_DECODING = threading.RLock()
 
 
 class PictureError(RequestError):
@@ -28,10 +33,11 @@ def open_picture(path: Path) -> Image.Image:
 
     Size and format are checked before a pixel is decoded. Raises PictureError.
     """
-    with open_untrusted(path) as image:
+    with _DECODING, open_untrusted(path) as image:
         try:
             image.load()
-            return _to_rgb(_upright(image))
+            _turn_upright(image)
+            return _to_rgb(image)
         # Pillow's decoders raise nearly anything on a broken file.
         except Exception as error:
             raise PictureError(
@@ -43,7 +49,11 @@ def open_untrusted(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Imag
     """Open a picture, checked for size and format but not decoded yet; close it after use. Raises PictureError."""
     kinds = ", ".join(formats).replace("WEBP", "WebP")
     try:
-        size = Path(path).stat().st_size
+        status = Path(path).stat()
+        # Opening a pipe would wait for a writer.
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError("The picture cannot be read; upload it again.")
+        size = status.st_size
         if size > MAX_BYTES:
             raise PictureError(f"The file has {size / 2**20:.0f} MB; allowed are {MAX_BYTES / 2**20:.0f} MB.")
         image = Image.open(path, formats=formats)
@@ -52,7 +62,7 @@ def open_untrusted(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Imag
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureError(f"The picture is too large; allowed are {MAX_PIXELS / 1e6:.0f} megapixels.") from None
     except OSError as error:
-        missing = isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError))
+        missing = isinstance(error, (FileNotFoundError, PermissionError))
         what = (
             "The picture cannot be read; upload it again."
             if missing
@@ -88,7 +98,8 @@ def open_input(request: Request) -> Image.Image | None:
     """The input picture of img2img at the size of a resolved request, None for txt2img. Raises PictureError."""
     if request.mode == "txt2img" or request.image is None:
         return None
-    return fit_picture(open_picture(request.image), request.width, request.height, request.fit)
+    with _DECODING:
+        return fit_picture(open_picture(request.image), request.width, request.height, request.fit)
 
 
 def grid(images: Sequence[Image.Image]) -> Image.Image:
@@ -113,14 +124,25 @@ def to_jpeg(image: Image.Image, side: int = PREVIEW_SIDE, quality: int = 80) -> 
     return buffer.getvalue()
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # EXIF from the wild may be anything; the pixels are still good
-        return image
+        pass
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert in strips: Pillow's conversions of a whole picture would hold up to four copies of it at once."""
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):
+        box = (0, top, image.width, min(top + STRIP, image.height))
+        strip = _strip_to_rgb(image.crop(box))
+        rgb.paste(strip, box)
+        rgb.info = strip.info
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16 bits a pixel: Pillow's convert would clip instead of scale.
         return Image.eval(image.convert("I"), lambda value: value / 257).convert("L").convert("RGB")
