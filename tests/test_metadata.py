@@ -1,6 +1,7 @@
 """What pictures carry: other programs read the text, we read all of it back, and broken files say so."""
 
 import json
+import os
 import re
 import struct
 import zlib
@@ -213,6 +214,27 @@ def test_two_writers_never_take_one_name(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda i: storage.save(tmp_path, 1, str(i).encode(), now), range(40)))
     assert sorted(int(path.read_bytes()) for path in paths) == list(range(40)) and len(set(paths)) == 40
+
+
+def test_a_leftover_of_a_killed_process_blocks_no_name_and_is_removed(tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    old, young = folder / ".a.png.part", folder / ".b.png.0123.part"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    storage.write_new(folder / "a.png", b"data")
+    storage.remove_leftovers(tmp_path)
+    storage.remove_leftovers(tmp_path / "nowhere")
+    assert sorted(path.name for path in folder.iterdir()) == [young.name, "a.png"]
+
+
+def test_without_hard_links_no_file_is_replaced_either(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *paths: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    storage.write_new(tmp_path / "a.png", b"one")
+    with pytest.raises(FileExistsError):
+        storage.write_new(tmp_path / "a.png", b"two")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one"]
 
 
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from samplers.registry import Registry, discover
 from weights.opening import check_model, open_model
 
 from .core.images import MAX_BYTES
+from .core.storage import remove_leftovers
 from .engine.engine import Engine
 from .gradio_ext.guard import Guard
 from .gradio_ext.theme import ASSETS, head, theme
@@ -31,6 +32,7 @@ COMPRESSED_FROM, COMPRESSION = 4096, 4  # bytes of an answer from which it is co
 
 def serve(settings: Settings) -> None:
     """Run the page until Ctrl+C."""
+    remove_leftovers(settings.outputs)
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
     opening = partial(open_model, compiled=settings.compile)
     history = History(settings.outputs)

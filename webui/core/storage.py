@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 TRIES = 10_000
+TEMPORARY = ".part"  # ending of files that are being written
+LEFTOVER_AGE = 60  # seconds
 INPUTS = "inputs"  # folder of the input pictures of img2img, among the pictures' own folders
 
 log = logging.getLogger(__name__)
@@ -30,20 +34,39 @@ class Saved:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file in one step: readers see all of it or nothing. FileExistsError if there is one already; OSError."""
-    temporary = path.with_name(f".{path.name}.part")
-    # Whoever made the temporary file owns the final name: two writers cannot rename over one another.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    # A name of its own, so that what a killed process left behind stands in nobody's way.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            raise FileExistsError(path)
-        os.replace(temporary, path)
-    except BaseException:
+        _move_new(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
+
+
+def _move_new(source: Path, target: Path) -> None:
+    try:
+        # Unlike a rename, a link fails where another writer was faster.
+        os.link(source, target)
+    except FileExistsError:
         raise
+    except OSError:
+        # A file system without hard links.
+        if target.exists():
+            raise FileExistsError(target) from None
+        os.replace(source, target)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in the folders of a folder; those in use are younger."""
+    for path in folder.glob(f"*/.*{TEMPORARY}"):
+        try:
+            if time.time() - path.stat().st_mtime > LEFTOVER_AGE:
+                path.unlink()
+        except OSError as error:
+            log.warning("the leftover file %s could not be removed: %s", path, error)
 
 
 def save(folder: Path, seed: int, data: bytes, now: datetime | None = None) -> Path:
