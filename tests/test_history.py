@@ -349,3 +349,24 @@ def test_a_shared_page_has_no_history(registry, tmp_path):
         return {block.label for block in blocks.blocks.values() if type(block).__name__ == "Tab"}
 
     assert "History" in tabs() and "History" not in tabs(share=True)
+
+
+def test_an_index_that_cannot_be_written_is_told_instead_of_nothing(registry, tmp_path, monkeypatch):
+    def read_only(self, between):
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    put(registry, tmp_path, 1)
+    monkeypatch.setattr(Index, "sync", read_only)
+    settings = Settings(root=tmp_path, outputs=tmp_path, model="toy")
+    blocks = build_page(Engine(registry, settings, lambda f, d: None, lambda path: {"toy": toy()}))
+    named = {getattr(each.fn, "__qualname__", ""): each.fn for each in blocks.fns.values()}
+    updates = named["build_history.<locals>.refresh"]("", "", "", None)
+    note = next(update for block, update in updates.items() if block.elem_id == "history-note")
+    assert "readonly database" in str(note) and FILE in str(note) and "Nothing made" not in str(note)
+
+
+def test_a_pipe_among_the_pictures_is_passed_over(registry, tmp_path):
+    put(registry, tmp_path, 1, prompt="good")
+    os.mkfifo(tmp_path / "2030-01-02" / "x.png")
+    history = History(tmp_path)
+    assert history.refresh(30) and sorted(prompts(history)) == ["", "good"]

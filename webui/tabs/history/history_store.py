@@ -25,6 +25,7 @@ class History:
         self._lock = threading.Lock()
         self._saved: list[Path] = []
         self._stale = False
+        self._problem: str | None = None
         self._thread: threading.Thread | None = None
 
     def add(self, path: Path) -> None:
@@ -40,6 +41,11 @@ class History:
             thread = self._begin()
         thread.join(wait)
         return not thread.is_alive()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the index could not be brought up to date the last time; None if it could."""
+        return self._problem
 
     def find(
         self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
@@ -67,9 +73,11 @@ class History:
                     return
             try:
                 self._catch_up(stale)
+                self._problem = None
             except Exception as error:
                 # Any error: pictures must still be saved, and the next thread tries once more.
                 log.warning("the index of the history could not be brought up to date: %s", error)
+                self._problem = str(error)
 
     def _catch_up(self, stale: bool) -> None:
         try:

@@ -28,7 +28,7 @@ from webui.tabs.form.picture_actions import InfoTarget, settings_outputs, use_se
 from webui.tabs.form.workbench import Workbench
 from webui.templates import render
 
-from .history_index import END, HistoryEntry
+from .history_index import END, FILE, HistoryEntry
 from .history_store import History
 
 PAGE = 24  # pictures
@@ -104,9 +104,15 @@ def build_history(
             done = cursors != FIRST_PAGE or history.refresh(WAIT)
             menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
             pictures = history.find(*filters, before=cursors[-1], limit=PAGE + 1)
+            if not pictures and history.problem:
+                raise OSError(history.problem)
         except (sqlite3.Error, OSError) as error:
-            log.warning("the history cannot be read", exc_info=error)
-            return {view.note: problem(f"The history cannot be read ({error})."), view.timer: gr.Timer(active=False)}
+            log.warning("the history cannot be read: %s", error)
+            told = problem(
+                f"The history cannot be read ({error}). Its index is {FILE} in the outputs folder, which needs free "
+                "space and must be writable."
+            )
+            return {view.note: told, view.timer: gr.Timer(active=False)}
         choices = {menu: gr.update(choices=each) for menu, each in zip((view.sampler, view.model), menus, strict=True)}
         return choices | show_page(view, pictures, cursors, done, any(filters))
 
