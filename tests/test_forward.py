@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ToyModel, toy, until
 from oracles import sd
+from PIL import Image
 
 from samplers.noise import Noise
 from samplers.schedule import alpha_bar, flow
@@ -26,6 +27,7 @@ from webui.tabs.schedule.forward_process import (
     sigma_at,
     some_of,
 )
+from webui.tabs.schedule.forward_view import _taken
 from weights.autoencoder import image_to_tensor, tensor_to_image
 
 
@@ -151,3 +153,8 @@ def test_too_many_errands_are_refused_and_closing_cancels_them(engine):
         answers[0].result(1)
     with pytest.raises(RequestError, match="shutting down"):
         made.ask("toy", lambda model: 1)
+
+
+def test_a_session_keeps_what_it_shows_of_a_wide_picture(tmp_path):
+    Image.new("RGB", (5000, 51)).save(tmp_path / "a.png")
+    assert _taken(tmp_path / "a.png")[0].size == (51, 51)

@@ -159,6 +159,7 @@ def _from_results(*given: Any) -> list[Any]:
 
 
 def _taken(path: Path) -> list[Any]:
-    # Reduced from the 50 megapixels of a phone to a size that is enough for every model.
+    # Each of many sessions keeps what is shown, a square large enough for every model, and not the upload.
     picture = open_picture(path)
-    return [fit_picture(picture, MAX_SIDE, MAX_SIDE) if min(picture.size) > MAX_SIDE else picture, "", time.time()]
+    side = min(*picture.size, MAX_SIDE)
+    return [fit_picture(picture, side, side), "", time.time()]
