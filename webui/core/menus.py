@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 # What a newcomer should try.
 SAMPLERS = ("DDIM", "DDPM", "Euler", "Flow", "Heun")
@@ -29,3 +30,8 @@ def sampler_choices(names: Iterable[str]) -> list[tuple[str, str]]:
 def _sorted(names: Iterable[str], first: Sequence[str]) -> list[str]:
     places = {name: place for place, name in enumerate(first)}
     return sorted(names, key=lambda name: (name.startswith(BRIDGED), places.get(name, len(first)), name.casefold()))
+
+
+def chosen_name(value: Any) -> str:
+    """The name that a menu sent; "" for none, and for what no menu sends, such as a list."""
+    return value if isinstance(value, str) else ""

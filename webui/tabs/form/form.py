@@ -59,9 +59,9 @@ def to_request(mode: str, values: Mapping[str, Any], schema: type[Request] = Req
     """The request that a form's values make. Raises RequestError."""
     for name in ("sampler", "schedule", "model"):
         # A picture or link named one that is not here; the default would be another one than the user asked for.
-        if values[name] is None:
+        if not isinstance(values[name], str):
             raise RequestError(f"No {name} is chosen; choose one from the menu.")
-    sampler, schedule = values["sampler"] or "", values["schedule"] or ""
+    sampler, schedule = values["sampler"], values["schedule"]
     fields = {name: value for name, value in values.items() if name not in ("random_seed", "options", "image")}
     if values.get("image"):
         fields["image"] = uploaded(values["image"])

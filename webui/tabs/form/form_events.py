@@ -10,6 +10,7 @@ import gradio as gr
 
 from samplers.run import plan
 from webui.core.fields import fields_of
+from webui.core.menus import chosen_name
 from webui.core.request import Request
 from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
@@ -93,8 +94,8 @@ def _describe(page: Page, form: Form) -> None:
 
 
 def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
-    entry = page.registry.samplers.get(values["sampler"] or "")
-    found = page.engine.models().get(values["model"] or "")
+    entry = page.registry.samplers.get(chosen_name(values["sampler"]))
+    found = page.engine.models().get(chosen_name(values["model"]))
     if entry is None or found is None:
         return ["", "", gr.update(interactive=True)]
     steps = values["steps"]
@@ -115,7 +116,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
 
 
 def _follow_model(page: Page, name: str | None) -> list[Any]:
-    found = page.engine.models().get(name or "")
+    found = page.engine.models().get(chosen_name(name))
     if found is None:
         return [gr.skip()] * 5
     sizes = gr.update(**size_slider(found))

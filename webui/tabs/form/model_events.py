@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 
+from webui.core.menus import chosen_name
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
 from webui.tabs.form.page_context import Page
 from webui.templates import render
@@ -26,7 +27,7 @@ def connect_model(page: Page, form: Form, tokens: gr.HTML) -> None:
         return tokens_note(page.engine.count_tokens(text or "", name or "") if short else None)
 
     def describe(name: str | None) -> str:
-        return model_note(page.engine.models().get(name or ""), page.engine.refused())
+        return model_note(page.engine.models().get(chosen_name(name)), page.engine.refused())
 
     on_change([prompt, model, revision, page.status], count, [prompt, model], tokens, **QUIET, **RAW)
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)

@@ -96,7 +96,7 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
     paths, changed = gr.State(()), gr.Number(0, visible="hidden")
 
     def draw(density: Any, level: Any, kept: Sequence[PlanePath]) -> list[Any]:
-        if density not in DENSITIES or not isinstance(level, int | float):
+        if not isinstance(density, str) or density not in DENSITIES or not isinstance(level, int | float):
             return [gr.skip()] * 2
         return [note_of(level), plane_figure(DENSITIES[density](), sigma_at(level), kept)]
 

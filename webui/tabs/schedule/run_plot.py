@@ -9,6 +9,7 @@ import gradio as gr
 
 from samplers.levels import DryRun
 from samplers.run import Plan
+from webui.core.menus import chosen_name
 from webui.core.request import RequestError
 from webui.core.resolved_request import partial_plan, whole_plan
 from webui.engine.engine import Engine
@@ -68,10 +69,10 @@ def redraw(
 def plan_from(engine: Engine, options: Mapping[str, Any], given: Sequence[Any]) -> RunPreview:
     """The run of the values of FIELDS with the options kept for their names. Raises RequestError."""
     values = dict(zip(FIELDS, given, strict=True))
-    sampler, menu = values["sampler"] or "", values["schedule"] or ""
+    sampler, menu = chosen_name(values["sampler"]), chosen_name(values["schedule"])
     chosen = dict(options=options["samplers"].get(sampler, {}), schedule_options=options["schedules"].get(menu, {}))
     return preview_run(
-        engine, {**values, "model": values["model"] or "", "sampler": sampler, "schedule": menu, **chosen}
+        engine, {**values, "model": chosen_name(values["model"]), "sampler": sampler, "schedule": menu, **chosen}
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.fields import fields_of
-from webui.core.menus import schedules_in_order
+from webui.core.menus import chosen_name, schedules_in_order
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
 from webui.gradio_ext.option_rows import build_options, connect_options
@@ -187,7 +187,7 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
 
 
 def _usual_guidance(page: Page, name: str | None) -> Any:
-    model_info = page.engine.models().get(name or "")
+    model_info = page.engine.models().get(chosen_name(name))
     return model_info.defaults.guidance if model_info else gr.skip()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from webui.core.menus import chosen_name
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW
@@ -93,7 +94,7 @@ def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.
     def copy(options: dict[str, Any], form_options: dict[str, Any], form_model: Any, *given: Any) -> dict[Block, Any]:
         values = dict(zip(FIELDS, given, strict=True))
         updates: dict[Block, Any] = {form.fields[name]: values[name] for name in names}
-        model_info = page.engine.models().get(values["model"] or "")
+        model_info = page.engine.models().get(chosen_name(values["model"]))
         # Another model brings its own size.
         if model_info is not None and values["model"] != form_model:
             updates |= {size: gr.update(**size_slider(model_info)) for size in sizes}
@@ -109,6 +110,6 @@ def merged(form_options: Mapping[str, Any], options: Mapping[str, Any], values: 
     """A form's options with those of the chosen sampler and schedule put in."""
     result = {kind: dict(kept) for kind, kept in form_options.items()}
     for kind, name in (("samplers", values["sampler"]), ("schedules", values["schedule"])):
-        if name in options.get(kind, {}):
+        if isinstance(name, str) and name in options.get(kind, {}):
             result[kind][name] = options[kind][name]
     return result

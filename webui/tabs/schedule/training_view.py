@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from webui.core.menus import chosen_name
 from webui.core.request import RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
 from webui.tabs.form.describe import note, problem
@@ -107,7 +108,7 @@ def connect_training(page: Page, run: RunView, view: TrainingView) -> None:
 def show(page: Page, model: Any, kinds: Any, start: Any, end: Any, zero: Any, shift: Any, measure: Any) -> list[Any]:
     """Updates for TrainingView.outputs. A wrong setting shows its error and leaves the plot as it is."""
     models = page.engine.models()
-    model_info = models.get(model or "") or next(iter(models.values()), None)
+    model_info = models.get(chosen_name(model)) or next(iter(models.values()), None)
     try:
         if model_info is None:
             raise RequestError("No model was found; put a diffusers folder into weights/.")
