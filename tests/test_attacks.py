@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,6 +12,7 @@ from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from pages import served
 
+from webui.gradio_ext import login_throttle
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 
 AUTH = ("ada", "lovelace")
@@ -81,6 +83,32 @@ def test_an_upload_is_not_read_before_the_login(locked):
 )
 def test_a_large_body_of_unknown_length_is_not_parsed(locked, path, body, headers):
     assert post(locked, path, content=streamed(body), headers=headers).status_code == 413
+
+
+def test_signing_out_ends_the_own_session_only(locked):
+    with httpx.Client(base_url=locked.url) as one, httpx.Client(base_url=locked.url) as two:
+        for each in (one, two):
+            assert each.post("/login", data=dict(zip(("username", "password"), AUTH))).status_code == 200
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert one.get("/logout", headers=link).status_code == 403 and one.get("/config").status_code == 200
+        assert one.get("/logout?all_session=true").status_code == 302
+        assert one.get("/config").status_code == 401 and two.get("/config").status_code == 200
+
+
+def test_guessing_the_login_is_slowed_down(locked, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(login_throttle, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def login(password):
+        return post(locked, "/login", data={"username": AUTH[0], "password": password})
+
+    assert [login("guess").status_code for _ in range(7)] == [400] * 5 + [429] * 2
+    answer = login(AUTH[1])
+    assert answer.status_code == 429 and "try again in 1 seconds" in answer.json()["detail"]
+    clock.now = 1.5
+    assert login("guess").status_code == 400 and login("guess").status_code == 429
+    clock.now = 4.0
+    assert login(AUTH[1]).status_code == 200 and login("guess").status_code == 400
 
 
 ADDRESS = b'{"data": [[{"image": {"path": "http://nowhere.invalid/x.png", "meta": {"_type": "gradio.FileData"}}}]]}'

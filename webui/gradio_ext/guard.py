@@ -16,12 +16,14 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from webui.core.images import MAX_BYTES
 
 from .json_bodies import JsonBodies
+from .login_throttle import LoginThrottle
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable, Callable], Awaitable[None]]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 TUNNEL = ".gradio.live"
+LOGOUT = re.compile(r"^/logout/?$")
 UPLOAD = re.compile(r"^(/gradio_api)?/upload/?$")
 MAX_BODY = 2 * 1024 * 1024
 # Gradio limits each file of an upload after the login; this also limits their number.
@@ -63,7 +65,7 @@ class Guard:
 
     def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
         self._share = share
-        self._app = RequestBodyLimitMiddleware(JsonBodies(app), MAX_BODY)
+        self._app = RequestBodyLimitMiddleware(LoginThrottle(JsonBodies(app)), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 
@@ -83,6 +85,9 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
+        if LOGOUT.match(scope["path"]):
+            # By default Gradio would end every session of the user's name.
+            scope = {**scope, "query_string": b"all_session=false"}
         app = self._upload_app if UPLOAD.match(scope["path"]) else self._app
         await app(scope, receive, send_hardened)
 
@@ -97,7 +102,9 @@ class Guard:
             return 400, "This page is not served under that host name; use its address or localhost."
         if CLOSED.match(scope["path"]):
             return 404, "Not found."
-        if self._foreign(headers, host, scope["method"]):
+        # A link on another site may open the page, but not sign its visitor out.
+        method = "POST" if LOGOUT.match(scope["path"]) else scope["method"]
+        if self._foreign(headers, host, method):
             return 403, "This request comes from another site."
         return None
 
