@@ -56,7 +56,7 @@ def open_untrusted(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Imag
         size = status.st_size
         if size > MAX_BYTES:
             raise PictureError(f"The file has {size / 2**20:.0f} MB; allowed are {MAX_BYTES / 2**20:.0f} MB.")
-        image = Image.open(path, formats=formats)
+        image = Image.open(path, formats=tuple(formats))
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -6,7 +6,6 @@ import json
 import math
 from typing import Any, NoReturn
 
-from gradio_client.utils import is_http_url_like
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+ADDRESSES = ("http://", "https://")  # what Gradio takes for an address
 MAX_DEPTH = 100
 
 
@@ -69,7 +69,8 @@ def _value_problem(value: Any) -> str | None:
             if isinstance(value, list):
                 below += value
             elif isinstance(value, dict):
-                if is_http_url_like(value.get("path")):
+                path = value.get("path")
+                if isinstance(path, str) and path.startswith(ADDRESSES):
                     return (
                         "A file is given by its address; upload it, with gradio_client as handle_file('picture.png')."
                     )
