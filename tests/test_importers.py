@@ -16,7 +16,7 @@ from webui.core.record import MetadataError, read_record
 from webui.core.request import read
 from webui.importers.a1111 import read_infotext
 from webui.importers.comfyui import read_comfy
-from webui.importers.imported_settings import of_foreign, of_record, read_imported_settings
+from webui.importers.imported_settings import from_external, from_record, read_imported_settings
 from webui.importers.sampler_names import AUTOMATIC, COMFY_LEVELS, COMFY_METHODS, LEVELS, METHODS
 
 MODELS = {name: toy(name) for name in ("toy", "v1-5-pruned-emaonly")}
@@ -117,7 +117,7 @@ WORKFLOW = {
 
 
 def offered(registry, text):
-    return of_foreign(read_infotext(text), registry, MODELS)
+    return from_external(read_infotext(text), registry, MODELS)
 
 
 def test_a1111(registry):
@@ -245,7 +245,7 @@ def test_prompts_come_back_from_the_text(registry, prompt, negative):
 
 
 def test_comfyui(registry):
-    offer = of_foreign(read_comfy({"prompt": json.dumps(COMFY)}), registry, MODELS)
+    offer = from_external(read_comfy({"prompt": json.dumps(COMFY)}), registry, MODELS)
     assert offer.program == "ComfyUI" and not offer.missing
     assert offer.fields == {
         "prompt": "a cat, 猫",
@@ -265,7 +265,7 @@ def test_comfyui(registry):
 
 
 def test_comfyui_in_pieces(registry):
-    offer = of_foreign(read_comfy({"prompt": json.dumps(CUSTOM)}), registry, MODELS)
+    offer = from_external(read_comfy({"prompt": json.dumps(CUSTOM)}), registry, MODELS)
     expected = dict(
         prompt="good",
         negative_prompt="bad",
@@ -282,7 +282,7 @@ def test_comfyui_in_pieces(registry):
 
 
 def test_comfyui_from_the_editor(registry):
-    offer = of_foreign(read_comfy({"workflow": json.dumps(WORKFLOW)}), registry, MODELS)
+    offer = from_external(read_comfy({"workflow": json.dumps(WORKFLOW)}), registry, MODELS)
     expected = dict(
         prompt="a cat",
         sampler="DPM++ 2M SDE",
@@ -305,7 +305,7 @@ def test_comfyui_keeps_the_two_prompts_apart(registry):
         "4": {"class_type": "ControlNetApplyAdvanced", "inputs": {"positive": ["2", 0], "negative": ["3", 0]}},
         "5": {"class_type": "KSampler", "inputs": {"positive": ["4", 0], "negative": ["4", 1], "steps": 20}},
     }
-    offer = of_foreign(read_comfy({"prompt": json.dumps(graph)}), registry, MODELS)
+    offer = from_external(read_comfy({"prompt": json.dumps(graph)}), registry, MODELS)
     assert (offer.fields["prompt"], offer.fields["negative_prompt"]) == ("good", "bad")
     assert offer.fields["clip_skip"] == 2 and "ControlNetApplyAdvanced." in offer.notes
 
@@ -373,7 +373,7 @@ def test_a_graph_with_anything_in_it_is_read_or_refused(registry, key, name, val
         {"workflow": json.dumps({"nodes": [value, {"type": "KSampler", "inputs": value}], "links": [value]})},
     ):
         try:
-            offer = of_foreign(read_comfy(texts), registry, MODELS)
+            offer = from_external(read_comfy(texts), registry, MODELS)
         except MetadataError:
             continue
         read(offer.fields)
@@ -384,13 +384,13 @@ def test_a_graph_with_anything_in_it_is_read_or_refused(registry, key, name, val
 def test_a_text_with_anything_in_it_is_read_or_refused(registry, prompt, line):
     foreign = read_infotext(f"{prompt}\nSteps: {line}")
     if foreign:
-        of_foreign(foreign, registry, MODELS)
+        from_external(foreign, registry, MODELS)
 
 
 def test_our_own_picture_with_what_is_missing(registry):
     _, made = make(registry, sampler="Euler", schedule="Karras", seed=4, prompt="a")
     made["sampler"]["id"], made["request"]["model"] = "package/other/Euler", "gone"
-    offer = of_record(read_record(made), registry, MODELS)
+    offer = from_record(read_record(made), registry, MODELS)
     assert offer.open == {"sampler", "model"} and offer.fields["seed"] == 4 and offer.fields["schedule"] == "Karras"
     assert (
         offer.missing[0].startswith("Unknown sampler 'package/other/Euler'; known are") and "'gone'" in offer.missing[1]

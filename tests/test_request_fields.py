@@ -17,7 +17,7 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Number, Request, RequestError, Whole, read
 from webui.engine.engine import Engine
 from webui.importers.a1111 import read_infotext
-from webui.importers.imported_settings import of_foreign
+from webui.importers.imported_settings import from_external
 from webui.settings import Settings
 from webui.tabs.form.apply_settings import overlay
 from webui.tabs.form.controls import build_form, build_input, build_prompt
@@ -137,7 +137,7 @@ def test_the_infotext_has_it_and_gives_it_back(engine, registry):
     *_, result = Api(engine, Wider).txt2img("a", steps=1, seed_resize=3, tiling=True)
     text = infotext(read_picture(result.files[0]).record.data, Wider)
     assert "Seed resize: 3, Tiling: True" in text
-    read_back = of_foreign(read_infotext(text, Wider), registry, MODELS, schema=Wider)
+    read_back = from_external(read_infotext(text, Wider), registry, MODELS, schema=Wider)
     assert (read_back.fields["seed_resize"], read_back.fields["tiling"]) == (3, True)
 
 

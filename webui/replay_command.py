@@ -1,4 +1,4 @@
-"""`python launch.py replay FILE...`: pictures made again from what they carry, one line for each."""
+"""`python launch.py replay FILE...`: draw pictures from their metadata and compare, one line for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .settings import Settings
 
 
 class ReplayFailed(RequestError):
-    """A picture that could not be made again; the text says why."""
+    """A picture that could not be drawn; the text says why."""
 
 
 def replay_files(
@@ -45,7 +45,7 @@ def replay_files(
 
 
 def replay_file(engine: Engine, file: Path, one_at_a_time: bool = False, image: Path | None = None) -> Verdict:
-    """Make one picture again in a temporary folder and compare. Raises RequestError in whatever way it fails."""
+    """Draw one picture in a temporary folder and compare. Raises RequestError, however it fails."""
     with tempfile.TemporaryDirectory(prefix="sigmalab-replay-") as folder:
         wanted = into(recipe(file, engine, one_at_a_time, image), Path(folder))
         job = engine.submit_resolved(wanted.resolved, previews=False, environment=wanted.environment)

@@ -60,7 +60,7 @@ def _decode(comment: bytes) -> str:
     code, body = comment[:8], comment[8:]
     if code == UNICODE:
         texts = [body.decode(order, "replace") for order in ("utf-16-be", "utf-16-le")]
-        # In the wrong order nearly every Latin letter becomes an ideograph.
+        # In the wrong byte order nearly every Latin letter becomes an ideograph.
         return max(texts, key=lambda text: sum(character < "\x80" for character in text)).rstrip("\0")
     known = code == ASCII or not any(code)
     return (body if known else comment).decode("utf-8", "replace").rstrip("\0")

@@ -1,4 +1,4 @@
-"""Pictures in other file formats, with the same settings in them: PNG, JPEG for its size, WebP for exact pixels too."""
+"""Export pictures with their settings: PNG, WebP (both lossless) and JPEG (lossy, smaller)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening pictures from users safely, and bringing them to the size of a run."""
+"""Open pictures from users safely, fit them to a size, and make previews."""
 
 from __future__ import annotations
 

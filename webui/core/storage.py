@@ -1,4 +1,4 @@
-"""Pictures on disk: by date, written to a temporary name and renamed, never over an existing file."""
+"""Store pictures by date: each is written to a temporary name and renamed; no existing file is replaced."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def save(folder: Path, seed: int, data: bytes, now: datetime | None = None) -> P
 
 
 def save_or_keep(folder: Path, seed: int, data: bytes) -> Saved:
-    """Save a picture; where that fails, put it into the system's temporary folder and say so, rather than lose it."""
+    """Save a picture; if that fails, save it in the system's temporary folder and name the problem."""
     try:
         return Saved(save(folder, seed, data))
     except OSError as error:

@@ -1,1 +1,1 @@
-"""One thread owns the model and the device: jobs go in, events come out. Nothing here imports gradio."""
+"""Queue, worker, jobs and their progress: jobs go in, events come out. No gradio."""

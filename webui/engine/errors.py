@@ -1,4 +1,4 @@
-"""What can go wrong with a job, in words for its user, and the memory that has to be given back after."""
+"""Explain the errors of jobs to their users, and free the memory of failed ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _less(resolved: ResolvedRequest) -> str:
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more, the device's memory too."""
+    """Free memory that nothing refers to, the device's included."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

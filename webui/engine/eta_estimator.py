@@ -1,4 +1,4 @@
-"""How long a run still takes, from its own calls."""
+"""Estimate the time that a run still takes from the calls that it has made."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from samplers.run import Plan
 from samplers.schedule import flow_time_of_sigma
 
-MIN_DONE = 0.05  # below this share of the way a run says nothing about its end
+MIN_DONE = 0.05  # share of a run below which its calls give no estimate
 SMOOTHING = 0.1
 
 
 class EtaEstimator:
-    """Measures network calls and decodings and foretells the rest.
+    """Measures network calls and decodings and estimates the time of the rest.
 
     plans    of the passes of each batch
     batches  images of each batch, in order
-    Calls left come from the plan where it declares them. Else they come from how far the run is: by finished steps,
-    or, for a sampler with its own grid, by how far sigma has fallen in flow time t = sigma / (1 + sigma), in which
-    solvers move about evenly: calls / done at the end. Finished batches say how many calls the later ones need.
+    The remaining calls come from the plan where it declares them, else from the progress of the run: calls * (1 - done)
+    / done. done is the share of finished steps or, for a sampler with its own grid, how far sigma has fallen in flow
+    time t = sigma / (1 + sigma), in which solvers move about evenly. Later batches need as many calls as finished ones.
     """
 
     def __init__(self, plans: Sequence[Plan], batches: Sequence[int]):

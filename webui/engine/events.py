@@ -1,4 +1,4 @@
-"""What a job tells whoever watches it."""
+"""The events of a job, and its snapshot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class PartialResult:
-    """Something that a task of the Lab has finished: a cell of a grid, a step of a run, a point of a curve."""
+    """A finished part of a task of the Lab: a cell of a grid, a step of a run, a point of a curve."""
 
     value: Any
 
@@ -83,7 +83,7 @@ Event = Waiting | Progress | Picture | PartialResult | Outcome
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job as it is now: what a reloaded page needs to catch up. `position` is None once the job has begun.
+    """The state of a job: all that a reloaded page needs. `position` is None once the job has begun.
 
     parts  the values of every `PartialResult` that was told, in order
     """

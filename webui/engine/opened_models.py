@@ -105,12 +105,21 @@ class ModelHolder:
         opened = self._opened
         return opened.model if opened and opened.info.name == name else None
 
-    def open(self, name: str, device: str, on_load: Callable[[str], None] = lambda name: None) -> Model:
+    def open(
+        self,
+        name: str,
+        device: str,
+        on_load: Callable[[str], None] = lambda name: None,
+        known: ModelInfo | None = None,
+    ) -> Model:
         """The model of this name on a device, opened unless it is open; the memory of another one is freed before.
 
         on_load  called with the name before a model is loaded
+        known    what was known of the model when the job was submitted; the folder is not read again if that is open
         Raises RequestError if it is no longer there, ModelError, and whatever `open_model` raises.
         """
+        if known is not None and self._opened and self._opened.is_for(known, device):
+            return self._opened.model
         info = self._available.get(name)
         if info is None:
             raise RequestError(f"Model {name!r} is no longer there.")

@@ -1,8 +1,7 @@
-"""Makes a picture again from what it carries, in the environment that it records, and says what differs.
+"""Replay a picture: draw it from its metadata in the recorded environment, and name what differs.
 
-Sampler, schedule and model are those recorded or the replay is refused; nothing is put in their place. The device,
-the thread count and the number of pictures drawn together are restored where this machine can, since the last bits of
-a picture depend on them; what cannot be restored is named.
+A missing sampler, schedule or model is an error; nothing replaces it. The last bits of a picture depend on the device,
+the thread count and the batch size, so these are restored where this machine can, and named where it cannot.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ MODEL_TITLES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A picture to be made again: the request and environment of its whole batch, and its index there."""
+    """What a replay draws: the request and environment of the picture's whole batch, and its index there."""
 
     resolved: ResolvedRequest
     environment: RunEnvironment
@@ -51,7 +50,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a replay turned out.
+    """The result of a replay.
 
     largest  the largest difference of any channel of any pixel, of 255; 0 is bit-equal
     changed  what was different this time, one phrase each
@@ -76,7 +75,7 @@ class Verdict:
 
 
 def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path | None = None) -> Recipe:
-    """What to draw to make this picture again.
+    """What a replay of this picture draws.
 
     one_at_a_time  draw it alone, whatever its batch was
     image          the input picture of img2img; by default the one that was kept under outputs/inputs/
@@ -138,7 +137,7 @@ def compare(path: Path, made: Path, recipe: Recipe) -> Verdict:
 
 
 def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
-    """What of two records could make their pictures differ, one phrase each: "torch is 2.11.0 and was 2.10.0"."""
+    """What may make the pictures of two records differ, a phrase each: "torch is 2.11.0 and was 2.10.0"."""
     before, after = asdict(old.model), asdict(new.model)
     pairs: list[tuple[str, Any, Any]] = [
         *((name, version, old.packages.get(name)) for name, version in new.packages.items()),
@@ -182,7 +181,7 @@ def _device(name: str) -> str | None:
 
 
 def _sigmas(record: Record, engine: Engine) -> tuple[float, ...]:
-    """The recorded levels, exact to the last bit."""
+    """The recorded sigmas, exact to the last bit."""
     sigmas = record.sigmas
     if not 2 <= len(sigmas) <= engine.limits.steps + 1 or sigmas[-1] != 0:
         raise MetadataError(
@@ -195,7 +194,7 @@ def _sigmas(record: Record, engine: Engine) -> tuple[float, ...]:
 
 def _kept_input(record: Record, engine: Engine) -> Path:
     if engine.settings.public:
-        # Else anyone who has a picture could get at the one that it was made from.
+        # The input picture may be another visitor's.
         raise RequestError("Pictures from img2img are not made again on a shared page, which keeps no input pictures.")
     digest = record.input_digest
     if not digest.isalnum():

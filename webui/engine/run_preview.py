@@ -1,4 +1,4 @@
-"""A run before it is made: the same validation and the same plan as a picture's, and the numbers that scripts get."""
+"""Preview a run without drawing: validate the request as for a picture, plan it, and list its noise levels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .engine import Engine
 
 @dataclass(frozen=True)
 class RunPreview:
-    """What a request would run.
+    """The plan of a request.
 
     whole  the plan of a picture from words: every step of the schedule
     run    the plan at the request's strength: the last part of it; the same at strength 1
@@ -37,36 +37,36 @@ def preview_run(engine: Engine, fields: Mapping[str, Any]) -> RunPreview:
     return RunPreview(request, resolved.model_info, resolved.plan, partial_plan(resolved.plan, request))
 
 
-def numbers(made: RunPreview) -> dict[str, Any]:
+def numbers(preview: RunPreview) -> dict[str, Any]:
     """The answer of /schedule: plain JSON data, its lists as long as `sigmas`.
 
     A sampler with a grid of its own that declares its calls has that grid; an adaptive one has the list that it is
     given, of which it takes the ends, and nfe None. Raises RequestError.
     """
-    shown = run_levels(made)
+    shown = run_levels(preview)
     return dict(
         sigmas=list(shown.sigmas),
         timesteps=list(shown.timesteps),
         log_snr=list(shown.log_snr),
         alpha_bar=list(shown.alpha_bar),
-        guidance=[made.request.guidance_at(sigma) if sigma else None for sigma in shown.sigmas],
+        guidance=[preview.request.guidance_at(sigma) if sigma else None for sigma in shown.sigmas],
         noise_share=shown.noise_share,
-        nfe=made.run.calls,
+        nfe=preview.run.calls,
     )
 
 
-def run_levels(made: RunPreview, rehearsed: DryRun | None = None) -> Levels:
+def run_levels(preview: RunPreview, dry: DryRun | None = None) -> Levels:
     """The noise levels that the run will report. Raises RequestError if its sampler fails to make its own grid."""
-    sigmas = made.run.sigmas
-    if made.run.own_grid:
-        rehearsed = rehearsed or dry_run_of(made)
-        sigmas = rehearsed.sigmas if rehearsed else sigmas
-    return levels(made.model_info.schedule, sigmas)
+    sigmas = preview.run.sigmas
+    if preview.run.own_grid:
+        dry = dry or dry_run_of(preview)
+        sigmas = dry.sigmas if dry else sigmas
+    return levels(preview.model_info.schedule, sigmas)
 
 
-def dry_run_of(made: RunPreview) -> DryRun | None:
+def dry_run_of(preview: RunPreview) -> DryRun | None:
     """Where the run will ask the network, None for an adaptive sampler. Raises RequestError where a sampler fails."""
     try:
-        return dry_run(made.run)
+        return dry_run(preview.run)
     except Exception as error:
-        raise RequestError(f"{made.request.sampler} cannot be rehearsed: {error}.") from error
+        raise RequestError(f"{preview.request.sampler} cannot be tried out: {error}.") from error

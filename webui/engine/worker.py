@@ -122,7 +122,8 @@ class Worker:
         if not job.model:
             return None
         device = job.environment.device or self._settings.device
-        model = self._holder.open(job.model, device, lambda name: job.tell(Progress(text=f"loading {name}")))
+        known = job.drawing.resolved.model_info if isinstance(job, DrawJob) else None
+        model = self._holder.open(job.model, device, lambda name: job.tell(Progress(text=f"loading {name}")), known)
         check_weights(job.environment, model.identity, job.model)
         return model
 

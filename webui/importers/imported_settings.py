@@ -1,4 +1,4 @@
-"""What a picture offers to a form: its settings as ours, and in words whatever could not be matched."""
+"""Import the settings of a picture, ours or another program's, and name what could not be matched."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImportedSettings:
     program  that made it
     rows     (name, value) of what it says, as text from outside
     fields   of a request, each valid by itself
-    open     menus that nothing here may fill: "sampler", "schedule", "model"
+    open     menus that these settings leave open: "sampler", "schedule", "model"
     missing  the plugins and models that are not here, one sentence each
     notes    what else could not be matched, one sentence each
     record   our own metadata, None from other programs
@@ -48,22 +48,22 @@ class ImportedSettings:
 
 
 def read_imported_settings(path: Path, registry: Registry, models: Mapping[str, Any]) -> ImportedSettings:
-    """The offer of a picture. Raises MetadataError or PictureError where it says nothing that can be read."""
-    carried = read_picture(path)
-    if carried.record is not None:
-        return of_record(carried.record, registry, models, carried.parameters)
-    foreign = read_infotext(carried.parameters) if carried.parameters else None
-    if foreign is None and carried.comfy:
-        foreign = read_comfy(carried.comfy)
-    if foreign is None:
+    """The settings of a picture. Raises MetadataError or PictureError where it has none that can be read."""
+    metadata = read_picture(path)
+    if metadata.record is not None:
+        return from_record(metadata.record, registry, models, metadata.parameters)
+    external = read_infotext(metadata.parameters) if metadata.parameters else None
+    if external is None and metadata.comfy:
+        external = read_comfy(metadata.comfy)
+    if external is None:
         raise MetadataError(
             "The picture carries a text, but no settings that can be read: no line of it begins with 'Steps: '."
         )
-    return of_foreign(foreign, registry, models, carried.parameters)
+    return from_external(external, registry, models, metadata.parameters)
 
 
-def of_record(record: Record, registry: Registry, models: Mapping[str, Any], text: str = "") -> ImportedSettings:
-    """The offer of our own metadata. Raises RequestError where its request is none."""
+def from_record(record: Record, registry: Registry, models: Mapping[str, Any], text: str = "") -> ImportedSettings:
+    """The settings of our own record. Raises RequestError where its request is none."""
     request = record.single_request()
     fields = request.to_json()
     opened, missing = set(), []
@@ -85,17 +85,17 @@ def of_record(record: Record, registry: Registry, models: Mapping[str, Any], tex
     )
 
 
-def of_foreign(
-    foreign: ExternalMetadata,
+def from_external(
+    external: ExternalMetadata,
     registry: Registry,
     models: Mapping[str, Any],
     text: str = "",
     schema: type[Request] = Request,
 ) -> ImportedSettings:
-    """The offer of another program's settings; names that mean the same method here are ours in it."""
-    fields: dict[str, Any] = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
-    opened, missing, notes = set(), [], [f"{each}." for each in foreign.unread]
-    for place, (theirs, ours, known) in _places(foreign, registry).items():
+    """The settings of another program; names of methods become ours where they mean the same."""
+    fields: dict[str, Any] = {"prompt": external.prompt, "negative_prompt": external.negative_prompt}
+    opened, missing, notes = set(), [], [f"{each}." for each in external.unread]
+    for place, (theirs, ours, known) in _places(external, registry).items():
         if ours is not None and ours.name in known:
             fields[place] = ours.name
             fields["options" if place == "sampler" else "schedule_options"] = dict(ours.options)
@@ -108,13 +108,13 @@ def of_foreign(
                 else f": no {place} here is known to be the same"
             )
             missing.append(f"{place.capitalize()} {theirs!r}{here}; choose one.")
-    model = _model(foreign.model, models)
+    model = _model(external.model, models)
     if model:
         fields["model"] = model
-    elif foreign.model:
+    elif external.model:
         opened.add("model")
-        missing.append(f"Model {foreign.model!r} is not in weights/; choose one.")
-    for name, value in foreign.values.items():
+        missing.append(f"Model {external.model!r} is not in weights/; choose one.")
+    for name, value in external.values.items():
         fields[name] = fields_of(schema)[name].parse(str(value))
         if fields[name] is None:
             notes.append(f"{title(name)} {str(value)[:40]!r} cannot be read.")
@@ -122,24 +122,24 @@ def of_foreign(
     if "strength" in fields:
         fields |= {"mode": "img2img", "strength_as": "steps"}
         notes.append("Strength counts the steps in another way in other programs, by one step or two.")
-    if foreign.program != "Sigmalab":
+    if external.program != "Sigmalab":
         notes.append(NOISE_NOTE)
     good, problems = sift(fields, schema)
-    rows = (("Prompt", foreign.prompt), ("Negative prompt", foreign.negative_prompt), *foreign.shown.items())
+    rows = (("Prompt", external.prompt), ("Negative prompt", external.negative_prompt), *external.shown.items())
     rows = tuple((name, value) for name, value in rows if value)
     return ImportedSettings(
-        foreign.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text
+        external.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text
     )
 
 
-def _places(foreign: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Match | None, Mapping[str, Any]]]:
+def _places(external: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Match | None, Mapping[str, Any]]]:
     """By place: their name, ours if it is known, and what is loaded."""
-    sampler, schedule = foreign.sampler, foreign.schedule
+    sampler, schedule = external.sampler, external.schedule
     ours: tuple[Match | None, Match | None]
-    if foreign.program == "Sigmalab":
-        said = {name: options_in(foreign.shown.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
+    if external.program == "Sigmalab":
+        said = {name: options_in(external.shown.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
         ours = Match(sampler, said["Sampler"]), Match(schedule, said["Schedule"])
-    elif foreign.comfy:
+    elif external.comfy:
         ours = method(COMFY_METHODS.get(sampler, "")), COMFY_LEVELS.get(schedule)
     else:
         first, second = split(sampler, schedule) if sampler else ("", schedule)
