@@ -37,10 +37,10 @@ def change(folder, **values):
 
 
 def test_the_rest_is_the_lenders(folder, emoji):
-    found = Catalog().find_models(folder.parent)["emoji-flow"]
-    assert found.prediction == "flow_prediction" and found.schedule.flow
-    check_model(found)
-    model = open_model(found, "cpu")
+    info = Catalog().find_models(folder.parent)["emoji-flow"]
+    assert info.prediction == "flow_prediction" and info.schedule.flow
+    check_model(info)
+    model = open_model(info, "cpu")
     assert torch.equal(states(model, "apple"), states(emoji, "apple"))
     latents = torch.zeros(1, *model.latents_shape(64, 64))
     assert model.decode(latents)[0].tobytes() == emoji.decode(latents)[0].tobytes()
@@ -81,8 +81,8 @@ def test_without_a_lender_the_missing_part_is_named(folder):
 
 @pytest.mark.parametrize("text", ["{", "[]", "\ufeff"])
 def test_an_index_that_cannot_be_read_is_an_error(folder, text):
-    found = read_folder(folder)
+    info = read_folder(folder)
     (folder / "model_index.json").write_text(text)
     with pytest.raises(ModelError, match="model emoji-flow: model_index.json"):
-        check_model(found)
+        check_model(info)
     assert "model_index.json" in Catalog().problems(folder.parent)["emoji-flow"]

@@ -212,9 +212,9 @@ def test_the_model_does_not_change_with_its_file(weights, tmp_path):
 
 class TestPrediction:
     def test_version_1_predicts_epsilon(self, files):
-        found = read_single(files[1, ".ckpt"])
-        assert (found.prediction, found.is_certain, found.defaults.size) == ("epsilon", True, 512)
-        assert found.schedule.sigmas[-1] == pytest.approx(14.61, abs=0.01)
+        info = read_single(files[1, ".ckpt"])
+        assert (info.prediction, info.is_certain, info.defaults.size) == ("epsilon", True, 512)
+        assert info.schedule.sigmas[-1] == pytest.approx(14.61, abs=0.01)
 
     @pytest.mark.parametrize(
         "metadata, extra, prediction",
@@ -226,9 +226,9 @@ class TestPrediction:
         ],
     )
     def test_what_a_file_says_counts(self, weights, tmp_path, metadata, extra, prediction):
-        found = read_single(save(tmp_path / "v2.safetensors", weights[2] | extra, metadata))
-        assert (found.prediction, found.is_certain) == (prediction, True)
-        assert found.defaults.size == (768 if prediction == "v_prediction" else 512)
+        info = read_single(save(tmp_path / "v2.safetensors", weights[2] | extra, metadata))
+        assert (info.prediction, info.is_certain) == (prediction, True)
+        assert info.defaults.size == (768 if prediction == "v_prediction" else 512)
 
     def test_the_base_models_step_says_it(self, weights, tmp_path):
         assert read_single(save(tmp_path / "base.ckpt", weights[2], global_step=875000)).prediction == "epsilon"
@@ -257,11 +257,11 @@ class TestPrediction:
         assert "asked of the network when it is opened" in model.info.notes[0]
 
     def test_zero_terminal_snr_is_marked_or_said(self, weights, tmp_path):
-        found = read_single(
+        info = read_single(
             save(tmp_path / "z.safetensors", weights[1] | {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)})
         )
-        assert found.prediction == "v_prediction" and found.schedule.sigmas[-1] > 100
-        assert found.defaults.schedule == "Uniform trailing"
+        assert info.prediction == "v_prediction" and info.schedule.sigmas[-1] > 100
+        assert info.defaults.schedule == "Uniform trailing"
 
 
 class TestBeside:
@@ -270,9 +270,9 @@ class TestBeside:
     def test_what_the_user_says_goes_first(self, weights, tmp_path):
         path = save(tmp_path / "a.safetensors", weights[2])
         (tmp_path / "a.sigmalab.json").write_text('{"prediction": "epsilon", "zero_snr": true, "size": 128}')
-        found = read_single(path)
-        assert (found.prediction, found.is_certain, found.defaults.size) == ("epsilon", True, 128)
-        assert found.schedule.sigmas[-1] > 100
+        info = read_single(path)
+        assert (info.prediction, info.is_certain, info.defaults.size) == ("epsilon", True, 128)
+        assert info.schedule.sigmas[-1] > 100
 
     @pytest.mark.parametrize(
         "text, reason",
@@ -305,11 +305,11 @@ class TestBeside:
         path.hardlink_to(files[1, ".safetensors"])
         other = {n.removeprefix(VAE): t + 1 for n, t in weights[1].items() if n.startswith(VAE)}
         save(tmp_path / f"a{ending}", {prefix + name: tensor for name, tensor in other.items()})
-        found = read_single(path)
-        assert found.notes == (f"Its VAE is a{ending}.",)
-        model = open_model(found, "cpu")
+        info = read_single(path)
+        assert info.notes == (f"Its VAE is a{ending}.",)
+        model = open_model(info, "cpu")
         assert torch.equal(model.vae.module.decoder.conv_in.bias, other["decoder.conv_in.bias"])
-        assert model.identity.vae == hashlib.sha256(found.vae.read_bytes()).hexdigest()[:10]
+        assert model.identity.vae == hashlib.sha256(info.vae.read_bytes()).hexdigest()[:10]
         assert list(Catalog().find_models(tmp_path)) == ["a"]
 
     def test_a_named_vae_counts_when_it_comes_and_when_it_changes(self, weights, files, tmp_path):
@@ -338,9 +338,9 @@ class TestBeside:
         path = tmp_path / "a.ckpt"
         path.hardlink_to(files[1, ".ckpt"])
         (tmp_path / "a.yaml").write_text("parameterization: v")
-        found = read_single(path)
-        assert found.prediction == "epsilon"
-        assert found.notes == ("a.yaml is not read; what is wrong about the model can be said in a.sigmalab.json.",)
+        info = read_single(path)
+        assert info.prediction == "epsilon"
+        assert info.notes == ("a.yaml is not read; what is wrong about the model can be said in a.sigmalab.json.",)
 
 
 class TestCatalog:
@@ -366,7 +366,7 @@ class TestCatalog:
     def test_equal_stems_get_their_endings(self, files, tmp_path):
         (tmp_path / "a.ckpt").hardlink_to(files[1, ".ckpt"])
         (tmp_path / "a.safetensors").hardlink_to(files[1, ".safetensors"])
-        assert {name: found.path.name for name, found in Catalog().find_models(tmp_path).items()} == {
+        assert {name: info.path.name for name, info in Catalog().find_models(tmp_path).items()} == {
             "a": "a.safetensors",
             "a.ckpt": "a.ckpt",
         }
@@ -378,8 +378,8 @@ class TestCatalog:
 
 
 def test_checking_reads_no_weights(files, tmp_path):
-    found = read_single(files[1, ".safetensors"])
-    check_model(found)
+    info = read_single(files[1, ".safetensors"])
+    check_model(info)
 
 
 def test_the_table_of_the_benchmark_has_ratios_of_medians():

@@ -122,7 +122,7 @@ class Asked(ToyModel):
 def engine(registry, tmp_path):
     model = Asked(toy())
     settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", model="toy")
-    engine = Engine(registry, settings, lambda found, device: model, lambda folder: {"toy": toy()})
+    engine = Engine(registry, settings, lambda info, device: model, lambda folder: {"toy": toy()})
     engine.model = model
     engine.start()
     yield engine

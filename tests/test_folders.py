@@ -45,11 +45,11 @@ def without(start):
 
 def reason(folder):
     """Why a folder cannot be used: before another model is let go, and the same where none is open."""
-    found = read_folder(folder)
+    info = read_folder(folder)
     with pytest.raises(ModelError) as checked:
-        check_model(found)
+        check_model(info)
     with pytest.raises(ModelError) as opened:
-        open_model(found, "cpu")
+        open_model(info, "cpu")
     assert str(opened.value) == str(checked.value)
     assert str(folder.parent) not in str(checked.value)
     return str(checked.value)
@@ -115,9 +115,9 @@ def test_a_missing_configuration_is_named(folder):
 @pytest.mark.parametrize("longest", [..., 10**30, 77])
 def test_a_tokenizer_allows_no_more_tokens_than_the_text_encoder_takes(folder, emoji, longest):
     configure(folder, "tokenizer/tokenizer_config.json", model_max_length=longest)
-    found = read_folder(folder)
-    check_model(found)
-    model = open_model(found, "cpu")
+    info = read_folder(folder)
+    check_model(info)
+    model = open_model(info, "cpu")
     assert torch.equal(states(model, "a red apple, " * 20), states(emoji, "a red apple, " * 20))
 
 
@@ -156,9 +156,9 @@ def others(folder):
 @pytest.mark.parametrize("form", [prefixed, halves, shards, others], ids=lambda form: form.__name__)
 def test_whole_folders_are_taken_in_every_form(folder, emoji, form):
     form(folder)
-    found = read_folder(folder)
-    check_model(found)
-    model = open_model(found, "cpu")
+    info = read_folder(folder)
+    check_model(info)
+    model = open_model(info, "cpu")
     for mine, theirs in (
         (model.network.unet, emoji.network.unet),
         (model.vae.module, emoji.vae.module),
@@ -200,7 +200,7 @@ def test_the_old_names_of_a_vaes_attention_are_known(folder):
 
     replace(folder, "vae", lambda tensors: {rename(name): tensor for name, tensor in tensors.items()})
     assert "decoder.mid_block.attentions.0.proj_attn.weight" in load_file(weights_of(folder, "vae"))
-    found = read_folder(folder)
-    check_model(found)
-    mine = open_model(found, "cpu").vae.module.state_dict()
+    info = read_folder(folder)
+    check_model(info)
+    mine = open_model(info, "cpu").vae.module.state_dict()
     assert all(torch.equal(mine[name], tensor) for name, tensor in made.state_dict().items())

@@ -491,9 +491,9 @@ def engine(registry, tmp_path):
     folder.mkdir()
     opened = []
 
-    def opening(found, device):
-        opened.append(found.name)
-        return ToyModel(found)
+    def opening(info, device):
+        opened.append(info.name)
+        return ToyModel(info)
 
     settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", weights=folder)
     engine = Engine(registry, settings, opening, check_model=check_model)
@@ -538,6 +538,6 @@ def test_a_changed_file_is_opened_anew(engine, good):
 def test_a_file_that_is_good_opens(good, tmp_path):
     # The files above are refused for what they are told to be, and not for what they share with this one.
     (tmp_path / "good.safetensors").write_bytes(good)
-    found = Catalog().find_models(tmp_path)["good"]
-    check_model(found)
-    assert open_model(found, "cpu").identity.digest
+    info = Catalog().find_models(tmp_path)["good"]
+    check_model(info)
+    assert open_model(info, "cpu").identity.digest
