@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -110,15 +110,23 @@ def _declaring(made: Plan) -> Plan:
 
 
 @contextmanager
-def _planning(request: Request) -> Iterator[None]:
-    """Turn the errors of plugins into RequestError."""
+def planning(what: str) -> Iterator[None]:
+    """Turn an error of samplers and schedules, which are plugins and may raise anything, into a RequestError.
+
+    what  the beginning of its sentence where the error does not say enough itself
+    """
     try:
         yield
+    except RequestError:
+        raise
     except ValueError as error:
         raise RequestError(as_sentence(str(error))) from None
     except Exception as error:
-        names = f"Sampler {request.sampler} with schedule {request.schedule}"
-        raise RequestError(f"{names} cannot plan {request.steps} steps: {type(error).__name__}: {error}.") from error
+        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
+
+
+def _planning(request: Request) -> AbstractContextManager[None]:
+    return planning(f"Sampler {request.sampler} with schedule {request.schedule} cannot plan {request.steps} steps")
 
 
 def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:

@@ -14,6 +14,7 @@ from samplers.sampler import Denoise, Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
+from webui.core.resolved_request import planning
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
@@ -26,7 +27,6 @@ from .reference_problem import (
     candidate,
     exact_end,
     mixture_problem,
-    plugin_errors,
     relative_error,
     runs_of,
     solved_end,
@@ -125,7 +125,7 @@ def make_convergence(
         raise RequestError("Choose at least one sampler.")
     if len(samplers) > MOST_SAMPLERS:
         raise RequestError(f"{len(samplers)} samplers are chosen; a plot takes {MOST_SAMPLERS}.")
-    with plugin_errors(schedule):
+    with planning(f"Schedule {schedule} or a sampler cannot plan this"):
         entries = [engine.registry.sampler(name) for name in samplers]
         candidates = tuple(candidate(entry.item, (options or {}).get(entry.name, {})) for entry in entries)
         chosen = engine.registry.schedule(schedule).item

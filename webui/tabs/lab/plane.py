@@ -21,11 +21,10 @@ from samplers.sampler import Step, Stopped
 from samplers.schedule import stable_diffusion
 from samplers.wrappers import Counted, Stoppable
 from webui.core.request import RequestError
+from webui.core.resolved_request import planning
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
-
-from .reference_problem import plugin_errors
 
 MOST_POINTS, MOST_STEPS, MOST_SAMPLERS = 24, 100, 10
 EXACT_STEPS = 120  # of the line that is drawn as the exact flow
@@ -169,7 +168,7 @@ def make_paths(
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RequestError(f"Seed must be a whole number from 0 to {2**32 - 1}.")
     plans = {}
-    with plugin_errors(schedule):
+    with planning(f"Schedule {schedule} or a sampler cannot plan this"):
         chosen = engine.registry.schedule(schedule).item
         for name in samplers:
             entry = engine.registry.sampler(name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +16,6 @@ from samplers.reference import solve_flow
 from samplers.run import Plan, plan
 from samplers.sampler import Denoise, Sampler, Schedule
 from samplers.schedule import NoiseSchedule, stable_diffusion
-from webui.core.request import RequestError
-from webui.core.text import as_sentence
 
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # for samplers that choose their own steps
 IMAGES = 64  # starting points on the mixture
@@ -123,20 +120,6 @@ def runs_of(
                 counts.setdefault(steps, made)
                 break
     return [(f"{steps} step{'s' * (steps != 1)}", made) for steps, made in counts.items()]
-
-
-@contextmanager
-def plugin_errors(schedule: str) -> Iterator[None]:
-    """Turn an error of a sampler or schedule, which are plugins and may raise anything, into a RequestError."""
-    try:
-        yield
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise RequestError(as_sentence(str(error))) from None
-    except Exception as error:
-        what = f"Schedule {schedule} or a sampler cannot plan this"
-        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
 
 
 def _noise(problem: Problem) -> torch.Tensor:
