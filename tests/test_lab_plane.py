@@ -149,9 +149,9 @@ def test_stop(registry, tmp_path):
         told = []
 
         class Impatient(type(task)):
-            def run(self, desk):
+            def run(self, context):
                 return super().run(
-                    replace(desk, should_stop=lambda: len(told) >= 4, tell=lambda event: told.append(event))
+                    replace(context, should_stop=lambda: len(told) >= 4, tell=lambda event: told.append(event))
                 )
 
         job = engine.submit_task(Impatient(task.name, task.plans, task.seeds))

@@ -35,9 +35,9 @@ def engine(tmp_path_factory):
 
 def told(engine, **fields):
     made = preview_run(engine, dict(strength=1.0) | fields)
-    rehearsed = dry_run_of(made)
+    dry_run = dry_run_of(made)
     by_meaning = {meaning: plan_by(made, meaning) for meaning in ("steps", "noise")}
-    return re.sub(r"<[^>]+>", " ", facts(made, rehearsed, by_meaning)), calls_note(made.run, rehearsed)
+    return re.sub(r"<[^>]+>", " ", facts(made, dry_run, by_meaning)), calls_note(made.run, dry_run)
 
 
 def picture(engine, **settings):

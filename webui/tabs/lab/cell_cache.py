@@ -64,7 +64,7 @@ def key_of_record(record: Record) -> str | None:
 class CellCache:
     """The index of a folder of pictures, as the file is now; `add` appends to it.
 
-    A lost or broken index costs time and nothing else: a picture that it does not know is made again.
+    A lost or broken index costs time and nothing else: a picture that it does not know is drawn once more.
     """
 
     def __init__(self, outputs: Path):
