@@ -15,7 +15,7 @@ from webui.tabs.form.page_context import Page
 from .api.endpoints import build_endpoints
 from .engine.engine import Engine
 from .engine.jobs import Job
-from .gradio_ext.gradio_events import LONG, QUIET, browser_store
+from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store
 from .gradio_ext.theme import ASSETS
 from .tabs.form.form_events import refilled, restore
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
@@ -65,7 +65,7 @@ def build_page(engine: Engine, history: History | None = None) -> gr.Blocks:
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
         for bench in benches:
-            _connect_sending(bench, picture, tabs)
+            _connect_result_actions(bench, picture, tabs)
             connect_link(page, bench)
         _connect_opening(page, blocks, benches, lab, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)
@@ -96,22 +96,27 @@ def _build_header(engine: Engine) -> gr.HTML:
     return status
 
 
-def _connect_sending(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None:
+def _connect_result_actions(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None:
     """Send the chosen picture and its prompts to img2img; take the seed of the chosen picture."""
     names = ("prompt", "negative_prompt")
     result, fields = bench.result, bench.form.fields
 
-    def send(made: list, chosen: int, *prompts: str) -> list[Any]:
-        choice = chosen_of(made, chosen)
-        return [choice[0], *prompts, gr.Tabs(selected=target.mode)] if choice else [gr.skip()] * 4
+    seed, random_seed = fields["seed"], fields["random_seed"]
+    image, prompts = target.form.fields["image"], [target.form.fields[name] for name in names]
 
-    def reuse(made: list, chosen: int) -> list[Any]:
+    def send(made: list, chosen: int, *given: str) -> Updates:
         choice = chosen_of(made, chosen)
-        return [choice[1], False] if choice else [gr.skip()] * 2
+        if choice is None:
+            return gr.skip()
+        return {image: choice[0], **dict(zip(prompts, given, strict=True)), tabs: gr.Tabs(selected=target.mode)}
 
-    outputs = [target.form.fields[name] for name in ("image", *names)] + [tabs]
-    result.send.click(send, [result.made, result.chosen, *(fields[name] for name in names)], outputs, **QUIET)
-    result.reuse.click(reuse, [result.made, result.chosen], [fields["seed"], fields["random_seed"]], **QUIET)
+    def reuse(made: list, chosen: int) -> Updates:
+        choice = chosen_of(made, chosen)
+        return {seed: choice[1], random_seed: False} if choice else gr.skip()
+
+    picture = [result.made, result.chosen]
+    result.send.click(send, [*picture, *(fields[name] for name in names)], [image, *prompts, tabs], **QUIET)
+    result.reuse.click(reuse, picture, [seed, random_seed], **QUIET)
 
 
 def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], lab: Lab, tabs: gr.Tabs) -> None:
@@ -129,9 +134,8 @@ def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ..
     opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
     remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
     for bench in benches:
-        fill = partial(open_form, page, bench.form)
         blocks.load(
-            fill,
+            partial(open_form, page, bench),
             [page.kept[bench.mode], link],
             open_outputs(bench),
             js="(kept) => [kept, window.sigmalab.link()]",

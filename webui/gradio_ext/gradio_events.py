@@ -1,4 +1,4 @@
-"""What every part of the page is built with."""
+"""Events as the page needs them, and what they work around in Gradio."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gradio.events import Dependency
 
 Updates = dict[Block, Any]  # what an event's function returns: the components that change, and to what
 
-# No spinner on any component: at each event the browser would else go through all that ever could have had one, and
-# search the whole page for each, which was half of the time that the page took to open.
+# No spinner on any component: with one, the browser searches the whole page for every component that ever had one at
+# each event, which was half of the time that the page took to open.
 CALM: dict[str, Any] = dict(show_progress="hidden", show_progress_on=[], api_visibility="private")
 # For events that only tidy the page: no queue, no spinner, and no endpoint for scripts.
 QUIET: dict[str, Any] = dict(queue=False, **CALM)
-# For events that take the form: its values as the browser sent them. Gradio's own checks would answer a wrong one
-# before ours, which say what is allowed, and it would decode uploads.
+# For events that take the form: its values as the browser sent them. Gradio's checks of a value would come before
+# ours, which say what is allowed, and it would decode uploads.
 RAW: dict[str, Any] = dict(preprocess=False)
 # For events that run as long as a job does.
 LONG: dict[str, Any] = CALM
@@ -27,18 +27,19 @@ RESTORED = 1.0  # a form's revision once the browser's values are in it, until o
 STORE_SECRET = "not a secret: it only keeps the stored form readable for the next start"
 
 
-def opening(updates: Sequence[Any], components: Sequence[Component]) -> list[Any]:
-    """Updates for a page that is being opened, without the values that these components were built with.
+def opening(updates: Updates) -> Updates:
+    """Updates for a page that is being opened, without the values that the components were built with.
 
-    On a busy machine the answer takes its time; what a visitor entered before it came is not theirs to lose.
+    Gradio answers a load event after the visitor can already type: what was entered before the answer must stay.
     """
-    return [_unless_built(update, each) for update, each in zip(updates, components, strict=True)]
+    return {component: _unless_built(update, component) for component, update in updates.items()}
 
 
-def _unless_built(update: Any, component: Component) -> Any:
+def _unless_built(update: Any, component: Block) -> Any:
+    built = getattr(component, "value", None)
     if not (isinstance(update, dict) and update.get("__type__") == "update"):
-        return gr.skip() if update == component.value else update
-    if "value" in update and update["value"] == component.value:
+        return gr.skip() if update == built else update
+    if "value" in update and update["value"] == built:
         return {name: value for name, value in update.items() if name != "value"}
     return update
 
@@ -48,8 +49,9 @@ def on_change(
 ) -> None:
     """Run `function` when any of these components changes: for the newest change, and never twice at a time.
 
-    Through a number of its own. In Gradio 6 a listener that was busy starts, when it is free, all listeners of the same
-    component again, and two of them that are busy in turn do so for ever.
+    The change goes through a hidden number that only this function listens to. When a busy listener becomes free,
+    Gradio 6 restarts all listeners of its component, and two that are busy in turn restart each other for ever. The
+    number is hidden and no gr.State, whose change event gets lost while a page is being opened.
     """
     turn = gr.Number(0, visible="hidden")
     changes = [each.change for each in watched]
@@ -60,8 +62,8 @@ def on_change(
 def on_choice(menu: gr.Dropdown, function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any) -> Dependency:
     """Run `function` when a visitor has chosen something else from a menu, once for each choice.
 
-    `input` alone will not do: Gradio 6 tells it a second time when the menu is left, also of a menu that was only
-    looked into, and what the visitor typed since then would be overwritten.
+    Gradio 6 sends `input` once more when the menu loses its focus, even if nothing was chosen, and what the visitor
+    typed in between would be overwritten. The browser compares the value with the one at focus.
     """
     turn = gr.Number(0, visible="hidden")
     entered, chosen = (f"(name) => window.sigmalab.{told}({menu._id}, name)" for told in ("entered", "chosen"))

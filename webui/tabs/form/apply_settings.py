@@ -10,10 +10,11 @@ import gradio as gr
 from webui.core.fields import form_fields
 from webui.core.request import Request
 from webui.core.text import title
+from webui.gradio_ext.gradio_events import Updates
 from webui.tabs.form.page_context import Page
 
 from .form import Form
-from .form_events import refill, refilled
+from .form_events import refill
 from .form_state import recall
 
 
@@ -55,17 +56,14 @@ def overlay(
 
 def fill(
     page: Page, form: Form, saved: Any, fields: Mapping[str, Any], leave_open: Collection[str] = ()
-) -> tuple[list[Any], list[str]]:
+) -> tuple[Updates, list[str]]:
     """(updates for `refilled(form)`, a sentence for each field that could not be taken).
 
     leave_open  menus to leave without a choice, because the named sampler, schedule or model is not here
     """
     values, notes = overlay(page, form, saved, fields)
-    updates = refill(page, form, values)
-    outputs = refilled(form)
-    for name in leave_open:
-        updates[outputs.index(form.fields[name])] = gr.update(value=None)
-    return updates, notes
+    without: Updates = {form.fields[name]: gr.update(value=None) for name in leave_open}
+    return refill(page, form, values) | without, notes
 
 
 def _options(page: Page, kept: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

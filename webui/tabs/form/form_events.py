@@ -12,7 +12,7 @@ from samplers.run import plan
 from webui.core.fields import fields_of
 from webui.core.menus import chosen_name
 from webui.core.request import Request
-from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 
 from .controls import schedule_update, size_slider
@@ -29,36 +29,44 @@ def connect_form(page: Page, form: Form) -> None:
     remember(controls, form.options, form.edits, form.revision, page.kept[form.mode])
     _describe(page, form)
     model = form.fields["model"]
-    follow = [*(form.fields[name] for name in ("schedule", "width", "height", "guidance")), form.revision]
+    schedule, width, height, guidance = (form.fields[name] for name in ("schedule", "width", "height", "guidance"))
+
+    def follow(name: Any) -> Updates:
+        info = page.engine.models().get(chosen_name(name))
+        if info is None:
+            return gr.skip()
+        size = gr.update(**size_slider(info))
+        defaults = {schedule: "", width: size, height: size, guidance: info.defaults.guidance}
+        return defaults | {form.revision: time.time()}
+
     # Not a change: a model that was restored or reloaded must not reset what goes with it.
-    on_choice(model, lambda name: _follow_model(page, name), model, follow, **QUIET)
+    on_choice(model, follow, model, [schedule, width, height, guidance, form.revision], **QUIET)
 
 
-def refill(page: Page, form: Form, saved: Any) -> list[Any]:
-    """Updates for [options, *controls except the picture, revision] from what the browser kept; menus are read anew."""
+def refill(page: Page, form: Form, saved: Any) -> Updates:
+    """Updates for `refilled(form)` from what the browser kept; menus are read anew."""
     models = page.engine.models()
     values = recall(saved, page.registry, models, page.engine.limits)
-    found = models.get(values["model"])
-    sizes = size_slider(found)
+    sizes = size_slider(models.get(values["model"]))
     sizes.pop("value")
-    more = {
+    more: dict[str, dict[str, Any]] = {
         "model": dict(choices=list(models)),
         "width": sizes,
         "height": sizes,
     }
     values["model"] = values["model"] or None
     names = [name for name in form.names if name != "image"]
-    updates = [gr.update(value=values[name], **more.get(name, {})) for name in names]
-    return [recall_options(saved, page.registry), *updates, time.time()]
+    updates: Updates = {form.fields[name]: gr.update(value=values[name], **more.get(name, {})) for name in names}
+    return updates | {form.options: recall_options(saved, page.registry), form.revision: time.time()}
 
 
-def restore(page: Page, form: Form, saved: Any) -> list[Any]:
+def restore(page: Page, form: Form, saved: Any) -> Updates:
     """As `refill`, for a page that is being opened, where a visitor may have been quicker than this answer."""
-    return opening([*refill(page, form, saved)[:-1], RESTORED], refilled(form))
+    return opening(refill(page, form, saved) | {form.revision: RESTORED})
 
 
 def refilled(form: Form) -> list[gr.components.Component]:
-    """The outputs that `refill` is for."""
+    """The outputs of `refill`: all but the picture."""
     return [form.options, *(form.fields[name] for name in form.names if name != "image"), form.revision]
 
 
@@ -113,11 +121,3 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     except Exception as error:
         text, own_grid = note(str(error) or type(error).__name__, problem=True), False
     return [sampler_note(entry, settings), text, schedule_update(own_grid)]
-
-
-def _follow_model(page: Page, name: str | None) -> list[Any]:
-    found = page.engine.models().get(chosen_name(name))
-    if found is None:
-        return [gr.skip()] * 5
-    sizes = gr.update(**size_slider(found))
-    return ["", sizes, sizes, found.defaults.guidance, time.time()]

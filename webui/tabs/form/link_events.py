@@ -9,12 +9,12 @@ import gradio as gr
 from webui.core.fields import fields_of
 from webui.core.links import from_query, to_query
 from webui.core.request import Request, RequestError
-from webui.gradio_ext.gradio_events import QUIET, RAW
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates
 from webui.tabs.form.page_context import Page
 
 from .apply_settings import fill
 from .describe import line, problem
-from .form import Form, to_request
+from .form import to_request
 from .form_events import refilled, restore
 from .workbench import Workbench
 
@@ -25,11 +25,11 @@ def connect_link(page: Page, bench: Workbench) -> None:
     """Wire the button that copies a form's settings as a link."""
     form, query = bench.form, gr.Textbox(visible=False)
 
-    def write(*given: Any) -> list[Any]:
+    def write(*given: Any) -> Updates:
         try:
-            return [to_query(shortened(page, to_request(form.mode, form.values(given)))), gr.skip()]
+            return {query: to_query(shortened(page, to_request(form.mode, form.values(given))))}
         except RequestError as error:
-            return ["", problem(f"No link was made. {error}")]
+            return {query: "", bench.result.message: problem(f"No link was made. {error}")}
 
     written = bench.link.click(write, form.inputs, [query, bench.result.message], **QUIET, **RAW)
     written.then(None, [query], None, js=f"(query) => window.sigmalab.hold(query, '{form.mode}')", **QUIET)
@@ -49,12 +49,13 @@ def shortened(page: Page, request: Request) -> Request:
     return request.model_copy(update=options)
 
 
-def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
+def open_form(page: Page, bench: Workbench, saved: Any, query: str) -> Updates:
     """Updates for `open_outputs`: the form as the browser kept it, or as the link has it if it is for this form."""
+    form = bench.form
     fields, problems = from_query(query) if isinstance(query, str) else ({}, {})
     mode = fields.get("mode", "txt2img")
     if not (fields or problems) or mode != form.mode:
-        return [*restore(page, form, saved), gr.skip()]
+        return restore(page, form, saved)
     missing = {place: _unknown(page, place, fields[place]) for place in PLACES if fields.get(place)}
     missing = {place: sentence for place, sentence in missing.items() if sentence}
     fields = {name: value for name, value in fields.items() if name not in missing}
@@ -65,11 +66,11 @@ def open_form(page: Page, form: Form, saved: Any, query: str) -> list[Any]:
     updates, notes = fill(page, form, saved, usual | fields, missing)
     said = [*missing.values(), *problems.values(), *notes]
     told = problem(" ".join(said)) if said else line("The settings of the link are in the form.")
-    return [*updates, told]
+    return updates | {bench.result.message: told}
 
 
 def open_outputs(bench: Workbench) -> list[gr.components.Component]:
-    """The outputs that `open_form` is for."""
+    """The outputs of `open_form`."""
     return [*refilled(bench.form), bench.result.message]
 
 

@@ -12,6 +12,7 @@ from gradio.blocks import Block
 
 from webui.core.storage import input_path
 from webui.gradio_ext.files import served
+from webui.gradio_ext.gradio_events import Updates
 from webui.importers.imported_settings import ImportedSettings
 from webui.templates import render
 
@@ -37,7 +38,7 @@ class InfoTarget:
         """The outputs that `show` is for."""
         return [self.image, self.verdict, self.replay, self.stop, self.tabs]
 
-    def show(self, path: str | None) -> dict[Block, Any]:
+    def show(self, path: str | None) -> Updates:
         """Open the tab with a served picture that was made here; None stays on the tab where one is."""
         updates = {self.verdict: "", self.replay: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
         return updates if path is None else updates | {self.image: path, self.tabs: gr.Tabs(selected="info")}
@@ -45,17 +46,16 @@ class InfoTarget:
 
 def use_settings(
     page: Page, bench: Workbench, tabs: gr.Tabs, kept: Any, imported: ImportedSettings, path: Path
-) -> dict[Block, Any]:
+) -> Updates:
     """Updates for `settings_outputs`: a picture's settings in the form, and below it what could not be matched.
 
     kept  what the browser keeps of the form
     """
     updates, notes = fill(page, bench.form, kept, imported.fields, imported.open)
     text = render("messages", "sent", imported.program, imported.missing, (*imported.notes, *notes))
-    filled: dict[Block, Any] = dict(zip(refilled(bench.form), updates, strict=True))
     if image := bench.form.fields.get("image"):
-        filled[image] = _input_of(page, imported) or served(path)
-    return filled | {bench.result.message: text, tabs: gr.Tabs(selected=bench.mode)}
+        updates[image] = _input_of(page, imported) or served(path)
+    return updates | {bench.result.message: text, tabs: gr.Tabs(selected=bench.mode)}
 
 
 def settings_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Block]:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from samplers.registry import Registry
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 
 from .axes import Axis, hint, kinds, menu, read_axis
@@ -102,11 +102,11 @@ def recall_axes(saved: Any, registry: Registry) -> tuple[list[Described], str]:
     return described, policy if isinstance(policy, str) and policy in POLICIES else "same"
 
 
-def restore_axes(registry: Registry, view: AxesView, saved: Any) -> list[Any]:
+def restore_axes(registry: Registry, view: AxesView, saved: Any) -> Updates:
     """Updates for `view.outputs` from what the browser kept, for a page that is being opened."""
     axes, policy = recall_axes(saved, registry)
     updates = [*(update for axis in axes for update in _updates(axis, registry)), policy, time.time()]
-    return opening(updates, view.outputs)
+    return opening(dict(zip(view.outputs, updates, strict=True)))
 
 
 def _by_axis(given: Sequence[Any]) -> list[Sequence[Any]]:

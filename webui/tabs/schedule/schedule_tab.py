@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from webui.gradio_ext.gradio_events import QUIET, RESTORED, browser_store, opening
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, browser_store, opening
 from webui.tabs.form.describe import note
 from webui.tabs.form.form_events import remember
 from webui.tabs.form.form_state import recall_options
@@ -71,14 +71,14 @@ def _connect_restore(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwa
     controls = dict(zip((*FIELDS, *MORE), [*fields, *more], strict=True))
     remember(controls, run.options, run.edits, run.revision, kept)
 
-    def fill(saved: Any) -> list[Any]:
+    def fill(saved: Any) -> Updates:
         models, limits = page.engine.models(), page.engine.limits
         values = recall_run(saved, page.registry, models, limits)
         model = gr.update(choices=list(models), value=values.pop("model") or None)
         values["steps"] = steps_update(values["steps"])
         looks = recall_more(saved, page.registry)
         updates = [recall_options(saved, page.registry), model, *values.values(), *looks.values(), RESTORED]
-        return opening(updates, filled)
+        return opening(dict(zip(filled, updates, strict=True)))
 
     filled = [run.options, *controls.values(), run.revision]
     blocks.load(fill, kept, filled, **QUIET)
