@@ -55,7 +55,7 @@ def engine(registry, tmp_path_factory):
 
 
 def form_of(engine, mode, schema):
-    page = Page(engine, None)
+    page = Page(engine, None, {}, None)
     with gr.Blocks():
         prompt, _ = build_prompt(mode)
         return build_form(page, mode, prompt, build_input(mode, schema) if mode == "img2img" else {}, schema)
@@ -129,7 +129,7 @@ def test_a_link_holds_it():
 
 def test_a_form_takes_it_from_a_link(engine):
     form = form_of(engine, "txt2img", Wider)
-    values, notes = overlay(Page(engine, None), form, {}, {"seed_resize": 2, "masked": "noise"}, Wider)
+    values, notes = overlay(Page(engine, None, {}, None), form, {}, {"seed_resize": 2, "masked": "noise"}, Wider)
     assert values["seed_resize"] == 2 and notes == ["Masked is for img2img alone."]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
+from samplers.registry import Registry
 from webui.engine.engine import Engine
 from webui.engine.jobs import Job
 
@@ -18,18 +19,18 @@ class Page:
 
     token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
     kept      where the browser keeps each form, by its mode, and the axes of a grid
-    watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     status    the line about the engine at the top, whose change tells that a model has been opened
+    watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     """
 
     engine: Engine
     token: gr.State
-    kept: Mapping[str, gr.BrowserState] = field(default_factory=dict)
+    kept: Mapping[str, gr.BrowserState]
+    status: gr.HTML
     watching: Counter[str] = field(default_factory=Counter)
-    status: gr.HTML | None = None
 
     @property
-    def registry(self):
+    def registry(self) -> Registry:
         """The plugins."""
         return self.engine.registry
 

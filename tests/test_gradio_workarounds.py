@@ -1,0 +1,93 @@
+"""What Gradio does that gradio_ext and page.js work around: a test that fails here says that a workaround can go."""
+
+import time
+
+import gradio as gr
+import pytest
+from pages import CHROMIUM, free_port
+from test_browser import FLAGS
+
+from webui.gradio_ext.gradio_events import QUIET
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.browser
+expect = sync_api.expect
+LISTS_INPUTS = """async () => {
+  const link = document.querySelector("link[href*='/statustracker-'][href$='.js']");
+  const tracker = Object.values(await import(link.href)).find((each) => each.prototype && each.prototype.resolve_args);
+  const status = new tracker();
+  status.register(0, [], [7], "hidden");
+  status.update({ fn_index: 0, status: "complete", stream_state: "closed" });
+  return 7 in status.current;
+}"""
+
+
+@pytest.fixture(scope="module")
+def probe():
+    """A plain Gradio page in a browser, and what its events were told."""
+    told = {"input": 0, "busy": 0}
+
+    def count(name, seconds=0.0):
+        told[name] += 1
+        time.sleep(seconds)
+
+    with gr.Blocks() as blocks:
+        with gr.Tab("First"):
+            menu = gr.Dropdown(["a", "b"], value="a", label="Menu", interactive=True)
+            box = gr.Textbox(label="Box")
+        with gr.Tab("Second"):
+            kept = gr.BrowserState("default", storage_key="probe", secret="probe")
+        read, store = gr.Textbox(label="Read"), gr.Button("Store")
+        store.click(lambda: "stored", None, kept, **QUIET)
+        menu.input(lambda: count("input"), None, None, **QUIET)
+        for seconds in (0.2, 0.3):
+            box.change(lambda seconds=seconds: count("busy", seconds), None, None, trigger_mode="always_last", **QUIET)
+        blocks.load(lambda value: f"read {value}", kept, read, **QUIET)
+    _, url, _ = blocks.queue().launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), ssr_mode=False)
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.get_by_label("Read")).to_have_value("read default", timeout=60_000)
+        yield page, told
+        browser.close()
+    blocks.close(verbose=False)
+
+
+def test_an_ended_event_lists_its_inputs_among_those_that_show_progress(probe):
+    """page.js: calm."""
+    page, _ = probe
+    assert page.evaluate(LISTS_INPUTS)
+
+
+def test_a_browser_state_in_a_closed_tab_is_not_read(probe):
+    """browser_store."""
+    page, _ = probe
+    page.get_by_role("button", name="Store").click()
+    page.wait_for_timeout(1000)
+    page.reload()
+    expect(page.get_by_label("Read")).to_have_value("read default", timeout=60_000)
+
+
+def test_a_menu_tells_of_an_input_when_it_is_left(probe):
+    """on_choice."""
+    page, told = probe
+    page.get_by_label("Menu").click()
+    page.get_by_label("Box").click()
+    page.wait_for_timeout(1000)
+    assert told["input"] == 1
+
+
+def test_two_busy_listeners_of_one_component_restart_each_other(probe):
+    """on_change; two runs are what one change of the box asks for."""
+    page, told = probe
+    page.get_by_label("Box").fill("x")
+    page.wait_for_timeout(300)
+    page.get_by_label("Box").fill("xy")
+    page.wait_for_timeout(4000)
+    assert told["busy"] > 4
+
+
+def test_an_update_to_none_is_dropped():
+    """schedule_update builds a component instead."""
+    assert "info" not in gr.utils.delete_none(gr.update(info=None, label="x"), skip_value=True)
