@@ -111,9 +111,8 @@ def _bare(engine: Any) -> Measure:
     import torch
 
     from samplers.noise import Noise
-    from webui.core.request import plan_of
 
-    sigmas = plan_of(engine.resolve(_request()), engine.registry, engine.models()["emoji"]).sigmas
+    sigmas = engine.resolve(_request()).plan.sigmas
 
     def draw(model: Any) -> float:
         began = time.perf_counter()
@@ -147,7 +146,7 @@ def _client(url: str) -> Iterator[Measure]:
 
 
 def _connect(url: str) -> None:
-    from gradio_client import Client
+    from gradio_client import Client  # type: ignore[import-untyped]  # it has no py.typed
 
     globals()["client"] = Client(url, verbose=False)
 

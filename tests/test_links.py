@@ -179,11 +179,12 @@ def test_a_link_names_what_is_not_here(registry, tmp_path):
     assert json.dumps(blocks.config["title"]) == '"Sigmalab"'
     fn = next(fn for fn in blocks.fns.values() if getattr(fn.fn, "func", None) is open_form)
     updates = fn.fn(None, "sampler=Nope&model=gone&schedule=Karras&steps=5&width=12")
-    assert (
-        "Unknown sampler &#39;Nope&#39;; known are DDIM" in updates[-1]
-        and "Unknown model &#39;gone&#39;" in updates[-1]
-    )
-    assert "Width 12 is not possible here" in updates[-1]
-    labels = {getattr(block, "elem_id", ""): i for i, block in enumerate(fn.outputs)}
-    assert updates[labels["txt2img-sampler"]]["value"] is None and updates[labels["txt2img-model"]]["value"] is None
-    assert updates[labels["txt2img-schedule"]]["value"] == "Karras" and updates[labels["txt2img-steps"]]["value"] == 5
+    by_id = {component.elem_id: update for component, update in updates.items()}
+    message = by_id["txt2img-message"]
+    assert "Unknown sampler &#39;Nope&#39;; known are DDIM" in message
+    assert "Unknown model &#39;gone&#39;" in message
+    assert "Width 12 is not possible here" in message
+    assert by_id["txt2img-sampler"]["value"] is None
+    assert by_id["txt2img-model"]["value"] is None
+    assert by_id["txt2img-schedule"]["value"] == "Karras"
+    assert by_id["txt2img-steps"]["value"] == 5

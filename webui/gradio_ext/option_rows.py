@@ -110,7 +110,8 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
     inputs = [each for box in boxes for each in box.inputs]
 
     def keep(kept: dict[str, Any], *given: Any) -> list[Any]:
-        now, rest = kept, given
+        now: Mapping[str, Any] = kept
+        rest = given
         for box, size in zip(boxes, sizes, strict=True):
             now, rest = box.merged(now, rest[:size]), rest[size:]
         return [gr.skip()] * 2 if now == kept else [now, time.time()]
@@ -194,7 +195,7 @@ def _slot(kind: Control, option: Option | None) -> gr.components.Component:
     """A control: for the option that is shown first, or hidden."""
     # Gradio takes a control without static listeners for an output, so each has to say that it is interactive. The
     # slider's own button would go back to what another sampler had here.
-    more = dict(interactive=True) | (dict(buttons=[]) if kind is gr.Slider else {})
+    more: dict[str, Any] = dict(interactive=True) | (dict(buttons=[]) if kind is gr.Slider else {})
     return kind(value=option.default, **limits(option), **more) if option else kind(elem_classes=UNUSED, **more)
 
 
