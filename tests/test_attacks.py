@@ -2,17 +2,19 @@
 
 import http.client
 import json
+import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from conftest import until
 from gradio import processing_utils
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
-from pages import served
+from pages import idle, served
 
-from webui.gradio_ext import login_throttle
+from webui.gradio_ext import login_throttle, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 
 AUTH = ("ada", "lovelace")
@@ -96,19 +98,20 @@ def test_signing_out_ends_the_own_session_only(locked):
 
 
 def test_guessing_the_login_is_slowed_down(locked, monkeypatch):
-    clock = SimpleNamespace(now=0.0)
+    clock = SimpleNamespace(now=time.monotonic() + 100)
     monkeypatch.setattr(login_throttle, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def login(password):
         return post(locked, "/login", data={"username": AUTH[0], "password": password})
 
+    assert login(AUTH[1]).status_code == 200
     assert [login("guess").status_code for _ in range(7)] == [400] * 5 + [429] * 2
     answer = login(AUTH[1])
     assert answer.status_code == 429 and "try again in 1 seconds" in answer.json()["detail"]
-    clock.now = 1.5
+    clock.now += 1.5
     assert login("guess").status_code == 400 and login("guess").status_code == 429
-    clock.now = 4.0
-    assert login(AUTH[1]).status_code == 200 and login("guess").status_code == 400
+    clock.now += 2.5
+    assert [login(password).status_code for password in (AUTH[1], "guess", AUTH[1])] == [200, 400, 200]
 
 
 ADDRESS = b'{"data": [[{"image": {"path": "http://nowhere.invalid/x.png", "meta": {"_type": "gradio.FileData"}}}]]}'
@@ -149,3 +152,26 @@ def test_an_address_is_never_looked_up(page, monkeypatch):
 @pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://[x"}, {"Origin": "http://["}])
 def test_malformed_headers_are_refused(page, headers):
     assert httpx.get(page.url, headers=headers).status_code == 400
+
+
+def start(page, steps):
+    """The id of a call that takes 0.1 s a step."""
+    page.pace.seconds = 0.1
+    given = ["a", "", "DDIM", "", steps, 5.0, 0, 0, -1, 1, {}, "", {}, 1, 0.0, 0.0, 0.0]
+    return post(page, "/gradio_api/call/txt2img", json={"data": given}).json()["event_id"]
+
+
+def test_a_call_that_nobody_fetches_is_ended(page, monkeypatch):
+    monkeypatch.setattr(unfetched_calls, "SECONDS", 1.0)
+    start(page, 600)
+    until(lambda: page.pace.calls)
+    idle(page.engine, 30)
+    page.pace.fast()
+
+
+def test_a_call_that_is_fetched_goes_on(page, monkeypatch):
+    monkeypatch.setattr(unfetched_calls, "SECONDS", 2.0)
+    event = start(page, 30)
+    answer = httpx.get(f"{page.url}/gradio_api/call/txt2img/{event}", timeout=20).text
+    page.pace.fast()
+    assert "event: complete" in answer and "nfe" in answer

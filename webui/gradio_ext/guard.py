@@ -17,6 +17,7 @@ from webui.core.images import MAX_BYTES
 
 from .json_bodies import JsonBodies
 from .login_throttle import LoginThrottle
+from .unfetched_calls import UnfetchedCalls
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable, Callable], Awaitable[None]]
@@ -65,7 +66,7 @@ class Guard:
 
     def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
         self._share = share
-        self._app = RequestBodyLimitMiddleware(LoginThrottle(JsonBodies(app)), MAX_BODY)
+        self._app = RequestBodyLimitMiddleware(LoginThrottle(JsonBodies(UnfetchedCalls(app))), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 

@@ -1,0 +1,123 @@
+"""End calls whose answer nobody fetches: a POST starts one, and only a second request listens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections import Counter
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+START = re.compile(r"^/gradio_api/(call/(v2/)?[^/]+|queue/join)/?$")
+LISTEN = re.compile(r"^/gradio_api/call/(v2/)?[^/]+/(?P<event>[^/]+)$")
+STREAM = re.compile(r"^/gradio_api/queue/data/?$")
+SECONDS = 10.0
+MOMENT = 0.5  # seconds
+KEPT = frozenset({b"host", b"cookie", b"authorization"})
+
+log = logging.getLogger(__name__)
+
+
+class UnfetchedCalls:
+    """ASGI middleware that ends a call, and drops its answer, if nobody listens to it within some seconds.
+
+    A listener names the call, or the session that the call was started in. Gradio itself ends the calls of a listener
+    that goes away: so this one listens in the caller's name for a moment, and goes away.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+        self._listeners: Counter[str] = Counter()
+        self._timers: dict[str, set[asyncio.Task]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET" and (key := _listened_to(scope)):
+            await self._listen(key, scope, receive, send)
+        elif scope["method"] == "POST" and START.match(scope["path"]):
+            await self._start(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _listen(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+        for timer in self._timers.pop(key, set()):
+            timer.cancel()
+        self._listeners[key] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._listeners[key] -= 1
+            if not self._listeners[key]:
+                del self._listeners[key]
+
+    async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked, answered = bytearray(), bytearray()
+        listening = {**scope, "method": "GET", "headers": [each for each in scope["headers"] if each[0] in KEPT]}
+
+        async def receive_kept() -> Message:
+            message = await receive()
+            asked.extend(message.get("body", b""))
+            return message
+
+        async def send_kept(message: Message) -> None:
+            answered.extend(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive_kept, send_kept)
+        event = _text(answered, "event_id")
+        session = _text(asked, "session_hash") or event
+        if event and not self._listeners[session]:
+            timer = asyncio.create_task(self._hang_up_later(listening, session, event))
+            self._timers.setdefault(session, set()).add(timer)
+            timer.add_done_callback(lambda ended: self._forget(session, ended))
+
+    def _forget(self, session: str, timer: asyncio.Task) -> None:
+        timers = self._timers.get(session, set())
+        timers.discard(timer)
+        if not timers:
+            self._timers.pop(session, None)
+
+    async def _hang_up_later(self, scope: Scope, session: str, event: str) -> None:
+        await asyncio.sleep(SECONDS)
+        if session == event:
+            path, query = f"{scope['path'].rstrip('/')}/{event}", ""
+        else:
+            path, query = "/gradio_api/queue/data", urlencode({"session_hash": session})
+        ends = time.monotonic() + MOMENT
+
+        async def receive() -> Message:
+            if time.monotonic() < ends:
+                await asyncio.sleep(ends - time.monotonic())
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            pass
+
+        try:
+            await self._app(
+                {**scope, "path": path, "raw_path": path.encode(), "query_string": query.encode()}, receive, send
+            )
+        except Exception as error:
+            log.debug("an unfetched call had ended: %s", error)
+
+
+def _listened_to(scope: Scope) -> str:
+    """The call or the session that a request listens to; "" if it listens to none."""
+    if match := LISTEN.match(scope["path"]):
+        return match["event"]
+    if STREAM.match(scope["path"]):
+        return parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+    return ""
+
+
+def _text(body: bytes | bytearray, name: str) -> str:
+    try:
+        value: Any = json.loads(body)
+    except ValueError:
+        return ""
+    text = value.get(name) if isinstance(value, dict) else None
+    return text if isinstance(text, str) else ""
