@@ -112,11 +112,12 @@ def _bare(engine: Any) -> Measure:
 
     from samplers.noise import Noise
 
-    sigmas = engine.resolve(_request()).plan.sigmas
+    resolved = engine.resolve(_request())
+    info, sigmas = resolved.model_info, resolved.plan.sigmas
 
     def draw(model: Any) -> float:
         began = time.perf_counter()
-        side = model.defaults.size
+        side = info.defaults.size
         noise = Noise([SEED], "initial")(torch.zeros(1, *model.latents_shape(side, side)))
         denoise = model.denoiser(PROMPT, "", GUIDANCE)
         for sigma in sigmas[:-1]:
@@ -212,7 +213,7 @@ def measure_start(folder: Path) -> tuple[float, float]:
                 raise RuntimeError("the page did not open")
             time.sleep(0.02)
         page = time.perf_counter() - began
-        _draw(f"{url}/gradio_api/call/txt2img")
+        _draw(f"{url}/gradio_api")
         return page, time.perf_counter() - began
     finally:
         program.send_signal(signal.SIGTERM)
@@ -227,13 +228,17 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _draw(endpoint: str) -> None:
-    body = json.dumps({"data": [PROMPT, "", "DDIM", "", STEPS, GUIDANCE]}).encode()
+def _draw(api: str) -> None:
+    with urlopen(f"{api}/info", timeout=PATIENCE) as answer:
+        parameters = json.load(answer)["named_endpoints"]["/txt2img"]["parameters"]
+    defaults = [parameter.get("parameter_default") for parameter in parameters[1:]]
+    endpoint, body = f"{api}/call/txt2img", json.dumps({"data": [PROMPT, *defaults]}).encode()
     with urlopen(HttpRequest(endpoint, body, {"content-type": "application/json"}), timeout=PATIENCE) as answer:
         event = json.load(answer)["event_id"]
     with urlopen(f"{endpoint}/{event}", timeout=PATIENCE) as stream:
-        if b"event: complete" not in stream.read():
-            raise RuntimeError("the first picture failed")
+        told = stream.read().decode()
+    if "event: complete" not in told:
+        raise RuntimeError(f"the first picture failed: {told[-300:]}")
 
 
 if __name__ == "__main__":
