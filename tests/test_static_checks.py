@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-CHECKS = ["ruff check .", "ruff format --check ."]
+CHECKS = ["ruff check .", "ruff format --check .", "mypy"]
 
 
 @pytest.mark.parametrize("check", CHECKS)
