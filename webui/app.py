@@ -96,6 +96,8 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         pwa=False,
         mcp_server=False,
         show_error=False,
+        # Without Gradio's look at the page, which gives up after three seconds: a slow machine could not start at all.
+        _frontend=False,
     )
 
 
