@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Option:
+class Option(ABC):
     """One declared option. Its kind, "float", "int", "bool", "choice" or "text", is a class of its own below."""
 
     name: str
@@ -52,18 +53,18 @@ class Option:
     help: str = field(default="", kw_only=True)
 
     @property
+    @abstractmethod
     def kind(self) -> str:
         """The word for it in schemas."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def allowed(self) -> str:
         """What a user may give, in words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, value: Any) -> Any:
         """Return the value as this option's type, or raise ValueError saying what is allowed."""
-        raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
         """The option as plain JSON data."""

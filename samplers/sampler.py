@@ -115,14 +115,17 @@ class Schedule:
 
         Raises ValueError on bad options and when the function's numbers are not `steps` falling positive ones.
         """
-        values = resolve(f"schedule {self.name}", self.options, options)
-        sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **values))
+        sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **self.resolve(options)))
         falling = (
             all(0 < b < a < float("inf") for a, b in zip(sigmas, sigmas[1:] + (sigmas[-1] / 2,))) if sigmas else False
         )
         if len(sigmas) != steps or not falling:
             raise ValueError(f"schedule {self.name} did not give {steps} falling positive sigmas, but {_brief(sigmas)}")
         return (*sigmas, 0.0)
+
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options' values, checked; ValueError names what is allowed."""
+        return resolve(f"schedule {self.name}", self.options, options)
 
 
 def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=False, version="1", paper="", requires=""):

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from samplers.options import resolve as resolve_options
 from samplers.registry import Registry
 from samplers.run import Plan, plan
 from samplers.schedule import cut
@@ -18,7 +17,7 @@ from .request import Request, RequestError
 from .text import as_sentence
 
 if TYPE_CHECKING:
-    from weights.catalog import ModelInfo
+    from weights.model_info import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ def resolve(
         _known(registry.sampler, request.sampler),
         _known(registry.schedule, request.schedule or model_info.defaults.schedule),
     )
-    asked = request.schedule_options
     update = dict(
         model=model_info.name,
         sampler=sampler.name,
@@ -63,9 +61,7 @@ def resolve(
         height=request.height or model_info.defaults.size,
         seed=random.SystemRandom().randrange(SEEDS) if request.seed == -1 else request.seed,
         options=_known(sampler.item.resolve, request.options),
-        schedule_options=_known(
-            lambda given: resolve_options(f"schedule {schedule.name}", schedule.item.options, given), asked
-        ),
+        schedule_options=_known(schedule.item.resolve, request.schedule_options),
     )
     resolved = request.model_copy(update=update)
     if problems := limit_problems(resolved, model_info, limits):

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ class Worker:
     def draw(self, job: Job) -> Outcome:
         """Do a job, whatever kind it is; whatever happens becomes its outcome."""
         environment, settings = job.environment, self._settings
-        should_stop = lambda: self._queue.should_stop(job)  # noqa: E731
+        should_stop = partial(self._queue.should_stop, job)
         try:
             if should_stop():
                 return StoppedEarly(job.stopped_info())

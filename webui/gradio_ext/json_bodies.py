@@ -15,6 +15,7 @@ WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 ADDRESSES = ("http://", "https://")  # what Gradio takes for an address
 MAX_DEPTH = 100
+JSON_BODY = "sigmalab.json"  # where the scope has the value of the body for the middleware below
 
 
 class JsonBodies:
@@ -36,7 +37,8 @@ class JsonBodies:
             body = await Request(scope, receive).body()
         except ClientDisconnect:
             return
-        if problem := body_problem(body):
+        value, problem = read_body(body)
+        if problem:
             detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": problem}
             await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
             return
@@ -45,20 +47,20 @@ class JsonBodies:
         async def receive_again() -> Message:
             return given.pop() if given else await receive()
 
-        await self._app(scope, receive_again, send)
+        await self._app({**scope, JSON_BODY: value}, receive_again, send)
 
 
-def body_problem(body: bytes) -> str | None:
-    """Say what is wrong with a JSON body; None if it can be passed on."""
+def read_body(body: bytes) -> tuple[Any, str | None]:
+    """(the value of a JSON body, what is wrong with it); None for an empty body and for nothing wrong."""
     if not body:
-        return None
+        return None, None
     try:
         value = json.loads(body, parse_constant=_not_json)
     except RecursionError:
-        return f"The request is nested too deeply; allowed are {MAX_DEPTH} levels."
+        return None, f"The request is nested too deeply; allowed are {MAX_DEPTH} levels."
     except ValueError as error:
-        return f"The request is not JSON: {error}."
-    return _value_problem(value)
+        return None, f"The request is not JSON: {error}."
+    return value, _value_problem(value)
 
 
 def _value_problem(value: Any) -> str | None:

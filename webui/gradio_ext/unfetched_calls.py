@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlencode
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .json_bodies import JSON_BODY
+
 START = re.compile(r"^/gradio_api/(call/(v2/)?[^/]+|queue/join)/?$")
 LISTEN = re.compile(r"^/gradio_api/call/(v2/)?[^/]+/(?P<event>[^/]+)$")
 STREAM = re.compile(r"^/gradio_api/queue/data/?$")
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class UnfetchedCalls:
-    """ASGI middleware that ends a call, and drops its answer, if nobody listens to it within some seconds.
+    """ASGI middleware below `JsonBodies` that ends a call, and drops its answer, if nobody listens within seconds.
 
     A listener names the call, or the session that the call was started in. Gradio itself ends the calls of a listener
     that goes away: so this one listens in the caller's name for a moment, and goes away.
@@ -55,21 +57,16 @@ class UnfetchedCalls:
                 del self._listeners[key]
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked, answered = bytearray(), bytearray()
+        answered = bytearray()
         listening = {**scope, "method": "GET", "headers": [each for each in scope["headers"] if each[0] in KEPT]}
-
-        async def receive_kept() -> Message:
-            message = await receive()
-            asked.extend(message.get("body", b""))
-            return message
 
         async def send_kept(message: Message) -> None:
             answered.extend(message.get("body", b""))
             await send(message)
 
-        await self._app(scope, receive_kept, send_kept)
-        event = _text(answered, "event_id")
-        session = _text(asked, "session_hash") or event
+        await self._app(scope, receive, send_kept)
+        event = _text(_parsed(answered), "event_id")
+        session = _text(scope.get(JSON_BODY), "session_hash") or event
         if event and not self._listeners[session]:
             timer = asyncio.create_task(self._hang_up_later(listening, session, event))
             self._timers.setdefault(session, set()).add(timer)
@@ -114,10 +111,13 @@ def _listened_to(scope: Scope) -> str:
     return ""
 
 
-def _text(body: bytes | bytearray, name: str) -> str:
+def _parsed(answer: bytearray) -> Any:
     try:
-        value: Any = json.loads(body)
+        return json.loads(answer)
     except ValueError:
-        return ""
+        return None
+
+
+def _text(value: Any, name: str) -> str:
     text = value.get(name) if isinstance(value, dict) else None
     return text if isinstance(text, str) else ""
