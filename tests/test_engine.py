@@ -23,7 +23,7 @@ from webui.engine.events import Failed, Finished, Picture, Progress, StoppedEarl
 from webui.engine.job_queue import MAX_WAITING
 from webui.engine.run_environment import RunEnvironment
 from webui.settings import Settings
-from weights.catalog import ModelError
+from weights.model_info import ModelError
 
 WAIT = 60  # seconds, on a machine that does much else
 

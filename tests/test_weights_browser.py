@@ -6,7 +6,7 @@ from pages import idle, served
 from test_browser import DESKTOP, PHONE, browser, expect, ready, visit, window  # noqa: F401 - fixtures, used by name
 
 from webui.tabs.form.model_events import SHOWN, model_note, tokens_note
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)>"

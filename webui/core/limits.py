@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .text import title
 
 if TYPE_CHECKING:
-    from weights.catalog import ModelInfo
+    from weights.model_info import ModelInfo
 
     from .request import Request
 

@@ -13,9 +13,9 @@ from webui.core.images import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest, resolve
-from weights.catalog import ModelInfo
 from weights.identity import ModelIdentity
 from weights.model import Model
+from weights.model_info import ModelInfo
 from weights.opening import open_model
 
 from .drawing import Drawing

@@ -13,7 +13,7 @@ from webui.core.request import RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved
 from webui.core.text import as_sentence
-from weights.catalog import ModelError
+from weights.model_info import ModelError
 from weights.oom import out_of_memory
 
 

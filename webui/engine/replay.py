@@ -23,7 +23,7 @@ from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
-from weights.catalog import ModelError
+from weights.model_info import ModelError
 from weights.opening import pick_device
 
 from .engine import Engine

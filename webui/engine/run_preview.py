@@ -10,7 +10,7 @@ from samplers.levels import DryRun, Levels, dry_run, levels
 from samplers.run import Plan
 from webui.core.request import Request, RequestError, read
 from webui.core.resolved_request import partial_plan
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 from .engine import Engine
 

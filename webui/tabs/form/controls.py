@@ -15,7 +15,7 @@ from webui.core.menus import sampler_choices, schedules_in_order
 from webui.core.request import Request
 from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.page_context import Page
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 from .form import Form
 from .form_state import fresh, recall_options

@@ -13,7 +13,7 @@ from samplers.registry import Registry
 from webui.core.fields import form_fields
 from webui.core.limits import Limits, size_problem
 from webui.core.request import Request, sift
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 KINDS = ("samplers", "schedules")
 

@@ -10,7 +10,7 @@ from webui.core.menus import chosen_name
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
 from webui.tabs.form.page_context import Page
 from webui.templates import render
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 from .form import Form
 

@@ -21,7 +21,7 @@ from webui.tabs.form.describe import note, percent, problem
 from webui.tabs.form.plots import FAINT, figure, line
 from webui.templates import render
 from weights.autoencoder import image_to_tensor, tensor_to_image
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 from .forward_process import (
     EXPLODING,

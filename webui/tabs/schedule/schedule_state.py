@@ -8,7 +8,7 @@ from typing import Any
 from samplers.registry import Registry
 from webui.core.limits import Limits
 from webui.tabs.form.form_state import is_number, recall
-from weights.catalog import ModelInfo
+from weights.model_info import ModelInfo
 
 from .curves import AGAINST, LOGS, MEASURES
 from .forward_process import PRESERVING, PROCESSES
