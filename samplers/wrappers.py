@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .sampler import Denoise, Stopped
+from .schedule import flow_time_of_sigma
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,29 @@ class Masked:
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         return self.mask * self.clean + (1.0 - self.mask) * self.denoise(x, sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftlyMasked:
+    """Differential diffusion: a latent is drawn anew once the noise level is below its mask, and kept before.
+
+    Levin and Fried 2023, arXiv:2306.00950. The noise level is t(sigma) / t(top) with the flow time t = sigma /
+    (1 + sigma). A mask of zeros and ones is `Masked` with 1 - mask.
+
+    clean  the latents of one picture (1, channels, height, width)
+    mask   0 is kept to the end, 1 drawn anew from the start; broadcast against `clean`
+    top    the sigma that the run starts from
+    """
+
+    denoise: Denoise
+    clean: torch.Tensor
+    mask: torch.Tensor
+    top: float
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        level = flow_time_of_sigma(float(sigma)) / flow_time_of_sigma(self.top)
+        # A sampler may ask above its start, where what is free from the start is free, too.
+        return torch.where(self.mask >= min(1.0, level), self.denoise(x, sigma), self.clean)
 
 
 class Counted:

@@ -7,7 +7,7 @@ from oracles import builtin, normal, sampler, schedule, sd
 from samplers.noise import Noise
 from samplers.run import Pass, plan, run, run_passes
 from samplers.testing import GaussianDenoiser
-from samplers.wrappers import Counted, Masked
+from samplers.wrappers import Counted, Masked, SoftlyMasked
 
 SHAPE = (2, 3, 8, 8)
 LEFT = (torch.arange(8) < 4).double().expand(1, 1, 8, 8)  # 1 is kept
@@ -67,8 +67,9 @@ def test_the_first_pass_cannot_start_from_one_before_it():
 @pytest.mark.parametrize("name", builtin().samplers)
 def test_every_sampler_keeps_the_masked_half(name):
     clean = normal(1, *SHAPE[1:], seed=3)
-    denoise = Masked(GaussianDenoiser(0.3, 0.5), clean, LEFT)
-    end = run(planned(name, 8), denoise, clean.repeat(2, 1, 1, 1), [1, 2]).x
+    made = planned(name, 8)
+    denoise = SoftlyMasked(GaussianDenoiser(0.3, 0.5), clean, 1 - LEFT, made.sigmas[0])
+    end = run(made, denoise, clean.repeat(2, 1, 1, 1), [1, 2]).x
     kept = LEFT.expand(SHAPE).bool()
     assert (end - clean)[kept].abs().max() < 1e-3
     assert (end - clean)[~kept].abs().max() > 0.1
@@ -78,6 +79,25 @@ def test_a_soft_mask_mixes_the_two_estimates():
     x, clean = normal(*SHAPE, seed=1), normal(1, *SHAPE[1:], seed=2)
     mixed = Masked(GaussianDenoiser(), clean, torch.full((1, 1, 1, 1), 0.25))(x, 2.0)
     torch.testing.assert_close(mixed, 0.25 * clean + 0.75 * GaussianDenoiser()(x, 2.0))
+
+
+@pytest.mark.parametrize("mask, free_below", [(0.0, 0.0), (0.5, 1.0), (1.0, 20.0)])
+def test_a_latent_is_free_once_the_noise_is_below_its_mask(mask, free_below):
+    """t = sigma / (1 + sigma): a run from infinity has half of it left at sigma 1."""
+    x, clean = normal(*SHAPE, seed=1), normal(1, *SHAPE[1:], seed=2)
+    soft = SoftlyMasked(GaussianDenoiser(), clean, torch.full((1, 1, 1, 1), mask), 1e9)
+    for sigma in (20.0, 1.001, 0.999, 0.1):
+        free = sigma < free_below or mask == 1
+        expected = GaussianDenoiser()(x, sigma) if free else clean.expand_as(x)
+        assert torch.equal(soft(x, sigma), expected)
+
+
+def test_a_mask_of_zeros_and_ones_is_the_same_soft_or_hard():
+    x, clean = normal(*SHAPE, seed=1), normal(1, *SHAPE[1:], seed=2)
+    soft, hard = SoftlyMasked(GaussianDenoiser(), clean, 1 - LEFT, 9.0), Masked(GaussianDenoiser(), clean, LEFT)
+    # Some samplers ask above their start.
+    for sigma in (12.0, 9.0, 0.5, 0.01):
+        torch.testing.assert_close(soft(x, sigma), hard(x, sigma))
 
 
 def test_the_emoji_model_draws_half_a_picture_anew(emoji):
