@@ -83,7 +83,7 @@ def replay(flags):
     from webui.replay_command import replay_files
     from webui.settings import replay_settings
 
-    sys.exit(replay_files(replay_settings(flags, ROOT), flags.files, flags.one_at_a_time, flags.input))
+    sys.exit(replay_files(replay_settings(flags, ROOT), flags.files, flags.one_at_a_time, flags.input, flags.mask))
 
 
 def list_plugins(flags):

@@ -38,10 +38,8 @@ class Wider(Request):
         Setting("Resize the seed", "0 is off", group="seed", infotext="Seed resize", axis="0, 2, 4"),
     ] = 0
     tiling: Annotated[bool, Setting("Tiling", group="size", infotext="Tiling")] = False
-    mask_blur: Annotated[Number, Field(ge=0, le=64), Setting("Mask blur", group="input", step=1, needs_input=True)] = (
-        4.0
-    )
-    masked: Annotated[Literal["fill", "noise"], Setting("Masked", group="input", needs_input=True)] = "fill"
+    grain: Annotated[Number, Field(ge=0, le=64), Setting("Grain", group="input", step=1, needs_input=True)] = 4.0
+    grain_from: Annotated[Literal["film", "noise"], Setting("Grain from", group="input", needs_input=True)] = "film"
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +79,13 @@ def test_the_form_has_a_widget_with_range_label_and_help(engine):
 
 def test_the_widget_is_that_of_the_type(engine):
     fields = form_of(engine, "img2img", Wider).fields
-    assert isinstance(fields["tiling"], gr.Checkbox) and isinstance(fields["mask_blur"], gr.Slider)
-    assert isinstance(fields["masked"], gr.Radio)
-    assert fields["masked"].choices == [("Fill", "fill"), ("Noise", "noise")]
+    assert isinstance(fields["tiling"], gr.Checkbox) and isinstance(fields["grain"], gr.Slider)
+    assert isinstance(fields["grain_from"], gr.Radio)
+    assert fields["grain_from"].choices == [("Film", "film"), ("Noise", "noise")]
 
 
 def test_a_form_without_an_input_picture_has_no_widgets_for_it(engine):
-    assert not {"mask_blur", "masked", "strength"} & set(form_of(engine, "txt2img", Wider).fields)
+    assert not {"grain", "grain_from", "strength"} & set(form_of(engine, "txt2img", Wider).fields)
 
 
 def test_the_values_of_a_form_make_the_request(engine):
@@ -101,13 +99,13 @@ def test_endpoints_have_an_argument_behind_those_of_today(engine):
     before, after = (described("img2img", schema, engine) for schema in (Request, Wider))
     assert after[len(before) :] == [
         *(("seed_resize", "int", 0), ("tiling", "bool", False)),
-        *(("mask_blur", "float", 4.0), ("masked", "str", "fill")),
+        *(("grain", "float", 4.0), ("grain_from", "str", "film")),
     ]
 
 
 def test_a_script_gives_it_and_the_picture_remembers(engine):
     *_, result = Api(engine, Wider).txt2img("a", steps=1, seed_resize=3)
-    assert result.info["seed_resize"] == 3 and "mask_blur" not in result.info
+    assert result.info["seed_resize"] == 3 and "grain" not in result.info
     assert read_picture(result.files[0]).record.data["request"]["seed_resize"] == 3
 
 
@@ -118,19 +116,19 @@ def test_a_browser_remembers_what_fits(registry):
     assert recalled(seed_resize=5, tiling=True)["seed_resize"] == 5
     assert recalled(seed_resize=9, tiling=True)["seed_resize"] == 0
     assert recalled(seed_resize=9, tiling=True)["tiling"] is True
-    assert recalled(masked="water")["masked"] == "fill"
+    assert recalled(grain_from="water")["grain_from"] == "film"
 
 
 def test_a_link_holds_it():
-    request = Wider(seed_resize=2, tiling=True, masked="noise")
-    assert to_query(request) == "seed_resize=2&tiling=true&masked=noise"
-    assert from_query(to_query(request), Wider) == ({"seed_resize": 2, "tiling": True, "masked": "noise"}, {})
+    request = Wider(seed_resize=2, tiling=True, grain_from="noise")
+    assert to_query(request) == "seed_resize=2&tiling=true&grain_from=noise"
+    assert from_query(to_query(request), Wider) == ({"seed_resize": 2, "tiling": True, "grain_from": "noise"}, {})
 
 
 def test_a_form_takes_it_from_a_link(engine):
     form = form_of(engine, "txt2img", Wider)
-    values, notes = overlay(Page(engine, None, {}, None), form, {}, {"seed_resize": 2, "masked": "noise"}, Wider)
-    assert values["seed_resize"] == 2 and notes == ["Masked is for img2img alone."]
+    values, notes = overlay(Page(engine, None, {}, None), form, {}, {"seed_resize": 2, "grain_from": "noise"}, Wider)
+    assert values["seed_resize"] == 2 and notes == ["Grain from is for img2img alone."]
 
 
 def test_the_infotext_has_it_and_gives_it_back(engine, registry):
@@ -160,8 +158,8 @@ def test_a_grid_can_vary_it(registry):
     [
         ({"seed_resize": 9}, "Seed resize must be a whole number from 0 to 8."),
         ({"tiling": 1}, "Tiling must be true or false."),
-        ({"mask_blur": -1}, "Mask blur must be a number from 0 to 64."),
-        ({"masked": "water"}, "Masked must be 'fill' or 'noise'."),
+        ({"grain": -1}, "Grain must be a number from 0 to 64."),
+        ({"grain_from": "water"}, "Grain from must be 'film' or 'noise'."),
     ],
 )
 def test_an_error_says_what_is_allowed(fields, sentence):
@@ -190,6 +188,14 @@ RUN = [
     ("model", "str", ""),
     ("schedule_options", "dict(str, Any)", {}),
 ]
+INPAINT = [
+    ("mask", "filepath", None),
+    ("mask_blur", "int", 4),
+    ("mask_fill", "str", "original"),
+    ("inpaint_area", "str", "whole"),
+    ("padding", "int", 32),
+    ("outpaint", "list[Any]", [0, 0, 0, 0]),
+]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
@@ -197,7 +203,7 @@ ENDPOINTS = {
     "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
-        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING],
+        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT],
     ],
     "schedule": [
         ("model", "str", ""),

@@ -20,11 +20,15 @@ class ReplayFailed(RequestError):
 
 
 def replay_files(
-    settings: Settings, files: Sequence[Path], one_at_a_time: bool = False, image: Path | None = None
+    settings: Settings,
+    files: Sequence[Path],
+    one_at_a_time: bool = False,
+    image: Path | None = None,
+    mask: Path | None = None,
 ) -> int:
     """Replay files and print a line for each; returns 0 if all are bit-equal, else 1.
 
-    image  the input picture of img2img, where outputs/inputs/ does not have it
+    image, mask  the input picture of img2img and its mask, where outputs/inputs/ does not have them
     """
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
     engine = Engine(registry, settings)
@@ -33,7 +37,7 @@ def replay_files(
     try:
         for file in files:
             try:
-                verdict = replay_file(engine, file, one_at_a_time, image)
+                verdict = replay_file(engine, file, one_at_a_time, image, mask)
                 print(f"{file}: {verdict}", flush=True)
                 equal = equal and verdict.equal
             except RequestError as error:
@@ -44,10 +48,12 @@ def replay_files(
     return 0 if equal else 1
 
 
-def replay_file(engine: Engine, file: Path, one_at_a_time: bool = False, image: Path | None = None) -> Verdict:
+def replay_file(
+    engine: Engine, file: Path, one_at_a_time: bool = False, image: Path | None = None, mask: Path | None = None
+) -> Verdict:
     """Draw one picture in a temporary folder and compare. Raises RequestError, however it fails."""
     with tempfile.TemporaryDirectory(prefix="sigmalab-replay-") as folder:
-        wanted = into(recipe(file, engine, one_at_a_time, image), Path(folder))
+        wanted = into(recipe(file, engine, one_at_a_time, image, mask), Path(folder))
         job = engine.submit_resolved(wanted.resolved, previews=False, environment=wanted.environment)
         outcome = job.wait()
         if isinstance(outcome, Failed):

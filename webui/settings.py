@@ -61,7 +61,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
         return _replay_flags().parse_args(arguments[1:]), None
     flags = argparse.ArgumentParser(
         usage="python launch.py [flags]\n       python launch.py test [--no-setup] [--torch-index URL] [pytest flags]"
-        "\n       python launch.py replay FILE... [--one-at-a-time] [--input FILE] [--outputs DIR]",
+        "\n       python launch.py replay FILE... [--one-at-a-time] [--input FILE] [--mask FILE] [--outputs DIR]",
         description="Open Sigmalab in a browser, or run its tests. The first start installs what is needed.",
         allow_abbrev=False,
     )
@@ -99,6 +99,7 @@ def _replay_flags() -> argparse.ArgumentParser:
     flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture made by Sigmalab")
     flags.add_argument("--one-at-a-time", action="store_true", help="draw each picture alone, whatever its batch was")
     flags.add_argument("--input", type=Path, metavar="FILE", help="input picture of img2img (default: the kept one)")
+    flags.add_argument("--mask", type=Path, metavar="FILE", help="mask of its inpainting (default: the kept one)")
     flags.add_argument(
         "--outputs", type=output_folder, metavar="DIR", help="where inputs were kept (default: outputs/)"
     )

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
-from webui.core.fields import RequestField
+from webui.core.fields import RequestField, upload_fields
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Event, Picture, Progress, Waiting
@@ -22,11 +22,13 @@ from .script_api import Api, ApiResult, RunFailed, arguments
 
 Answers = Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]
 REQUIRED = ("image", "prompt")
+# Of arguments, as clients know them.
+TYPES: dict[type, Any] = {Path: FileData, tuple: list}
 
 
 def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
     """Add /txt2img, /img2img, /schedule and /catalog to the page that is being built."""
-    api = Api(engine, schema)
+    api, names = Api(engine, schema), upload_fields(schema)
 
     def txt2img(**given: Any) -> Answers:
         """Pictures from words: [PNG files, info]. Empty names and 0 mean the model's defaults, seed -1 a random one.
@@ -36,11 +38,14 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
         yield from answers(lambda: api.txt2img(**given))
 
     def img2img(image: FileData, **given: Any) -> Answers:
-        """Pictures from a picture and words: [PNG files, info]; give the image with gradio_client.handle_file.
+        """Pictures from a picture and words: [PNG files, info]; give image and mask with gradio_client.handle_file.
 
         strength 0.01 to 1 is a share of the steps ("steps") or of noise ("noise"); fit is "crop", "pad" or "stretch".
+        With a mask, what is white in it is redrawn and the rest kept; mask_fill is "original", "noise" or "flat",
+        inpaint_area "whole" or "masked". outpaint extends the picture by [left, top, right, bottom] pixels.
         """
-        yield from answers(lambda: api.img2img(uploaded(image), **given))
+        uploads = {name: uploaded(value) for name, value in given.items() if name in names and value is not None}
+        yield from answers(lambda: api.img2img(uploaded(image), **given | uploads))
 
     def schedule(**given: Any) -> dict[str, Any]:
         """The noise levels of exactly the run that these settings would make; no model is loaded and nothing is drawn.
@@ -66,12 +71,12 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
 
 def with_arguments(function: Callable[..., Any], fields: Sequence[RequestField]) -> Callable[..., Any]:
     """The function with one argument a field, by position or name; Gradio reads names, types and defaults from it."""
-    types = {field.name: FileData if field.kind is Path else field.kind for field in fields}
+    types = {field.name: TYPES.get(field.kind, field.kind) for field in fields}
     parameters = [
         Parameter(
             field.name,
             Parameter.POSITIONAL_OR_KEYWORD,
-            default=Parameter.empty if field.name in REQUIRED else field.default,
+            default=Parameter.empty if field.name in REQUIRED else _plain(field.default),
             annotation=types[field.name],
         )
         for field in fields
@@ -124,6 +129,10 @@ def state_after(state: dict[str, Any], event: Event | None) -> dict[str, Any]:
     if isinstance(event, Picture):
         return state | {"finished": event.index + 1}
     return state
+
+
+def _plain(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _file(path: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from samplers.options import MOST_LENGTH
 from .text import title
 
 MAX_NAME = 200  # characters
-Group = Literal["", "method", "conditioning", "interval", "size", "seed", "input"]
+Group = Literal["", "method", "conditioning", "interval", "size", "seed", "input", "inpaint"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class RequestField:
-    """One field: its type (int, float, bool, str, dict or Path), default, range and Setting.
+    """One field: its type (int, float, bool, str, dict, tuple or Path), default, range and Setting.
 
     values   the allowed ones of a Literal
     longest  characters of a text
@@ -75,6 +75,11 @@ class RequestField:
     def title(self) -> str:
         """The name as a label."""
         return title(self.name)
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether its value is the path of an uploaded file, which means nothing elsewhere."""
+        return self.kind is Path
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -100,7 +105,7 @@ class RequestField:
         """The value that a text stands for, its range unchecked; None if it is not of the field's type."""
         if self.kind is bool:
             return {"true": True, "false": False}.get(text.strip().lower())
-        if self.kind is str:
+        if self.kind in (str, tuple):
             return text
         try:
             # Whole numbers not through a float: the seeds of some programs have 64 bits.
@@ -126,6 +131,11 @@ def input_fields(schema: type[BaseModel]) -> list[str]:
     return [field.name for field in fields_of(schema).values() if field.setting.needs_input]
 
 
+def upload_fields(schema: type[BaseModel]) -> list[str]:
+    """The names of the fields whose values are uploaded files."""
+    return [field.name for field in fields_of(schema).values() if field.is_upload]
+
+
 def problem_text(problem: Mapping[str, Any], fields: Mapping[str, RequestField]) -> str:
     """One of pydantic's problems with a request as a sentence that says what is allowed."""
     where = [str(part) for part in problem["loc"]]
@@ -137,7 +147,7 @@ def problem_text(problem: Mapping[str, Any], fields: Mapping[str, RequestField])
     if len(where) > 1 and fields[name].kind is dict:
         allowed = f"a number, a text of at most {MOST_LENGTH} characters, true or false"
         return f"{title(name)}: option {where[1]!r} must be {allowed}."
-    if problem["type"] == "value_error":
+    if problem["type"] == "value_error" and fields[name].kind is str:
         return f"{title(name)} must be a text without NUL characters and broken Unicode (lone surrogates)."
     return f"{title(name)} must be {fields[name].allowed}."
 
@@ -149,7 +159,7 @@ def _field(name: str, info: FieldInfo) -> RequestField:
     setting = next((each for each in info.metadata if isinstance(each, Setting)), Setting())
     annotation = info.annotation
     values = get_args(annotation) if get_origin(annotation) is Literal else ()
-    kinds = (bool, int, float, str, dict, Path)
+    kinds = (bool, int, float, str, dict, tuple, Path)
     among = (annotation, get_origin(annotation), *get_args(annotation))
     kind = str if values else next(each for each in kinds if each in among)
     return RequestField(name, kind, info.default, setting, limit("ge"), limit("le"), values, limit("max_length"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from .request import Request, RequestError
+from .request import RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 1024 * 1024
@@ -21,7 +21,7 @@ PREVIEW_SIDE = 768
 PAPER = (255, 255, 255)
 STRIP = 256  # rows that are converted at a time
 # A small file can hold 50 megapixels, 200 MB decoded: only one caller at a time may have them in memory.
-_DECODING = threading.RLock()
+DECODING = threading.RLock()
 
 
 class PictureError(RequestError):
@@ -33,7 +33,7 @@ def open_picture(path: Path) -> Image.Image:
 
     Size and format are checked before a pixel is decoded. Raises PictureError.
     """
-    with _DECODING, open_untrusted(path) as image:
+    with DECODING, open_untrusted(path) as image:
         try:
             image.load()
             _turn_upright(image)
@@ -80,7 +80,10 @@ def open_untrusted(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Imag
 
 
 def fit_picture(image: Image.Image, width: int, height: int, fit: str = "crop") -> Image.Image:
-    """Bring a picture to width x height: "crop" cuts the longer side off, "pad" adds white, "stretch" distorts."""
+    """Bring a picture to width x height: "crop" cuts the longer side off, "pad" adds white, "stretch" distorts.
+
+    A mask (mode L) is padded with black.
+    """
     if fit == "crop":
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     if fit == "stretch":
@@ -89,17 +92,9 @@ def fit_picture(image: Image.Image, width: int, height: int, fit: str = "crop") 
         raise PictureError(f"Fit is {fit!r}; allowed are 'crop', 'pad' and 'stretch'.")
     scale = min(width / image.width, height / image.height)
     inner = (max(1, min(width, round(image.width * scale))), max(1, min(height, round(image.height * scale))))
-    padded = Image.new("RGB", (width, height), PAPER)
+    padded = Image.new(image.mode, (width, height), PAPER if image.mode == "RGB" else 0)
     padded.paste(image.resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return padded
-
-
-def open_input(request: Request) -> Image.Image | None:
-    """The input picture of img2img at the size of a resolved request, None for txt2img. Raises PictureError."""
-    if request.mode == "txt2img" or request.image is None:
-        return None
-    with _DECODING:
-        return fit_picture(open_picture(request.image), request.width, request.height, request.fit)
 
 
 def grid(images: Sequence[Image.Image]) -> Image.Image:

@@ -26,7 +26,8 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     fields |= {names.pop("model"): model["name"], "VAE hash": model.get("vae", "")}
     for name, infotext_name in names.items():
         field, value = known[name], request[name]
-        if request["mode"] == "img2img" if field.setting.needs_input else value != field.default:
+        always = field.setting.needs_input and field.setting.group != "inpaint"
+        if request["mode"] == "img2img" if always else value != field.default:
             fields[infotext_name] = _text(value)
     if request.get("guidance_low") or request.get("guidance_high"):
         fields["Guidance interval"] = f"{request['guidance_low']:g}-{request['guidance_high']:g}"

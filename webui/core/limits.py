@@ -63,11 +63,14 @@ def size_problem(name: str, size: int, info: ModelInfo) -> str:
 
 def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[str]:
     """What of a resolved request goes beyond its model or the limits, one sentence each."""
-    problems = [size_problem(name, getattr(request, name), info) for name in ("width", "height")]
+    width, height = request.drawn_size
+    extended = "extended_" if (width, height) != (request.width, request.height) else ""
+    sizes = dict(width=request.width, height=request.height) | {f"{extended}width": width, f"{extended}height": height}
+    problems = [size_problem(name, size, info) for name, size in sizes.items()]
     problems += [limits.problem(name, value) for name, value in request]
-    pixels = request.width * request.height
+    pixels = width * height
     if pixels > limits.picture:
-        size = f"{request.width}x{request.height}"
+        size = f"{width}x{height}"
         problems.append(f"A picture of {size} is too large; allowed are {_mega(limits.picture)}.")
     if pixels * request.count > limits.total:
         problems.append(

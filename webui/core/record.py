@@ -74,7 +74,8 @@ class Record:
     noise_version  of samplers.noise
     packages       versions by name
     threads        of the CPU
-    pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture
+    pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
+                   `mask_digest` that of the fitted mask
     """
 
     data: Mapping[str, Any]
@@ -91,15 +92,17 @@ class Record:
     threads: int | None
     pixels: str
     input_digest: str
+    mask_digest: str
 
     def single_request(self) -> Request:
-        """The request of this one picture: its own seed, count 1. For img2img, the input picture has to be added.
+        """The request of this one picture: its own seed, count 1. For img2img, the input picture and the mask
+        have to be added.
 
         Raises RequestError where the recorded request is not one.
         """
         if self.request is None:
             raise MetadataError("The picture's settings are incomplete.")
-        return read({**self.request, "seed": self.seed, "count": 1, "image": None})
+        return read({**self.request, "seed": self.seed, "count": 1, "image": None, "mask": None})
 
 
 def make_record(
@@ -116,7 +119,7 @@ def make_record(
     """The record of image `index` of a resolved request.
 
     model  the fields of ModelOrigin that are not empty
-    facts  threads, pixels and, for img2img, input_digest
+    facts  threads, pixels and, for img2img, input_digest and mask_digest
     """
     return read_record(
         dict(
@@ -156,6 +159,7 @@ def read_record(data: Mapping[str, Any]) -> Record:
         threads if type(threads) is int else None,
         _text(data.get("pixels")),
         _text(data.get("input_digest")),
+        _text(data.get("mask_digest")),
     )
 
 

@@ -6,37 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from samplers.guidance import Interval
-from samplers.options import MOST_LENGTH
 
-from .fields import MAX_NAME, Setting, fields_of, input_fields, problem_text
-from .limits import LOCAL, MAX_COUNT, MAX_STEPS, SEEDS
+from .field_types import Name, Number, Options, Prompt, Sides, Whole
+from .fields import Setting, fields_of, input_fields, problem_text
+from .limits import MAX_COUNT, MAX_STEPS, SEEDS
 
 
 class RequestError(ValueError):
     """A request that cannot be served; the text says what is wrong and what is allowed, one sentence per problem."""
 
 
-def _whole(value: Any) -> Any:
-    # Sliders and JSON clients send 20.0 for 20; True and "20" are slips, which strict mode refuses.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _encodable(value: Any) -> Any:
-    if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("text must not contain NUL characters or broken Unicode (lone surrogates)")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, BeforeValidator(_encodable)]
-Prompt = Annotated[Text, Field(max_length=LOCAL.prompt)]
-Name = Annotated[Text, Field(max_length=MAX_NAME)]
-Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MOST_LENGTH)]]
 SIDE = "a whole number of pixels, or 0 for the model's own size"
+SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 MAX_SIGMA = 1e6
 
 
@@ -45,7 +29,8 @@ class Request(BaseModel):
 
     Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; `resolve`
     replaces them. Image i of a request has seed (seed + i) mod 2^32. fit says how the input picture comes to
-    width x height. Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end.
+    width x height. Of a mask, white is drawn anew.
+    Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -159,11 +144,81 @@ class Request(BaseModel):
             conditioning=True,
         ),
     ] = 0.0
+    mask: Annotated[Path | None, Field(strict=False), Setting(allowed="the path of a picture", needs_input=True)] = None
+    mask_blur: Annotated[
+        Whole,
+        Field(ge=0, le=64),
+        Setting(
+            "Mask blur",
+            "Pixels over which the edge of the mask fades",
+            group="inpaint",
+            step=1,
+            infotext="Mask blur",
+            axis="0, 4, 8",
+            needs_input=True,
+        ),
+    ] = 4
+    mask_fill: Annotated[
+        Literal["original", "noise", "flat"],
+        Setting(
+            "Start under the mask from",
+            group="inpaint",
+            choices=("The picture", "Noise", "Colours around"),
+            infotext="Mask fill",
+            axis="original, noise, flat",
+            needs_input=True,
+        ),
+    ] = "original"
+    inpaint_area: Annotated[
+        Literal["whole", "masked"],
+        Setting(
+            "Draw",
+            group="inpaint",
+            choices=("The whole picture", "Only the masked area"),
+            infotext="Inpaint area",
+            needs_input=True,
+        ),
+    ] = "whole"
+    padding: Annotated[
+        Whole,
+        Field(ge=0, le=512),
+        Setting(
+            "Padding",
+            "Pixels around the masked area that are seen",
+            group="inpaint",
+            step=4,
+            infotext="Masked area padding",
+            axis="0, 32, 64",
+            needs_input=True,
+        ),
+    ] = 32
+    outpaint: Annotated[
+        Sides,
+        Field(strict=False),
+        Setting(
+            "Extend by pixels: left, top, right, bottom",
+            group="inpaint",
+            infotext="Outpaint",
+            allowed=SIDES,
+            needs_input=True,
+        ),
+    ] = (0, 0, 0, 0)
 
     @property
     def has_input(self) -> bool:
         """Whether pictures start from an input picture."""
         return self.mode == "img2img"
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether a part of the input picture is kept: there is a mask, or the picture is extended."""
+        return self.has_input and (self.mask is not None or any(self.outpaint))
+
+    @property
+    def drawn_size(self) -> tuple[int, int]:
+        """(width, height) in pixels that a resolved request draws at."""
+        left, top, right, bottom = self.outpaint if self.has_input and self.inpaint_area == "whole" else (0, 0, 0, 0)
+        return self.width + left + right, self.height + top + bottom
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -177,8 +232,8 @@ class Request(BaseModel):
         return {field.name: getattr(self, field.name) for field in fields if field.setting.conditioning}
 
     def to_json(self) -> dict[str, Any]:
-        """The request as JSON data, without the path of the input picture, which means nothing elsewhere."""
-        return self.model_dump(mode="json", exclude={"image"})
+        """The request as JSON data, without the paths of uploads, which mean nothing elsewhere."""
+        return self.model_dump(mode="json", exclude={"image", "mask"})
 
     def used_settings(self) -> dict[str, Any]:
         """As `to_json`; without an input picture, without the settings that need one."""

@@ -63,7 +63,7 @@ def resolve(
         options=_known(sampler.item.resolve, request.options),
         schedule_options=_known(schedule.item.resolve, request.schedule_options),
     )
-    resolved = request.model_copy(update=update)
+    resolved = _with_aligned_sides(request.model_copy(update=update), model_info.defaults.multiple)
     if problems := limit_problems(resolved, model_info, limits):
         raise RequestError(" ".join(problems))
     if resolved.guidance_high and resolved.guidance_high <= resolved.guidance_low:
@@ -75,6 +75,18 @@ def resolve(
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
     whole = whole_plan(resolved, registry, model_info)
     return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.has_input else whole)
+
+
+def _with_aligned_sides(request: Request, multiple: int) -> Request:
+    """The request with its picture extended so far that the model can make it: the later side of an axis gets more."""
+    left, top, right, bottom = request.outpaint
+    if not request.has_input or request.inpaint_area != "whole":
+        return request
+    more, below = -(left + right) % multiple, -(top + bottom) % multiple
+    sides = (left, top, right + more, bottom) if right else (left + more, top, right, bottom)
+    left, top, right, bottom = sides
+    sides = (left, top, right, bottom + below) if bottom else (left, top + below, right, bottom)
+    return request.model_copy(update={"outpaint": sides})
 
 
 def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:

@@ -7,31 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from samplers.run import Pass, Plan, run_passes
 from samplers.sampler import Denoise, Step, Stopped
-from samplers.wrappers import Counted, Masked, Reported, Stoppable
+from samplers.wrappers import Counted, Reported, Stoppable
+from webui.core.inpainting import InputPicture
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
 
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
+from .start_latents import start_latents
 
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
     """What is drawn.
 
-    source        the fitted input picture of img2img, None for txt2img
-    mask          what of the source's latents is kept, see `samplers.wrappers.Masked`; None keeps nothing
+    source        the input picture of img2img, None for txt2img
     later_passes  passes after the request's own, such as hires fix
     """
 
     resolved: ResolvedRequest
-    source: Image.Image | None = None
-    mask: torch.Tensor | None = None
+    source: InputPicture | None = None
     later_passes: tuple[Pass, ...] = ()
 
     @property
@@ -110,15 +109,16 @@ def draw(
         guided = guided_denoiser(drawing.request, model, listeners)
         if drawing.source is not None:
             sink.keep_input(drawing.source)
-        clean = clean_latents(drawing, model)
+        start = start_latents(drawing.request, drawing.source, model)
+        guided = start.masked(guided, drawing.plan.sigmas[0])
         for group in groups:
             progress.begin_batch()
-            counted = Counted(masked(guided, clean, drawing.mask), len(group))
+            counted = Counted(guided, len(group))
             reported = Reported(Reported(counted, listeners.on_call), progress.call_done)
-            passes = [Pass(drawing.plan, clean.repeat(len(group), 1, 1, 1)), *drawing.later_passes]
+            passes = [Pass(drawing.plan, start.of(group)), *drawing.later_passes]
             results = run_passes(passes, Stoppable(reported, context.should_stop), group, on_step)
             sigmas = tuple(float(sigma) for result in results for sigma in result.sigmas)
-            _save(results[-1].x, RunFacts(sigmas, counted.calls, group), drawing.request, context, progress, sink)
+            _save(results[-1].x, RunFacts(sigmas, counted.calls, group), drawing, context, progress, sink)
     except Stopped:
         stopped = True
     return drawing.info(sink.saved, progress.seconds, stopped)
@@ -137,31 +137,20 @@ def guided_denoiser(request: Request, model: Any, listeners: Listeners = Listene
     )
 
 
-def clean_latents(drawing: Drawing, model: Any) -> torch.Tensor:
-    """Where the first pass starts, without noise: the encoded source, or zeros."""
-    if drawing.source is not None:
-        return model.encode(drawing.source)
-    return torch.zeros(1, *model.latents_shape(drawing.request.width, drawing.request.height), device=model.device)
-
-
-def masked(denoise: Denoise, clean: torch.Tensor, mask: torch.Tensor | None) -> Denoise:
-    """The denoiser that keeps what the mask covers."""
-    return denoise if mask is None else Masked(denoise, clean, mask)
-
-
 def _save(
     x: torch.Tensor,
     facts: RunFacts,
-    request: Request,
+    drawing: Drawing,
     context: JobContext,
     progress: ProgressReporter,
     sink: PictureSink,
 ) -> None:
     """Decode and save the pictures of a batch. NotSaved comes after all of them were tried."""
-    first = request.seeds.index(facts.batch[0])
+    first = drawing.request.seeds.index(facts.batch[0])
     for offset in range(len(facts.batch)):
         began = context.clock()
         progress.decoding(first + offset)
-        sink.save(context.model.decode(x[offset : offset + 1])[0], first + offset, facts)
+        image = context.model.decode(x[offset : offset + 1])[0]
+        sink.save(drawing.source.stitched(image) if drawing.source else image, first + offset, facts)
         progress.decoded(context.clock() - began)
     sink.raise_problems()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samplers.registry import Registry
-from webui.core.images import open_input
+from webui.core.inpainting import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest, resolve
@@ -141,7 +141,7 @@ class Engine:
         """`submit` for what `resolve` returned; the plan runs as it is. Raises RequestError."""
         # The input picture is opened here, not in the thread: the caller hears of a bad one at once, and the upload
         # may go.
-        drawing = Drawing(resolved, open_input(resolved.request))
+        drawing = Drawing(resolved, open_input(resolved.request, self.limits))
         job = DrawJob(drawing, owner, previews, self._clock, environment)
         self.queue.put(job)
         return job

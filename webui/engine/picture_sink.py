@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from webui.core.inpainting import InputPicture
 from webui.core.record import Record, digest_of, encode_png, make_record
 from webui.core.request import Request
 from webui.core.storage import Saved, keep_input, save_or_keep
@@ -44,11 +45,14 @@ class PictureSink:
         self._input: dict[str, str] = {}
         self.saved: list[SavedPicture] = []
 
-    def keep_input(self, source: Image.Image) -> None:
-        """Name the fitted input picture in every record, and keep it beside the pictures: a replay needs it."""
-        self._input = {"input_digest": digest_of(source)}
-        if not self._context.public:
-            keep_input(self._context.outputs, source, self._input["input_digest"])
+    def keep_input(self, source: InputPicture) -> None:
+        """Name the fitted input picture and mask in every record, and keep them: a replay needs them."""
+        parts = {"input_digest": source.picture, "mask_digest": source.mask}
+        for name, image in parts.items():
+            if image is not None:
+                self._input[name] = digest_of(image)
+                if not self._context.public:
+                    keep_input(self._context.outputs, image, self._input[name])
 
     def save(self, image: Image.Image, index: int, facts: RunFacts) -> None:
         """Save picture `index` of the request."""

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from samplers.noise import NOISE_VERSION
-from webui.core.images import open_input, open_picture
+from webui.core.images import open_picture
+from webui.core.inpainting import open_input
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
@@ -74,11 +75,13 @@ class Verdict:
         return f"{how}, although {'; '.join(self.changed)}" if self.equal else f"{how}; {'; '.join(self.changed)}"
 
 
-def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path | None = None) -> Recipe:
+def recipe(
+    path: Path, engine: Engine, one_at_a_time: bool = False, image: Path | None = None, mask: Path | None = None
+) -> Recipe:
     """What a replay of this picture draws.
 
     one_at_a_time  draw it alone, whatever its batch was
-    image          the input picture of img2img; by default the one that was kept under outputs/inputs/
+    image, mask    the input picture of img2img and its mask; by default those that were kept under outputs/inputs/
     Raises MetadataError for a picture without usable settings, RequestError for a plugin, model or input that is
     missing, and PictureError.
     """
@@ -94,8 +97,11 @@ def recipe(path: Path, engine: Engine, one_at_a_time: bool = False, image: Path 
     batch = [single.seed] if one_at_a_time else _batch(record, single.seed)
     named = dict(sampler=_id(record.sampler, "sampler"), schedule=_id(record.schedule, "schedule"))
     if single.has_input:
-        image = image or _kept_input(record, engine)
-    request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), image=image))
+        image = image or _kept_input(record.input_digest, "input picture", "--input", engine)
+        if record.mask_digest:
+            mask = mask or _kept_input(record.mask_digest, "mask", "--mask", engine)
+    inputs = dict(image=image, mask=mask if single.has_input else None)
+    request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), **inputs))
     resolved = engine.resolve(request)
     if image is not None:
         _check_input(record, resolved.request)
@@ -192,20 +198,23 @@ def _sigmas(record: Record, engine: Engine) -> tuple[float, ...]:
     return sigmas
 
 
-def _kept_input(record: Record, engine: Engine) -> Path:
+def _kept_input(digest: str, what: str, flag: str, engine: Engine) -> Path:
     if engine.settings.public:
         # The input picture may be another visitor's.
         raise RequestError("Pictures from img2img are not made again on a shared page, which keeps no input pictures.")
-    digest = record.input_digest
     if not digest.isalnum():
-        raise MetadataError("The picture's settings are incomplete: they do not name its input picture.")
+        raise MetadataError(f"The picture's settings are incomplete: they do not name its {what}.")
     path = input_path(engine.settings.outputs, digest)
     if not path.is_file():
-        raise RequestError(f"Its input picture inputs/{digest}.png is not in the outputs folder; give it with --input.")
+        raise RequestError(f"Its {what} inputs/{digest}.png is not in the outputs folder; give it with {flag}.")
     return path
 
 
 def _check_input(record: Record, request: Request) -> None:
-    fitted = open_input(request)
-    if fitted is not None and digest_of(fitted) != record.input_digest:
+    source = open_input(request)
+    if source is None:
+        return
+    if digest_of(source.picture) != record.input_digest:
         raise RequestError("The input picture is another one than this picture was made from.")
+    if record.mask_digest != (digest_of(source.mask) if source.mask else ""):
+        raise RequestError("The mask is another one than this picture was made with.")

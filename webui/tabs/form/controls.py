@@ -48,13 +48,18 @@ def build_control(field: RequestField, mode: str, **changes: Any) -> Component:
         return gr.Radio(field.choices, **arguments | dict(min_width=180) | changes)
     if field.kind is bool:
         return gr.Checkbox(**arguments | changes)
-    if field.kind is str:
-        return gr.Textbox(**arguments | changes)
+    if field.kind in (str, tuple):
+        return gr.Textbox(**arguments | dict(value=as_text(field.default)) | changes)
     arguments |= dict(minimum=field.low, maximum=field.high, min_width=120)
     step = changes.get("step", field.setting.step)
     if step:
         return gr.Slider(**arguments | dict(step=step) | changes)
     return gr.Number(**arguments | dict(precision=0 if field.kind is int else None) | changes)
+
+
+def as_text(value: Any) -> Any:
+    """The value of a text box: several numbers as "0, 0, 64, 0"."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def build_group(
@@ -87,6 +92,11 @@ def build_input(mode: str, schema: type[Request] = Request, **strength: Any) -> 
     """The controls that count with an input picture; `strength` is changed in its widget."""
     amount = build_control(fields_of(schema)["strength"], mode, **strength)
     return {"strength": amount, **build_group(mode, "input", schema)}
+
+
+def build_inpaint(mode: str, schema: type[Request] = Request) -> dict[str, Component]:
+    """The controls that count with a mask or with new sides."""
+    return build_group(mode, "inpaint", schema)
 
 
 def build_form(

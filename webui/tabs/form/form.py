@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from webui.core.fields import upload_fields
 from webui.core.request import Request, RequestError, read
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.option_rows import OptionBox
@@ -40,6 +41,12 @@ class Form:
         return tuple(self.fields)
 
     @property
+    def kept_names(self) -> tuple[str, ...]:
+        """The names of those whose values a browser can keep: all but uploads."""
+        uploads = upload_fields(Request)
+        return tuple(name for name in self.names if name not in uploads)
+
+    @property
     def inputs(self) -> list[gr.components.Component]:
         """The controls and the options, as an event takes them; `values` reads what arrives."""
         shown = [each for box in self.boxes for each in box.inputs]
@@ -62,9 +69,10 @@ def to_request(mode: str, values: Mapping[str, Any], schema: type[Request] = Req
         if not isinstance(values[name], str):
             raise RequestError(f"No {name} is chosen; choose one from the menu.")
     sampler, schedule = values["sampler"], values["schedule"]
-    fields = {name: value for name, value in values.items() if name not in ("random_seed", "options", "image")}
-    if values.get("image"):
-        fields["image"] = uploaded(values["image"])
+    uploads = {name: uploaded(values[name]) for name in upload_fields(schema) if values.get(name)}
+    fields = {name: value for name, value in values.items() if name not in ("random_seed", "options")} | uploads
+    # An empty upload may be more than None.
+    fields |= {name: None for name in upload_fields(schema) if name in values and name not in uploads}
     fields |= dict(
         mode=mode,
         prompt=values["prompt"] or "",

@@ -15,7 +15,7 @@ from webui.core.request import Request
 from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 
-from .controls import schedule_update, size_slider
+from .controls import as_text, schedule_update, size_slider
 from .describe import note, plan_note, sampler_note
 from .form import Form
 from .form_state import recall, recall_options
@@ -25,7 +25,7 @@ PLANNED = ("model", "sampler", "schedule", "steps", "strength", "strength_as")  
 
 def connect_form(page: Page, form: Form) -> None:
     """Wire a form."""
-    controls = {name: form.fields[name] for name in form.names if name != "image"}
+    controls = {name: form.fields[name] for name in form.kept_names}
     remember(controls, form.options, form.edits, form.revision, page.kept[form.mode])
     _describe(page, form)
     model = form.fields["model"]
@@ -55,8 +55,9 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
         "height": sizes,
     }
     values["model"] = values["model"] or None
-    names = [name for name in form.names if name != "image"]
-    updates: Updates = {form.fields[name]: gr.update(value=values[name], **more.get(name, {})) for name in names}
+    updates: Updates = {
+        form.fields[name]: gr.update(value=as_text(values[name]), **more.get(name, {})) for name in form.kept_names
+    }
     return updates | {form.options: recall_options(saved, page.registry), form.revision: time.time()}
 
 
@@ -66,8 +67,8 @@ def restore(page: Page, form: Form, saved: Any) -> Updates:
 
 
 def refilled(form: Form) -> list[gr.components.Component]:
-    """The outputs of `refill`: all but the picture."""
-    return [form.options, *(form.fields[name] for name in form.names if name != "image"), form.revision]
+    """The outputs of `refill`: all but uploads."""
+    return [form.options, *(form.fields[name] for name in form.kept_names), form.revision]
 
 
 def remember(

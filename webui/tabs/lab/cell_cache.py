@@ -15,8 +15,9 @@ from samplers.noise import NOISE_VERSION
 from samplers.registry import Registry
 from webui.core.fields import input_fields
 from webui.core.images import PictureError
+from webui.core.inpainting import InputPicture
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, Record
+from webui.core.record import MetadataError, Record, digest_of
 from webui.core.request import Request
 from weights.identity import ModelIdentity, weights_digest
 
@@ -39,17 +40,19 @@ def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str,
     request  a resolved request of one picture as plain data
     """
     unused = () if request.get("mode") == "img2img" else input_fields(Request)
-    settings = {name: value for name, value in request.items() if name not in ("image", *unused)}
+    settings = {name: value for name, value in request.items() if name not in ("image", "mask", *unused)}
     parts = [settings, sampler, schedule, digest, device, NOISE_VERSION, source]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def key_of_request(request: Request, registry: Registry, model: ModelIdentity, source: Any = None) -> str:
-    """The key of a resolved request of one picture on a model; `source` is its fitted input picture."""
+def key_of_request(
+    request: Request, registry: Registry, model: ModelIdentity, source: InputPicture | None = None
+) -> str:
+    """The key of a resolved request of one picture on a model, with its input picture."""
     sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
     first, second = (dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule))
-    input_digest = hashlib.sha256(source.tobytes()).hexdigest()[:16] if source is not None else ""
-    return key_of(request.to_json(), first, second, model.digest, model.device, input_digest)
+    inputs = "".join(digest_of(image) for image in (source.picture, source.mask) if image) if source else ""
+    return key_of(request.to_json(), first, second, model.digest, model.device, inputs)
 
 
 def key_of_record(record: Record) -> str | None:
@@ -58,7 +61,8 @@ def key_of_record(record: Record) -> str | None:
         return None
     request, model = {**record.request, "seed": record.seed, "count": 1}, record.model
     weights = weights_digest(model.digest, model.vae, model.parts)
-    return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, record.input_digest)
+    inputs = record.input_digest + record.mask_digest
+    return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, inputs)
 
 
 class CellCache:

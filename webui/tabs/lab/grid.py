@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from samplers.run import Plan
 from webui.core.fields import input_fields
-from webui.core.images import fit_picture, open_picture
-from webui.core.limits import SEEDS
+from webui.core.inpainting import InputPicture, fit_input, open_upload
+from webui.core.limits import SEEDS, Limits
 from webui.core.request import Request, RequestError, read
 from webui.core.resolved_request import ResolvedRequest, resolve
 from webui.engine.engine import Engine
@@ -21,6 +21,7 @@ from .axes import Axis
 POLICIES = {"same": "The same seed in every cell", "each": "A seed of its own for every cell"}
 MOST_AXES = 3
 NAMES = ("sampler", "schedule")  # axes that are put in before options, which belong to them
+Fit = tuple[int, int, str, bool]  # width, height, fit, and whether the picture keeps its own size
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class Grid:
     """All cells, the last axis varying slowest.
 
     seed     the base's, drawn if it was to be random
-    sources  the fitted input pictures of img2img by size and fit
+    sources  the fitted input pictures of img2img, by what their fit depends on
     """
 
     axes: tuple[Axis, ...]
     cells: tuple[Cell | ImpossibleCell, ...]
     model: str
     seed: int
-    sources: Mapping[tuple[int, int, str], Any]
+    sources: Mapping[Fit, InputPicture]
 
     @property
     def possible(self) -> tuple[Cell, ...]:
@@ -95,10 +96,10 @@ class Grid:
         calls = [cell.plan.calls for cell in self.possible]
         return None if None in calls else sum(count or 0 for count in calls)
 
-    def source(self, cell: Cell) -> Any:
+    def source(self, cell: Cell) -> InputPicture | None:
         """The input picture of a cell; None for pictures from words."""
         request = cell.request
-        return self.sources[request.width, request.height, request.fit] if request.has_input else None
+        return replace(self.sources[_fit_of(request)], request=request) if request.has_input else None
 
 
 def make_grid(
@@ -136,7 +137,7 @@ def make_grid(
         for is_name, value in values:
             wanted = wanted if is_name else value.change(wanted)
         cells.append(_cell(engine, models, Place(at, tuple(value.label for _, value in values)), wanted, type(base)))
-    return _finished(axes, cells, base, seed)
+    return _finished(axes, cells, base, seed, engine.limits)
 
 
 def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> None:
@@ -170,15 +171,20 @@ def _cell(
         return ImpossibleCell(place.at, place.labels, str(error))
 
 
-def _finished(axes: Sequence[Axis], cells: Sequence[Cell | ImpossibleCell], base: Request, seed: int) -> Grid:
+def _fit_of(request: Request) -> Fit:
+    return request.width, request.height, request.fit, request.inpaints and request.inpaint_area == "masked"
+
+
+def _finished(
+    axes: Sequence[Axis], cells: Sequence[Cell | ImpossibleCell], base: Request, seed: int, limits: Limits
+) -> Grid:
     possible = [cell.request for cell in cells if isinstance(cell, Cell)]
     if not possible:
         reason = next(cell.reason for cell in cells if isinstance(cell, ImpossibleCell))
         raise RequestError(f"No cell of this grid can be made. {reason}")
-    sources: dict[tuple[int, int, str], Any] = {}
+    sources: dict[Fit, InputPicture] = {}
     if base.has_input and base.image is not None:
         # Opened now: the caller hears of a bad picture at once, and the upload may go.
-        picture = open_picture(base.image)
-        sizes = {(request.width, request.height, request.fit) for request in possible}
-        sources = {(width, height, fit): fit_picture(picture, width, height, fit) for width, height, fit in sizes}
+        picture, mask = open_upload(base)
+        sources = {fit: fit_input(picture, mask, one, limits) for fit, one in {_fit_of(r): r for r in possible}.items()}
     return Grid(tuple(axes), tuple(cells), possible[0].model, seed, sources)

@@ -13,14 +13,15 @@ from PIL import Image, ImageDraw, ImageFont
 from samplers.denoiser import to_network
 from samplers.noise import Noise
 from samplers.sampler import Step
-from webui.core.images import open_input
+from webui.core.inpainting import open_input
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
-from webui.engine.drawing import Drawing, Listeners, clean_latents, draw
+from webui.engine.drawing import Drawing, Listeners, draw
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult
 from webui.engine.job_context import JobContext
 from webui.engine.run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
+from webui.engine.start_latents import start_latents
 
 MOST_STEPS = 300  # each is two pictures to look at
 FILM_SIDE = 256  # pixels of one half of the animation at least
@@ -117,11 +118,11 @@ class _Camera:
         self._ahead = False  # whether the sampler makes the calls of later steps before it yields the first
         self._sigma = task.drawing.plan.sigmas[0]
         self._estimate: torch.Tensor | None = None
-        with torch.no_grad():
-            clean = clean_latents(task.drawing, context.model)
         # The run's own starting noise: streams are keyed, so drawing it here does not change the run.
         seed = task.drawing.request.seeds[task.index]
-        self._x = clean + self._sigma * Noise([seed], "initial")(clean)
+        with torch.no_grad():
+            start = start_latents(task.drawing.request, task.drawing.source, context.model).of([seed])
+        self._x = start + self._sigma * Noise([seed], "initial")(start)
 
     def start(self) -> None:
         """The frame before the first network call: the input with its noise."""

@@ -1,0 +1,65 @@
+"""The latents that a run starts from, and what of them it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from samplers.noise import Noise
+from samplers.sampler import Denoise
+from samplers.wrappers import SoftlyMasked
+from webui.core.inpainting import InputPicture
+from webui.core.request import Request
+
+
+@dataclass(frozen=True, eq=False)
+class StartLatents:
+    """Where a run starts, without its noise.
+
+    clean   (1, channels, height, width): the encoded input picture, or zeros for a picture from words
+    filled  as `clean`, with what takes the place of the masked part at the start
+    mask    (1, 1, height, width): 1 is drawn anew from the start, 0 kept to the end; None draws all
+    noise   whether noise, of each picture's own seed, takes the place of the masked part
+    """
+
+    clean: torch.Tensor
+    filled: torch.Tensor
+    mask: torch.Tensor | None = None
+    noise: bool = False
+
+    def of(self, seeds: Sequence[int]) -> torch.Tensor:
+        """The start of a picture of each seed."""
+        start = self.filled.repeat(len(seeds), 1, 1, 1)
+        if self.mask is None or not self.noise:
+            return start
+        return torch.where(self.mask >= 1, Noise(seeds, "fill")(start), start)
+
+    def masked(self, denoise: Denoise, top: float) -> Denoise:
+        """The denoiser that keeps what the mask keeps, in a run that starts at the sigma `top`."""
+        return denoise if self.mask is None else SoftlyMasked(denoise, self.clean, self.mask, top)
+
+
+def start_latents(request: Request, source: InputPicture | None, model: Any) -> StartLatents:
+    """The start of a resolved request's run on an opened model."""
+    if source is None:
+        zeros = torch.zeros(1, *model.latents_shape(*request.drawn_size), device=model.device)
+        return StartLatents(zeros, zeros)
+    clean = model.encode(source.drawn)
+    if source.drawn_mask is None:
+        return StartLatents(clean, clean)
+    mask = latent_mask(source.drawn_mask, model.info.factor).to(clean)
+    filled = clean
+    if request.mask_fill == "flat":
+        filled = torch.where(mask >= 1, model.encode(source.filled), clean)
+    return StartLatents(clean, filled, mask, request.mask_fill == "noise")
+
+
+def latent_mask(mask: Image.Image, factor: int) -> torch.Tensor:
+    """A mask as (1, 1, height, width) from 0 to 1: a latent is as free as the freest of its factor x factor pixels."""
+    pixels = torch.from_numpy(np.array(mask, np.float32))[None, None] / 255
+    return torch.nn.functional.max_pool2d(pixels, factor)
