@@ -44,8 +44,12 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
         With a mask, what is white in it is redrawn and the rest kept; mask_fill is "original", "noise" or "flat",
         inpaint_area "whole" or "masked". outpaint extends the picture by [left, top, right, bottom] pixels.
         """
-        uploads = {name: uploaded(value) for name, value in given.items() if name in names and value is not None}
-        yield from answers(lambda: api.img2img(uploaded(image), **given | uploads))
+
+        def start() -> Iterator[Event | None | ApiResult]:
+            others = {name: uploaded(value) for name, value in given.items() if name in names and value is not None}
+            return api.img2img(uploaded(image), **given | others)
+
+        yield from answers(start)
 
     def schedule(**given: Any) -> dict[str, Any]:
         """The noise levels of exactly the run that these settings would make; no model is loaded and nothing is drawn.
