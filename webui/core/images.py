@@ -84,16 +84,18 @@ def fit_picture(image: Image.Image, width: int, height: int, fit: str = "crop") 
 
     A mask (mode L) is padded with black.
     """
+    # The sharper filter would overshoot: the white of a mask would not stay white.
+    how = Image.Resampling.LANCZOS if image.mode == "RGB" else Image.Resampling.BILINEAR
     if fit == "crop":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, (width, height), how)
     if fit == "stretch":
-        return image.resize((width, height), Image.Resampling.LANCZOS)
+        return image.resize((width, height), how)
     if fit != "pad":
         raise PictureError(f"Fit is {fit!r}; allowed are 'crop', 'pad' and 'stretch'.")
     scale = min(width / image.width, height / image.height)
     inner = (max(1, min(width, round(image.width * scale))), max(1, min(height, round(image.height * scale))))
     padded = Image.new(image.mode, (width, height), PAPER if image.mode == "RGB" else 0)
-    padded.paste(image.resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    padded.paste(image.resize(inner, how), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return padded
 
 

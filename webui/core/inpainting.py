@@ -227,4 +227,4 @@ def _blurred(values: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+    return image if image.size == size else fit_picture(image, *size, "stretch")

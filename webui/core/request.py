@@ -150,7 +150,7 @@ class Request(BaseModel):
         Field(ge=0, le=64),
         Setting(
             "Mask blur",
-            "Pixels over which the edge of the mask fades",
+            "Pixels over which its edge fades out",
             group="inpaint",
             step=1,
             infotext="Mask blur",
@@ -161,9 +161,9 @@ class Request(BaseModel):
     mask_fill: Annotated[
         Literal["original", "noise", "flat"],
         Setting(
-            "Start under the mask from",
+            "Under the mask",
             group="inpaint",
-            choices=("The picture", "Noise", "Colours around"),
+            choices=("Picture", "Noise", "Colours around"),
             infotext="Mask fill",
             axis="original, noise, flat",
             needs_input=True,
@@ -174,7 +174,7 @@ class Request(BaseModel):
         Setting(
             "Draw",
             group="inpaint",
-            choices=("The whole picture", "Only the masked area"),
+            choices=("Whole picture", "Only masked area"),
             infotext="Inpaint area",
             needs_input=True,
         ),
@@ -184,7 +184,7 @@ class Request(BaseModel):
         Field(ge=0, le=512),
         Setting(
             "Padding",
-            "Pixels around the masked area that are seen",
+            "Pixels around the masked area",
             group="inpaint",
             step=4,
             infotext="Masked area padding",

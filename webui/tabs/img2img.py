@@ -1,4 +1,4 @@
-"""The tab img2img: pictures from words and an input picture, which is shown cropped as the run uses it."""
+"""The tab img2img: pictures from words and an input picture, shown cropped as the run uses it; a part of it or all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from webui.core.images import fit_picture, open_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
-from webui.tabs.form.controls import build_input, build_upload
+from webui.tabs.form.controls import build_inpaint, build_input, build_upload
 from webui.tabs.form.describe import fitted
+from webui.tabs.form.mask_painter import MaskPainter, build_mask_painter, connect_mask_painter
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, build_workbench
 
@@ -21,6 +22,8 @@ LARGEST = 4096  # pixels of a side; what is larger is refused when it is run
 def build_img2img(page: Page) -> Workbench:
     """Build the tab's content."""
     used: list[gr.HTML] = []
+    painters: list[MaskPainter] = []
+    settings: list[gr.Column] = []
 
     def picture() -> dict[str, Any]:
         with gr.Row(elem_classes="source"):
@@ -28,14 +31,21 @@ def build_img2img(page: Page) -> Workbench:
             image = build_upload("img2img-image", "Input picture", 210, min_width=150, scale=3)
             with gr.Column(min_width=120, scale=2, elem_classes="used"):
                 used.append(gr.HTML(fitted(None), elem_id="img2img-used"))
-        return {"image": image}
+        painters.append(build_mask_painter("img2img"))
+        return {"image": image, "mask": painters[0].mask}
 
     def strength() -> dict[str, Any]:
         with gr.Column(elem_classes="card"):
-            return build_input("img2img")
+            controls = build_input("img2img")
+        with gr.Column(visible=False, elem_classes="card", elem_id="img2img-inpaint-settings") as inpainting:
+            controls |= build_inpaint("img2img")
+        settings.append(inpainting)
+        return controls
 
     bench = build_workbench(page, "img2img", picture, strength)
     inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]
+    fields = bench.form.fields
+    connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"])
     on_change(inputs, _show_fitted, inputs, used[0], **QUIET, **RAW)
     return bench
 

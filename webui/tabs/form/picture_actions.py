@@ -10,6 +10,8 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from webui.core.fields import upload_fields
+from webui.core.request import Request
 from webui.core.storage import input_path
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import Updates
@@ -53,23 +55,24 @@ def use_settings(
     """
     updates, notes = fill(page, bench.form, kept, imported.fields, imported.open)
     text = render("messages", "sent", imported.program, imported.missing, (*imported.notes, *notes))
-    if image := bench.form.fields.get("image"):
-        updates[image] = _input_of(page, imported) or served(path)
+    kept = _inputs_of(page, imported)
+    for name in upload_fields(Request):
+        if name in bench.form.fields:
+            updates[bench.form.fields[name]] = kept.get(name) or (served(path) if name == "image" else None)
     return updates | {bench.result.message: text, tabs: gr.Tabs(selected=bench.mode)}
 
 
 def settings_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Block]:
     """The outputs that `use_settings` is for."""
-    picture = [bench.form.fields["image"]] if "image" in bench.form.fields else []
-    return [*refilled(bench.form), bench.result.message, *picture, tabs]
+    uploads = [bench.form.fields[name] for name in upload_fields(Request) if name in bench.form.fields]
+    return [*refilled(bench.form), bench.result.message, *uploads, tabs]
 
 
-def _input_of(page: Page, imported: ImportedSettings) -> str | None:
-    """The kept input picture of one from img2img; never on a shared page, where it is another visitor's."""
+def _inputs_of(page: Page, imported: ImportedSettings) -> dict[str, str]:
+    """The kept input picture and mask of one from img2img; never on a shared page, where they are another visitor's."""
     record = imported.record
-    if page.engine.settings.public or record is None or not record.input_digest.isalnum():
-        return None
-    if not record.single_request().has_input:
-        return None
-    path = input_path(page.engine.settings.outputs, record.input_digest)
-    return served(path) if path.is_file() else None
+    if page.engine.settings.public or record is None or not record.single_request().has_input:
+        return {}
+    digests = {"image": record.input_digest, "mask": record.mask_digest}
+    paths = {name: input_path(page.engine.settings.outputs, each) for name, each in digests.items() if each.isalnum()}
+    return {name: served(path) for name, path in paths.items() if path.is_file()}

@@ -1,0 +1,49 @@
+"""Inpainting as a visitor does it: paint on the picture, extend it, and find both in what was made."""
+
+import numpy as np
+from PIL import Image
+from test_browser import browser, expect, finished, pytestmark, server, visit, window  # noqa: F401  (fixtures)
+
+from webui.core.picture_metadata import read_picture
+from webui.core.storage import input_path
+
+
+def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path):  # noqa: F811
+    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "in.png")
+    page = visit()
+    page.get_by_role("tab", name="img2img").click()
+    page.locator("#img2img-image input[type=file]").set_input_files(tmp_path / "in.png")
+    page.get_by_label("Inpaint").check()
+    canvas = page.locator("#img2img-editor canvas").first
+    expect(canvas).to_be_visible()
+    expect(page.locator("#img2img-used img")).to_be_visible()
+    page.wait_for_function("() => document.querySelector('#img2img-editor canvas').width > 0")
+    box = canvas.bounding_box()
+    left, middle = box["x"] + box["width"] * 0.45, box["y"] + box["height"] / 2
+
+    def paint():
+        page.mouse.move(left, middle)
+        page.mouse.down()
+        page.mouse.move(left + box["width"] * 0.1, middle, steps=4)
+        page.mouse.up()
+        return page.locator("#img2img-mask img").count()
+
+    # The editor takes a moment before it listens.
+    for _ in range(40):
+        if paint():
+            break
+        page.wait_for_timeout(250)
+    expect(page.locator("#img2img-mask img")).to_be_visible()
+    page.get_by_label("Extend by pixels: left, top, right, bottom").fill("0, 0, 16, 0")
+    page.locator("#img2img-prompt textarea").fill("red apple")
+    page.locator("#img2img-generate").click()
+    expect(page.locator("#img2img-gallery img").first).to_be_visible()
+    (path,) = server.outputs.glob("*/*-*.png")
+    record = read_picture(path).record
+    assert record.data["request"]["outpaint"] == [0, 0, 16, 0] and Image.open(path).size == (80, 64)
+    mask = np.asarray(Image.open(input_path(server.outputs, record.mask_digest)))
+    assert mask[32, 32] == 255 and mask[2, 2] == 0 and 0.005 < (mask > 127).mean() < 0.3
+    page.get_by_label("Inpaint").uncheck()
+    # What is folded away does not count.
+    expect(page.locator("#img2img-editor")).to_be_hidden()
+    expect(page.locator("#img2img-mask img")).to_have_count(0)

@@ -1,0 +1,164 @@
+"""Paint, upload or invert the mask of an inpainting, and extend a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image, ImageChops, ImageOps
+
+from webui.core.images import open_picture
+from webui.core.inpainting import open_mask
+from webui.core.request import RequestError
+from webui.gradio_ext.files import served_bytes, uploaded
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
+
+from .controls import as_text, build_upload
+from .describe import note
+
+EDITOR_SIDE = 1024  # pixels; phones run out of memory on larger pictures, and a mask needs no more
+SMALL_SIDE = 512  # up to which small pictures are enlarged: brushes have sizes for large ones
+PAINT = (31, 156, 136)  # the page's own green
+NO_SIDES = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPainter:
+    """The parts of the painter; `mask` is the control of the request's field."""
+
+    wanted: gr.Checkbox
+    box: gr.Column
+    mask: gr.Image
+    editor: gr.ImageEditor
+    invert: gr.Button
+    clear: gr.Button
+    said: gr.HTML
+
+
+def build_mask_painter(mode: str) -> MaskPainter:
+    """Build the painter, folded."""
+    wanted = gr.Checkbox(
+        False,
+        label="Inpaint",
+        info="Redraw a part of the picture, or extend it",
+        elem_id=f"{mode}-inpaint",
+        interactive=True,
+    )
+    with gr.Column(visible=False, elem_classes="painter", elem_id=f"{mode}-painter") as box:
+        editor = gr.ImageEditor(
+            type="pil",
+            layers=False,
+            brush=gr.Brush(colors=[f"rgb{PAINT}"], color_mode="fixed"),
+            transforms=(),
+            sources=(),
+            label="Paint over what is to be redrawn",
+            height=380,
+            elem_id=f"{mode}-editor",
+            buttons=["fullscreen"],
+            interactive=True,
+        )
+        with gr.Row(elem_classes="mask"):
+            mask = build_upload(f"{mode}-mask", "Mask: white is redrawn", 120, min_width=120, scale=2)
+            with gr.Column(min_width=90, scale=1):
+                invert = gr.Button("Invert", size="sm", elem_id=f"{mode}-mask-invert", min_width=80)
+                clear = gr.Button("Clear", size="sm", elem_id=f"{mode}-mask-clear", min_width=80)
+        said = gr.HTML(elem_id=f"{mode}-mask-note")
+    return MaskPainter(wanted, box, mask, editor, invert, clear, said)
+
+
+def connect_mask_painter(painter: MaskPainter, image: Component, settings: gr.Column, sides: Component) -> None:
+    """Wire a painter.
+
+    image     the upload of the picture that is painted on
+    settings  those of inpainting, which fold with the painter
+    sides     the control of how far the picture is extended
+    """
+    mask, editor, said = painter.mask, painter.editor, painter.said
+
+    def fold(wanted: Any) -> Updates:
+        # What is folded away does not count.
+        folded = {} if wanted else {mask: None, sides: as_text(NO_SIDES)}
+        return {each: gr.update(visible=bool(wanted)) for each in (painter.box, settings)} | folded
+
+    def unfold(mask: Any, sides: Any) -> Any:
+        return True if mask or any(character in "123456789" for character in str(sides)) else gr.skip()
+
+    def show(wanted: Any, image: Any, mask: Any) -> Updates:
+        if not wanted:
+            return {editor: None, said: ""}
+        try:
+            return {editor: canvas_of(image, mask), said: "" if image else note("Upload the input picture first.")}
+        except RequestError as error:
+            return {editor: None, said: note(str(error), problem=True)}
+
+    def paint(value: Any) -> Any:
+        painted = mask_of(value)
+        return None if painted is None else served_bytes(painted, "mask.png")
+
+    def inverted(image: Any, mask: Any) -> Updates:
+        try:
+            turned = served_bytes(inverted_mask(image, mask), "mask.png")
+            return {painter.mask: turned, editor: canvas_of(image, {"path": turned}), said: ""}
+        except RequestError as error:
+            return {said: note(str(error), problem=True)}
+
+    seen = [painter.wanted, image, mask]
+    painter.wanted.change(fold, painter.wanted, [painter.box, settings, mask, sides], **QUIET, **RAW)
+    on_change([mask, sides], unfold, [mask, sides], painter.wanted, **QUIET, **RAW)
+    on_change([painter.wanted, image], show, seen, [editor, said], **QUIET, **RAW)
+    mask.upload(show, seen, [editor, said], **QUIET, **RAW)
+    mask.clear(show, seen, [editor, said], **QUIET, **RAW)
+    editor.input(paint, editor, mask, trigger_mode="always_last", **QUIET)
+    painter.invert.click(inverted, [image, mask], [mask, editor, said], **QUIET, **RAW)
+    painter.clear.click(
+        lambda wanted, image: {mask: None, **show(wanted, image, None)}, seen[:2], [mask, editor, said], **QUIET, **RAW
+    )
+
+
+def canvas_of(image: Any, mask: Any) -> dict[str, Any] | None:
+    """The editor's value for an uploaded picture, scaled down, and its mask if there is one. Raises RequestError."""
+    if not image:
+        return None
+    picture = open_picture(uploaded(image))
+    size = picture.size
+    picture.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
+    if enlarge := SMALL_SIDE // max(size):
+        picture = picture.resize((size[0] * enlarge, size[1] * enlarge), Image.Resampling.NEAREST)
+    layers = []
+    if mask:
+        alpha = open_mask(uploaded(mask), size).resize(picture.size)
+        layer = Image.new("RGBA", picture.size, (*PAINT, 0))
+        layer.putalpha(alpha)
+        layers.append(layer)
+    return dict(background=picture, layers=layers, composite=None)
+
+
+def mask_of(value: Any) -> bytes | None:
+    """PNG of what is painted in the editor's value, white on black; None if nothing is."""
+    painted: Image.Image | None = None
+    for layer in (value or {}).get("layers") or []:
+        alpha = layer.convert("RGBA").getchannel("A")
+        painted = alpha if painted is None else ImageChops.lighter(painted, alpha)
+    if painted is None or painted.getbbox() is None:
+        return None
+    # A brush is not quite opaque, and what is painted is to be free from the first step on.
+    return _png(painted.point(lambda value: 255 if value > 127 else 0))
+
+
+def inverted_mask(image: Any, mask: Any) -> bytes:
+    """PNG of the inverted mask of an uploaded picture; without a mask, everything is painted. Raises RequestError."""
+    if not image:
+        raise RequestError("Upload the input picture first.")
+    size = open_picture(uploaded(image)).size
+    before = open_mask(uploaded(mask), size) if mask else Image.new("L", size)
+    before.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
+    return _png(ImageOps.invert(before))
+
+
+def _png(mask: Image.Image) -> bytes:
+    buffer = BytesIO()
+    mask.save(buffer, "PNG")
+    return buffer.getvalue()
