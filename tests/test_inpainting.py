@@ -23,8 +23,9 @@ from webui.engine.replay import recipe
 from webui.engine.start_latents import latent_mask, start_latents
 from webui.replay_command import replay_file
 from webui.settings import Settings
+from weights.diffusers_folder import read_folder
 
-SIDE = 64
+SIDE = read_folder(ROOT / "weights" / "emoji").defaults.size
 SAMPLERS = ["DDIM", "Euler", "DPM++ 2M SDE", "Flow", "LCM", "diffusers UniPC"]
 
 
@@ -193,9 +194,9 @@ def test_blur_reaches_out_of_a_mask_and_leaves_it_as_it_is():
 
 
 def test_colours_around_continue_what_is_there():
-    picture = Image.new("RGB", (SIDE, SIDE), "red")
-    picture.paste("blue", (SIDE // 2, 0, SIDE, SIDE))
-    hole = mask_of((4, 20, 60, 40))
+    picture = Image.new("RGB", (64, 64), "red")
+    picture.paste("blue", (32, 0, 64, 64))
+    hole = mask_of((4, 20, 60, 40), 64, 64)
     filled = np.asarray(colours_around(picture, hole)).astype(int)
     kept = np.asarray(hole) == 0
     assert np.array_equal(filled[kept], np.asarray(picture)[kept])
@@ -217,9 +218,9 @@ def test_the_drawn_area_has_the_shape_of_the_request(box, padding, shape, expect
 
 
 def test_a_mask_is_what_is_light_and_not_transparent(files):
-    painted = Image.new("RGBA", (SIDE, SIDE), (255, 255, 255, 0))
+    painted = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
     painted.paste((255, 255, 255, 255), (0, 0, 8, 8))
-    mask = np.asarray(open_mask(files("painted", painted), (SIDE, SIDE)))
+    mask = np.asarray(open_mask(files("painted", painted), (64, 64)))
     assert mask[:8, :8].min() == 255 and mask.sum() == 64 * 255
     with pytest.raises(PictureError, match="The mask is 64x64 and the picture 64x32; a mask has the shape"):
         open_mask(files("painted", painted), (64, 32))
@@ -238,9 +239,9 @@ def test_wrong_sides_are_refused_in_words(given):
 
 
 def test_a_picture_too_large_to_be_kept_whole_is_refused(files):
-    request = Request(mode="img2img", image=files("a", scene()), width=64, height=64, outpaint=(4096, 4096, 4096, 4096))
+    request = Request(mode="img2img", image=files("a", scene()), outpaint=(4096, 4096, 4096, 4096))
     with pytest.raises(PictureError, match="8256x8256 pixels; allowed are 16.0 megapixels"):
-        fit_input(scene(), None, request.model_copy(update={"inpaint_area": "masked"}))
+        fit_input(scene(64, 64), None, request.model_copy(update={"inpaint_area": "masked"}))
 
 
 def test_a_grid_varies_the_mask_blur(real, files):

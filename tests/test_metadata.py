@@ -19,7 +19,7 @@ from webui.core import storage
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, encode_png, make_record, read_record
+from webui.core.record import MetadataError, PassRecord, encode_png, make_record, read_record
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import resolve
 
@@ -34,7 +34,8 @@ def make(registry, index=0, **fields):
     model = dict(name="toy", digest="0123456789", device="cpu")
     sampler, schedule = registry.sampler(resolved.sampler), registry.schedule(resolved.schedule)
     facts = {"threads": 2}
-    made = make_record(resolved, index, sampler, schedule, sigmas, resolved.steps, model, resolved.seeds, facts)
+    passes = [PassRecord.of(sampler, schedule, sigmas)]
+    made = make_record(resolved, index, passes, resolved.steps, model, resolved.seeds, facts)
     return resolved, dict(made.data)
 
 

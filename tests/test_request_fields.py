@@ -196,11 +196,20 @@ INPAINT = [
     ("padding", "int", 32),
     ("outpaint", "list[Any]", [0, 0, 0, 0]),
 ]
+HIRES = [
+    ("hires_scale", "float", 0.0),
+    ("hires_steps", "int", 0),
+    ("hires_strength", "float", 0.5),
+    ("hires_sampler", "str", ""),
+    ("hires_schedule", "str", ""),
+    ("upscaler", "str", ""),
+    ("hires_strength_as", "str", "steps"),
+]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
 ENDPOINTS = {
-    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING],
+    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
         *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT],

@@ -34,7 +34,8 @@ def arguments(
         case "txt2img":
             return [field for field in fields.values() if not field.setting.needs_input]
         case "img2img":
-            return [fields.pop(name) for name in IMG2IMG_FIRST] + list(fields.values())
+            first = [fields.pop(name) for name in IMG2IMG_FIRST]
+            return first + [field for field in fields.values() if not field.setting.needs_words]
         case "schedule":
             # Without a strength, the whole schedule.
             fields["strength"] = replace(fields["strength"], default=1.0)

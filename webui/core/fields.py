@@ -23,7 +23,7 @@ from samplers.options import MOST_LENGTH
 from .text import title
 
 MAX_NAME = 200  # characters
-Group = Literal["", "method", "conditioning", "interval", "size", "seed", "input", "inpaint"]
+Group = Literal["", "method", "conditioning", "interval", "size", "seed", "input", "inpaint", "hires", "variation"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Setting:
     axis         examples of values on an axis of a grid; a field without examples is no axis
     allowed      for the error sentence, where type and range do not say enough
     needs_input  the field counts only with an input picture
+    needs_words  the field counts only without one
     conditioning  the field is an argument of `Model.denoiser` of the same name
     """
 
@@ -51,6 +52,7 @@ class Setting:
     axis: str = ""
     allowed: str = ""
     needs_input: bool = False
+    needs_words: bool = False
     conditioning: bool = False
 
 

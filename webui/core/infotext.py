@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .fields import fields_of
+from .fields import RequestField, fields_of
 from .request import Request
 
 FIRST = ("steps", "sampler", "schedule", "guidance", "seed")  # always written, before the model
@@ -26,8 +26,7 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     fields |= {names.pop("model"): model["name"], "VAE hash": model.get("vae", "")}
     for name, infotext_name in names.items():
         field, value = known[name], request[name]
-        always = field.setting.needs_input and field.setting.group != "inpaint"
-        if request["mode"] == "img2img" if always else value != field.default:
+        if _counts(field, request) and (value != field.default or _always(field)):
             fields[infotext_name] = _text(value)
     if request.get("guidance_low") or request.get("guidance_high"):
         fields["Guidance interval"] = f"{request['guidance_low']:g}-{request['guidance_high']:g}"
@@ -39,11 +38,25 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     return _clean(f"{request['prompt']}\n{negative}{last}")
 
 
+def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
+    from_picture, setting = request["mode"] == "img2img", field.setting
+    if setting.group == "hires" and not request.get("hires_scale"):
+        return False
+    return from_picture if setting.needs_input else not (setting.needs_words and from_picture)
+
+
+def _always(field: RequestField) -> bool:
+    """Whether it is written even if it is the default, wherever it counts at all."""
+    return field.setting.group == "hires" or (field.setting.needs_input and field.setting.group != "inpaint")
+
+
 def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {_text(value)}" for name, value in options.items())
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -63,9 +63,11 @@ def size_problem(name: str, size: int, info: ModelInfo) -> str:
 
 def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[str]:
     """What of a resolved request goes beyond its model or the limits, one sentence each."""
-    width, height = request.drawn_size
-    extended = "extended_" if (width, height) != (request.width, request.height) else ""
-    sizes = dict(width=request.width, height=request.height) | {f"{extended}width": width, f"{extended}height": height}
+    width, height = request.hires_size(size_range(info)[2]) if request.is_hires else request.drawn_size
+    sizes = dict(width=request.width, height=request.height)
+    if (width, height) != (request.width, request.height):
+        kind = "enlarged" if request.is_hires else "extended"
+        sizes |= {f"{kind}_width": width, f"{kind}_height": height}
     problems = [size_problem(name, size, info) for name, size in sizes.items()]
     problems += [limits.problem(name, value) for name, value in request]
     pixels = width * height

@@ -1,13 +1,17 @@
-"""Order and labels of samplers and schedules in the menus. Their names, which scripts use, stay unchanged."""
+"""Order and labels of samplers, schedules and upscalers in menus. Their names, which scripts use, stay unchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 # What a newcomer should try.
 SAMPLERS = ("DDIM", "DDPM", "Euler", "Flow", "Heun")
 SCHEDULES = ("Uniform leading", "Uniform trailing", "Uniform linspace", "Karras", "Exponential", "SNR shift")
+# Interpolations of latents, by the name of torch's mode.
+LATENT = MappingProxyType({"Latent bilinear": "bilinear", "Latent bicubic": "bicubic"})
+UPSCALERS = ("Lanczos", *LATENT)  # the first is the default
 # The plugins that run another library's code name their samplers after it.
 BRIDGED = ("diffusers ", "k-diffusion ")
 

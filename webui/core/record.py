@@ -7,7 +7,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -45,6 +45,21 @@ class PluginOrigin:
 
 
 @dataclass(frozen=True)
+class PassRecord:
+    """What ran in a pass: its sigmas, and where they and its sampler came from."""
+
+    sigmas: tuple[float, ...]
+    sampler: PluginOrigin
+    schedule: PluginOrigin
+
+    @classmethod
+    def of(cls, sampler: Entry, schedule: Entry, sigmas: Sequence[float]) -> PassRecord:
+        """The pass of loaded plugins."""
+        origins = (PluginOrigin(entry.id, entry.version, entry.digest) for entry in (sampler, schedule))
+        return cls(tuple(map(float, sigmas)), *origins)
+
+
+@dataclass(frozen=True)
 class ModelOrigin:
     """What drew a picture, see `weights.identity.ModelIdentity`; `digest` is that of the weights."""
 
@@ -68,7 +83,8 @@ class Record:
 
     data           the JSON data of the file, with anything that is not known here
     request        the fields of the resolved request of all its pictures, not checked; see `single_request`
-    sigmas         the ones that ran
+    sigmas         the ones that ran; `sampler` and `schedule` are their origins
+    later_passes   the passes that followed, such as the second one of hires fix
     nfe            denoise calls a picture
     batch          seeds of the pictures drawn together: kernels may round differently for another number of them
     noise_version  of samplers.noise
@@ -93,6 +109,7 @@ class Record:
     pixels: str
     input_digest: str
     mask_digest: str
+    later_passes: tuple[PassRecord, ...]
 
     def single_request(self) -> Request:
         """The request of this one picture: its own seed, count 1. For img2img, the input picture and the mask
@@ -108,9 +125,7 @@ class Record:
 def make_record(
     request: Request,
     index: int,
-    sampler: Entry,
-    schedule: Entry,
-    sigmas: Sequence[float],
+    passes: Sequence[PassRecord],
     nfe: float,
     model: Mapping[str, str],
     batch: Sequence[int],
@@ -118,18 +133,21 @@ def make_record(
 ) -> Record:
     """The record of image `index` of a resolved request.
 
+    passes  what ran, one after another
     model  the fields of ModelOrigin that are not empty
     facts  threads, pixels and, for img2img, input_digest and mask_digest
     """
+    first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
     return read_record(
         dict(
             schema=SCHEMA,
             request=request.to_json(),
             image=dict(index=index, seed=request.seeds[index]),
-            sigmas=[float(sigma) for sigma in sigmas],
+            sigmas=first["sigmas"],
             nfe=nfe,
-            sampler=dict(id=sampler.id, version=sampler.version, digest=sampler.digest),
-            schedule=dict(id=schedule.id, version=schedule.version, digest=schedule.digest),
+            sampler=first["sampler"],
+            schedule=first["schedule"],
+            **({"later_passes": later} if later else {}),
             model=dict(model),
             noise_version=NOISE_VERSION,
             packages=packages(),
@@ -143,15 +161,16 @@ def read_record(data: Mapping[str, Any]) -> Record:
     """A record from its JSON data. Nothing is refused here, see `Record`."""
     image, request, nfe, threads = (data.get(name) for name in ("image", "request", "nfe", "threads"))
     seed = image.get("seed") if isinstance(image, dict) else None
-    sigmas, batch = data.get("sigmas"), data.get("batch")
+    batch, later = data.get("batch"), data.get("later_passes")
+    first = _pass(data)
     return Record(
         data,
         request if isinstance(request, dict) else None,
         seed if type(seed) is int else None,
-        tuple(map(float, sigmas)) if isinstance(sigmas, list) and all(map(_is_float, sigmas)) else (),
+        first.sigmas,
         nfe if _is_float(nfe) else 0,
-        PluginOrigin(**_texts(data, "sampler", PluginOrigin)),
-        PluginOrigin(**_texts(data, "schedule", PluginOrigin)),
+        first.sampler,
+        first.schedule,
         ModelOrigin(**_texts(data, "model", ModelOrigin)),
         data.get("noise_version"),
         _texts(data, "packages"),
@@ -160,6 +179,7 @@ def read_record(data: Mapping[str, Any]) -> Record:
         _text(data.get("pixels")),
         _text(data.get("input_digest")),
         _text(data.get("mask_digest")),
+        tuple(_pass(each) for each in later if isinstance(each, dict)) if isinstance(later, list) else (),
     )
 
 
@@ -195,6 +215,15 @@ def parse_record(text: str) -> Record:
             f"The picture was made by a newer Sigmalab (settings {data['schema']}, known {SCHEMA}); update."
         )
     return read_record(data)
+
+
+def _pass(data: Mapping[str, Any]) -> PassRecord:
+    sigmas = data.get("sigmas")
+    return PassRecord(
+        tuple(map(float, sigmas)) if isinstance(sigmas, list) and all(map(_is_float, sigmas)) else (),
+        PluginOrigin(**_texts(data, "sampler", PluginOrigin)),
+        PluginOrigin(**_texts(data, "schedule", PluginOrigin)),
+    )
 
 
 def _no_constant(name: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from samplers.guidance import Interval
 
 from .field_types import Name, Number, Options, Prompt, Sides, Whole
-from .fields import Setting, fields_of, input_fields, problem_text
+from .fields import Setting, fields_of, problem_text
 from .limits import MAX_COUNT, MAX_STEPS, SEEDS
 
 
@@ -20,6 +20,7 @@ class RequestError(ValueError):
 
 
 SIDE = "a whole number of pixels, or 0 for the model's own size"
+HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
 SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 MAX_SIGMA = 1e6
 
@@ -203,6 +204,59 @@ class Request(BaseModel):
             needs_input=True,
         ),
     ] = (0, 0, 0, 0)
+    hires_scale: Annotated[
+        Number,
+        Field(ge=0, le=4),
+        Setting(
+            "Enlarge by",
+            "1.25 to 4; 0 is off",
+            group="hires",
+            step=0.25,
+            infotext="Hires upscale",
+            axis="0, 1.5, 2",
+            allowed=HIRES_SCALE,
+            needs_words=True,
+        ),
+    ] = 0.0
+    hires_steps: Annotated[
+        Whole,
+        Field(ge=0, le=MAX_STEPS),
+        Setting(
+            "Hires steps",
+            "0: as above",
+            group="hires",
+            infotext="Hires steps",
+            axis="5, 10, 20",
+            needs_words=True,
+        ),
+    ] = 0
+    hires_strength: Annotated[
+        Number,
+        Field(ge=0.01, le=1),
+        Setting(
+            "Hires strength",
+            "1 keeps nothing of the first pass",
+            group="hires",
+            step=0.01,
+            infotext="Hires strength",
+            axis="0.3, 0.5, 0.7 or a range: 0.2..0.8 +0.2",
+            needs_words=True,
+        ),
+    ] = 0.5
+    hires_sampler: Annotated[
+        Name, Setting("Hires sampler", group="hires", infotext="Hires sampler", needs_words=True)
+    ] = ""
+    hires_schedule: Annotated[
+        Name, Setting("Hires schedule", group="hires", infotext="Hires schedule type", needs_words=True)
+    ] = ""
+    upscaler: Annotated[
+        Name,
+        Setting("Upscaler", group="hires", infotext="Hires upscaler", axis="Lanczos, Latent bicubic", needs_words=True),
+    ] = ""
+    hires_strength_as: Annotated[
+        Literal["steps", "noise"],
+        Setting("Hires strength is a", group="hires", choices=("Share of the steps", "Noise level"), needs_words=True),
+    ] = "steps"
 
     @property
     def has_input(self) -> bool:
@@ -213,6 +267,16 @@ class Request(BaseModel):
     def inpaints(self) -> bool:
         """Whether a part of the input picture is kept: there is a mask, or the picture is extended."""
         return self.has_input and (self.mask is not None or any(self.outpaint))
+
+    @property
+    def is_hires(self) -> bool:
+        """Whether a second pass enlarges the picture."""
+        return not self.has_input and self.hires_scale > 0
+
+    def hires_size(self, multiple: int) -> tuple[int, int]:
+        """(width, height) of the second pass of a resolved request, in multiples of what the model makes."""
+        width, height = (max(1, round(side * self.hires_scale / multiple)) for side in (self.width, self.height))
+        return width * multiple, height * multiple
 
     @property
     def drawn_size(self) -> tuple[int, int]:
@@ -236,9 +300,14 @@ class Request(BaseModel):
         return self.model_dump(mode="json", exclude={"image", "mask"})
 
     def used_settings(self) -> dict[str, Any]:
-        """As `to_json`; without an input picture, without the settings that need one."""
-        unused = () if self.has_input else input_fields(type(self))
-        return {name: value for name, value in self.to_json().items() if name not in unused}
+        """As `to_json`, without the settings that do not count: those of an input picture, a mask, a second pass."""
+        fields, groups = fields_of(type(self)), {"inpaint": self.inpaints, "hires": self.is_hires}
+
+        def counts(setting: Setting) -> bool:
+            wanted = not setting.needs_input if not self.has_input else not setting.needs_words
+            return wanted and groups.get(setting.group, True)
+
+        return {name: value for name, value in self.to_json().items() if counts(fields[name].setting)}
 
     def guidance_at(self, sigma: float) -> float:
         """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""

@@ -13,27 +13,52 @@ from samplers.run import Plan, plan
 from samplers.schedule import cut
 
 from .limits import LOCAL, SEEDS, Limits, limit_problems
-from .request import Request, RequestError
+from .menus import UPSCALERS
+from .request import HIRES_SCALE, Request, RequestError
 from .text import as_sentence
 
 if TYPE_CHECKING:
     from weights.model_info import ModelInfo
 
 
+SMALLEST_SCALE = 1.25  # of a second pass
+
+
 @dataclass(frozen=True)
 class ResolvedRequest:
     """A request with every default filled in and checked, the model that it names, and the plan of its run.
 
-    A replay puts the recorded sigmas into the plan; the request names the schedule that they came from.
+    hires_plan  of the second pass, None without one
+    A replay puts the recorded sigmas into the plans; the request names the schedules that they came from.
     """
 
     request: Request
     model_info: ModelInfo
     plan: Plan
+    hires_plan: Plan | None = None
 
-    def with_sigmas(self, sigmas: tuple[float, ...]) -> ResolvedRequest:
-        """The same run through other noise levels."""
-        return replace(self, plan=replace(self.plan, sigmas=sigmas))
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans of all passes."""
+        return (self.plan,) if self.hires_plan is None else (self.plan, self.hires_plan)
+
+    @property
+    def calls(self) -> int | None:
+        """Denoise calls per image in all passes; None where only the run tells."""
+        calls = [plan.calls for plan in self.plans if plan.calls is not None]
+        return sum(calls) if len(calls) == len(self.plans) else None
+
+    @property
+    def hires_size(self) -> tuple[int, int]:
+        """(width, height) of the second pass."""
+        return self.request.hires_size(self.model_info.defaults.multiple)
+
+    def with_sigmas(self, *sigmas: tuple[float, ...]) -> ResolvedRequest:
+        """The same passes through other noise levels; a pass whose sampler makes its own grid keeps its plan."""
+        walked = [
+            plan if plan.own_grid else replace(plan, sigmas=each) for plan, each in zip(self.plans, sigmas, strict=True)
+        ]
+        return replace(self, plan=walked[0], hires_plan=walked[1] if self.hires_plan else None)
 
 
 def resolve(
@@ -74,7 +99,41 @@ def resolve(
     if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
     whole = whole_plan(resolved, registry, model_info)
+    if resolved.is_hires:
+        resolved, second = hires_pass(resolved, registry)
+        return ResolvedRequest(
+            resolved, model_info, whole, partial_plan(whole_plan(second, registry, model_info), second)
+        )
     return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.has_input else whole)
+
+
+def hires_pass(request: Request, registry: Registry) -> tuple[Request, Request]:
+    """(a resolved request with the defaults of its second pass filled in, that pass as img2img). RequestError.
+
+    The options are those of the first pass where the sampler or the schedule is the same, else the defaults.
+    """
+    if request.hires_scale < SMALLEST_SCALE:
+        raise RequestError(f"Hires scale must be {HIRES_SCALE}.")
+    if request.upscaler and request.upscaler not in UPSCALERS:
+        raise RequestError(f"Unknown upscaler {request.upscaler!r}; known are {', '.join(UPSCALERS)}.")
+    sampler = _known(registry.sampler, request.hires_sampler or request.sampler)
+    schedule = _known(registry.schedule, request.hires_schedule or request.schedule)
+    filled = dict(
+        hires_steps=request.hires_steps or request.steps,
+        hires_sampler=sampler.name,
+        hires_schedule=schedule.name,
+        upscaler=request.upscaler or UPSCALERS[0],
+    )
+    second = dict(
+        sampler=sampler.name,
+        schedule=schedule.name,
+        steps=filled["hires_steps"],
+        strength=request.hires_strength,
+        strength_as=request.hires_strength_as,
+        options=request.options if sampler.name == request.sampler else sampler.item.resolve({}),
+        schedule_options=request.schedule_options if schedule.name == request.schedule else schedule.item.resolve({}),
+    )
+    return request.model_copy(update=filled), request.model_copy(update=second)
 
 
 def _with_aligned_sides(request: Request, multiple: int) -> Request:

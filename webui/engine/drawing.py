@@ -15,6 +15,7 @@ from webui.core.inpainting import InputPicture
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
 
+from .enlarging import enlarge
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
@@ -25,13 +26,11 @@ from .start_latents import start_latents
 class Drawing:
     """What is drawn.
 
-    source        the input picture of img2img, None for txt2img
-    later_passes  passes after the request's own, such as hires fix
+    source  the input picture of img2img, None for txt2img
     """
 
     resolved: ResolvedRequest
     source: InputPicture | None = None
-    later_passes: tuple[Pass, ...] = ()
 
     @property
     def request(self) -> Request:
@@ -46,16 +45,19 @@ class Drawing:
     def info(self, saved: Sequence[SavedPicture] = (), seconds: float = 0.0, stopped: bool = True) -> dict[str, Any]:
         """The info of a job from its saved pictures: JSON data.
 
-        sigmas are those that ran for the first picture (sigmas_each: per picture, where they differ), nfe is the mean
-        of the denoise calls of a picture (nfe_each); guidance does not double them. seeds are in order.
+        sigmas are those that ran for the first picture (sigmas_each: per picture, where they differ), hires_sigmas
+        those of its second pass, nfe is the mean of the denoise calls of a picture (nfe_each); guidance does not double
+        them. seeds are in order.
         """
         settings = {key: value for key, value in self.request.used_settings().items() if key not in ("count", "seed")}
-        sigmas, nfe = [list(one.facts.sigmas) for one in saved], [one.facts.nfe for one in saved]
+        sigmas, nfe = [list(one.facts.sigmas[0]) for one in saved], [one.facts.nfe for one in saved]
+        second = saved[0].facts.sigmas[1:] if saved else [plan.sigmas for plan in self.resolved.plans[1:]]
         mean = sum(nfe) / len(nfe) if nfe else 0
         return {
             **settings,
             "seeds": [one.seed for one in saved],
             "sigmas": sigmas[0] if sigmas else list(self.plan.sigmas),
+            **({"hires_sigmas": list(second[0])} if second else {}),
             "nfe": int(mean) if mean == int(mean) else mean,
             "nfe_each": nfe,
             "sigmas_each": sigmas if any(each != sigmas[0] for each in sigmas) else [],
@@ -92,11 +94,10 @@ def draw(
                 own always draws one by one
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
     """
-    model, plans = context.model, [drawing.plan, *(each.plan for each in drawing.later_passes)]
-    size = 1 if any(plan.own_grid for plan in plans) else batch_size or model.info.defaults.max_batch
-    groups = list(batches(drawing.request.seeds, size))
-    progress = ProgressReporter(plans, [len(group) for group in groups], context, previews)
-    sink, stopped = PictureSink(drawing.request, context), False
+    model, resolved = context.model, drawing.resolved
+    groups = list(batches(drawing.request.seeds, batch_size_of(resolved, batch_size)))
+    progress = ProgressReporter(resolved, [len(group) for group in groups], context, previews)
+    sink, stopped = PictureSink(drawing.resolved, context), False
 
     def on_step(step: Step) -> None:
         # A sampler that works on after Stop without asking the network ends here.
@@ -104,6 +105,14 @@ def draw(
         listeners.on_step(step)
         progress.step_done()
 
+    def enlarged(x: torch.Tensor) -> torch.Tensor:
+        progress.enlarging()
+        larger = enlarge(x, resolved.hires_size, drawing.request.upscaler, model)
+        context.raise_if_stopped()
+        progress.begin_pass()
+        return larger
+
+    second = [Pass(plan, enlarged) for plan in resolved.plans[1:]]
     try:
         context.raise_if_stopped()
         guided = guided_denoiser(drawing.request, model, listeners)
@@ -115,13 +124,21 @@ def draw(
             progress.begin_batch()
             counted = Counted(guided, len(group))
             reported = Reported(Reported(counted, listeners.on_call), progress.call_done)
-            passes = [Pass(drawing.plan, start.of(group)), *drawing.later_passes]
+            passes = [Pass(drawing.plan, start.of(group)), *second]
             results = run_passes(passes, Stoppable(reported, context.should_stop), group, on_step)
-            sigmas = tuple(float(sigma) for result in results for sigma in result.sigmas)
+            sigmas = tuple(tuple(map(float, result.sigmas)) for result in results)
             _save(results[-1].x, RunFacts(sigmas, counted.calls, group), drawing, context, progress, sink)
     except Stopped:
         stopped = True
     return drawing.info(sink.saved, progress.seconds, stopped)
+
+
+def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:
+    """How many pictures are drawn together: fewer where a second pass makes them larger, one on a grid of its own."""
+    if any(plan.own_grid for plan in resolved.plans):
+        return 1
+    area = resolved.request.hires_scale**2 if resolved.hires_plan else 1.0
+    return wanted or max(1, int(resolved.model_info.defaults.max_batch / area))
 
 
 def batches(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from webui.core.inpainting import InputPicture
-from webui.core.record import Record, digest_of, encode_png, make_record
-from webui.core.request import Request
+from webui.core.record import PassRecord, Record, digest_of, encode_png, make_record
+from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved, keep_input, save_or_keep
 
 from .errors import not_saved
@@ -20,9 +20,9 @@ from .run_environment import origin_of
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What ran for a picture: the sigmas, denoise calls a picture, and the seeds of the pictures drawn together."""
+    """What ran for a picture: the sigmas of each pass, denoise calls in all, and the seeds of those drawn together."""
 
-    sigmas: tuple[float, ...]
+    sigmas: tuple[tuple[float, ...], ...]
     nfe: float
     batch: tuple[int, ...]
 
@@ -38,9 +38,13 @@ class SavedPicture:
 class PictureSink:
     """Saves the pictures of a request; `saved` is what was saved so far, in order."""
 
-    def __init__(self, request: Request, context: JobContext):
-        self._request, self._context = request, context
-        self._origins = context.registry.sampler(request.sampler), context.registry.schedule(request.schedule)
+    def __init__(self, resolved: ResolvedRequest, context: JobContext):
+        self._request, self._context = resolved.request, context
+        request, registry = resolved.request, context.registry
+        self._origins = [(registry.sampler(request.sampler), registry.schedule(request.schedule))]
+        if resolved.hires_plan:
+            second = registry.sampler(request.hires_sampler), registry.schedule(request.hires_schedule)
+            self._origins.append(second)
         self._problems: list[Saved] = []
         self._input: dict[str, str] = {}
         self.saved: list[SavedPicture] = []
@@ -75,8 +79,7 @@ class PictureSink:
         return make_record(
             self._request,
             index,
-            *self._origins,
-            facts.sigmas,
+            [PassRecord.of(*names, sigmas) for names, sigmas in zip(self._origins, facts.sigmas, strict=True)],
             facts.nfe,
             origin_of(model.name, model.identity),
             facts.batch,

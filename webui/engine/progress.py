@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from samplers.run import Plan
 from webui.core.images import grid, to_jpeg
+from webui.core.resolved_request import ResolvedRequest
 
 from .eta_estimator import EtaEstimator
 from .events import Progress
@@ -22,13 +22,15 @@ PREVIEW_SHARE = 0.1  # of the run's time that previews may cost
 class ProgressReporter:
     """Tells Progress while pictures are drawn.
 
-    plans    of the passes of each batch
-    batches  images of each batch, in order
+    resolved  what is drawn
+    batches   images of each batch, in order
     """
 
-    def __init__(self, plans: Sequence[Plan], batches: Sequence[int], context: JobContext, previews: bool):
+    def __init__(self, resolved: ResolvedRequest, batches: Sequence[int], context: JobContext, previews: bool):
         self._context, self._batches, self._previews = context, batches, previews
-        self._eta = EtaEstimator(plans, batches)
+        plans, request = resolved.plans, resolved.request
+        areas = (1.0, math.prod(resolved.hires_size) / (request.width * request.height))
+        self._eta = EtaEstimator(plans, batches, areas[: len(plans)])
         self._began = context.clock()
         own_grid = any(plan.own_grid for plan in plans)
         self._progress = Progress(steps=None if own_grid else sum(len(plan.sigmas) - 1 for plan in plans))
@@ -65,6 +67,14 @@ class ProgressReporter:
         if steps is not None:
             self._progress = replace(self._progress, step=min(self._progress.step + 1, steps))
             self._tell(self._text())
+
+    def enlarging(self) -> None:
+        """The first pass has ended, and its result is enlarged for the second."""
+        self._tell("enlarging")
+
+    def begin_pass(self) -> None:
+        """The next pass of the batch begins."""
+        self._eta.begin_pass(self._context.clock())
 
     def decoding(self, index: int) -> None:
         """A finished image is being decoded."""

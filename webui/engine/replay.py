@@ -101,12 +101,21 @@ def recipe(
         if record.mask_digest:
             mask = mask or _kept_input(record.mask_digest, "mask", "--mask", engine)
     inputs = dict(image=image, mask=mask if single.has_input else None)
+    if single.is_hires:
+        if len(record.later_passes) != 1:
+            raise MetadataError("The picture's settings are incomplete: they do not say how it was enlarged.")
+        second = record.later_passes[0]
+        named |= dict(hires_sampler=_id(second.sampler, "sampler"), hires_schedule=_id(second.schedule, "schedule"))
     request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), **inputs))
     resolved = engine.resolve(request)
     if image is not None:
         _check_input(record, resolved.request)
-    if not resolved.plan.own_grid:
-        resolved = resolved.with_sigmas(_sigmas(record, engine))
+    ran = [record.sigmas, *(each.sigmas for each in record.later_passes[: len(resolved.plans) - 1])]
+    walked = [
+        plan.sigmas if plan.own_grid else _checked(sigmas, engine)
+        for plan, sigmas in zip(resolved.plans, ran, strict=True)
+    ]
+    resolved = resolved.with_sigmas(*walked)
     environment = RunEnvironment(
         device=None if public else _device(record.model.device),
         threads=record.threads if record.threads in range(1, MAX_THREADS + 1) else None,
@@ -131,7 +140,7 @@ def compare(path: Path, made: Path, recipe: Recipe) -> Verdict:
         raise MetadataError("The replay carries no settings to compare.")
     if old.size != new.size:
         raise MetadataError(f"The file is {old.width}x{old.height} and its settings make {new.width}x{new.height}.")
-    changed = tuple(changes(recipe.record, now, own_grid=recipe.resolved.plan.own_grid))
+    changed = tuple(changes(recipe.record, now, own_grid=any(plan.own_grid for plan in recipe.resolved.plans)))
     with Image.open(path) as file:
         lossy = file.format == "JPEG"
     largest = int(np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16)).max())
@@ -152,14 +161,18 @@ def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
         ("the thread count", new.threads, old.threads),
         ("the number of pictures drawn together", len(new.batch), len(old.batch)),
     ]
-    for origin, recorded in ((new.sampler, old.sampler), (new.schedule, old.schedule)):
+    origins = [(new.sampler, old.sampler), (new.schedule, old.schedule)]
+    for now, then in zip(new.later_passes, old.later_passes, strict=False):
+        origins += [(now.sampler, then.sampler), (now.schedule, then.schedule)]
+    for origin, recorded in dict.fromkeys(origins):
         pairs.append((f"the version of {origin.id}", origin.version, recorded.version))
         pairs.append((f"the digest of {origin.id}", origin.digest, recorded.digest))
     # A picture from before something was recorded says nothing about it.
     phrases = [
         f"{title} is {after} and was {before}" for title, after, before in pairs if before not in (None, "", after)
     ]
-    return [*phrases, "its sigmas were others"] if own_grid and old.sigmas != new.sigmas else phrases
+    ran = [(one.sigmas, *(each.sigmas for each in one.later_passes)) for one in (old, new)]
+    return [*phrases, "its sigmas were others"] if own_grid and ran[0] != ran[1] else phrases
 
 
 def _batch(record: Record, seed: int) -> list[int]:
@@ -186,9 +199,8 @@ def _device(name: str) -> str | None:
         return None
 
 
-def _sigmas(record: Record, engine: Engine) -> tuple[float, ...]:
-    """The recorded sigmas, exact to the last bit."""
-    sigmas = record.sigmas
+def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
+    """Recorded sigmas, exact to the last bit."""
     if not 2 <= len(sigmas) <= engine.limits.steps + 1 or sigmas[-1] != 0:
         raise MetadataError(
             "The picture's settings are damaged: its sigmas are not a list of numbers that ends with 0."

@@ -119,6 +119,9 @@ def from_external(
         if fields[name] is None:
             notes.append(f"{title(name)} {str(value)[:40]!r} cannot be read.")
             del fields[name]
+    if "strength" in fields and fields.get("hires_scale"):
+        # The same name is that of the second pass where there is one.
+        fields["hires_strength"] = fields.pop("strength")
     if "strength" in fields:
         fields |= {"mode": "img2img", "strength_as": "steps"}
         notes.append("Strength counts the steps in another way in other programs, by one step or two.")

@@ -11,12 +11,13 @@ from gradio.components import Component
 from samplers.registry import Registry
 from webui.core.fields import Group, RequestField, fields_of
 from webui.core.limits import size_range
-from webui.core.menus import sampler_choices, schedules_in_order
+from webui.core.menus import UPSCALERS, sampler_choices, schedules_in_order
 from webui.core.request import Request
 from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
+from .describe import note
 from .form import Form
 from .form_state import fresh, recall_options
 
@@ -44,6 +45,8 @@ def build_control(field: RequestField, mode: str, **changes: Any) -> Component:
         elem_id=f"{mode}-{field.name.replace('_', '-')}",
         interactive=True,
     )
+    if "choices" in changes:
+        return gr.Dropdown(**arguments | changes)
     if field.values:
         return gr.Radio(field.choices, **arguments | dict(min_width=180) | changes)
     if field.kind is bool:
@@ -99,6 +102,22 @@ def build_inpaint(mode: str, schema: type[Request] = Request) -> dict[str, Compo
     return build_group(mode, "inpaint", schema)
 
 
+def build_hires(
+    registry: Registry, mode: str, most_steps: int, schema: type[Request] = Request
+) -> dict[str, Component]:
+    """The folded controls of a second pass that enlarges the picture."""
+    menus = {
+        "hires_sampler": [("As above", ""), *sampler_choices(registry.samplers)],
+        "hires_schedule": [("As above", ""), *((name, name) for name in schedules_in_order(registry.schedules))],
+        "upscaler": [(f"{UPSCALERS[0]} (default)", ""), *((name, name) for name in UPSCALERS[1:])],
+    }
+    changes: dict[str, dict[str, Any]] = {name: dict(choices=names, min_width=120) for name, names in menus.items()}
+    with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
+        gr.HTML(note("A second pass enlarges the picture and draws its details anew."))
+        first = dict(hires_scale={}, hires_strength={}, hires_strength_as={}, hires_steps=dict(maximum=most_steps))
+        return build_group(mode, "hires", schema, **first, **changes)
+
+
 def build_form(
     page: Page,
     mode: str,
@@ -140,6 +159,8 @@ def build_form(
         more_label = "More about prompt and guidance"
         with gr.Accordion(more_label, open=False, elem_id=f"{mode}-more", elem_classes="more"):
             controls |= build_group(mode, "conditioning", schema) | build_group(mode, "interval", schema)
+        if mode == "txt2img":
+            controls |= build_hires(registry, mode, engine.limits.steps, schema)
         plan = gr.HTML(elem_id=f"{mode}-plan")
     with gr.Column(elem_classes="card"):
         controls |= build_group(mode, "size", schema, width=size_slider(info), height=size_slider(info))

@@ -54,6 +54,12 @@ def plan_note(plan: Plan, schedule: str, from_picture: bool = False) -> str:
     return render("form", "plan_note", grid, cost_text(plan), start_text(plan), kept)
 
 
+def hires_note(plan: Plan, schedule: str, size: tuple[int, int], upscaler: str) -> str:
+    """What the second pass of a run will do."""
+    grid = "Own steps" if plan.own_grid else f"{schedule}, {steps_text(len(plan.sigmas) - 1)}"
+    return render("form", "hires_note", size, upscaler, grid, cost_text(plan), start_text(plan))
+
+
 def steps_text(count: int) -> str:
     """A number of steps in words."""
     return "one step" if count == 1 else f"{count} steps"

@@ -8,19 +8,23 @@ from typing import Any
 
 import gradio as gr
 
-from samplers.run import plan
+from samplers.run import Plan, plan
 from webui.core.fields import fields_of
 from webui.core.menus import chosen_name
-from webui.core.request import Request
+from webui.core.request import Request, read
+from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
 from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
+from weights.model_info import ModelInfo
 
 from .controls import as_text, schedule_update, size_slider
-from .describe import note, plan_note, sampler_note
+from .describe import hires_note, note, plan_note, sampler_note
 from .form import Form
 from .form_state import recall, recall_options
 
-PLANNED = ("model", "sampler", "schedule", "steps", "strength", "strength_as")  # fields that change the plan of a run
+HIRES = ("width", "height", *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"))
+# Fields that change the plan of a run.
+PLANNED = ("model", "sampler", "schedule", "steps", "strength", "strength_as", *HIRES)
 
 
 def connect_form(page: Page, form: Form) -> None:
@@ -118,7 +122,21 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         chosen = options["schedules"].get(values["schedule"] or "", {})
         made = plan(found.schedule, entry.item, schedule.item, steps, settings, chosen, *strength)
         text, own_grid = plan_note(made, name, mode == "img2img"), made.own_grid
+        if values.get("hires_scale"):
+            text += _second_note(page, found, values, made, chosen)
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
     except Exception as error:
         text, own_grid = note(str(error) or type(error).__name__, problem=True), False
     return [sampler_note(entry, settings), text, schedule_update(own_grid)]
+
+
+def _second_note(
+    page: Page, found: ModelInfo, values: Mapping[str, Any], first: Plan, chosen: Mapping[str, Any]
+) -> str:
+    """The note about a second pass. Raises RequestError."""
+    fields = {name: values[name] for name in (*HIRES, "steps") if name in values}
+    names = dict(sampler=first.sampler.name, schedule=values["schedule"] or found.defaults.schedule)
+    request = read(fields | names | dict(options=dict(first.options), schedule_options=dict(chosen)))
+    filled, second = hires_pass(request, page.registry)
+    plan = partial_plan(whole_plan(second, page.registry, found), second)
+    return hires_note(plan, second.schedule, request.hires_size(found.defaults.multiple), filled.upscaler)

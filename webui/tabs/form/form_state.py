@@ -12,6 +12,7 @@ from samplers.options import Option
 from samplers.registry import Registry
 from webui.core.fields import form_fields
 from webui.core.limits import Limits, size_problem
+from webui.core.menus import UPSCALERS
 from webui.core.request import Request, sift
 from weights.model_info import ModelInfo
 
@@ -55,8 +56,12 @@ def recall(
                 return value == values["model"]
             case "sampler":
                 return value in registry.samplers
-            case "schedule":
+            case "hires_sampler":
+                return value == "" or value in registry.samplers
+            case "schedule" | "hires_schedule":
                 return value == "" or value in registry.schedules
+            case "upscaler":
+                return value == "" or value in UPSCALERS
             case "width" | "height":
                 return info is not None and not size_problem(name, value, info)
             case "seed":

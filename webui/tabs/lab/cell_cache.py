@@ -129,7 +129,8 @@ class CellCache:
 def cost_class(request: Request) -> str:
     """A name for all requests whose network calls cost about the same."""
     halves = 1 if request.guidance in (0.0, 1.0) else 2
-    return f"{request.model} {request.width}x{request.height} {halves}"
+    enlarged = f" x{request.hires_scale:g}" if request.is_hires else ""
+    return f"{request.model} {request.width}x{request.height}{enlarged} {halves}"
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -62,8 +62,8 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
         return bool(key and cache.find(key))
 
     missing = [cell for cell in grid.possible if not is_there(cell)]
-    calls = [cell.plan.calls for cell in missing if cell.plan.calls is not None]
-    rates = [cache.seconds_a_call(cell.request) for cell in missing if cell.plan.calls is not None]
+    calls = [cell.calls for cell in missing if cell.calls is not None]
+    rates = [cache.seconds_a_call(cell.request) for cell in missing if cell.calls is not None]
     seconds = [count * rate for count, rate in zip(calls, rates, strict=True) if rate is not None]
     return Cost(
         len(missing),
@@ -170,7 +170,7 @@ class _GridRun:
 
     def _remaining(self, of_cell: Progress) -> float | None:
         """Seconds left: of this cell, and of each later one its calls, or the mean number, at the rate so far."""
-        later = [cell.plan.calls for cell in self._grid.possible[self._done + 1 :]]
+        later = [cell.calls for cell in self._grid.possible[self._done + 1 :]]
         seconds = sum(picture.seconds for picture in self.drawn) + (of_cell.seconds if of_cell.calls > 1 else 0)
         calls = self.calls + (of_cell.calls if of_cell.calls > 1 else 0)
         if of_cell.remaining is None or not calls:

@@ -54,8 +54,13 @@ class Cell(Place):
 
     @property
     def plan(self) -> Plan:
-        """The plan of its run."""
+        """The plan of its first pass."""
         return self.resolved.plan
+
+    @property
+    def calls(self) -> int | None:
+        """Its network calls; None where only the run tells."""
+        return self.resolved.calls
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Grid:
     @property
     def calls(self) -> int | None:
         """Network calls of all cells; None where only the run tells."""
-        calls = [cell.plan.calls for cell in self.possible]
+        calls = [cell.calls for cell in self.possible]
         return None if None in calls else sum(count or 0 for count in calls)
 
     def source(self, cell: Cell) -> InputPicture | None:

@@ -88,6 +88,8 @@ def trajectory_of(
     resolved: ResolvedRequest, environment: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0
 ) -> Trajectory:
     """The task for a resolved request, see `Trajectory`. Raises RequestError."""
+    if resolved.hires_plan:
+        raise RequestError("A trajectory shows one pass, and this run has a second one: set hires scale to 0.")
     steps = len(resolved.plan.sigmas) - 1
     if steps > MOST_STEPS:
         raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {steps}.")
