@@ -1,7 +1,10 @@
 """Attacks on a served page: each is refused quickly, in words, and others are served meanwhile."""
 
+import asyncio
 import http.client
 import json
+import logging
+import socket
 import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -14,8 +17,9 @@ from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from pages import idle, served
 
-from webui.gradio_ext import login_throttle, unfetched_calls
+from webui.gradio_ext import connections, login_throttle, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
+from webui.gradio_ext.proxies import TrustedProxies
 
 AUTH = ("ada", "lovelace")
 
@@ -112,6 +116,137 @@ def test_guessing_the_login_is_slowed_down(locked, monkeypatch):
     assert login("guess").status_code == 400 and login("guess").status_code == 429
     clock.now += 2.5
     assert [login(password).status_code for password in (AUTH[1], "guess", AUTH[1])] == [200, 400, 200]
+
+
+def test_guessing_for_one_name_from_many_addresses_is_slowed_down_but_not_for_its_owner():
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b""}
+    form = [(b"content-type", b"application/x-www-form-urlencoded")]
+
+    async def right(scope, receive, send):
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200 if b"lovelace" in body else 400, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    throttle = login_throttle.LoginThrottle(right)
+
+    def login(address, password):
+        given, answers = [{"type": "http.request", "body": b"username=ada&password=" + password}], []
+
+        async def receive():
+            return given.pop()
+
+        async def send(message):
+            answers.append(message)
+
+        asyncio.run(throttle({**scope, "headers": form, "client": (address, 1)}, receive, send))
+        return answers[0]["status"]
+
+    assert login("10.0.0.1", b"lovelace") == 200
+    assert {login(f"10.0.1.{number}", b"guess") for number in range(20)} == {400}
+    assert login("10.0.2.1", b"lovelace") == 429 and login("10.0.0.1", b"lovelace") == 200
+
+
+def test_nobody_learns_the_endpoints_before_the_login(locked):
+    for path in ("/", "/openapi.json", "/gradio_api/openapi.json", "/gradio_api/info", "/docs"):
+        answer = httpx.get(locked.url + path)
+        assert "txt2img" not in answer.text
+    assert "auth_required" in httpx.get(locked.url).text
+    answer = post(locked, "/gradio_api/call/nothing", json={"data": []})
+    assert answer.status_code == 401
+    with httpx.Client(base_url=locked.url) as client:
+        client.post("/login", data=dict(zip(("username", "password"), AUTH)))
+        assert "txt2img" in client.get("/").text
+
+
+@pytest.mark.parametrize(
+    "path, body, status, said",
+    [
+        ("call/txt2img", {"data": []}, 422, "prompt"),
+        ("call/img2img", {"data": []}, 422, "image"),
+        ("call/txt2img", {"data": [0] * 99}, 422, "99"),
+        ("call/nothing", {"data": []}, 404, "no endpoint /nothing"),
+        ("call/v2/nothing", {}, 404, "no endpoint /nothing"),
+        ("call/v2/txt2img", {"words": "a"}, 422, "no argument words"),
+        ("call/v2/txt2img", {}, 422, "needs prompt"),
+        ("queue/join", {"fn_index": 99999, "data": [], "session_hash": "a"}, 404, "reload"),
+    ],
+)
+def test_a_wrong_call_is_refused_in_words(page, path, body, status, said):
+    answer = post(page, f"/gradio_api/{path}", json=body)
+    assert answer.status_code == status and said in answer.text
+
+
+def test_arguments_left_out_have_their_defaults(page):
+    event = post(page, "/gradio_api/call/txt2img", json={"data": ["a", "", "Euler", "", 3]}).json()["event_id"]
+    answer = httpx.get(f"{page.url}/gradio_api/call/txt2img/{event}", timeout=20).text
+    assert "event: complete" in answer and '"steps": 3' in answer
+
+
+def test_connections_that_send_nothing_lock_nobody_out(page, monkeypatch):
+    monkeypatch.setattr(connections, "PATIENCE", 1.0)
+    address = urlsplit(page.url)
+    half = [socket.create_connection((address.hostname, address.port)) for _ in range(50)]
+    for each in half[::2]:
+        each.send(b"GET / HTTP/1.1\r\nHost: x")
+    assert httpx.get(page.url, timeout=10).status_code == 200
+    begun = time.monotonic()
+    for each in half:
+        each.settimeout(10)
+        assert closed(each)
+    assert time.monotonic() - begun < 8
+
+
+def closed(connection):
+    with connection:
+        try:
+            return connection.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def test_of_too_many_connections_those_that_wait_longest_are_closed():
+    def connection(cycle):
+        transport = SimpleNamespace(ended=False)
+        transport.abort = lambda: setattr(transport, "ended", True)
+        return type("Connection", (), dict(cycle=cycle, transport=transport))()
+
+    answered = [connection(SimpleNamespace(response_complete=False, more_body=False)) for _ in range(5)]
+    first, second, third = (connection(None) for _ in range(3))
+    watch = connections.ConnectionWatch(6)
+    watch.look({*answered, first})
+    watch.look({*answered, first, second, third})
+    assert first.transport.ended and not any(each.transport.ended for each in answered)
+    assert [second.transport.ended, third.transport.ended].count(True) == 1
+
+
+def test_equal_lines_do_not_fill_the_log():
+    filter, other = connections.RepeatedLines(), logging.makeLogRecord({"msg": "other"})
+    line = logging.makeLogRecord({"msg": "Invalid HTTP request received."})
+    assert sum(filter.filter(line) for _ in range(1000)) == connections.LINES and filter.filter(other)
+
+
+FORWARDED = {"X-Forwarded-Host": "evil.example", "X-Forwarded-For": "1.2.3.4", "X-Gradio-Server": "http://evil.example"}
+
+
+def test_forwarded_headers_of_strangers_do_not_count(page):
+    answer = httpx.get(f"{page.url}/config", headers=FORWARDED)
+    assert answer.status_code == 200 and "evil" not in answer.text
+
+
+def test_forwarded_headers_of_a_trusted_proxy_count():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope)
+
+    headers = [(b"host", b"127.0.0.1"), (b"x-forwarded-for", b"1.2.3.4"), (b"x-forwarded-proto", b"https")]
+    proxies = TrustedProxies(app, ["10.0.0.0/8"])
+    for client in ("10.1.2.3", "127.0.0.1"):
+        scope = {"type": "http", "scheme": "http", "client": (client, 1), "headers": headers}
+        asyncio.run(proxies(scope, None, None))
+    trusted, stranger = seen
+    assert trusted["client"][0] == "1.2.3.4" and trusted["scheme"] == "https" and len(trusted["headers"]) == 3
+    assert stranger["client"][0] == "127.0.0.1" and stranger["scheme"] == "http" and len(stranger["headers"]) == 1
 
 
 ADDRESS = b'{"data": [[{"image": {"path": "http://nowhere.invalid/x.png", "meta": {"_type": "gradio.FileData"}}}]]}'

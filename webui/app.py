@@ -20,13 +20,17 @@ from weights.opening import check_model, open_model
 from .core.images import MAX_BYTES
 from .core.storage import remove_leftovers
 from .engine.engine import Engine
+from .gradio_ext.connections import watch_connections
 from .gradio_ext.guard import Guard
+from .gradio_ext.proxies import TrustedProxies
 from .gradio_ext.theme import ASSETS, head, theme
 from .gradio_ext.tunnel import open_tunnel
 from .page import build_page
 from .settings import Settings
 from .tabs.history.history_store import History
 
+MAX_THREADS = 300  # each call of the API that waits has one
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 COMPRESSED_FROM, COMPRESSION = 4096, 4  # bytes of an answer from which it is compressed, and zlib's level
 
 
@@ -66,14 +70,19 @@ def open_page(page: gr.Blocks, engine: Engine) -> str:
     """Start the engine and the server, and return the page's address; both go on until they are closed."""
     settings = engine.settings
     engine.start()
+    # Uvicorn would trust every program on this machine as a proxy; `TrustedProxies` decides that.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
     _, url, _ = page.launch(**launch_options(settings), server_name=settings.host, server_port=settings.port)
+    watch_connections(page.server)
     # 0.0.0.0 means every address of this machine and is not one that a browser can open.
     return url.replace("//0.0.0.0", "//localhost").replace("//[::]", "//localhost")
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
     """How the page is served: hardened, offline, in its own looks."""
-    guard = Middleware(Guard, hosts=(settings.host,), share=settings.share)
+    # Gradio's tunnel is a proxy on this machine.
+    proxies = Middleware(TrustedProxies, proxies=(*settings.trusted_proxies, *(LOOPBACK if settings.share else ())))
+    guard = Middleware(Guard, hosts=(settings.host, *settings.public_names), share=settings.share)
     # Not for event streams and pictures, which this middleware leaves alone by their content type.
     compression = Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     return dict(
@@ -83,7 +92,10 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         share=False,
         auth=settings.auth,
         auth_message="Sigmalab",
-        app_kwargs={"middleware": [guard, compression]},
+        # FastAPI's own pages would list the endpoints to anybody.
+        app_kwargs={"middleware": [proxies, guard, compression], "openapi_url": None},
+        root_path=settings.root_path,
+        max_threads=MAX_THREADS,
         theme=theme(),
         css_paths=[ASSETS / "style.css"],
         head=head(),

@@ -17,6 +17,8 @@ PORTS_TRIED = 100
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
 FOLDER_HELP = "also load the plugins in this folder; may be repeated"
+PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
+NAME_HELP = "host name that the page is also served under, such as draw.example.org; may be repeated"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Settings:
     model           name of the model to open first; None is the default one
     compile         have torch.compile translate the network
     one_at_a_time   draw the pictures of a request one by one, so that each equals itself drawn alone, bit for bit
+    trusted_proxies  addresses and networks of reverse proxies whose X-Forwarded headers count
+    public_names    host names that the page is served under besides its addresses
+    root_path       path or address of the page behind a proxy, such as "/draw"
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
     """
 
@@ -35,6 +40,9 @@ class Settings:
     port: int = 7860
     share: bool = False
     auth: tuple[str, str] | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    public_names: tuple[str, ...] = ()
+    root_path: str = ""
     model: str | None = None
     device: str = "auto"
     compile: bool = False
@@ -48,7 +56,7 @@ class Settings:
     @property
     def public(self) -> bool:
         """Whether anyone but this machine's users can reach the page."""
-        return self.share or not is_loopback(self.host)
+        return self.share or bool(self.trusted_proxies or self.public_names) or not is_loopback(self.host)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
@@ -70,6 +78,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     page("--port", type=port_number, default=7860, help="port, or the next free one (default %(default)s)")
     page("--share", action="store_true", help="also make a public link through Gradio's tunnel")
     page("--auth", type=login, metavar="USER:PASSWORD", help="login; a page that others can reach gets one anyway")
+    page("--trusted-proxy", type=network, metavar="ADDRESS", action="append", default=[], help=PROXY_HELP)
+    page("--public-name", metavar="HOST", action="append", default=[], help=NAME_HELP)
+    page("--root-path", type=root_path, metavar="PATH", default="", help="where a proxy serves the page, such as /draw")
     page("--no-browser", action="store_true", help="do not open a browser window")
     work = flags.add_argument_group("the work").add_argument
     work("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
@@ -134,6 +145,9 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         port=free_port(flags.host, flags.port),
         share=flags.share,
         auth=flags.auth,
+        trusted_proxies=tuple(flags.trusted_proxy),
+        public_names=tuple(flags.public_name),
+        root_path=flags.root_path,
         model=flags.model,
         device=flags.device,
         compile=flags.compile,
@@ -199,6 +213,21 @@ def login(text: str) -> tuple[str, str]:
     if not user or not password:
         raise argparse.ArgumentTypeError("it has to be USER:PASSWORD, neither of them empty")
     return user, password
+
+
+def network(text: str) -> str:
+    """Argument type: an IP address or a network of them."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; allowed are 10.0.0.1, 10.0.0.0/8 and ::1") from None
+
+
+def root_path(text: str) -> str:
+    """Argument type: a path or an address that a proxy serves the page under."""
+    if not text.startswith(("/", "http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no path; it begins with / or is a whole https:// address")
+    return text.rstrip("/")
 
 
 def existing_folder(text: str) -> Path:

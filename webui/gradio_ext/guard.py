@@ -5,6 +5,7 @@ large bodies of callers who have not logged in.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -15,8 +16,10 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from webui.core.images import MAX_BYTES
 
+from .api_calls import ApiCalls
 from .json_bodies import JsonBodies
 from .login_throttle import LoginThrottle
+from .signed_in import HiddenEndpoints
 from .unfetched_calls import UnfetchedCalls
 
 Scope = MutableMapping[str, Any]
@@ -52,6 +55,8 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 
+log = logging.getLogger(__name__)
+
 
 class Guard:
     """ASGI middleware that lets through what this page's own browser tabs and scripts send, and nothing else.
@@ -66,7 +71,8 @@ class Guard:
 
     def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
         self._share = share
-        self._app = RequestBodyLimitMiddleware(LoginThrottle(JsonBodies(UnfetchedCalls(app))), MAX_BODY)
+        checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(app))))
+        self._app = RequestBodyLimitMiddleware(LoginThrottle(checked), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 
@@ -79,7 +85,11 @@ class Guard:
             await _answer(send, *refusal)
             return
 
+        begun = False
+
         async def send_hardened(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 named = {name.lower() for name, _ in message["headers"]}
                 added = [(name, value) for name, value in HEADERS if name not in named]
@@ -90,17 +100,25 @@ class Guard:
             # By default Gradio would end every session of the user's name.
             scope = {**scope, "query_string": b"all_session=false"}
         app = self._upload_app if UPLOAD.match(scope["path"]) else self._app
-        await app(scope, receive, send_hardened)
+        try:
+            await app(scope, receive, send_hardened)
+        except Exception:
+            if begun:
+                raise
+            log.exception("the server met an error of its own at %s", scope["path"])
+            await _answer(send, 500, "The server met an error of its own; its log says which.")
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get("host", "")
+        # Only a trusted proxy's header has come so far.
+        host, behind = headers.get("host", ""), headers.get("x-forwarded-host", "").split(",")[0].strip()
         try:
-            urlsplit(f"//{host}"), urlsplit(headers.get("origin", ""))
+            urlsplit(f"//{host}"), urlsplit(f"//{behind}"), urlsplit(headers.get("origin", ""))
         except ValueError as error:
             return 400, f"The header Host or Origin is malformed: {error}."
+        host = behind or host
         if not self._known(host):
-            return 400, "This page is not served under that host name; use its address or localhost."
+            return 400, "This page is not served under that host name; use its address, or name it with --public-name."
         if CLOSED.match(scope["path"]):
             return 404, "Not found."
         # A link on another site may open the page, but not sign its visitor out.

@@ -6,61 +6,109 @@ import logging
 import time
 from dataclasses import dataclass
 
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-FREE = 5  # attempts without a wait
+FREE, FREE_OF_NAME = 5, 20  # attempts without a wait, from an address and for a name
 LONGEST = 60.0  # seconds
 FORGOTTEN = 600.0  # seconds after the last attempt
-MAX_ADDRESSES = 1000
+MAX_KEYS = 1000
+MAX_NAME = 256  # characters
+
+Key = tuple[str, str]  # ("address", an address) or ("name", a user's name)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Attempts:
-    """The failed attempts of an address, and when the next one is allowed (time.monotonic)."""
+    """The failed attempts of an address or for a name, and when the next one is allowed (time.monotonic)."""
 
     count: int
     allowed_at: float
 
 
 class LoginThrottle:
-    """ASGI middleware: from the sixth failed login of an address on, 429 for 1, 2, 4 ... 60 s after each attempt."""
+    """ASGI middleware: after 5 failed logins of an address, or 20 for a name, 429 for 1, 2, 4 ... 60 s after each.
+
+    Who has signed in under a name before, from the same address, does not wait for what others do under that name.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
-        self._attempts: dict[str, Attempts] = {}
+        self._attempts: dict[Key, Attempts] = {}
+        self._welcome: dict[tuple[str, str], None] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST" or scope["path"].rstrip("/") != "/login":
             await self._app(scope, receive, send)
             return
-        address = (scope.get("client") or ("",))[0]
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return
+        address, name = (scope.get("client") or ("",))[0], await _name(scope, body)
+        keys: list[Key] = [("address", address)]
+        if name and (address, name) not in self._welcome:
+            keys.append(("name", name))
         now = time.monotonic()
-        attempts = self._attempts.get(address, Attempts(0, now))
-        wait = attempts.allowed_at - now
+        wait = max(self._attempts[key].allowed_at - now if key in self._attempts else 0.0 for key in keys)
         if wait > 0:
-            text = f"Too many failed logins; try again in {wait:.0f} seconds."
-            await JSONResponse({"detail": text}, 429, {"retry-after": f"{wait:.0f}"})(scope, receive, send)
+            seconds = f"{max(1, round(wait))}"
+            text = f"Too many failed logins; try again in {seconds} seconds."
+            await JSONResponse({"detail": text}, 429, {"retry-after": seconds})(scope, receive, send)
             return
         # Counted before the answer: many attempts at once must not all be free.
-        self._count(address, attempts.count + 1, now)
+        for key in keys:
+            self._count(key, now)
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
-                self._attempts.pop(address, None)
+                for key in keys:
+                    self._attempts.pop(key, None)
+                self._welcome[address, name] = None
+                if len(self._welcome) > MAX_KEYS:
+                    del self._welcome[next(iter(self._welcome))]
             await send(message)
 
-        await self._app(scope, receive, send_counted)
+        await self._app(scope, _again(body, receive), send_counted)
 
-    def _count(self, address: str, count: int, now: float) -> None:
-        pause = min(2.0 ** min(count - FREE, 10), LONGEST) if count >= FREE else 0.0
-        if count == FREE:
-            log.warning("%d failed logins from %s; further ones are slowed down", count, address)
-        for key in [key for key, each in self._attempts.items() if now - each.allowed_at > FORGOTTEN]:
-            del self._attempts[key]
-        self._attempts.pop(address, None)
-        if len(self._attempts) >= MAX_ADDRESSES:
+    def _count(self, key: Key, now: float) -> None:
+        free = FREE if key[0] == "address" else FREE_OF_NAME
+        for old in [each for each, last in self._attempts.items() if now - last.allowed_at > FORGOTTEN]:
+            del self._attempts[old]
+        before = self._attempts.pop(key, None)
+        count = before.count + 1 if before else 1
+        pause = min(2.0 ** min(count - free, 10), LONGEST) if count >= free else 0.0
+        if count == free:
+            log.warning("%d failed logins with the %s %r; further ones are slowed down", count, *key)
+        if len(self._attempts) >= MAX_KEYS:
             del self._attempts[next(iter(self._attempts))]
-        self._attempts[address] = Attempts(count, now + pause)
+        self._attempts[key] = Attempts(count, now + pause)
+
+
+async def _name(scope: Scope, body: bytes) -> str:
+    """The user's name in a login; "" if there is none."""
+    try:
+        form: FormData = await Request(scope, _again(body)).form(max_files=0, max_fields=10)
+    except (MultiPartException, ValueError, KeyError):
+        return ""
+    except Exception as error:  # starlette turns a bad form into an answer
+        log.debug("a login could not be read: %s", error)
+        return ""
+    name = form.get("username", "")
+    return name.strip()[:MAX_NAME] if isinstance(name, str) else ""
+
+
+def _again(body: bytes, receive: Receive | None = None) -> Receive:
+    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        if given or receive is None:
+            return given.pop() if given else {"type": "http.disconnect"}
+        return await receive()
+
+    return receive_again

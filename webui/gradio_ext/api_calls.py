@@ -1,0 +1,99 @@
+"""Checks of calls that Gradio does not make: names of endpoints, and the number and names of their arguments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .json_bodies import JSON_BODY
+from .signed_in import signed_in
+
+CALL = re.compile(r"^/gradio_api/call/(?P<v2>v2/)?(?P<name>[^/]+)/?$")
+JOIN = re.compile(r"^/gradio_api/queue/join/?$")
+
+
+class ApiCalls:
+    """ASGI middleware below `JsonBodies` that refuses calls in words which Gradio answers with a bare error.
+
+    Arguments that are left out at the end get their defaults: a script goes on when a new version takes more of them.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = scope.get(JSON_BODY)
+        call = CALL.match(scope["path"])
+        if not (call or JOIN.match(scope["path"])) or not isinstance(body, dict) or not signed_in(scope):
+            await self._app(scope, receive, send)
+            return
+        functions = scope["app"].get_blocks().fns
+        if call:
+            name = unquote(call["name"])
+            functions = {key: each for key, each in functions.items() if each.api_name == name}
+            problem = "" if functions else f"There is no endpoint /{name}; the list is at /gradio_api/info."
+            function = next(iter(functions.values()), None)
+        else:
+            function = functions.get(body.get("fn_index")) if isinstance(body.get("fn_index"), int) else None
+            problem = "" if function else f"There is no event {body.get('fn_index')!r}; reload the page."
+        if problem:
+            await JSONResponse({"detail": problem}, 404)(scope, receive, send)
+            return
+        given: Any = body if call and call["v2"] else body.get("data")
+        told, data = complete(function, given)
+        if told:
+            detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": told}
+            await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
+            return
+        if data is given:
+            await self._app(scope, receive, send)
+            return
+        filled = {**body, "data": data}
+        messages: list[Message] = [{"type": "http.request", "body": json.dumps(filled).encode(), "more_body": False}]
+
+        async def receive_filled() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app({**scope, JSON_BODY: filled}, receive_filled, send)
+
+
+def complete(function: Any, given: Any) -> tuple[str, Any]:
+    """(what is wrong with the arguments of a call, the arguments with the defaults of those left out at the end).
+
+    given  a list by position or an object by name; anything else is left to Gradio, which says what it needs
+    """
+    inputs = [block for block in function.inputs if not block.skip_api]
+    parameters = _parameters(function, len(inputs))
+    name = f"/{function.api_name}" if function.api_name else "This event"
+    if isinstance(given, Mapping):
+        if not parameters:
+            return "", given
+        unknown = [key for key in given if key not in parameters and key != "oauth_token"]
+        missing = [key for key, each in parameters.items() if each.default is Parameter.empty and key not in given]
+        if unknown:
+            return f"{name} has no argument {unknown[0]}; it has {', '.join(parameters)}.", given
+        return (f"{name} needs {', '.join(missing)}." if missing else ""), given
+    if not isinstance(given, list) or len(given) in (len(inputs), len(function.inputs)):
+        return "", given
+    if len(given) > len(inputs):
+        return f"{name} takes {len(inputs)} values, not {len(given)}.", given
+    rest = list(parameters.values())[len(given) :]
+    if parameters and all(each.default is not Parameter.empty for each in rest):
+        return "", given + [each.default for each in rest]
+    wanted = f" ({', '.join(parameters)})" if parameters else ""
+    return f"{name} takes {len(inputs)} values{wanted}; {len(given)} came.", given
+
+
+def _parameters(function: Any, count: int) -> Mapping[str, Parameter]:
+    """The arguments of an endpoint for scripts; none for an event of the page, whose values have no defaults."""
+    if function.api_visibility == "private" or not callable(function.fn):
+        return {}
+    parameters = signature(function.fn).parameters
+    return parameters if len(parameters) == count else {}
