@@ -80,7 +80,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     page("--auth", type=login, metavar="USER:PASSWORD", help="login; a page that others can reach gets one anyway")
     page("--trusted-proxy", type=network, metavar="ADDRESS", action="append", default=[], help=PROXY_HELP)
     page("--public-name", metavar="HOST", action="append", default=[], help=NAME_HELP)
-    page("--root-path", type=root_path, metavar="PATH", default="", help="where a proxy serves the page, such as /draw")
+    page("--root-path", type=root_path, metavar="PATH", help="where a proxy serves the page, such as /draw")
     page("--no-browser", action="store_true", help="do not open a browser window")
     work = flags.add_argument_group("the work").add_argument
     work("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
@@ -147,7 +147,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         auth=flags.auth,
         trusted_proxies=tuple(flags.trusted_proxy),
         public_names=tuple(flags.public_name),
-        root_path=flags.root_path,
+        root_path=flags.root_path or "",
         model=flags.model,
         device=flags.device,
         compile=flags.compile,
