@@ -5,10 +5,25 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A LoRA that acts on a model.
+
+    name          of its file; another name changes nothing
+    digest        of its file
+    unet, text    its strengths on the network of the steps and on the text encoders
+    """
+
+    name: str = field(compare=False)
+    digest: str
+    unet: float
+    text: float
 
 
 @dataclass(frozen=True)
@@ -18,7 +33,7 @@ class ModelIdentity:
     weights     digest of the single file, or of the UNet's files in a folder
     vae         digest of a VAE file that replaces the model's own; "" if none does
     parts       digest of a folder's vocabulary, text encoder and VAE; "" for a single file, whose digest covers them
-    patches     what changes the weights once they are loaded, as (digest, strength), in order
+    patches     the LoRAs that act on it, in order
     prediction  what the network predicts
     dtype       number format of the network, as "float16"
     device      as torch names it, "cuda:0"
@@ -33,7 +48,7 @@ class ModelIdentity:
     hardware: str
     vae: str = ""
     parts: str = ""
-    patches: tuple[tuple[str, float], ...] = ()
+    patches: tuple[Patch, ...] = ()
     compiled: bool = False
 
     @property
@@ -42,9 +57,9 @@ class ModelIdentity:
         return weights_digest(self.weights, self.vae, self.parts, self.patches)
 
 
-def weights_digest(weights: str, vae: str = "", parts: str = "", patches: Iterable[tuple[str, float]] = ()) -> str:
+def weights_digest(weights: str, vae: str = "", parts: str = "", patches: Iterable[Patch] = ()) -> str:
     """The digest of all weights that take part in a picture, see `ModelIdentity` for the arguments."""
-    return weights + vae + parts + "".join(f"+{digest}:{strength!r}" for digest, strength in patches)
+    return weights + vae + parts + "".join(f"+{one.digest}:{one.text!r}:{one.unet!r}" for one in patches)
 
 
 def hardware_of(device: torch.device) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,12 @@ from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
 
 from .autoencoder import Autoencoder
+from .extra_networks import ExtraNetworks
 from .families import ConditionedNetwork
 from .identity import ModelIdentity
-from .model_info import ModelInfo
+from .lora import PatchedNetwork, Strength, changes_of
+from .model_info import ModelError, ModelInfo
+from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 
 CACHED_PROMPTS = 64
 PROBE_SIDE = 16  # of the latents that a network is tried with
@@ -31,9 +35,10 @@ class Model:
     """One model on one device (Rombach et al. 2022, arXiv:2112.10752). Latents are float32, scaled to unit variance.
 
     info      what is known of its files: name, schedule, prediction type and defaults
-    identity  everything that shapes its output
+    identity  everything that shapes its output; a prompt may add LoRAs, see `identity_for`
     network   text encoder and UNet
     vae       stays float32, which half precision overflows
+    extra     the LoRAs that prompts may name; by default those beside its file
     """
 
     def __init__(
@@ -43,8 +48,13 @@ class Model:
         network: ConditionedNetwork,
         vae: Autoencoder,
         device: torch.device,
+        extra: ExtraNetworks | None = None,
     ):
         self.info, self.identity, self.network, self.vae, self.device = info, identity, network, vae, device
+        self.extra = extra or ExtraNetworks(info.path.parent)
+        # Shares its modules. A compiled network need not notice that its layers are being listened to.
+        self._uncompiled = copy(network)
+        self._patched: Model | None = None
         self._prompts: OrderedDict[Hashable, Condition] = OrderedDict()
 
     @property
@@ -57,8 +67,34 @@ class Model:
         """The noise levels that it was trained on."""
         return self.info.schedule
 
+    def identity_for(self, prompt: str) -> ModelIdentity:
+        """The identity of the model as a prompt uses it. Raises ModelError for LoRAs that are not there."""
+        patches = tuple(map(self.extra.patch, _tags(prompt)))
+        # Only the plain network is compiled.
+        return replace(self.identity, patches=patches, compiled=False) if patches else self.identity
+
+    def for_prompt(self, prompt: str) -> Model:
+        """The model with the LoRAs that a prompt names applied: itself if there are none.
+
+        It shares everything with this one and changes nothing in it; the last such model is kept. Raises ModelError
+        for a LoRA that is not there, cannot be read or does not fit.
+        """
+        tags = _tags(prompt)
+        if not tags:
+            return self
+        identity = self.identity_for(prompt)
+        if self._patched is None or self._patched.identity != identity:
+            loras = [(self.extra.read(tag.name), Strength(tag.unet, tag.text)) for tag in tags]
+            changes = changes_of(loras, self.network.components, self.name)
+            self._patched = None
+            self._patched = copy(self)
+            self._patched.identity = identity
+            self._patched.network = PatchedNetwork(self._uncompiled, changes)
+        return self._patched
+
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Condition:
-        """The condition of a prompt, see `ConditionedNetwork.encode`; the latest ones are kept."""
+        """The condition of a prompt without its LoRAs, see `ConditionedNetwork.encode`; the latest ones are kept."""
+        text = without_tags(text)
         key = (self.identity.patches, text, clip_skip)
         if key not in self._prompts:
             self._prompts[key] = self.network.encode(text, clip_skip)
@@ -69,7 +105,7 @@ class Model:
 
     def count_tokens(self, text: str) -> tuple[int, int]:
         """See `ConditionedNetwork.count_tokens`."""
-        return self.network.count_tokens(text)
+        return self.network.count_tokens(without_tags(text))
 
     def denoiser(
         self,
@@ -89,9 +125,11 @@ class Model:
         guidance_low      guidance is used for sigmas above this one
         guidance_high     and up to this one; 0 is without an end
         on_gap            listens to guidance, see `samplers.guidance.Guided`
+        The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
-        positive, negative = (self.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
-        network = Network(self.network, self.schedule, self.info.prediction)
+        model = self.for_prompt(prompt)
+        positive, negative = (model.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
+        network = Network(model.network, self.schedule, self.info.prediction)
         interval = Interval(guidance_low, guidance_high)
         return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap)
 
@@ -130,6 +168,13 @@ class Model:
     def preview(self, latents: torch.Tensor) -> list[Image.Image]:
         """See `Autoencoder.preview`."""
         return self.vae.preview(latents)
+
+
+def _tags(prompt: str) -> tuple[LoraTag, ...]:
+    try:
+        return lora_tags(prompt)
+    except PromptError as error:
+        raise ModelError(str(error)) from None
 
 
 @torch.no_grad()

@@ -4,10 +4,14 @@
     \\( \\) \\[ \\] \\\\  the character itself   BREAK       the rest begins a new chunk
 
 Brackets nest and multiply; one that is never closed reaches to the end. A backslash before anything else is left out.
+
+    <lora:name>  <lora:name:0.8>  <lora:name:0.5:0.8>  a LoRA at strength 1, at 0.8, at 0.5 in the text encoder and 0.8
+                                                       in the UNet; it may stand anywhere and is no word
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +30,25 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 BREAK = re.compile(r"\bBREAK\b")
+TAG = re.compile(r"<(?P<kind>lora|lyco|hypernet):(?P<rest>[^<>]*)>")
+MAX_STRENGTH = 10.0
+
+
+class PromptError(ValueError):
+    """A prompt whose syntax is wrong; the text says how it is written rightly."""
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """A LoRA that a prompt names, and its strengths in the text encoder and in the UNet."""
+
+    name: str
+    text: float = 1.0
+    unet: float = 1.0
+
+    def __str__(self) -> str:
+        strengths = (self.text,) if self.text == self.unet else (self.text, self.unet)
+        return f"<lora:{self.name}:{':'.join(f'{strength:g}' for strength in strengths)}>"
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,39 @@ def parse(text: str) -> list[PromptPart]:
         for start, end, factor in factors:
             weights[start:end] *= factor
     return _merged([PromptPart(part.text, weight) for part, weight in zip(parts, weights.tolist(), strict=True)])
+
+
+def without_tags(text: str) -> str:
+    """A prompt without the LoRAs that it names."""
+    return TAG.sub("", text)
+
+
+def lora_tags(text: str) -> tuple[LoraTag, ...]:
+    """The LoRAs that a prompt names, in order. Raises PromptError."""
+    tags: dict[str, LoraTag] = {}
+    for match in TAG.finditer(text):
+        if match["kind"] == "hypernet":
+            raise PromptError(f"{match[0]} names a hypernetwork, which is not supported; a LoRA is <lora:name:0.8>")
+        name, *given = (part.strip() for part in match["rest"].split(":"))
+        values = [_strength(each) for each in given] or [1.0]
+        if not name or len(values) > 2 or any(map(math.isnan, values)):
+            raise PromptError(
+                f"{match[0][:100]} is not read: a LoRA is <lora:name>, <lora:name:0.8> or, for text encoder and UNet, "
+                f"<lora:name:0.5:0.8>, with strengths from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
+            )
+        if name in tags:
+            raise PromptError(f"LoRA {name!r} is named twice; name it once")
+        tags[name] = LoraTag(name, values[0], values[-1])
+    return tuple(tags.values())
+
+
+def _strength(text: str) -> float:
+    """A number in the range of strengths; NaN for any other text."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if abs(value) <= MAX_STRENGTH else math.nan
 
 
 def split(

@@ -20,10 +20,12 @@ from ..tensors import TensorFile
 class ConditionedNetwork(Protocol):
     """The opened networks of a model but for its VAE: a text encoder or several, and the network of the steps.
 
-    unet  the network that every step calls; may be replaced by a compiled one
+    unet        the network that every step calls; may be replaced by a compiled one
+    components  the modules that a LoRA may change, uncompiled, by the name of their component
     """
 
     unet: Any
+    components: Mapping[str, torch.nn.Module]
 
     def encode(self, prompt: str, clip_skip: int = 1) -> Condition:
         """The condition that a prompt stands for.

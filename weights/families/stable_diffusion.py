@@ -169,6 +169,7 @@ class StableDiffusionNetwork:
 
     def __init__(self, unet: Any, prompts: PromptEncoder):
         self.unet, self.prompts = unet, prompts
+        self.components: Mapping[str, torch.nn.Module] = {"unet": unet, "text_encoder": prompts.encoder}
         self._device, self._dtype = unet.device, unet.dtype
 
     def encode(self, prompt: str, clip_skip: int = 1) -> TensorCondition:

@@ -1,0 +1,322 @@
+"""LoRAs: what diffusers, PEFT and LyCORIS make of the same files, nothing left behind, and names for what is wrong."""
+
+import copy
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.random_checkpoint import checkpoint, save
+from weights.extra_networks import ExtraNetworks
+from weights.lora import Strength, applied, changes_of
+from weights.lora_file import read_lora
+from weights.lora_layers import LayerChange
+from weights.model_info import ModelError
+from weights.opening import open_model
+from weights.prompt_syntax import PromptError, lora_tags, without_tags
+from weights.single_file import read_single
+
+RANK, ALPHA = 3, 2.0
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(hash((shape, seed)) % (1 << 31))
+    return torch.randn(shape, generator=generator) * 0.2
+
+
+def layers(model, kinds=("attn", "ff.net", "mlp", "proj_in")):
+    """(component, name, layer) of the layers that the LoRAs of these tests change."""
+    for component, module in model.network.components.items():
+        for name, layer in module.named_modules():
+            if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and any(kind in name for kind in kinds):
+                yield component, name, layer
+
+
+def kohya(model, seed=0, parts=("unet", "text_encoder"), **which) -> dict[str, torch.Tensor]:
+    """A LoRA in kohya's names; convolutions make it a LoCon."""
+    made = {}
+    for component, name, layer in layers(model, **which):
+        if component not in parts:
+            continue
+        prefix = "lora_unet_" if component == "unet" else "lora_te_text_model_"
+        key = prefix + name.removeprefix("text_model.").replace(".", "_")
+        outputs, inputs, *kernel = layer.weight.shape
+        made |= {
+            f"{key}.lora_down.weight": random(RANK, inputs, *kernel, seed=seed),
+            f"{key}.lora_up.weight": random(outputs, RANK, *[1] * len(kernel), seed=seed + 1),
+            f"{key}.alpha": torch.tensor(ALPHA),
+        }
+    return made
+
+
+def diffusers_names(model, form: str) -> dict[str, torch.Tensor]:
+    """A LoRA in diffusers' first names or in PEFT's, which tell no alpha; "dora" is PEFT's with lengths of rows."""
+    made = {}
+    for component, name, layer in layers(model):
+        name = name.removeprefix("text_model.")
+        key = f"unet.{name}" if component == "unet" else f"text_encoder.text_model.{name}"
+        down, up = "lora_A", "lora_B"
+        if form == "diffusers":
+            end = "lora_linear_layer" if component == "text_encoder" else "lora"
+            key = re.sub(r"(attn\d)\.(to_\w+)(\.0)?$", r"\1.processor.\2", key)
+            down, up = (f"_{end}.{side}" if "processor" in key else f".{end}.{side}" for side in ("down", "up"))
+        outputs, inputs, *kernel = layer.weight.shape
+        dot = "." if form != "diffusers" else ""
+        made[f"{key}{dot}{down}.weight"] = random(RANK, inputs, *kernel)
+        made[f"{key}{dot}{up}.weight"] = random(outputs, RANK, *[1] * len(kernel), seed=1)
+        if form == "dora":
+            made[f"{key}.lora_magnitude_vector.weight"] = lengths(layer)
+    return made
+
+
+def lengths(layer) -> torch.Tensor:
+    """Of the rows of a weight, made longer, in the shape that PEFT gives them."""
+    longer = layer.weight.flatten(1).norm(dim=1) * (1 + random(len(layer.weight)).abs())
+    return longer.reshape(1, -1, 1, 1) if layer.weight.dim() == 4 else longer
+
+
+def shelve(model, tmp_path, **files) -> None:
+    (tmp_path / "loras").mkdir(exist_ok=True)
+    for name, tensors in files.items():
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "loras" / f"{name}.safetensors"
+        )
+    model.extra = ExtraNetworks(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Stable Diffusion 1's parts and names at a small width, from a single file."""
+    path = save(tmp_path_factory.mktemp("weights") / "mini.safetensors", checkpoint(1, seed=1))
+    return open_model(read_single(path), "cpu")
+
+
+@pytest.fixture(params=["emoji", "small"])
+def model(request):
+    model = copy.copy(request.getfixturevalue(request.param))
+    model._patched = None
+    return model
+
+
+def outputs(model, prompt: str, clean: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The text encoder's and the UNet's output under the LoRAs that a prompt names."""
+    patched = model.for_prompt(prompt)
+    text = patched.encode_prompt(clean).tensors["text"]
+    x = random(1, 4, 16, 16, seed=5) * 5
+    return text, patched.network(x, 400.0, patched.encode_prompt(clean))
+
+
+def theirs(model, files: dict, strengths: dict, clean: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by diffusers' loaders, on copies of the modules; strengths are (text encoder, UNet)."""
+    peft = pytest.importorskip("peft")  # diffusers loads LoRAs through it
+    assert peft
+    from diffusers import StableDiffusionPipeline
+
+    network = model.network
+    unet, encoder = copy.deepcopy(network.unet), copy.deepcopy(network.prompts.encoder)
+    pipe = StableDiffusionPipeline(
+        model.vae.module, encoder, network.prompts.tokenizer, unet, None, None, None, requires_safety_checker=False
+    )
+    for name, tensors in files.items():
+        pipe.load_lora_weights({key: tensor.clone() for key, tensor in tensors.items()}, adapter_name=name)
+    pipe.set_adapters(list(strengths), [dict(text_encoder=text, unet=steps) for text, steps in strengths.values()])
+    ids = network.prompts.tokenizer(clean, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        text = pipe.text_encoder(ids)[0]
+        x = random(1, 4, 16, 16, seed=5) * 5
+        return text, pipe.unet(x, torch.tensor([400.0]), encoder_hidden_states=text).sample
+
+
+def close(mine, others):
+    for one, other in zip(mine, others, strict=True):
+        assert (one - other).abs().max() < 1e-5 * max(1.0, float(other.abs().max()))
+
+
+@pytest.mark.parametrize("form", ["kohya", "locon", "dora", "diffusers", "peft"])
+def test_the_outputs_are_those_of_diffusers_loader(model, tmp_path, form):
+    strength = {"kohya": 0.5, "locon": -1.0, "dora": 0.9}.get(form, 0.8)
+    tensors = {
+        "kohya": lambda: kohya(model),
+        "locon": lambda: kohya(model, kinds=("attn", "conv1", "conv2", "proj_out")),
+        "dora": lambda: diffusers_names(model, "dora"),
+        "diffusers": lambda: diffusers_names(model, "diffusers"),
+        "peft": lambda: diffusers_names(model, "peft"),
+    }[form]()
+    shelve(model, tmp_path, one=tensors)
+    plain = outputs(model, "red apple", "red apple")
+    mine = outputs(model, f"red apple <lora:one:{strength}>", "red apple")
+    close(mine, theirs(model, {"one": tensors}, {"one": (strength, strength)}, "red apple"))
+    assert (mine[1] - plain[1]).abs().max() > 1e-3
+    for before, after in zip(plain, outputs(model, "red apple", "red apple"), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_two_at_once_and_text_encoder_and_unet_apart(small, tmp_path):
+    model = copy.copy(small)
+    files = dict(one=kohya(model), two=kohya(model, seed=7, kinds=("attn2", "conv1")))
+    shelve(model, tmp_path, **files)
+    mine = outputs(model, "<lora:one:0.5:-1> cat <lora:two:0:0.7>", "cat")
+    close(mine, theirs(model, files, dict(one=(0.5, -1.0), two=(0.0, 0.7)), "cat"))
+
+
+def lycoris_cases() -> dict[str, dict[str, torch.Tensor]]:
+    """Changes of a linear layer (32, 24) and of a convolution (32, 24, 3, 3), by LyCORIS' names."""
+    r, s = RANK, lambda *shape, seed=0: random(*shape, seed=seed) * 3
+    second = dict(hada_w2_a=s(32, r, seed=2), hada_w2_b=s(r, 24, seed=3))
+    cases = {
+        "loha": ("linear", dict(hada_w1_a=s(32, r), hada_w1_b=s(r, 24), **second)),
+        "loha tucker": (
+            "conv",
+            dict(
+                hada_t1=s(r, r, 3, 3), hada_w1_a=s(r, 32), hada_w1_b=s(r, 24),
+                hada_t2=s(r, r, 3, 3, seed=4), hada_w2_a=s(r, 32, seed=2), hada_w2_b=s(r, 24, seed=3),
+            ),
+        ),
+        "lokr whole": ("linear", dict(lokr_w1=s(4, 4), lokr_w2=s(8, 6))),
+        "lokr low rank": ("linear", dict(lokr_w1=s(4, 4), lokr_w2_a=s(8, r), lokr_w2_b=s(r, 6))),
+        "lokr conv": ("conv", dict(lokr_w1=s(4, 4), lokr_w2_a=s(8, r), lokr_w2_b=s(r, 6 * 9))),
+        "locon tucker": (
+            "conv",
+            {
+                "lora_down.weight": s(r, 24, 1, 1),
+                "lora_mid.weight": s(r, r, 3, 3),
+                "lora_up.weight": s(32, r, 1, 1),
+            },
+        ),
+        "dora": (
+            "linear",
+            {"lora_down.weight": s(r, 24), "lora_up.weight": s(32, r), "dora_scale": s(32, 1).abs() + 1},
+        ),
+        "full": ("linear", dict(diff=s(32, 24), diff_b=s(32))),
+    }  # fmt: skip
+    return {
+        case: {f"lycoris_{layer}.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+        | ({} if case == "full" else {f"lycoris_{layer}.alpha": torch.tensor(ALPHA)})
+        for case, (layer, tensors) in cases.items()
+    }
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.conv = torch.nn.Linear(24, 32), torch.nn.Conv2d(24, 32, 3, 2, 1)
+
+    def forward(self, x):
+        return self.linear(x.movedim(1, -1)), self.conv(x)
+
+
+@pytest.mark.parametrize("case", lycoris_cases())
+def test_lycoris_own_kinds_are_what_lycoris_makes_of_them(case, tmp_path):
+    wrapper = pytest.importorskip("lycoris.wrapper")
+    torch.manual_seed(0)
+    module, x = Two(), random(2, 24, 5, 5)
+    # LyCORIS mixes a DoRA with the plain layer at other strengths than 1, which PEFT and diffusers do not.
+    tensors, strength = lycoris_cases()[case], 1.0 if case == "dora" else 0.7
+    save_file(tensors, path := tmp_path / "one.safetensors")
+    with torch.no_grad():
+        with applied(changes_of([(read_lora(path, "one"), Strength(strength, strength))], {"unet": module}, "two")):
+            mine = module(x)
+        plain = module(x)
+        wrapped, _ = wrapper.create_lycoris_from_weights(strength, "", module, dict(tensors))
+        wrapped.apply_to()
+        close(mine, module(x))
+    assert any((one - other).abs().max() > 1e-2 for one, other in zip(mine, plain, strict=True))
+
+
+def test_a_kronecker_product_with_a_core_is_lycoris_own():
+    lokr = pytest.importorskip("lycoris.functional.lokr")
+    r, s = RANK, random
+    parts = dict(lokr_w1=s(4, 4), lokr_t2=s(r, r, 3, 3), lokr_w2_a=s(r, 8), lokr_w2_b=s(r, 6))
+    # LyCORIS' reader takes the rank of such files for another number; its formula does not.
+    theirs = lokr.kron_weight(
+        parts["lokr_w1"], None, None, None, parts["lokr_w2_a"], parts["lokr_w2_b"], parts["lokr_t2"]
+    )
+    torch.testing.assert_close(LayerChange(torch.nn.Conv2d(24, 32, 3), parts, 1.0).weight(), theirs)
+
+
+class TestNames:
+    def test_tags_are_read_and_are_no_words(self):
+        text = "a <lora:x:0.8>cat <lora:sub/y.v2> <lora:z:0.25:-1>"
+        assert [(tag.name, tag.text, tag.unet) for tag in lora_tags(text)] == [
+            ("x", 0.8, 0.8),
+            ("sub/y.v2", 1.0, 1.0),
+            ("z", 0.25, -1.0),
+        ]
+        assert without_tags(text) == "a cat  "
+        assert "".join(map(str, lora_tags(text))) == "<lora:x:0.8><lora:sub/y.v2:1><lora:z:0.25:-1>"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "<lora:>",
+            "<lora:x:y>",
+            "<lora:x:1:2:3>",
+            "<lora:x:99>",
+            "<lora:x:nan>",
+            "<lora:x><lora:x>",
+            "<hypernet:x:1>",
+        ],
+    )
+    def test_what_is_no_tag_is_an_error(self, text):
+        with pytest.raises(PromptError, match="<lora:|once"):
+            lora_tags(text)
+
+    def test_files_are_found_below_the_folder_and_beside_models(self, emoji, tmp_path):
+        model = copy.copy(emoji)
+        shelve(model, tmp_path, one=kohya(model, parts=("text_encoder",)))
+        (tmp_path / "loras" / "sub").mkdir()
+        data = (tmp_path / "loras" / "one.safetensors").read_bytes()
+        for place in (
+            "loras/sub/one.safetensors",
+            "loras/sub/TWO.SAFETENSORS",
+            "beside.safetensors",
+            "loras/._one.safetensors",
+        ):
+            (tmp_path / place).write_bytes(data)
+        save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+        assert list(model.extra.loras()) == ["beside", "one", "sub/one", "TWO"]
+        assert not model.extra.problems()
+        with pytest.raises(ModelError, match="'three' is not in weights/loras/; there is beside, one"):
+            model.for_prompt("<lora:three>")
+
+    def test_a_patched_model_has_its_own_identity(self, emoji, tmp_path):
+        model = copy.copy(emoji)
+        shelve(model, tmp_path, one=kohya(model, parts=("text_encoder",)))
+        plain, weak, strong = (model.identity_for(text) for text in ("a", "a <lora:one:0.5>", "a <lora:one>"))
+        assert plain == emoji.identity and len({each.digest for each in (plain, weak, strong)}) == 3
+        assert model.for_prompt("<lora:one:0.5> b").identity == weak
+        shelve(model, tmp_path, one=kohya(model, seed=9, parts=("text_encoder",)))
+        assert model.identity_for("a <lora:one:0.5>") != weak
+
+
+Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+GOOD = {f"{Q}.lora_down.weight": torch.ones(2, 192), f"{Q}.lora_up.weight": torch.ones(128, 2)}
+DOWN, UP = f"{Q}.lora_down.weight", f"{Q}.lora_up.weight"
+TE2 = "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_"
+FLUX = "lora_unet_double_blocks_0_img_attn_qkv.lora_"
+WRONG = {
+    "of SDXL": ({DOWN: torch.ones(2, 2048), UP: torch.ones(640, 2)}, "made for Stable Diffusion XL"),
+    "of SD 2": ({DOWN: torch.ones(2, 1024), UP: torch.ones(320, 2)}, "made for Stable Diffusion 2"),
+    "of Flux": ({f"{FLUX}{end}.weight": torch.ones(2, 2) for end in ("down", "up")}, "made for Flux"),
+    "two encoders": (GOOD | {f"{TE2}{end}.weight": torch.ones(2, 2) for end in ("down", "up")}, "XL"),
+    "half a layer": ({UP: torch.ones(128, 2)}, "not complete"),
+    "other ranks": (GOOD | {UP: torch.ones(128, 3)}, "shapes"),
+    "no such layer": ({key.replace("blocks_1", "blocks_9"): tensor for key, tensor in GOOD.items()}, "not there"),
+    "not finite": (GOOD | {UP: torch.full((128, 2), torch.nan)}, "finite"),
+    "whole numbers": (GOOD | {UP: torch.ones(128, 2, dtype=torch.int8)}, "int8"),
+    "an alpha of two": (GOOD | {f"{Q}.alpha": torch.ones(2)}, "one number"),
+    "OFT": (GOOD | {f"{Q}.oft_blocks": torch.ones(2, 2, 2)}, "kind"),
+    "DoRA of inputs": (GOOD | {f"{Q}.dora_scale": torch.ones(1, 192)}, "shapes"),
+    "no LoRA": ({"x": torch.ones(1)}, "not a LoRA"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_refused_by_name(emoji, tmp_path, case):
+    model = copy.copy(emoji)
+    model._patched = None
+    tensors, reason = WRONG[case]
+    shelve(model, tmp_path, **{"wrong-one": tensors})
+    with pytest.raises(ModelError, match=f"(?s)wrong-one.*{reason}"):
+        model.for_prompt("apple <lora:wrong-one>")
