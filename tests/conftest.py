@@ -52,6 +52,9 @@ class ToyModel:
 
         return denoise
 
+    def identity_for(self, prompt):
+        return self.identity
+
     def latents_shape(self, width, height):
         return 3, height // 8, width // 8
 

@@ -21,6 +21,7 @@ from webui.tabs.lab.cell_cache import CellCache, key_of_record, key_of_request
 from webui.tabs.lab.compare import CellFailed, CellMade, Compare, cost_of
 from webui.tabs.lab.grid import ImpossibleCell, make_grid
 from webui.tabs.lab.grid_sheet import KEYWORD, encode_sheet, file_name, write_zip
+from weights.identity import Patch
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
     for change in (dict(prompt="x"), dict(seed=8), dict(steps=5), dict(guidance=1.0)):
         other = made.cells[0].request.model_copy(update=change)
         assert key_of_request(other, engine.registry, identity) != key
-    for change in (dict(weights="others"), dict(patches=(("0011223344", 0.5),)), dict(device="cuda:0")):
+    for change in (dict(weights="others"), dict(patches=(Patch("x", "0011223344", 0.5, 0.5),)), dict(device="cuda:0")):
         assert key_of_request(made.cells[0].request, engine.registry, replace(identity, **change)) != key
     assert key_of_record(read_record(record | {"model": record["model"] | {"vae": "beside it"}})) != key
     batch = json.loads(json.dumps(record)) | {"batch": [7, 8]}

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from samplers.noise import NOISE_VERSION
 from samplers.registry import Entry
+from weights.identity import Patch
 
 from .fields import MAX_NAME
 from .infotext import infotext
@@ -90,6 +91,7 @@ class Record:
     noise_version  of samplers.noise
     packages       versions by name
     threads        of the CPU
+    loras          the LoRAs that took part, in order, as parts of `weights.identity.ModelIdentity`
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
     """
@@ -110,6 +112,7 @@ class Record:
     input_digest: str
     mask_digest: str
     later_passes: tuple[PassRecord, ...]
+    loras: tuple[Patch, ...] = ()
 
     def single_request(self) -> Request:
         """The request of this one picture: its own seed, count 1. For img2img, the input picture and the mask
@@ -127,15 +130,15 @@ def make_record(
     index: int,
     passes: Sequence[PassRecord],
     nfe: float,
-    model: Mapping[str, str],
+    model: Mapping[str, Any],
     batch: Sequence[int],
     facts: Mapping[str, Any],
 ) -> Record:
     """The record of image `index` of a resolved request.
 
     passes  what ran, one after another
-    model  the fields of ModelOrigin that are not empty
-    facts  threads, pixels and, for img2img, input_digest and mask_digest
+    model   the fields of ModelOrigin that are not empty, and its LoRAs
+    facts   threads, pixels and, for img2img, input_digest and mask_digest
     """
     first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
     return read_record(
@@ -180,6 +183,7 @@ def read_record(data: Mapping[str, Any]) -> Record:
         _text(data.get("input_digest")),
         _text(data.get("mask_digest")),
         tuple(_pass(each) for each in later if isinstance(each, dict)) if isinstance(later, list) else (),
+        _loras(data.get("model")),
     )
 
 
@@ -250,6 +254,15 @@ def _texts(
     return {
         name: _text(value) for name, value in values.items() if isinstance(value, str) and (not names or name in names)
     }
+
+
+def _loras(model: Any) -> tuple[Patch, ...]:
+    given = model.get("loras") if isinstance(model, dict) else None
+    return tuple(
+        Patch(_text(one.get("name")), _text(one.get("digest")), *(float(one[part]) for part in ("unet", "text")))
+        for one in (given if isinstance(given, list) else [])
+        if isinstance(one, dict) and all(_is_float(one.get(part)) for part in ("unet", "text"))
+    )
 
 
 def _version(package: str) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from samplers.registry import Registry
 from samplers.run import Plan, plan
 from samplers.schedule import cut
+from weights.model_info import ModelError
+from weights.prompt_syntax import PromptError, lora_tags
 
 from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
@@ -18,6 +20,7 @@ from .request import HIRES_SCALE, Request, RequestError
 from .text import as_sentence
 
 if TYPE_CHECKING:
+    from weights.extra_networks import ExtraNetworks
     from weights.model_info import ModelInfo
 
 
@@ -67,10 +70,12 @@ def resolve(
     models: Mapping[str, ModelInfo],
     default_model: str = "",
     limits: Limits = LOCAL,
+    extra: ExtraNetworks | None = None,
 ) -> ResolvedRequest:
     """Fill in every default, draw the seed, check names, options, sizes and limits, and plan the run.
 
     default_model  the one for a request that names none; empty for the first known
+    extra          the LoRAs that prompts may name; None leaves them unchecked
     Raises RequestError. The options of the result are complete.
     """
     model_info = _model(request.model or default_model, models)
@@ -98,6 +103,7 @@ def resolve(
         )
     if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
+    check_tags(resolved, extra)
     whole = whole_plan(resolved, registry, model_info)
     if resolved.is_hires:
         resolved, second = hires_pass(resolved, registry)
@@ -146,6 +152,22 @@ def _with_aligned_sides(request: Request, multiple: int) -> Request:
     left, top, right, bottom = sides
     sides = (left, top, right, bottom + below) if bottom else (left, top + below, right, bottom)
     return request.model_copy(update={"outpaint": sides})
+
+
+def check_tags(request: Request, extra: ExtraNetworks | None) -> None:
+    """Raises RequestError for a LoRA in the prompt that is not read rightly or not there, or in the negative prompt."""
+    try:
+        tags = lora_tags(request.prompt)
+        if extra is not None:
+            for tag in tags:
+                extra.find(tag.name)
+        wrong = lora_tags(request.negative_prompt)
+    except (PromptError, ModelError) as error:
+        raise RequestError(as_sentence(str(error))) from None
+    if wrong:
+        raise RequestError(
+            f"The negative prompt names {wrong[0]}; LoRAs act on the whole run, name them in the prompt."
+        )
 
 
 def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:

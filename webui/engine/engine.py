@@ -13,6 +13,7 @@ from webui.core.inpainting import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest, resolve
+from weights.extra_networks import ExtraNetworks
 from weights.identity import ModelIdentity
 from weights.model import Model
 from weights.model_info import ModelInfo
@@ -86,15 +87,20 @@ class Engine:
         used = self._holder.named(model)
         return None if used is None else used.count_tokens(text)
 
-    def identity_of(self, model: str) -> ModelIdentity | None:
-        """What a model draws with, if it is the one that is open now."""
+    def identity_of(self, model: str, prompt: str = "") -> ModelIdentity | None:
+        """What a model draws a prompt with, LoRAs included, if it is the one that is open now. Raises ModelError."""
         used = self._holder.named(model)
-        return None if used is None else used.identity
+        return None if used is None else used.identity_for(prompt)
+
+    @property
+    def extra(self) -> ExtraNetworks:
+        """The LoRAs that prompts may name, as the folder is now."""
+        return self._available.extra
 
     def resolve(self, request: Request) -> ResolvedRequest:
         """The request with its model and plan, checked against this engine's limits. Raises RequestError."""
         models = self._available.choices(request.model)
-        return resolve(request, self.registry, models, self.settings.model or "", self.limits)
+        return resolve(request, self.registry, models, self.settings.model or "", self.limits, self.extra)
 
     @property
     def opened_model(self) -> Model | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from webui.core.request import RequestError
 from weights.catalog import Catalog
+from weights.extra_networks import ExtraNetworks
 from weights.model import Model
 from weights.model_info import ModelError, ModelInfo
 from weights.oom import out_of_memory
@@ -27,10 +28,12 @@ class AvailableModels:
     """The models that can be chosen, as the folder of weights is now. Any thread may ask.
 
     find_models  see `Engine`
+    extra        the LoRAs that prompts may name
     """
 
     def __init__(self, settings: Settings, find_models: Callable[[Path], dict[str, ModelInfo]] | None):
         self._settings = settings
+        self.extra = ExtraNetworks(settings.weights)
         catalog = Catalog()
         self._find = find_models or catalog.find_models
         self._problems = catalog.problems if find_models is None else lambda folder: {}
@@ -42,13 +45,13 @@ class AvailableModels:
         return {name: infos[name] for name in sorted(infos, key=lambda name: (name != first, name))}
 
     def refused(self) -> dict[str, str]:
-        """What lies among the models and cannot be used, by name, with the reason."""
-        return self._problems(self._settings.weights)
+        """What lies among the models and LoRAs and cannot be used, by name, with the reason."""
+        return {**self._problems(self._settings.weights), **self.extra.problems()}
 
     def choices(self, name: str) -> dict[str, ModelInfo]:
         """`all`; RequestError if the model of this name is there and cannot be used. An unknown name passes."""
         models = self.all()
-        reason = self.refused().get(name) if name not in models else None
+        reason = self._problems(self._settings.weights).get(name) if name not in models else None
         if reason:
             raise RequestError(f"Model {name!r} cannot be used: {reason}.")
         return models

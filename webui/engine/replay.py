@@ -26,6 +26,7 @@ from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
 from weights.model_info import ModelError
 from weights.opening import pick_device
+from weights.prompt_syntax import LoraTag
 
 from .engine import Engine
 from .run_environment import RunEnvironment
@@ -108,6 +109,7 @@ def recipe(
         named |= dict(hires_sampler=_id(second.sampler, "sampler"), hires_schedule=_id(second.schedule, "schedule"))
     request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), **inputs))
     resolved = engine.resolve(request)
+    _check_loras(record, engine)
     if image is not None:
         _check_input(record, resolved.request)
     ran = [record.sigmas, *(each.sigmas for each in record.later_passes[: len(resolved.plans) - 1])]
@@ -208,6 +210,14 @@ def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
     if any(lower >= sigma for sigma, lower in pairwise(sigmas)):
         raise MetadataError("The picture's settings are damaged: its sigmas do not fall.")
     return sigmas
+
+
+def _check_loras(record: Record, engine: Engine) -> None:
+    for lora in record.loras:
+        here = engine.extra.patch(LoraTag(lora.name)).digest
+        if here != lora.digest:
+            other = f"the picture was made with another (hash {lora.digest})"
+            raise RequestError(f"LoRA {lora.name} here has hash {here}, and {other}.")
 
 
 def _kept_input(digest: str, what: str, flag: str, engine: Engine) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,9 +67,9 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
         )
 
 
-def origin_of(name: str, identity: ModelIdentity) -> dict[str, str]:
+def origin_of(name: str, identity: ModelIdentity) -> dict[str, Any]:
     """The identity of a model as the metadata of a picture records it."""
-    origin = dict(
+    origin: dict[str, Any] = dict(
         name=name,
         digest=identity.weights,
         device=identity.device,
@@ -78,4 +79,6 @@ def origin_of(name: str, identity: ModelIdentity) -> dict[str, str]:
     # Left out where there is nothing to say.
     others = dict(vae=identity.vae, parts=identity.parts, prediction=identity.prediction)
     origin |= {key: value for key, value in others.items() if value}
+    if identity.patches:
+        origin["loras"] = [asdict(patch) for patch in identity.patches]
     return origin | ({"compiled": "torch.compile"} if identity.compiled else {})

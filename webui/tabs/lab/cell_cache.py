@@ -60,7 +60,7 @@ def key_of_record(record: Record) -> str | None:
     if len(record.batch) != 1 or record.noise_version != NOISE_VERSION or record.request is None:
         return None
     request, model = {**record.request, "seed": record.seed, "count": 1}, record.model
-    weights = weights_digest(model.digest, model.vae, model.parts)
+    weights = weights_digest(model.digest, model.vae, model.parts, record.loras)
     inputs = record.input_digest + record.mask_digest
     return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, inputs)
 

@@ -55,9 +55,10 @@ class Cost:
 
 def cost_of(grid: Grid, engine: Engine) -> Cost:
     """The cost of a grid before it starts; which pictures exist is only known while the model is open."""
-    cache, identity = CellCache(engine.settings.outputs), engine.identity_of(grid.model)
+    cache = CellCache(engine.settings.outputs)
 
     def is_there(cell: Cell) -> bool:
+        identity = engine.identity_of(grid.model, cell.request.prompt)
         key = identity and key_of_request(cell.request, engine.registry, identity, grid.source(cell))
         return bool(key and cache.find(key))
 
@@ -125,7 +126,7 @@ class _GridRun:
         if context.should_stop():
             raise Stopped("the grid was stopped")
         source = self._grid.source(cell)
-        key = key_of_request(cell.request, context.registry, context.model.identity, source)
+        key = key_of_request(cell.request, context.registry, context.model.identity_for(cell.request.prompt), source)
         result: CellResult
         if known := self._cache.find(key):
             self.reused += 1

@@ -170,7 +170,9 @@ def _cell(
     engine: Engine, models: Mapping[str, Any], place: Place, wanted: Mapping[str, Any], schema: type[Request]
 ) -> Cell | ImpossibleCell:
     try:
-        resolved = resolve(read(wanted, schema), engine.registry, models, engine.settings.model or "", engine.limits)
+        resolved = resolve(
+            read(wanted, schema), engine.registry, models, engine.settings.model or "", engine.limits, engine.extra
+        )
         return Cell(place.at, place.labels, resolved)
     except RequestError as error:
         return ImpossibleCell(place.at, place.labels, str(error))
