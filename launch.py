@@ -43,6 +43,8 @@ def main(arguments):
         elif testing:
             os.chdir(str(ROOT))
             hand_over([sys.executable, "-m", "pytest"] + pytest_arguments)
+        elif flags.account:
+            write_account(flags)
         elif flags.files:
             replay(flags)
         elif flags.plugins:
@@ -76,6 +78,13 @@ def open_page(flags):
     from webui.app import serve
 
     serve(settings)
+
+
+def write_account(flags):
+    """Add, change or remove an account of a shared page."""
+    from webui.account_command import change_account
+
+    sys.exit(change_account(flags.auth_file, flags.account, flags.admin, flags.remove))
 
 
 def replay(flags):

@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ToyModel, toy
 
-from webui.app import open_page
+from webui.app import open_page, signed_in_account
+from webui.core.accounts import Accounts
 from webui.engine.engine import Engine
 from webui.page import build_page
 from webui.settings import Settings
@@ -55,21 +57,33 @@ class Served:
 
 
 @contextmanager
-def served(registry, folder: Path, auth=None, **engine_arguments) -> Iterator[Served]:
+def served(registry, folder: Path, auth=None, auth_file=None, **engine_arguments) -> Iterator[Served]:
     """Serve a page on toy models with all its files under `folder`."""
+    accounts = Accounts(auth_file) if auth_file else None
     pace = Pace()
     with pytest.MonkeyPatch.context() as patch:
         # Gradio's copies of pictures would else be left in the machine's temporary folder.
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "cache"))
         settings = Settings(
-            root=folder, port=free_port(), outputs=folder / "outputs", model="toy", auth=auth, open_browser=False
+            root=folder,
+            port=free_port(),
+            outputs=folder / "outputs",
+            model="toy",
+            auth=auth,
+            auth_file=auth_file,
+            open_browser=False,
         )
         models = {name: toy(name) for name in ("toy", "other")}
         engine = Engine(
-            registry, settings, lambda found, device: ToyModel(found, pace), lambda path: models, **engine_arguments
+            registry,
+            settings,
+            lambda found, device: ToyModel(found, pace),
+            lambda path: models,
+            account_of=partial(signed_in_account, accounts),
+            **engine_arguments,
         )
         page = build_page(engine)
-        url = open_page(page, engine)
+        url = open_page(page, engine, accounts)
         engine.warm_up()
         try:
             yield Served(url.rstrip("/"), engine, pace, settings.outputs)

@@ -452,7 +452,7 @@ def test_the_queue_is_bounded(bench, gate):
     first = one.submit()
     gate.arrived()
     jobs = [one.submit(steps=1) for _ in range(MAX_WAITING)]
-    with pytest.raises(RequestError, match="queue is full: 16 jobs are waiting"):
+    with pytest.raises(RequestError, match="queue is full: 256 jobs are waiting"):
         one.submit()
     one.engine.stop(jobs[3])
     jobs.append(one.submit(steps=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -17,17 +18,19 @@ from starlette.middleware.gzip import GZipMiddleware
 from samplers.registry import Registry, discover
 from weights.opening import check_model, open_model
 
+from .core.accounts import EVERYBODY, Account, Accounts
 from .core.images import MAX_BYTES
 from .core.storage import remove_leftovers
 from .engine.engine import Engine
 from .gradio_ext.connections import watch_connections
 from .gradio_ext.guard import Guard
 from .gradio_ext.proxies import TrustedProxies
+from .gradio_ext.signed_in import current_user
 from .gradio_ext.theme import ASSETS, head, theme
 from .gradio_ext.tunnel import open_tunnel
 from .page import build_page
 from .settings import Settings
-from .tabs.history.history_store import History
+from .tabs.history.history_store import OwnHistory
 
 MAX_THREADS = 300  # each call of the API that waits has one
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -39,11 +42,15 @@ def serve(settings: Settings) -> None:
     remove_leftovers(settings.outputs)
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
     opening = partial(open_model, compiled=settings.compile)
-    history = History(settings.outputs)
-    engine = Engine(registry, settings, opening, check_model=check_model, on_saved=history.add)
+    accounts = Accounts(settings.auth_file) if settings.auth_file else None
+    for account in accounts.all() if accounts else ():
+        remove_leftovers(settings.outputs_of(account))
+    account_of = partial(signed_in_account, accounts)
+    history = OwnHistory(lambda: settings.outputs_of(account_of().name))
+    engine = Engine(registry, settings, opening, check_model=check_model, on_saved=history.add, account_of=account_of)
     page = build_page(engine, history)
     ended = _until_told()
-    url = open_page(page, engine)
+    url = open_page(page, engine, accounts)
     try:
         _announce(registry, url)
         # After the server is up: importing diffusers holds Python's lock while a page is being served.
@@ -66,20 +73,33 @@ def serve(settings: Settings) -> None:
         _leave_hung_engine()
 
 
-def open_page(page: gr.Blocks, engine: Engine) -> str:
-    """Start the engine and the server, and return the page's address; both go on until they are closed."""
+def open_page(page: gr.Blocks, engine: Engine, accounts: Accounts | None = None) -> str:
+    """Start the engine and the server, and return the page's address; both go on until they are closed.
+
+    accounts  whose passwords the page asks for, in place of the login of the settings
+    """
     settings = engine.settings
     engine.start()
     # Uvicorn would trust every program on this machine as a proxy; `TrustedProxies` decides that.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    _, url, _ = page.launch(**launch_options(settings), server_name=settings.host, server_port=settings.port)
+    _, url, _ = page.launch(**launch_options(settings, accounts), server_name=settings.host, server_port=settings.port)
     watch_connections(page.server)
     # 0.0.0.0 means every address of this machine and is not one that a browser can open.
     return url.replace("//0.0.0.0", "//localhost").replace("//[::]", "//localhost")
 
 
-def launch_options(settings: Settings) -> dict[str, Any]:
+def signed_in_account(accounts: Accounts | None) -> Account:
+    """The account of whoever caused what runs in this thread. Raises RequestError where it was removed."""
+    return accounts.named(current_user()) if accounts else EVERYBODY
+
+
+def launch_options(settings: Settings, accounts: Accounts | None = None) -> dict[str, Any]:
     """How the page is served: hardened, offline, in its own looks."""
+
+    async def login(name: str, password: str) -> bool:
+        # In a thread: the check is slow on purpose, and others are served meanwhile.
+        return accounts is not None and await asyncio.to_thread(accounts.verify, name, password)
+
     # Gradio's tunnel is a proxy on this machine.
     proxies = Middleware(TrustedProxies, proxies=(*settings.trusted_proxies, *(LOOPBACK if settings.share else ())))
     guard = Middleware(Guard, hosts=(settings.host, *settings.public_names), share=settings.share)
@@ -90,7 +110,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         quiet=True,
         inbrowser=False,
         share=False,
-        auth=settings.auth,
+        auth=login if accounts else settings.auth,
         auth_message="Sigmalab",
         # FastAPI's own pages would list the endpoints to anybody.
         app_kwargs={"middleware": [proxies, guard, compression], "openapi_url": None},

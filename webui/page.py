@@ -21,7 +21,7 @@ from .tabs.form.form_events import refilled, restore
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.workbench import Workbench
-from .tabs.history.history_store import History
+from .tabs.history.history_store import History, OwnHistory
 from .tabs.history.history_tab import build_history
 from .tabs.img2img import build_img2img
 from .tabs.info.info_tab import build_info
@@ -29,6 +29,7 @@ from .tabs.lab.axes_view import STORE as AXES
 from .tabs.lab.axes_view import restore_axes
 from .tabs.lab.lab_tab import Lab, build_lab
 from .tabs.plugins import build_plugins
+from .tabs.queue import build_queue
 from .tabs.schedule.schedule_tab import build_schedule, connect_schedule
 from .tabs.txt2img import build_txt2img
 from .templates import render
@@ -38,7 +39,7 @@ SOON, RARELY = 1.0, 10.0  # seconds between looks at the engine's status: until 
 CACHE_AGE = 24 * 3600  # seconds that served copies of pictures are kept; outputs/ keeps the pictures themselves
 
 
-def build_page(engine: Engine, history: History | None = None) -> gr.Blocks:
+def build_page(engine: Engine, history: History | OwnHistory | None = None) -> gr.Blocks:
     """The page for an engine; nothing is started and no model is loaded.
 
     history  of the engine's pictures, the one that hears of new ones; by default one that finds them itself
@@ -58,12 +59,16 @@ def build_page(engine: Engine, history: History | None = None) -> gr.Blocks:
                 lab = build_lab(page, benches)
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page, benches, tabs)
-            # On a shared page it would show everybody's pictures to everybody.
-            if not engine.settings.public:
+            # On a shared page without accounts it would show everybody's pictures to everybody.
+            if engine.settings.auth_file or not engine.settings.public:
                 with gr.Tab("History", id="history") as tab:
-                    build_history(page, history or History(engine.settings.outputs), tab, info, benches, tabs)
+                    build_history(page, history or OwnHistory(lambda: engine.outputs), tab, info, benches, tabs)
             with gr.Tab("Plugins", id="plugins"):
                 build_plugins(page)
+            if engine.settings.auth_file:
+                with gr.Tab("Queue", id="queue", visible=False) as tab:
+                    build_queue(page, tab)
+                blocks.load(lambda: gr.Tab(visible=engine.account.admin), None, tab, **QUIET)
         for bench in benches:
             _connect_result_actions(bench, picture, tabs)
             connect_link(page, bench)
@@ -85,6 +90,8 @@ def _build_header(engine: Engine) -> gr.HTML:
     logo = (ASSETS / "icon.svg").read_text("utf-8")
     with gr.Row(elem_classes="masthead"):
         gr.HTML(render("header", "name", logo))
+        if engine.settings.auth or engine.settings.auth_file:
+            gr.HTML(render("header", "sign_out"), elem_classes="sign-out")
         status = gr.HTML(status_html(engine.status), elem_id="status")
     timer = gr.Timer(SOON)
 

@@ -29,6 +29,7 @@ class Settings:
     model           name of the model to open first; None is the default one
     compile         have torch.compile translate the network
     one_at_a_time   draw the pictures of a request one by one, so that each equals itself drawn alone, bit for bit
+    auth_file       the file of accounts, see `webui.core.accounts`; None for one login or none
     trusted_proxies  addresses and networks of reverse proxies whose X-Forwarded headers count
     public_names    host names that the page is served under besides its addresses
     root_path       path or address of the page behind a proxy, such as "/draw"
@@ -40,6 +41,7 @@ class Settings:
     port: int = 7860
     share: bool = False
     auth: tuple[str, str] | None = None
+    auth_file: Path | None = None
     trusted_proxies: tuple[str, ...] = ()
     public_names: tuple[str, ...] = ()
     root_path: str = ""
@@ -58,6 +60,10 @@ class Settings:
         """Whether anyone but this machine's users can reach the page."""
         return self.share or bool(self.trusted_proxies or self.public_names) or not is_loopback(self.host)
 
+    def outputs_of(self, account: str) -> Path:
+        """The folder of an account's pictures; "" is everybody on a page without accounts."""
+        return self.outputs / "users" / account if account else self.outputs
+
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     """Read the command line: the flags, and the arguments for pytest (None when the page is wanted)."""
@@ -65,10 +71,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
         tests = argparse.ArgumentParser(prog="launch.py test", allow_abbrev=False, epilog="The rest goes to pytest.")
         _add_environment(tests)
         return tests.parse_known_args(arguments[1:])
+    if arguments[:1] == ["account"]:
+        return _account_flags().parse_args(arguments[1:]), None
     if arguments[:1] == ["replay"]:
         return _replay_flags().parse_args(arguments[1:]), None
     flags = argparse.ArgumentParser(
         usage="python launch.py [flags]\n       python launch.py test [--no-setup] [--torch-index URL] [pytest flags]"
+        "\n       python launch.py account NAME --auth-file FILE [--admin] [--remove]"
         "\n       python launch.py replay FILE... [--one-at-a-time] [--input FILE] [--mask FILE] [--outputs DIR]",
         description="Open Sigmalab in a browser, or run its tests. The first start installs what is needed.",
         allow_abbrev=False,
@@ -78,6 +87,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     page("--port", type=port_number, default=7860, help="port, or the next free one (default %(default)s)")
     page("--share", action="store_true", help="also make a public link through Gradio's tunnel")
     page("--auth", type=login, metavar="USER:PASSWORD", help="login; a page that others can reach gets one anyway")
+    page("--auth-file", type=Path, metavar="FILE", help="accounts, each with its own pictures, in place of --auth")
     page("--trusted-proxy", type=network, metavar="ADDRESS", action="append", default=[], help=PROXY_HELP)
     page("--public-name", metavar="HOST", action="append", default=[], help=NAME_HELP)
     page("--root-path", type=root_path, metavar="PATH", help="where a proxy serves the page, such as /draw")
@@ -93,12 +103,29 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     plugins("--json", action="store_true", help="with --plugins: list them as JSON")
     plugins("--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP)
     plugins("--no-plugins", action="store_true", help="load the built-in plugins alone")
-    flags.set_defaults(files=[])
+    flags.set_defaults(files=[], account=None)
     _add_environment(flags.add_argument_group("the environment"))
     parsed = flags.parse_args(arguments)
+    if parsed.auth and parsed.auth_file:
+        flags.error("--auth and --auth-file exclude one another")
     if parsed.json and not parsed.plugins:
         flags.error("--json goes with --plugins")
     return parsed, None
+
+
+def _account_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog="launch.py account",
+        allow_abbrev=False,
+        description="Add an account to a file for --auth-file, or change its password, which is asked for.",
+    )
+    flags.add_argument("account", metavar="NAME", help="1 to 32 of a-z, 0-9, - and _")
+    flags.add_argument("--auth-file", type=Path, required=True, metavar="FILE", help="the file, made if there is none")
+    flags.add_argument("--admin", action=argparse.BooleanOptionalAction, help="may see and stop the jobs of all")
+    flags.add_argument("--remove", action="store_true", help="take the account out; its pictures stay")
+    flags.set_defaults(files=[], plugins=False)
+    _add_environment(flags)
+    return flags
 
 
 def _replay_flags() -> argparse.ArgumentParser:
@@ -118,7 +145,7 @@ def _replay_flags() -> argparse.ArgumentParser:
         "--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP
     )
     flags.add_argument("--no-plugins", action="store_true", help="load the built-in plugins alone")
-    flags.set_defaults(plugins=False)
+    flags.set_defaults(plugins=False, account=None)
     _add_environment(flags)
     return flags
 
@@ -145,6 +172,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         port=free_port(flags.host, flags.port),
         share=flags.share,
         auth=flags.auth,
+        auth_file=flags.auth_file,
         trusted_proxies=tuple(flags.trusted_proxy),
         public_names=tuple(flags.public_name),
         root_path=flags.root_path or "",
@@ -158,7 +186,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         open_browser=not flags.no_browser,
         one_at_a_time=flags.one_at_a_time,
     )
-    if settings.public and settings.auth is None:
+    if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))
     return settings
 

@@ -127,7 +127,7 @@ def readable(answer: Callable[[], dict]) -> dict:
 def state_after(state: dict[str, Any], event: Event | None) -> dict[str, Any]:
     """The state of a job as plain data, without pictures."""
     if isinstance(event, Waiting):
-        return {"state": "waiting", "position": event.position}
+        return {"state": "waiting", "position": event.position, "seconds": event.seconds}
     if isinstance(event, Progress):
         return {"state": "running"} | {name: value for name, value in asdict(event).items() if name != "preview"}
     if isinstance(event, Picture):

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from samplers.registry import Registry
+from webui.core.accounts import EVERYBODY, Account
 from webui.core.inpainting import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request
@@ -30,6 +31,8 @@ from .worker import Worker
 if TYPE_CHECKING:
     from webui.settings import Settings
 
+AnyJob = TypeVar("AnyJob", bound=Job)
+
 PATIENCE = 60.0  # seconds that a job outlives its last watcher, and that a finished one can still be found
 
 
@@ -43,6 +46,8 @@ class Engine:
     check_model  check_model(info) raises ModelError for a model that cannot be opened, while another is still in use
     clock        seconds, for tests
     patience     seconds that a job outlives its last watcher
+    account_of   the account of whoever asks in this thread; by default there are no accounts
+    on_ended     called with each job that has ended; it must neither wait nor raise
     on_saved     called in the worker's thread with each picture that was written; it must neither wait nor raise
     """
 
@@ -56,12 +61,14 @@ class Engine:
         patience: float = PATIENCE,
         check_model: Callable[[ModelInfo], None] = lambda info: None,
         on_saved: Callable[[Path], None] = lambda path: None,
+        account_of: Callable[[], Account] = lambda: EVERYBODY,
+        on_ended: Callable[[Job], None] = lambda job: None,
     ):
         self.registry, self.settings = registry, settings
-        self._clock = clock
+        self._clock, self._account_of = clock, account_of
         self._available = AvailableModels(settings, find_models)
         self._holder = ModelHolder(settings, self._available, open_model, check_model)
-        self.queue = JobQueue(clock, patience)
+        self.queue = JobQueue(clock, patience, on_ended)
         self.worker = Worker(self.queue, self._holder, registry, settings, clock, on_saved)
 
     @property
@@ -71,8 +78,18 @@ class Engine:
 
     @property
     def limits(self) -> Limits:
-        """What one request may cost here."""
-        return PUBLIC if self.settings.public else LOCAL
+        """What one request may cost, for whoever asks."""
+        return self._account_of().limits or (PUBLIC if self.settings.public else LOCAL)
+
+    @property
+    def account(self) -> Account:
+        """The account of whoever asks."""
+        return self._account_of()
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of the pictures of whoever asks."""
+        return self.settings.outputs_of(self._account_of().name)
 
     def models(self) -> dict[str, ModelInfo]:
         """The models that can be chosen, by name, as the folder is now; the default one first."""
@@ -134,7 +151,8 @@ class Engine:
         environment  how to draw it
         Raises RequestError for a wrong request, an unusable input picture, and a full queue.
         """
-        self.queue.check_room()
+        account = self._account_of()
+        self.queue.check_room(account=account.name, most=account.waiting)
         return self.submit_resolved(self.resolve(request), owner, previews, environment)
 
     def submit_resolved(
@@ -148,9 +166,7 @@ class Engine:
         # The input picture is opened here, not in the thread: the caller hears of a bad one at once, and the upload
         # may go.
         drawing = Drawing(resolved, open_input(resolved.request, self.limits))
-        job = DrawJob(drawing, owner, previews, self._clock, environment)
-        self.queue.put(job)
-        return job
+        return self._put(DrawJob(drawing, owner, previews, self._clock, environment))
 
     def submit_task(self, task: Task, owner: str = "") -> TaskJob:
         """Queue work that is not a request; it waits, runs alone, is watched and stopped like one.
@@ -159,9 +175,7 @@ class Engine:
         """
         if task.model:
             self._available.check(task.model)
-        job = TaskJob(task, owner, self._clock)
-        self.queue.put(job)
-        return job
+        return self._put(TaskJob(task, owner, self._clock))
 
     def ask(self, model: str, compute: Callable[[Any], Any]) -> Future[Any]:
         """Compute something small on a model in the worker's thread, between two jobs: the answer to come.
@@ -177,8 +191,15 @@ class Engine:
         return call.answer
 
     def find(self, owner: str) -> Job | None:
-        """The newest job of this token that runs, waits, or ended less than a minute ago."""
-        return self.queue.find(owner)
+        """The newest job of this token that runs, waits, or ended less than a minute ago; of one's account only."""
+        job = self.queue.find(owner)
+        return job if job is not None and job.account == self._account_of().name else None
+
+    def _put(self, job: AnyJob) -> AnyJob:
+        account = self._account_of()
+        job.account = account.name
+        self.queue.put(job, account.waiting)
+        return job
 
     def stop(self, job: Job) -> None:
         """End a job now: a waiting one at once, a running one within one network call."""

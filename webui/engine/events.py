@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The job has not begun; `position` jobs are ahead of it, the running one included."""
+    """The job has not begun; `position` jobs are ahead of it, the running one included.
+
+    seconds  until it begins, estimated from the jobs before; None where nothing is known
+    """
 
     position: int
+    seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ Event = Waiting | Progress | Picture | PartialResult | Outcome
 class Snapshot:
     """The state of a job: all that a reloaded page needs. `position` is None once the job has begun.
 
+    wait   seconds until it begins, when its position became known; None where nothing is known
+
     parts  the values of every `PartialResult` that was told, in order
     """
 
@@ -94,6 +100,7 @@ class Snapshot:
     pictures: tuple[Picture, ...]
     outcome: Outcome | None
     parts: tuple[Any, ...] = ()
+    wait: float | None = None
 
     @property
     def info(self) -> dict[str, Any] | None:
@@ -113,7 +120,7 @@ class Snapshot:
 def news(seen: Snapshot, now: Snapshot) -> Iterator[Event]:
     """The events that lead from one snapshot of a job to a later one."""
     if now.position is not None and now.position != seen.position:
-        yield Waiting(now.position)
+        yield Waiting(now.position, now.wait)
     # Progress goes first: a picture that it announced as being drawn may be finished by now.
     if now.progress is not None and now.progress is not seen.progress:
         yield now.progress

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from statistics import fmean
 
 from webui.core.request import RequestError
 
 from .events import Outcome, StoppedEarly, Waiting
 from .jobs import Job
 
-MAX_WAITING = 16  # jobs in the queue, running and urgent ones not counted
+MAX_WAITING = 256  # jobs in the queue, running and urgent ones not counted
+MAX_HELD = 512 * 1024 * 1024  # bytes of pictures that waiting jobs hold
 MAX_URGENT = 16  # urgent jobs in the queue
+RECENT = 20  # jobs whose time counts for the estimate of the next ones
 MAX_FINISHED = 32  # finished jobs remembered at most
 
 
 class JobQueue:
     """Waiting jobs in order, urgent ones first; running ones; and finished ones, until they are forgotten.
 
+    Accounts take turns: the second job of one comes after the first jobs of all that wait. Jobs of one account, and all
+    jobs on a page without accounts, come in the order of their arrival.
+
     clock     seconds
     patience  seconds that a job outlives its last watcher, and that a finished one can still be found
+    on_ended  called with each job that has ended; it must neither wait nor raise
     """
 
-    def __init__(self, clock: Callable[[], float], patience: float):
-        self._clock, self.patience = clock, patience
+    def __init__(self, clock: Callable[[], float], patience: float, on_ended: Callable[[Job], None] = lambda job: None):
+        self._clock, self.patience, self._on_ended = clock, patience, on_ended
+        self._turn, self._turns = 0, dict[str, int]()
+        self._durations: deque[float] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._running: list[Job] = []
@@ -46,27 +56,51 @@ class JobQueue:
         return tuple(self._finished)
 
     @property
+    def now(self) -> float:
+        """The time by the clock of the jobs."""
+        return self._clock()
+
+    @property
     def closed(self) -> bool:
         """Whether the program is ending."""
         return self._closed
 
-    def check_room(self, urgent: bool = False) -> None:
-        """Raises RequestError if another job would be too much."""
+    def check_room(self, urgent: bool = False, account: str = "", most: int | None = None, held: int = 0) -> None:
+        """Raises RequestError if another job would be too much.
+
+        most  waiting jobs that its account may have; None for no limit of its own
+        held  bytes of pictures that it would hold
+        """
         with self._changed:
             if self._closed:
                 raise RequestError("Sigmalab is shutting down.")
-            waiting = sum(job.urgent == urgent for job in self._waiting)
-        if urgent and waiting >= MAX_URGENT:
-            raise RequestError("Too many are asking at once. Try again in a moment.")
-        if not urgent and waiting >= MAX_WAITING:
-            raise RequestError(f"The queue is full: {MAX_WAITING} jobs are waiting. Try again in a moment.")
+            waiting = [job for job in self._waiting if job.urgent == urgent]
+        if urgent:
+            if len(waiting) >= MAX_URGENT:
+                raise RequestError("Too many are asking at once. Try again in a moment.")
+            return
+        own = sum(job.account == account for job in waiting)
+        if most is not None and own >= most:
+            raise RequestError(f"{own} jobs of yours are waiting, as many as you may have. {self._come_back()}")
+        if len(waiting) >= MAX_WAITING:
+            raise RequestError(f"The queue is full: {MAX_WAITING} jobs are waiting. {self._come_back()}")
+        if held and sum(job.held for job in waiting) + held > MAX_HELD:
+            raise RequestError(f"The queue is full: its input pictures fill the memory. {self._come_back()}")
 
-    def put(self, job: Job) -> None:
-        """Add a job. Raises RequestError if there is no room."""
+    def seconds_until_room(self) -> float | None:
+        """About how long a full queue takes until it has room; None while it has room."""
         with self._changed:
-            self.check_room(job.urgent)
-            urgent = sum(each.urgent for each in self._waiting)
-            self._waiting.insert(urgent if job.urgent else len(self._waiting), job)
+            full = sum(not job.urgent for job in self._waiting) >= MAX_WAITING
+            return max(1.0, self._seconds_ahead(1) or 10.0) if full else None
+
+    def put(self, job: Job, most: int | None = None) -> None:
+        """Add a job; `most` see `check_room`. Raises RequestError if there is no room."""
+        with self._changed:
+            self.check_room(job.urgent, job.account, most, job.held)
+            if not job.urgent:
+                job.turn = self._turns[job.account] = max(self._turn, self._turns.get(job.account, 0)) + 1
+            place = sum(each.urgent or (not job.urgent and each.turn <= job.turn) for each in self._waiting)
+            self._waiting.insert(place, job)
             self._tell_positions()
             self._changed.notify_all()
 
@@ -80,7 +114,12 @@ class JobQueue:
             if self._closed or not self._waiting:
                 return None
             job = self._waiting.pop(0)
+            job.started = self._clock()
             self._running.append(job)
+            if not job.urgent:
+                self._turn = job.turn
+                # Whoever has not waited since has no turn to remember.
+                self._turns = {name: turn for name, turn in self._turns.items() if turn > self._turn}
             self._tell_positions()
             return job
 
@@ -92,7 +131,10 @@ class JobQueue:
     def finish(self, job: Job, outcome: Outcome) -> None:
         """End a job, running or not."""
         job.tell(outcome)
+        self._on_ended(job)
         with self._changed:
+            if job.started is not None and not job.urgent:
+                self._durations.append(self._clock() - job.started)
             # Nobody can ask for one that has no owner.
             if job.owner:
                 self._finished.append(job)
@@ -135,9 +177,23 @@ class JobQueue:
             self._changed.notify_all()
         for job in dropped:
             job.tell(StoppedEarly(job.stopped_info()))
+            self._on_ended(job)
 
     def _tell_positions(self) -> None:
         """Tell waiting jobs how many are ahead, urgent ones not counted; the lock is held."""
         ahead = sum(not job.urgent for job in self._running)
         for position, job in enumerate((each for each in self._waiting if not each.urgent), start=ahead):
-            job.tell(Waiting(position))
+            job.tell(Waiting(position, self._seconds_ahead(position)))
+
+    def _seconds_ahead(self, position: int) -> float | None:
+        """About how long so many jobs take, the running ones included; None before any was measured."""
+        if not self._durations:
+            return None
+        mean, now = fmean(self._durations), self._clock()
+        running = [now - job.started for job in self._running if not job.urgent and job.started is not None]
+        return max(0.0, position * mean - sum(min(mean, spent) for spent in running))
+
+    def _come_back(self) -> str:
+        """When to try again, in a sentence."""
+        seconds = self._seconds_ahead(1)
+        return f"Try again in about {max(1, round(seconds))} seconds." if seconds else "Try again in a moment."

@@ -45,6 +45,8 @@ class Job:
     urgent       goes before jobs that are not
     model        name of the model that it needs; empty for none
     environment  how the engine has to be set up for it
+    account      whose it is, on a page with accounts
+    turn         where it stands in the queue; started: when a worker took it, by the engine's clock, None before
     """
 
     urgent = False
@@ -57,6 +59,8 @@ class Job:
         environment: RunEnvironment = DEFAULT_ENVIRONMENT,
     ):
         self.id, self.model, self.owner, self.environment = uuid.uuid4().hex, model, owner, environment
+        self.account, self.turn = "", 0
+        self.started: float | None = None
         self._clock = clock
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
@@ -68,6 +72,16 @@ class Job:
         self._watchers = 1
         self._left: float | None = None
         self._ended = 0.0
+
+    @property
+    def held(self) -> int:
+        """Bytes of pictures that it holds while it waits, about."""
+        return 0
+
+    @property
+    def title(self) -> str:
+        """What it does, in a few words without anything that its owner wrote."""
+        return type(getattr(self, "task", self)).__name__
 
     @property
     def state(self) -> str:
@@ -150,7 +164,7 @@ class Job:
             if isinstance(event, Waiting):
                 if event.position == now.position:
                     return
-                self._now = replace(now, position=event.position)
+                self._now = replace(now, position=event.position, wait=event.seconds)
             elif isinstance(event, Progress):
                 self._now = replace(now, state="running", position=None, progress=event)
             elif isinstance(event, Picture):
@@ -213,6 +227,18 @@ class DrawJob(Job):
     def request(self) -> Request:
         """What is drawn."""
         return self.drawing.request
+
+    @property
+    def held(self) -> int:
+        """Bytes of pictures that it holds while it waits, about."""
+        source = self.drawing.source
+        return 4 * source.picture.width * source.picture.height if source else 0
+
+    @property
+    def title(self) -> str:
+        """What it draws: mode, size and sampler."""
+        request = self.request
+        return f"{request.mode}, {request.count} of {request.width}x{request.height}, {request.sampler}"
 
     @property
     def plan(self) -> Plan:

@@ -226,7 +226,7 @@ def _kept_input(digest: str, what: str, flag: str, engine: Engine) -> Path:
         raise RequestError("Pictures from img2img are not made again on a shared page, which keeps no input pictures.")
     if not digest.isalnum():
         raise MetadataError(f"The picture's settings are incomplete: they do not name its {what}.")
-    path = input_path(engine.settings.outputs, digest)
+    path = input_path(engine.outputs, digest)
     if not path.is_file():
         raise RequestError(f"Its {what} inputs/{digest}.png is not in the outputs folder; give it with {flag}.")
     return path

@@ -84,7 +84,7 @@ class Worker:
             context = JobContext(
                 self._open_model(job),
                 self._registry,
-                environment.outputs or settings.outputs,
+                environment.outputs or settings.outputs_of(job.account),
                 should_stop,
                 self._clock,
                 settings.public,

@@ -121,7 +121,8 @@ def message(snapshot: Snapshot | None) -> str:
         return line(summary(outcome.info))
     if snapshot.progress is None:
         ahead = snapshot.position or 0
-        return line(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one" if ahead else "Starting")
+        soon = f", about {seconds_text(snapshot.wait)}" if snapshot.wait else ""
+        return line(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one{soon}" if ahead else "Starting")
     return line(running(snapshot.progress))
 
 

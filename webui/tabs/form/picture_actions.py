@@ -74,5 +74,5 @@ def _inputs_of(page: Page, imported: ImportedSettings) -> dict[str, str]:
     if page.engine.settings.public or record is None or not record.single_request().has_input:
         return {}
     digests = {"image": record.input_digest, "mask": record.mask_digest}
-    paths = {name: input_path(page.engine.settings.outputs, each) for name, each in digests.items() if each.isalnum()}
+    paths = {name: input_path(page.engine.outputs, each) for name, each in digests.items() if each.isalnum()}
     return {name: served(path) for name, path in paths.items() if path.is_file()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from .history_index import END, HistoryEntry, Index
@@ -96,3 +97,41 @@ class History:
         with self._lock:
             saved, self._saved = self._saved, []
         self._index.put(saved)
+
+
+class OwnHistory:
+    """`History` of the folder of whoever asks, on a page with accounts.
+
+    folder_of  the folder of whoever asks in this thread
+    """
+
+    def __init__(self, folder_of: Callable[[], Path]):
+        self._folder_of, self._lock = folder_of, threading.Lock()
+        self._all: dict[Path, History] = {}
+
+    def add(self, path: Path) -> None:
+        """See `History.add`; the picture goes to the history of the folder that it is in."""
+        self._of(path.parent.parent).add(path)
+
+    def refresh(self, wait: float = 0.0) -> bool:
+        """See `History.refresh`."""
+        return self._of(self._folder_of()).refresh(wait)
+
+    @property
+    def problem(self) -> str | None:
+        """See `History.problem`."""
+        return self._of(self._folder_of()).problem
+
+    def find(
+        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+    ) -> list[HistoryEntry]:
+        """See `History.find`."""
+        return self._of(self._folder_of()).find(prompt, sampler, model, before, limit)
+
+    def names(self, column: str) -> list[str]:
+        """See `History.names`."""
+        return self._of(self._folder_of()).names(column)
+
+    def _of(self, folder: Path) -> History:
+        with self._lock:
+            return self._all.setdefault(folder, History(folder))

@@ -1,6 +1,7 @@
 """The tab History: the pictures under outputs/, newest first.
 
-A shared page has no such tab, since the folder holds the pictures of all visitors.
+A shared page has no such tab, since the folder holds the pictures of all visitors, unless each has an account and a
+folder.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from webui.tabs.form.workbench import Workbench
 from webui.templates import render
 
 from .history_index import END, FILE, HistoryEntry
-from .history_store import History
+from .history_store import History, OwnHistory
 
 PAGE = 24  # pictures
 THUMBNAIL = 256  # pixels of a side; smaller pictures are shown as they are
@@ -92,7 +93,12 @@ class HistoryWidgets:
 
 
 def build_history(
-    page: Page, history: History, tab: gr.Tab, info: InfoTarget, benches: Sequence[Workbench], tabs: gr.Tabs
+    page: Page,
+    history: History | OwnHistory,
+    tab: gr.Tab,
+    info: InfoTarget,
+    benches: Sequence[Workbench],
+    tabs: gr.Tabs,
 ) -> None:
     """Build and wire the tab's content."""
     view = build_widgets()
@@ -210,7 +216,7 @@ def _place(given: Sequence[Any]) -> tuple[Filters, Cursors]:
     return filters, tuple(place[1]) if place and tuple(place[0]) == filters else FIRST_PAGE
 
 
-def older_page(history: History, filters: Filters, cursors: Cursors) -> Cursors:
+def older_page(history: History | OwnHistory, filters: Filters, cursors: Cursors) -> Cursors:
     """The cursors of the next page. It starts at the index's last picture, since files of this page may be gone."""
     page = history.find(*filters, before=cursors[-1], limit=PAGE)
     return (*cursors, page[-1].id) if page else cursors

@@ -55,7 +55,7 @@ class Cost:
 
 def cost_of(grid: Grid, engine: Engine) -> Cost:
     """The cost of a grid before it starts; which pictures exist is only known while the model is open."""
-    cache = CellCache(engine.settings.outputs)
+    cache = CellCache(engine.outputs)
 
     def is_there(cell: Cell) -> bool:
         identity = engine.identity_of(grid.model, cell.request.prompt)

@@ -1,0 +1,95 @@
+"""The queue by itself: turns of accounts, bounds, and when a job begins."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from webui.core.request import RequestError
+from webui.engine import job_queue
+from webui.engine.events import Finished
+from webui.engine.job_queue import JobQueue
+from webui.engine.jobs import Job
+
+
+@pytest.fixture
+def clock():
+    return SimpleNamespace(now=0.0)
+
+
+@pytest.fixture
+def queue(clock):
+    return JobQueue(lambda: clock.now, 60.0)
+
+
+def put(queue, account="", most=None):
+    job = Job("", owner="me")
+    job.account = account
+    queue.put(job, most)
+    return job
+
+
+def order(queue):
+    jobs = []
+    while (job := queue.take(0)) is not None:
+        jobs.append(job.account)
+        queue.finish(job, Finished({}))
+    return "".join(jobs)
+
+
+def test_jobs_of_one_account_keep_their_order(queue):
+    jobs = [put(queue, "a") for _ in range(5)]
+    assert list(queue.waiting) == jobs
+
+
+def test_accounts_take_turns(queue):
+    for account in "aaaabbc":
+        put(queue, account)
+    assert order(queue) == "abcabaa"
+
+
+def test_a_newcomer_does_not_wait_for_all_of_another(queue):
+    for _ in range(4):
+        put(queue, "a")
+    queue.finish(queue.take(0), Finished({}))
+    queue.finish(queue.take(0), Finished({}))
+    put(queue, "b")
+    assert order(queue) == "aba"
+
+
+def test_an_account_may_fill_its_own_share_only(queue):
+    put(queue, "a", most=1)
+    with pytest.raises(RequestError, match="as many as you may have"):
+        put(queue, "a", most=1)
+    put(queue, "b", most=1)
+
+
+def test_input_pictures_are_bounded(queue, monkeypatch):
+    monkeypatch.setattr(Job, "held", job_queue.MAX_HELD // 2)
+    put(queue), put(queue)
+    with pytest.raises(RequestError, match="fill the memory"):
+        put(queue)
+
+
+def test_positions_come_with_the_time_that_jobs_took(queue, clock):
+    put(queue)
+    job = queue.take(0)
+    clock.now = 10.0
+    queue.finish(job, Finished({}))
+    put(queue)
+    queue.take(0)
+    clock.now = 14.0
+    first, second = put(queue), put(queue)
+    assert [(each.snapshot().position, each.snapshot().wait) for each in (first, second)] == [(1, 6.0), (2, 16.0)]
+
+
+def test_a_full_queue_says_when_to_come_back(queue, clock, monkeypatch):
+    monkeypatch.setattr(job_queue, "MAX_WAITING", 1)
+    assert queue.seconds_until_room() is None
+    put(queue)
+    job = queue.take(0)
+    clock.now = 30.0
+    queue.finish(job, Finished({}))
+    put(queue)
+    assert queue.seconds_until_room() == 30.0
+    with pytest.raises(RequestError, match="in about 30 seconds"):
+        put(queue)
