@@ -22,6 +22,21 @@ def stream_key(seed: int, purpose: str, draw: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def spherical(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
+    """The noise of each image on the great circle from `first` (share 0) to `second` (share 1).
+
+    (sin((1 - share) a) first + sin(share a) second) / sin(a), with the angle a between the two (Shoemake 1985). Unit
+    normal noise stays so: the squares of the weights sum to 1 where the two are orthogonal, as independent noise is.
+    """
+    flat = [noise.flatten(1) / noise.flatten(1).norm(dim=1, keepdim=True) for noise in (first, second)]
+    angle = (flat[0] * flat[1]).sum(1).clamp(-1, 1).acos().reshape(-1, *[1] * (first.ndim - 1))
+    # Where the two are nearly one, any way between them is the same.
+    straight = angle.sin() < 1e-4
+    safe = torch.where(straight, torch.ones_like(angle), angle)
+    weights = [torch.where(straight, part, (part * safe).sin() / safe.sin()) for part in (1.0 - share, share)]
+    return weights[0] * first + weights[1] * second
+
+
 class Noise:
     """The noise of one run: `noise(x)` draws for every image of x from its own stream.
 

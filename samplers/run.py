@@ -71,6 +71,7 @@ def run(
     seeds: Sequence[int],
     on_step: Callable[[Step], None] = lambda step: None,
     streams: str = "",
+    initial: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> RunResult:
     """Follow `plan` down from start + sigma * noise and return the end.
 
@@ -78,9 +79,10 @@ def run(
     seeds    one per image
     on_step  called with each finished step
     streams  a prefix of the noise's purposes; runs with the same seeds and another prefix draw independent noise
+    initial  the noise that is added to a start of this shape; by default that of the seeds
     Raises Stopped as it comes from `denoise`, and SamplerFailed, which names the plugin, for anything else.
     """
-    x = start + plan.sigmas[0] * Noise(seeds, f"{streams}initial")(start)
+    x = start + plan.sigmas[0] * (initial or Noise(seeds, f"{streams}initial"))(start)
     sigmas = [plan.sigmas[0]]
     for step in steps(plan, denoise, x, Noise(seeds, f"{streams}step")):
         x = step.x
@@ -108,10 +110,12 @@ def run_passes(
     denoise: Denoise,
     seeds: Sequence[int],
     on_step: Callable[[Step], None] = lambda step: None,
+    initial: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[RunResult, ...]:
     """Run passes one after another, see `run`, and return what each of them left.
 
-    The first pass draws the noise of a run of one pass; pass n has its own streams ("pass n/initial", "pass n/step").
+    The first pass draws the noise of a run of one pass, or starts from `initial`; pass n has its own streams
+    ("pass n/initial", "pass n/step").
     """
     results: list[RunResult] = []
     for number, each in enumerate(passes, start=1):
@@ -122,7 +126,7 @@ def run_passes(
         else:
             raise ValueError("the first pass has to start from latents: there is no pass before it")
         streams = f"pass {number}/" if number > 1 else ""
-        results.append(run(each.plan, denoise, start, seeds, on_step, streams))
+        results.append(run(each.plan, denoise, start, seeds, on_step, streams, None if results else initial))
     return tuple(results)
 
 

@@ -203,6 +203,7 @@ HIRES = [
     ("hires_sampler", "str", ""),
     ("hires_schedule", "str", ""),
     ("upscaler", "str", ""),
+    *(VARIATION := [("variation_seed", "int", -1), ("variation_strength", "float", 0.0)]),
     ("hires_strength_as", "str", "steps"),
 ]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
@@ -212,7 +213,7 @@ ENDPOINTS = {
     "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
-        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT],
+        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION],
     ],
     "schedule": [
         ("model", "str", ""),

@@ -20,6 +20,7 @@ from .gradio_ext.theme import ASSETS
 from .tabs.form.form_events import refilled, restore
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
+from .tabs.form.vary import connect_vary
 from .tabs.form.workbench import Workbench
 from .tabs.history.history_store import History, OwnHistory
 from .tabs.history.history_tab import build_history
@@ -71,6 +72,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
                 blocks.load(lambda: gr.Tab(visible=engine.account.admin), None, tab, **QUIET)
         for bench in benches:
             _connect_result_actions(bench, picture, tabs)
+            connect_vary(page, bench)
             connect_link(page, bench)
         _connect_opening(page, blocks, benches, lab, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)

@@ -18,7 +18,8 @@ FIRST = ("steps", "sampler", "schedule", "guidance", "seed")  # always written, 
 
 def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     """A1111's text for a record: a fixed first part, then the fields that differ from their defaults."""
-    request, model = {**record["request"], "seed": record["image"]["seed"]}, record["model"]
+    own = {name: value for name, value in record["image"].items() if name != "index"}
+    request, model = {**record["request"], **own}, record["model"]
     known = {name: field for name, field in fields_of(schema).items() if field.setting.infotext and name in request}
     names = {name: field.setting.infotext for name, field in known.items()}
     fields: dict[str, Any] = {names.pop(name): _text(request[name]) for name in FIRST}
@@ -42,7 +43,8 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
 
 def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
     from_picture, setting = request["mode"] == "img2img", field.setting
-    if setting.group == "hires" and not request.get("hires_scale"):
+    off = {"hires": "hires_scale", "variation": "variation_strength"}.get(setting.group)
+    if off and not request.get(off):
         return False
     return from_picture if setting.needs_input else not (setting.needs_words and from_picture)
 

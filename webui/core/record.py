@@ -87,7 +87,8 @@ class Record:
     sigmas         the ones that ran; `sampler` and `schedule` are their origins
     later_passes   the passes that followed, such as the second one of hires fix
     nfe            denoise calls a picture
-    batch          seeds of the pictures drawn together: kernels may round differently for another number of them
+    batch          what tells the pictures drawn together apart, see `Request.own_seeds`: kernels may round differently
+                   for another number of them
     noise_version  of samplers.noise
     packages       versions by name
     threads        of the CPU
@@ -99,6 +100,7 @@ class Record:
     data: Mapping[str, Any]
     request: Mapping[str, Any] | None
     seed: int | None
+    variation_seed: int | None
     sigmas: tuple[float, ...]
     nfe: float
     sampler: PluginOrigin
@@ -122,7 +124,8 @@ class Record:
         """
         if self.request is None:
             raise MetadataError("The picture's settings are incomplete.")
-        return read({**self.request, "seed": self.seed, "count": 1, "image": None, "mask": None})
+        own = {} if self.variation_seed is None else {"variation_seed": self.variation_seed}
+        return read({**self.request, "seed": self.seed, "count": 1, "image": None, "mask": None, **own})
 
 
 def make_record(
@@ -145,7 +148,8 @@ def make_record(
         dict(
             schema=SCHEMA,
             request=request.to_json(),
-            image=dict(index=index, seed=request.seeds[index]),
+            image=dict(index=index, seed=request.seeds[index])
+            | ({"variation_seed": request.own_seeds[index]} if request.is_varied else {}),
             sigmas=first["sigmas"],
             nfe=nfe,
             sampler=first["sampler"],
@@ -163,13 +167,14 @@ def make_record(
 def read_record(data: Mapping[str, Any]) -> Record:
     """A record from its JSON data. Nothing is refused here, see `Record`."""
     image, request, nfe, threads = (data.get(name) for name in ("image", "request", "nfe", "threads"))
-    seed = image.get("seed") if isinstance(image, dict) else None
+    seed, varied = (image.get(name) if isinstance(image, dict) else None for name in ("seed", "variation_seed"))
     batch, later = data.get("batch"), data.get("later_passes")
     first = _pass(data)
     return Record(
         data,
         request if isinstance(request, dict) else None,
         seed if type(seed) is int else None,
+        varied if type(varied) is int else None,
         first.sigmas,
         nfe if _is_float(nfe) else 0,
         first.sampler,

@@ -20,6 +20,7 @@ class RequestError(ValueError):
 
 
 SIDE = "a whole number of pixels, or 0 for the model's own size"
+SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
 HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
 SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 MAX_SIGMA = 1e6
@@ -29,7 +30,8 @@ class Request(BaseModel):
     """A picture or several from words, or from words and a picture. A new field is one annotated line here.
 
     Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; `resolve`
-    replaces them. Image i of a request has seed (seed + i) mod 2^32. fit says how the input picture comes to
+    replaces them. Image i of a request has seed (seed + i) mod 2^32; of
+    variations, it has the request's seed and variation seed + i. fit says how the input picture comes to
     width x height. Of a mask, white is drawn anew.
     Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end.
     """
@@ -67,7 +69,7 @@ class Request(BaseModel):
             group="seed",
             infotext="Seed",
             axis="1, 2, 3 or a range: 1..4",
-            allowed=f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one",
+            allowed=SEED,
         ),
     ] = -1
     count: Annotated[Whole, Field(ge=1, le=MAX_COUNT), Setting("Pictures", group="seed")] = 1
@@ -253,6 +255,30 @@ class Request(BaseModel):
         Name,
         Setting("Upscaler", group="hires", infotext="Hires upscaler", axis="Lanczos, Latent bicubic", needs_words=True),
     ] = ""
+    variation_seed: Annotated[
+        Whole,
+        Field(ge=-1, le=SEEDS - 1),
+        Setting(
+            "Variation seed",
+            "-1: another each time",
+            group="variation",
+            infotext="Variation seed",
+            axis="1, 2, 3 or a range: 1..4",
+            allowed=SEED,
+        ),
+    ] = -1
+    variation_strength: Annotated[
+        Number,
+        Field(ge=0, le=1),
+        Setting(
+            "Variation strength",
+            "How far from the seed's picture; 0 is off",
+            group="variation",
+            step=0.01,
+            infotext="Variation seed strength",
+            axis="0, 0.1, 0.2 or a range: 0..1 +0.25",
+        ),
+    ] = 0.0
     hires_strength_as: Annotated[
         Literal["steps", "noise"],
         Setting("Hires strength is a", group="hires", choices=("Share of the steps", "Noise level"), needs_words=True),
@@ -286,8 +312,19 @@ class Request(BaseModel):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of every image of a resolved request."""
-        return tuple((self.seed + i) % SEEDS for i in range(self.count))
+        """The seed of every image of a resolved request: variations share one."""
+        return (self.seed,) * self.count if self.is_varied else self.own_seeds
+
+    @property
+    def own_seeds(self) -> tuple[int, ...]:
+        """What tells the images of a resolved request apart: their seeds, or those of their variations."""
+        first = self.variation_seed if self.is_varied else self.seed
+        return tuple((first + i) % SEEDS for i in range(self.count))
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether the starting noise is led away from the seed's own."""
+        return self.variation_strength > 0
 
     @property
     def conditioning(self) -> dict[str, Any]:
@@ -302,6 +339,7 @@ class Request(BaseModel):
     def used_settings(self) -> dict[str, Any]:
         """As `to_json`, without the settings that do not count: those of an input picture, a mask, a second pass."""
         fields, groups = fields_of(type(self)), {"inpaint": self.inpaints, "hires": self.is_hires}
+        groups["variation"] = self.is_varied
 
         def counts(setting: Setting) -> bool:
             wanted = not setting.needs_input if not self.has_input else not setting.needs_words

@@ -89,7 +89,8 @@ def resolve(
         schedule=schedule.name,
         width=request.width or model_info.defaults.size,
         height=request.height or model_info.defaults.size,
-        seed=random.SystemRandom().randrange(SEEDS) if request.seed == -1 else request.seed,
+        seed=drawn_seed(request.seed),
+        variation_seed=drawn_seed(request.variation_seed) if request.is_varied else request.variation_seed,
         options=_known(sampler.item.resolve, request.options),
         schedule_options=_known(schedule.item.resolve, request.schedule_options),
     )
@@ -111,6 +112,11 @@ def resolve(
             resolved, model_info, whole, partial_plan(whole_plan(second, registry, model_info), second)
         )
     return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.has_input else whole)
+
+
+def drawn_seed(seed: int) -> int:
+    """The seed, or a random one for -1."""
+    return random.SystemRandom().randrange(SEEDS) if seed == -1 else seed
 
 
 def hires_pass(request: Request, registry: Registry) -> tuple[Request, Request]:

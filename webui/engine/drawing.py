@@ -19,7 +19,7 @@ from .enlarging import enlarge
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
-from .start_latents import start_latents
+from .start_latents import initial_noise, start_latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,11 @@ class Drawing:
         those of its second pass, nfe is the mean of the denoise calls of a picture (nfe_each); guidance does not double
         them. seeds are in order.
         """
-        settings = {key: value for key, value in self.request.used_settings().items() if key not in ("count", "seed")}
+        settings = {
+            key: value
+            for key, value in self.request.used_settings().items()
+            if key not in ("count", "seed", "variation_seed")
+        }
         sigmas, nfe = [list(one.facts.sigmas[0]) for one in saved], [one.facts.nfe for one in saved]
         second = saved[0].facts.sigmas[1:] if saved else [plan.sigmas for plan in self.resolved.plans[1:]]
         mean = sum(nfe) / len(nfe) if nfe else 0
@@ -58,6 +62,7 @@ class Drawing:
             "seeds": [one.seed for one in saved],
             "sigmas": sigmas[0] if sigmas else list(self.plan.sigmas),
             **({"hires_sigmas": list(second[0])} if second else {}),
+            **({"variation_seeds": list(self.request.own_seeds[: len(saved)])} if self.request.is_varied else {}),
             "nfe": int(mean) if mean == int(mean) else mean,
             "nfe_each": nfe,
             "sigmas_each": sigmas if any(each != sigmas[0] for each in sigmas) else [],
@@ -95,7 +100,7 @@ def draw(
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
     """
     model, resolved = context.model, drawing.resolved
-    groups = list(batches(drawing.request.seeds, batch_size_of(resolved, batch_size)))
+    groups = list(batches(drawing.request.count, batch_size_of(resolved, batch_size)))
     progress = ProgressReporter(resolved, [len(group) for group in groups], context, previews)
     sink, stopped = PictureSink(drawing.resolved, context), False
 
@@ -124,10 +129,13 @@ def draw(
             progress.begin_batch()
             counted = Counted(guided, len(group))
             reported = Reported(Reported(counted, listeners.on_call), progress.call_done)
-            passes = [Pass(drawing.plan, start.of(group)), *second]
-            results = run_passes(passes, Stoppable(reported, context.should_stop), group, on_step)
+            seeds = [drawing.request.seeds[i] for i in group]
+            passes = [Pass(drawing.plan, start.of(seeds)), *second]
+            stoppable, noise = Stoppable(reported, context.should_stop), initial_noise(drawing.request, group)
+            results = run_passes(passes, stoppable, seeds, on_step, noise)
             sigmas = tuple(tuple(map(float, result.sigmas)) for result in results)
-            _save(results[-1].x, RunFacts(sigmas, counted.calls, group), drawing, context, progress, sink)
+            facts = RunFacts(sigmas, counted.calls, tuple(drawing.request.own_seeds[i] for i in group))
+            _save(results[-1].x, group, facts, drawing, context, progress, sink)
     except Stopped:
         stopped = True
     return drawing.info(sink.saved, progress.seconds, stopped)
@@ -141,10 +149,10 @@ def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:
     return wanted or max(1, int(resolved.model_info.defaults.max_batch / area))
 
 
-def batches(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-    """The seeds in groups of at most `size`."""
-    for start in range(0, len(seeds), size):
-        yield tuple(seeds[start : start + size])
+def batches(count: int, size: int) -> Iterator[range]:
+    """The indices of so many images in groups of at most `size`."""
+    for start in range(0, count, size):
+        yield range(start, min(count, start + size))
 
 
 def guided_denoiser(request: Request, model: Any, listeners: Listeners = Listeners()) -> Denoise:
@@ -156,18 +164,18 @@ def guided_denoiser(request: Request, model: Any, listeners: Listeners = Listene
 
 def _save(
     x: torch.Tensor,
+    group: range,
     facts: RunFacts,
     drawing: Drawing,
     context: JobContext,
     progress: ProgressReporter,
     sink: PictureSink,
 ) -> None:
-    """Decode and save the pictures of a batch. NotSaved comes after all of them were tried."""
-    first = drawing.request.seeds.index(facts.batch[0])
-    for offset in range(len(facts.batch)):
+    """Decode and save the pictures of a group. NotSaved comes after all of them were tried."""
+    for offset, index in enumerate(group):
         began = context.clock()
-        progress.decoding(first + offset)
+        progress.decoding(index)
         image = context.model.decode(x[offset : offset + 1])[0]
-        sink.save(drawing.source.stitched(image) if drawing.source else image, first + offset, facts)
+        sink.save(drawing.source.stitched(image) if drawing.source else image, index, facts)
         progress.decoded(context.clock() - began)
     sink.raise_problems()

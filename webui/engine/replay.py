@@ -95,7 +95,10 @@ def recipe(
         made = f"version {str(record.noise_version)[:20]!r}"
         raise MetadataError(f"The picture was made with noise streams of {made}; this Sigmalab has {NOISE_VERSION!r}.")
     single, public = record.single_request(), engine.settings.public
-    batch = [single.seed] if one_at_a_time else _batch(record, single.seed)
+    # What counts on within a batch.
+    counting = "variation_seed" if single.is_varied else "seed"
+    own = getattr(single, counting)
+    batch = [own] if one_at_a_time else _batch(record, own)
     named = dict(sampler=_id(record.sampler, "sampler"), schedule=_id(record.schedule, "schedule"))
     if single.has_input:
         image = image or _kept_input(record.input_digest, "input picture", "--input", engine)
@@ -107,7 +110,7 @@ def recipe(
             raise MetadataError("The picture's settings are incomplete: they do not say how it was enlarged.")
         second = record.later_passes[0]
         named |= dict(hires_sampler=_id(second.sampler, "sampler"), hires_schedule=_id(second.schedule, "schedule"))
-    request = single.model_copy(update=dict(named, seed=batch[0], count=len(batch), **inputs))
+    request = single.model_copy(update={**named, counting: batch[0], "count": len(batch), **inputs})
     resolved = engine.resolve(request)
     _check_loras(record, engine)
     if image is not None:
@@ -127,7 +130,7 @@ def recipe(
         vae=record.model.vae,
         parts=record.model.parts or None,
     )
-    return Recipe(resolved, environment, batch.index(single.seed), record)
+    return Recipe(resolved, environment, batch.index(own), record)
 
 
 def into(recipe: Recipe, folder: Path) -> Recipe:

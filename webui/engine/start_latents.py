@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from samplers.noise import Noise
+from samplers.noise import Noise, spherical
 from samplers.sampler import Denoise
 from samplers.wrappers import SoftlyMasked
 from webui.core.inpainting import InputPicture
@@ -57,6 +57,21 @@ def start_latents(request: Request, source: InputPicture | None, model: Any) -> 
     if request.mask_fill == "flat":
         filled = torch.where(mask >= 1, model.encode(source.filled), clean)
     return StartLatents(clean, filled, mask, request.mask_fill == "noise")
+
+
+def initial_noise(request: Request, images: range) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The starting noise of these images of a resolved request: of their seeds, led away for variations."""
+    own = Noise([request.seeds[i] for i in images], "initial")
+    if not request.is_varied:
+        return own
+    other = Noise([request.own_seeds[i] for i in images], "initial")
+
+    def varied(x: torch.Tensor) -> torch.Tensor:
+        # On the CPU in float32 like all noise, so that it is the same everywhere.
+        here = torch.zeros(x.shape)
+        return spherical(own(here), other(here), request.variation_strength).to(x)
+
+    return varied
 
 
 def latent_mask(mask: Image.Image, factor: int) -> torch.Tensor:

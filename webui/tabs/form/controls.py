@@ -109,7 +109,7 @@ def build_hires(
     menus = {
         "hires_sampler": [("As above", ""), *sampler_choices(registry.samplers)],
         "hires_schedule": [("As above", ""), *((name, name) for name in schedules_in_order(registry.schedules))],
-        "upscaler": [(f"{UPSCALERS[0]} (default)", ""), *((name, name) for name in UPSCALERS[1:])],
+        "upscaler": [("Default", ""), *((name, name) for name in UPSCALERS)],
     }
     changes: dict[str, dict[str, Any]] = {name: dict(choices=names, min_width=120) for name, names in menus.items()}
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
@@ -178,6 +178,9 @@ def build_form(
             elem_id=f"{mode}-random",
             interactive=True,
         )
+        if mode != "lab":
+            with gr.Accordion("Variations of a seed", open=False, elem_id=f"{mode}-variation", elem_classes="more"):
+                controls |= build_group(mode, "variation", schema)
     with gr.Column(elem_classes="card"):
         controls["model"] = build_model_menu(page, mode, start["model"])
         model_note = gr.HTML(elem_id=f"{mode}-model-note")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import escape
@@ -128,16 +128,22 @@ def message(snapshot: Snapshot | None) -> str:
 
 def summary(info: Mapping[str, Any]) -> str:
     """A finished run in a line."""
-    seeds = info.get("seeds") or []
-    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}" if seeds else ""
+    seeds, variations = info.get("seeds") or [], info.get("variation_seeds") or []
     calls = info.get("nfe")
     parts = [
         f"{_pictures(len(seeds)).capitalize()} in {seconds_text(info.get('seconds', 0.0))}",
         f"{calls:g} network calls{' each' if len(seeds) > 1 else ''}" if calls is not None else "",
         f"{info.get('sampler', '')}, {info.get('schedule', '')}".strip(", "),
-        seed,
+        _numbers("seed", seeds[:1] if variations else seeds),
+        _numbers("variation seed", variations),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _numbers(name: str, numbers: Sequence[int]) -> str:
+    if not numbers:
+        return ""
+    return f"{name} {numbers[0]}" if len(numbers) == 1 else f"{name}s {numbers[0]} to {numbers[-1]}"
 
 
 def running(progress: Progress) -> str:

@@ -30,6 +30,7 @@ class ResultPanel:
     picked: gr.HTML
     download: gr.DownloadButton
     reuse: gr.Button
+    vary: gr.Button
     send: gr.Button
     info: gr.Button
     again: gr.Button
@@ -71,13 +72,14 @@ def build_result(mode: str) -> ResultPanel:
     with gr.Row(visible=False, elem_classes="actions", elem_id=f"{mode}-actions") as actions:
         picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
         reuse = gr.Button("Use this seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
+        vary = gr.Button("Vary", size="sm", scale=0, min_width=0, elem_id=f"{mode}-vary")
         send = gr.Button("Send to img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
         info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
         again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
         kind = format_menu(mode)
         download = gr.DownloadButton("Download", size="sm", scale=0, min_width=0, elem_id=f"{mode}-download")
     result = ResultPanel(
-        live, text, gallery, actions, picked, download, reuse, send, info, again, gr.State([]), gr.State(0)
+        live, text, gallery, actions, picked, download, reuse, vary, send, info, again, gr.State([]), gr.State(0)
     )
 
     def select(made: list[tuple[str, int]], event: gr.SelectData) -> Updates:

@@ -172,8 +172,8 @@ def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Re
     value = _number(text) if field.kind in (int, float) else field.parse(text)
     if value is None:
         raise RequestError(f"The axis {title}: {text!r} is no number.")
-    if kind == "seed" and value == -1:
-        raise RequestError("The axis Seed: -1 would be another random seed each time; give numbers from 0 on.")
+    if kind in ("seed", "variation_seed") and value == -1:
+        raise RequestError(f"The axis {title}: -1 would be another random seed each time; give numbers from 0 on.")
     # Checked by the request's own rules: a wrong value is reported once here, not in every cell.
     read({kind: value}, schema)
     return _setting(kind, value)

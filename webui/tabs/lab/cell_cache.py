@@ -59,7 +59,8 @@ def key_of_record(record: Record) -> str | None:
     """The key of the picture that carries this record; None if it was drawn in a batch, where rounding may differ."""
     if len(record.batch) != 1 or record.noise_version != NOISE_VERSION or record.request is None:
         return None
-    request, model = {**record.request, "seed": record.seed, "count": 1}, record.model
+    own = {} if record.variation_seed is None else {"variation_seed": record.variation_seed}
+    request, model = {**record.request, "seed": record.seed, "count": 1, **own}, record.model
     weights = weights_digest(model.digest, model.vae, model.parts, record.loras)
     inputs = record.input_digest + record.mask_digest
     return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, inputs)

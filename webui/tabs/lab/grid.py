@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,7 +12,7 @@ from webui.core.fields import input_fields
 from webui.core.inpainting import InputPicture, fit_input, open_upload
 from webui.core.limits import SEEDS, Limits
 from webui.core.request import Request, RequestError, read
-from webui.core.resolved_request import ResolvedRequest, resolve
+from webui.core.resolved_request import ResolvedRequest, drawn_seed, resolve
 from webui.engine.engine import Engine
 
 from .axes import Axis
@@ -118,8 +117,9 @@ def make_grid(
     Raises RequestError for axes that do not fit, too many cells, and if no cell at all can be made.
     """
     _check(engine, base, axes, policy)
-    seed = random.SystemRandom().randrange(SEEDS) if base.seed == -1 else base.seed
-    fields = {name: getattr(base, name) for name in type(base).model_fields} | dict(count=1, seed=seed)
+    seed = drawn_seed(base.seed)
+    drawn = dict(count=1, seed=seed, variation_seed=drawn_seed(base.variation_seed))
+    fields = {name: getattr(base, name) for name in type(base).model_fields} | drawn
     for axis in axes:
         # What fails for every cell (words that are not in the prompt) is an error of the grid.
         axis.values[0].change(fields)

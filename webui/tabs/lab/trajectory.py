@@ -11,7 +11,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from samplers.denoiser import to_network
-from samplers.noise import Noise
 from samplers.sampler import Step
 from webui.core.inpainting import open_input
 from webui.core.request import Request, RequestError
@@ -21,7 +20,7 @@ from webui.engine.engine import Engine
 from webui.engine.events import PartialResult
 from webui.engine.job_context import JobContext
 from webui.engine.run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
-from webui.engine.start_latents import start_latents
+from webui.engine.start_latents import initial_noise, start_latents
 
 MOST_STEPS = 300  # each is two pictures to look at
 FILM_SIDE = 256  # pixels of one half of the animation at least
@@ -121,10 +120,10 @@ class _Camera:
         self._sigma = task.drawing.plan.sigmas[0]
         self._estimate: torch.Tensor | None = None
         # The run's own starting noise: streams are keyed, so drawing it here does not change the run.
-        seed = task.drawing.request.seeds[task.index]
+        request = task.drawing.request
         with torch.no_grad():
-            start = start_latents(task.drawing.request, task.drawing.source, context.model).of([seed])
-        self._x = start + self._sigma * Noise([seed], "initial")(start)
+            start = start_latents(request, task.drawing.source, context.model).of([request.seeds[task.index]])
+        self._x = start + self._sigma * initial_noise(request, range(task.index, task.index + 1))(start)
 
     def start(self) -> None:
         """The frame before the first network call: the input with its noise."""

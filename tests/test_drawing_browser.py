@@ -1,4 +1,4 @@
-"""Inpainting as a visitor does it: paint on the picture, extend it, and find both in what was made."""
+"""Masks, a second pass and variations as a visitor has them, in a real browser on a toy model."""
 
 import numpy as np
 from PIL import Image
@@ -47,3 +47,25 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
     # What is folded away does not count.
     expect(page.locator("#img2img-editor")).to_be_hidden()
     expect(page.locator("#img2img-mask img")).to_have_count(0)
+
+
+def test_a_visitor_enlarges_a_picture_and_varies_it(visit, server):  # noqa: F811
+    page = visit()
+    page.locator("#txt2img-prompt textarea").fill("red apple")
+    page.locator("#txt2img-steps input").fill("4")
+    page.locator("#txt2img-hires").get_by_text("Hires fix").click()
+    page.locator("#txt2img-hires-scale input[type=number]").fill("2")
+    page.locator("#txt2img-hires-scale input[type=number]").press("Tab")
+    expect(page.locator("#txt2img-plan")).to_contain_text("Then 128 × 128, enlarged by Lanczos")
+    expect(page.locator("#txt2img-plan")).to_contain_text("2 network calls more, starting at")
+    before = set(server.outputs.glob("*/*-*.png"))
+    page.locator("#txt2img-generate").click()
+    expect(page.locator("#txt2img-message")).to_contain_text("6 network calls")
+    (first,) = set(server.outputs.glob("*/*-*.png")) - before
+    assert Image.open(first).size == (128, 128)
+    page.locator("#txt2img-vary").click()
+    expect(page.locator("#txt2img-message")).to_contain_text("4 pictures in")
+    varied = set(server.outputs.glob("*/*-*.png")) - before - {first}
+    records = [read_picture(path).record for path in varied]
+    assert {record.seed for record in records} == {read_picture(first).record.seed}
+    assert len({record.variation_seed for record in records}) == 4
