@@ -35,7 +35,7 @@ class Limits:
 
     def problem(self, name: str, value: Any) -> str:
         """Why a field of this name, valid by itself, is too much here; "" if it is not."""
-        most = {"steps": self.steps, "count": self.count}.get(name)
+        most = {"steps": self.steps, "hires_steps": self.steps, "count": self.count}.get(name)
         if most is not None and value > most:
             return f"{title(name)} is {value}; allowed here is 1 to {most}."
         if name in ("prompt", "negative_prompt") and len(value) > self.prompt:

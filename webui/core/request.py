@@ -10,7 +10,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from samplers.guidance import Interval
 
-from .field_types import Name, Number, Options, Prompt, Sides, Whole
+from .feature_fields import (
+    SEED,
+    HiresSampler,
+    HiresScale,
+    HiresSchedule,
+    HiresSteps,
+    HiresStrength,
+    HiresStrengthAs,
+    InpaintArea,
+    MaskBlur,
+    MaskFill,
+    Outpaint,
+    Padding,
+    Upscaler,
+    VariationSeed,
+    VariationStrength,
+)
+from .field_types import Name, Number, Options, Prompt, Whole
 from .fields import Setting, fields_of, problem_text
 from .limits import MAX_COUNT, MAX_STEPS, SEEDS
 
@@ -20,9 +37,6 @@ class RequestError(ValueError):
 
 
 SIDE = "a whole number of pixels, or 0 for the model's own size"
-SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
-HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
-SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 MAX_SIGMA = 1e6
 
 
@@ -148,141 +162,20 @@ class Request(BaseModel):
         ),
     ] = 0.0
     mask: Annotated[Path | None, Field(strict=False), Setting(allowed="the path of a picture", needs_input=True)] = None
-    mask_blur: Annotated[
-        Whole,
-        Field(ge=0, le=64),
-        Setting(
-            "Mask blur",
-            "Pixels over which its edge fades out",
-            group="inpaint",
-            step=1,
-            infotext="Mask blur",
-            axis="0, 4, 8",
-            needs_input=True,
-        ),
-    ] = 4
-    mask_fill: Annotated[
-        Literal["original", "noise", "flat"],
-        Setting(
-            "Under the mask",
-            group="inpaint",
-            choices=("Picture", "Noise", "Colours around"),
-            infotext="Mask fill",
-            axis="original, noise, flat",
-            needs_input=True,
-        ),
-    ] = "original"
-    inpaint_area: Annotated[
-        Literal["whole", "masked"],
-        Setting(
-            "Draw",
-            group="inpaint",
-            choices=("Whole picture", "Only masked area"),
-            infotext="Inpaint area",
-            needs_input=True,
-        ),
-    ] = "whole"
-    padding: Annotated[
-        Whole,
-        Field(ge=0, le=512),
-        Setting(
-            "Padding",
-            "Pixels around the masked area",
-            group="inpaint",
-            step=4,
-            infotext="Masked area padding",
-            axis="0, 32, 64",
-            needs_input=True,
-        ),
-    ] = 32
-    outpaint: Annotated[
-        Sides,
-        Field(strict=False),
-        Setting(
-            "Extend by pixels: left, top, right, bottom",
-            group="inpaint",
-            infotext="Outpaint",
-            allowed=SIDES,
-            needs_input=True,
-        ),
-    ] = (0, 0, 0, 0)
-    hires_scale: Annotated[
-        Number,
-        Field(ge=0, le=4),
-        Setting(
-            "Enlarge by",
-            "1.25 to 4; 0 is off",
-            group="hires",
-            step=0.25,
-            infotext="Hires upscale",
-            axis="0, 1.5, 2",
-            allowed=HIRES_SCALE,
-            needs_words=True,
-        ),
-    ] = 0.0
-    hires_steps: Annotated[
-        Whole,
-        Field(ge=0, le=MAX_STEPS),
-        Setting(
-            "Hires steps",
-            "0: as above",
-            group="hires",
-            infotext="Hires steps",
-            axis="5, 10, 20",
-            needs_words=True,
-        ),
-    ] = 0
-    hires_strength: Annotated[
-        Number,
-        Field(ge=0.01, le=1),
-        Setting(
-            "Hires strength",
-            "1 keeps nothing of the first pass",
-            group="hires",
-            step=0.01,
-            infotext="Hires strength",
-            axis="0.3, 0.5, 0.7 or a range: 0.2..0.8 +0.2",
-            needs_words=True,
-        ),
-    ] = 0.5
-    hires_sampler: Annotated[
-        Name, Setting("Hires sampler", group="hires", infotext="Hires sampler", needs_words=True)
-    ] = ""
-    hires_schedule: Annotated[
-        Name, Setting("Hires schedule", group="hires", infotext="Hires schedule type", needs_words=True)
-    ] = ""
-    upscaler: Annotated[
-        Name,
-        Setting("Upscaler", group="hires", infotext="Hires upscaler", axis="Lanczos, Latent bicubic", needs_words=True),
-    ] = ""
-    variation_seed: Annotated[
-        Whole,
-        Field(ge=-1, le=SEEDS - 1),
-        Setting(
-            "Variation seed",
-            "-1: another each time",
-            group="variation",
-            infotext="Variation seed",
-            axis="1, 2, 3 or a range: 1..4",
-            allowed=SEED,
-        ),
-    ] = -1
-    variation_strength: Annotated[
-        Number,
-        Field(ge=0, le=1),
-        Setting(
-            "Variation strength",
-            "How far from the seed's picture; 0 is off",
-            group="variation",
-            step=0.01,
-            infotext="Variation seed strength",
-            axis="0, 0.1, 0.2 or a range: 0..1 +0.25",
-        ),
-    ] = 0.0
-    hires_strength_as: Annotated[
-        Literal["steps", "noise"],
-        Setting("Hires strength is a", group="hires", choices=("Share of the steps", "Noise level"), needs_words=True),
-    ] = "steps"
+    mask_blur: MaskBlur = 4
+    mask_fill: MaskFill = "original"
+    inpaint_area: InpaintArea = "whole"
+    padding: Padding = 32
+    outpaint: Outpaint = (0, 0, 0, 0)
+    hires_scale: HiresScale = 0.0
+    hires_steps: HiresSteps = 0
+    hires_strength: HiresStrength = 0.5
+    hires_sampler: HiresSampler = ""
+    hires_schedule: HiresSchedule = ""
+    upscaler: Upscaler = ""
+    variation_seed: VariationSeed = -1
+    variation_strength: VariationStrength = 0.0
+    hires_strength_as: HiresStrengthAs = "steps"
 
     @property
     def has_input(self) -> bool:

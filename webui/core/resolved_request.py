@@ -14,9 +14,10 @@ from samplers.schedule import cut
 from weights.model_info import ModelError
 from weights.prompt_syntax import PromptError, lora_tags
 
+from .feature_fields import HIRES_SCALE
 from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
-from .request import HIRES_SCALE, Request, RequestError
+from .request import Request, RequestError
 from .text import as_sentence
 
 if TYPE_CHECKING:

@@ -1,0 +1,149 @@
+"""The annotations of the fields of inpainting, of a second pass and of variations, which `Request` puts in order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .field_types import Name, Number, Sides, Whole
+from .fields import Setting
+from .limits import MAX_STEPS, SEEDS
+
+HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
+SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
+SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
+
+MaskBlur = Annotated[
+    Whole,
+    Field(ge=0, le=64),
+    Setting(
+        "Mask blur",
+        "Pixels over which its edge fades out",
+        group="inpaint",
+        step=1,
+        infotext="Mask blur",
+        axis="0, 4, 8",
+        needs_input=True,
+    ),
+]
+MaskFill = Annotated[
+    Literal["original", "noise", "flat"],
+    Setting(
+        "Under the mask",
+        group="inpaint",
+        choices=("Picture", "Noise", "Colours around"),
+        infotext="Mask fill",
+        axis="original, noise, flat",
+        needs_input=True,
+    ),
+]
+InpaintArea = Annotated[
+    Literal["whole", "masked"],
+    Setting(
+        "Draw",
+        group="inpaint",
+        choices=("Whole picture", "Only masked area"),
+        infotext="Inpaint area",
+        needs_input=True,
+    ),
+]
+Padding = Annotated[
+    Whole,
+    Field(ge=0, le=512),
+    Setting(
+        "Padding",
+        "Pixels around the masked area",
+        group="inpaint",
+        step=4,
+        infotext="Masked area padding",
+        axis="0, 32, 64",
+        needs_input=True,
+    ),
+]
+Outpaint = Annotated[
+    Sides,
+    Field(strict=False),
+    Setting(
+        "Extend by pixels: left, top, right, bottom",
+        group="inpaint",
+        infotext="Outpaint",
+        allowed=SIDES,
+        needs_input=True,
+    ),
+]
+HiresScale = Annotated[
+    Number,
+    Field(ge=0, le=4),
+    Setting(
+        "Enlarge by",
+        "1.25 to 4; 0 is off",
+        group="hires",
+        step=0.25,
+        infotext="Hires upscale",
+        axis="0, 1.5, 2",
+        allowed=HIRES_SCALE,
+        needs_words=True,
+    ),
+]
+HiresSteps = Annotated[
+    Whole,
+    Field(ge=0, le=MAX_STEPS),
+    Setting(
+        "Hires steps",
+        "0: as above",
+        group="hires",
+        infotext="Hires steps",
+        axis="5, 10, 20",
+        needs_words=True,
+    ),
+]
+HiresStrength = Annotated[
+    Number,
+    Field(ge=0.01, le=1),
+    Setting(
+        "Hires strength",
+        "1 keeps nothing of the first pass",
+        group="hires",
+        step=0.01,
+        infotext="Hires strength",
+        axis="0.3, 0.5, 0.7 or a range: 0.2..0.8 +0.2",
+        needs_words=True,
+    ),
+]
+HiresSampler = Annotated[Name, Setting("Hires sampler", group="hires", infotext="Hires sampler", needs_words=True)]
+HiresSchedule = Annotated[
+    Name, Setting("Hires schedule", group="hires", infotext="Hires schedule type", needs_words=True)
+]
+Upscaler = Annotated[
+    Name,
+    Setting("Upscaler", group="hires", infotext="Hires upscaler", axis="Lanczos, Latent bicubic", needs_words=True),
+]
+VariationSeed = Annotated[
+    Whole,
+    Field(ge=-1, le=SEEDS - 1),
+    Setting(
+        "Variation seed",
+        "-1: another each time",
+        group="variation",
+        infotext="Variation seed",
+        axis="1, 2, 3 or a range: 1..4",
+        allowed=SEED,
+    ),
+]
+VariationStrength = Annotated[
+    Number,
+    Field(ge=0, le=1),
+    Setting(
+        "Variation strength",
+        "How far from the seed's picture; 0 is off",
+        group="variation",
+        step=0.01,
+        infotext="Variation seed strength",
+        axis="0, 0.1, 0.2 or a range: 0..1 +0.25",
+    ),
+]
+HiresStrengthAs = Annotated[
+    Literal["steps", "noise"],
+    Setting("Hires strength is a", group="hires", choices=("Share of the steps", "Noise level"), needs_words=True),
+]
