@@ -109,7 +109,9 @@ def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path)
     expect(facts).to_contain_text("Made by AUTOMATIC1111")
     expect(facts).to_contain_text("<img src=x onerror=alert(1)>")
     expect(facts.locator("img")).to_have_count(0)
-    expect(facts.locator("[role=alert]")).to_contain_text("Model 'v1-5-pruned-emaonly' is not in weights/; choose one.")
+    expect(facts.locator("[role=alert]")).to_contain_text(
+        "Model 'v1-5-pruned-emaonly' is not in weights/; the form keeps the model that it has."
+    )
     expect(page.locator("#info-replay")).to_be_disabled()
     page.locator("#info-to-txt2img").click()
     expect(page.get_by_role("tab", name="txt2img")).to_have_attribute("aria-selected", "true")
@@ -117,15 +119,15 @@ def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path)
     expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
     expect(page.locator("#txt2img-steps input")).to_have_value("25")
     expect(seed_box(page)).to_have_value("3141592653")
-    expect(page.locator("#txt2img-model input")).to_have_value("")
+    expect(page.locator("#txt2img-model input")).to_have_value("toy")
     expect(message(page)).to_contain_text("ENSD: 31337.")
-    # Nothing takes the missing model's place until the user says what.
-    generate(page)
-    expect(message(page).locator("[role=alert]")).to_have_text("No model is chosen; choose one from the menu.")
+    # What waited for a model does not give way to that model's defaults.
     choose(page, "#txt2img-model", "other")
     page.locator("#txt2img-steps input").fill("3")
     generate(page)
     finished(page)
+    expect(page.locator("#txt2img-height input[type=number]")).to_have_value("768")
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
 
 
 def test_our_own_settings_go_to_img2img_with_the_picture(visit, tmp_path):  # noqa: F811

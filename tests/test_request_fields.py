@@ -19,7 +19,7 @@ from webui.engine.engine import Engine
 from webui.importers.a1111 import read_infotext
 from webui.importers.imported_settings import from_external
 from webui.settings import Settings
-from webui.tabs.form.apply_settings import overlay
+from webui.tabs.form.apply_settings import fill, overlay
 from webui.tabs.form.controls import build_form, build_input, build_prompt
 from webui.tabs.form.form import to_request
 from webui.tabs.form.form_state import form_defaults, recall
@@ -233,3 +233,11 @@ ENDPOINTS = {
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_clients_see_the_arguments_in_the_order_that_they_know(engine, endpoint):
     assert described(endpoint, Request, engine) == ENDPOINTS[endpoint]
+
+
+def test_a_size_waits_for_a_model_that_makes_it(engine):
+    form, page = form_of(engine, "txt2img", Request), Page(engine, None, {}, None)
+    updates, notes = fill(page, form, {}, {"width": 4096, "height": 64}, model_is_missing=True)
+    assert updates[form.sizes] == {"width": 4096, "height": 64}
+    assert notes[-1].startswith("The next model that you choose gets the picture's width and height")
+    assert fill(page, form, {}, {"width": 4096})[0][form.sizes] == {}

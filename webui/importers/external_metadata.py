@@ -1,4 +1,4 @@
-"""The settings that another program (A1111, Forge, ComfyUI) wrote into a picture, in one form."""
+"""The settings that another program wrote into a picture, in one form."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ class ExternalMetadata:
     sampler, schedule, model   its own names; "" where it has none
     values    of a request's other fields by their names here, as texts or numbers, whichever it gives
     comfy     whether the names are ComfyUI's
+    unnamed_is_uniform  whether a sampler without a schedule has the uniform one
+    all_steps_run  whether `steps` are those that run at the strength, and not those of a whole run
     unread    settings that have no counterpart here, one phrase each
     """
 
@@ -26,4 +28,6 @@ class ExternalMetadata:
     model: str = ""
     values: Mapping[str, object] = field(default_factory=dict)
     comfy: bool = False
+    unnamed_is_uniform: bool = False
+    all_steps_run: bool = False
     unread: tuple[str, ...] = ()

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from samplers.registry import Entry, Registry
-from webui.core.fields import fields_of
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError, Record
-from webui.core.request import Request, sift
+from webui.core.request import Request
 from webui.core.text import as_sentence, title
 
-from .a1111 import options_in, read_infotext
+from .a1111 import read_infotext
 from .comfyui import read_comfy
 from .external_metadata import ExternalMetadata
-from .sampler_names import COMFY_LEVELS, COMFY_METHODS, Match, levels, method, split
-
-NOISE_NOTE = "Its noise: each program draws its own, so the same seed gives another picture."
-WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
+from .external_request import external_request
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class ImportedSettings:
     program  that made it
     rows     (name, value) of what it says, as text from outside
     fields   of a request, each valid by itself
-    open     menus that these settings leave open: "sampler", "schedule", "model"
+    open     menus that these settings leave open: "sampler", "schedule"
     missing  the plugins and models that are not here, one sentence each
     notes    what else could not be matched, one sentence each
     record   our own metadata, None from other programs
@@ -78,8 +74,8 @@ def from_record(record: Record, registry: Registry, models: Mapping[str, Any], t
             opened.add(place)
             missing.append(as_sentence(str(error)))
     if request.model not in models:
-        opened.add("model")
-        missing.append(f"Unknown model {request.model!r}; known are {', '.join(models)}.")
+        del fields["model"]
+        missing.append(f"Model {request.model!r} is not in weights/; the form keeps the model that it has.")
     return ImportedSettings(
         "Sigmalab", _rows(record, request), fields, frozenset(opened), tuple(missing), (), record, text
     )
@@ -93,72 +89,10 @@ def from_external(
     schema: type[Request] = Request,
 ) -> ImportedSettings:
     """The settings of another program; names of methods become ours where they mean the same."""
-    fields: dict[str, Any] = {"prompt": external.prompt, "negative_prompt": external.negative_prompt}
-    opened, missing, notes = set(), [], [f"{each}." for each in external.unread]
-    for place, (theirs, ours, known) in _places(external, registry).items():
-        if ours is not None and ours.name in known:
-            fields[place] = ours.name
-            fields["options" if place == "sampler" else "schedule_options"] = dict(ours.options)
-            notes += [ours.note] if ours.note else []
-        elif theirs:
-            opened.add(place)
-            here = (
-                f" is {ours.name} here, and that is not loaded"
-                if ours
-                else f": no {place} here is known to be the same"
-            )
-            missing.append(f"{place.capitalize()} {theirs!r}{here}; choose one.")
-    model = _model(external.model, models)
-    if model:
-        fields["model"] = model
-    elif external.model:
-        opened.add("model")
-        missing.append(f"Model {external.model!r} is not in weights/; choose one.")
-    for name, value in external.values.items():
-        fields[name] = fields_of(schema)[name].parse(str(value))
-        if fields[name] is None:
-            notes.append(f"{title(name)} {str(value)[:40]!r} cannot be read.")
-            del fields[name]
-    if "strength" in fields and fields.get("hires_scale"):
-        # The same name is that of the second pass where there is one.
-        fields["hires_strength"] = fields.pop("strength")
-    if "strength" in fields:
-        fields |= {"mode": "img2img", "strength_as": "steps"}
-        notes.append("Strength counts the steps in another way in other programs, by one step or two.")
-    if external.program != "Sigmalab":
-        notes.append(NOISE_NOTE)
-    good, problems = sift(fields, schema)
+    made = external_request(external, registry, models, schema)
     rows = (("Prompt", external.prompt), ("Negative prompt", external.negative_prompt), *external.shown.items())
     rows = tuple((name, value) for name, value in rows if value)
-    return ImportedSettings(
-        external.program, rows, good, frozenset(opened), tuple(missing), (*problems.values(), *notes), None, text
-    )
-
-
-def _places(external: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Match | None, Mapping[str, Any]]]:
-    """By place: their name, ours if it is known, and what is loaded."""
-    sampler, schedule = external.sampler, external.schedule
-    ours: tuple[Match | None, Match | None]
-    if external.program == "Sigmalab":
-        said = {name: options_in(external.shown.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
-        ours = Match(sampler, said["Sampler"]), Match(schedule, said["Schedule"])
-    elif external.comfy:
-        ours = method(COMFY_METHODS.get(sampler, "")), COMFY_LEVELS.get(schedule)
-    else:
-        first, second = split(sampler, schedule) if sampler else ("", schedule)
-        ours = method(first), levels(second)
-        schedule = schedule or (second if sampler else "")
-    return {"sampler": (sampler, ours[0], registry.samplers), "schedule": (schedule, ours[1], registry.schedules)}
-
-
-def _model(name: str, models: Mapping[str, Any]) -> str | None:
-    """Our model of this name, with or without folder and ending, upper or lower case."""
-
-    def plain(text: str) -> str:
-        text = text.replace("\\", "/").rsplit("/", 1)[-1].casefold()
-        return next((text.removesuffix(end) for end in WEIGHTS if text.endswith(end)), text)
-
-    return next((model for model in models if name and plain(model) == plain(name)), None)
+    return ImportedSettings(external.program, rows, made.fields, made.open, made.missing, made.notes, None, text)
 
 
 def _rows(record: Record, request: Request) -> tuple[tuple[str, str], ...]:

@@ -91,6 +91,15 @@ COMFY_LEVELS: Mapping[str, Match] = {
     "beta": Match("Beta", {"alpha": 0.6, "beta": 0.6, "whole": True}),
     "kl_optimal": Match("KL-optimal"),
 }
+# Other names of the samplers above, or of ComfyUI's: spelled out, or InvokeAI's.
+ALIASES: Mapping[str, str] = {
+    "euler ancestral": "euler a",
+    "euler_a": "euler a",
+    "dpm2 ancestral": "dpm2 a",
+    "kdpm_2": "dpm2",
+    "kdpm_2_a": "dpm2 a",
+    "dpm++ 2s ancestral": "dpm++ 2s a",
+}
 # The schedules of A1111's "Automatic" that are not the uniform one.
 AUTOMATIC: Mapping[str, str] = {
     "dpm++ 2m": "karras",
@@ -103,25 +112,47 @@ AUTOMATIC: Mapping[str, str] = {
     "dpm++ 3m sde": "exponential",
     "ddim": "ddim",
 }
-# Until version 1.9 A1111 had one menu for both: "DPM++ 2M Karras".
-JOINED = re.compile(r"(.+?) (karras|exponential|polyexponential)")
+# Schedules without an equal here, whose names may stand behind that of a sampler, too.
+OTHER_LEVELS = ("sgm uniform", "align your steps", "turbo", "linear quadratic", "automatic")
+# "DPM++ 2M Karras", as A1111's one menu had it until version 1.9, and "euler_ancestral_karras".
+BEHIND = "|".join(re.sub("[ _]", "[ _]", name) for name in {*COMFY_LEVELS, *OTHER_LEVELS})
+JOINED = re.compile(rf"(?P<sampler>.+?)(?P<between>[ _])(?P<schedule>{BEHIND})", re.IGNORECASE)
 
 
 def method(name: str) -> Match | None:
-    """The sampler here for a name in A1111 or Forge; None if no sampler here is equal."""
-    return METHODS.get(name.strip().casefold())
+    """The sampler here for a name in another program; None if no sampler here is equal."""
+    return METHODS.get(_method_name(name))
 
 
-def levels(name: str) -> Match | None:
+def levels(name: str, comfy: bool = False) -> Match | None:
     """The schedule here for a name in another program; None if no schedule here is equal."""
-    return LEVELS.get(name.strip().casefold())
+    return (COMFY_LEVELS if comfy else LEVELS).get(name.strip().casefold())
 
 
-def split(sampler: str, schedule: str) -> tuple[str, str]:
-    """A1111's sampler and schedule as two names: old joined names are split, "Automatic" becomes its schedule."""
-    joined = JOINED.fullmatch(sampler.strip().casefold())
-    if joined and joined[1] in METHODS:
-        return joined[1], joined[2]
-    if schedule.strip().casefold() in ("", "automatic"):
-        return sampler, AUTOMATIC.get(sampler.strip().casefold(), "uniform")
-    return sampler, schedule
+def split(sampler: str, schedule: str, unnamed_is_uniform: bool) -> tuple[str, str, bool]:
+    """(sampler, schedule, whether the schedule's name is ComfyUI's) from a sampler's name that may end with a schedule.
+
+    A1111's "Automatic" becomes the schedule that it stands for; "" is one that is not named or not known.
+    unnamed_is_uniform  whether the program means the uniform schedule where it names none: it had one menu for both
+    """
+    automatic = schedule.strip().casefold() == "automatic"
+    joined = JOINED.fullmatch(sampler.strip())
+    comfy = False
+    if joined:
+        sampler, comfy = joined["sampler"], joined["between"] == "_"
+        if automatic or not schedule:
+            schedule = joined["schedule"]
+            return sampler, schedule, comfy
+    name = _method_name(sampler)
+    if automatic:
+        return sampler, AUTOMATIC.get(name, "uniform") if name in METHODS else "", False
+    if not schedule and unnamed_is_uniform and name in METHODS:
+        return sampler, "ddim" if name == "ddim" else "uniform", False
+    return sampler, schedule, comfy
+
+
+def _method_name(name: str) -> str:
+    """The name in METHODS that a name stands for; a name that is not known as it is."""
+    # k-diffusion's samplers begin with it at NovelAI and in early versions of InvokeAI.
+    name = name.strip().casefold().removeprefix("k_")
+    return ALIASES.get(name) or COMFY_METHODS.get(name) or name

@@ -55,15 +55,24 @@ def overlay(
 
 
 def fill(
-    page: Page, form: Form, saved: Any, fields: Mapping[str, Any], leave_open: Collection[str] = ()
+    page: Page,
+    form: Form,
+    saved: Any,
+    fields: Mapping[str, Any],
+    leave_open: Collection[str] = (),
+    model_is_missing: bool = False,
 ) -> tuple[Updates, list[str]]:
     """(updates for `refilled(form)`, a sentence for each field that could not be taken).
 
     leave_open  menus to leave without a choice, because the named sampler, schedule or model is not here
+    model_is_missing  whether the settings are those of another model: the next one that is chosen takes the size over
     """
     values, notes = overlay(page, form, saved, fields)
+    sizes = {side: fields[side] for side in ("width", "height") if fields.get(side)} if model_is_missing else {}
+    if any(values[side] != size for side, size in sizes.items()):
+        notes.append("The next model that you choose gets the picture's width and height, if it can make them.")
     without: Updates = {form.fields[name]: gr.update(value=None) for name in leave_open}
-    return refill(page, form, values) | without, notes
+    return refill(page, form, values) | without | {form.sizes: sizes}, notes
 
 
 def _options(page: Page, kept: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

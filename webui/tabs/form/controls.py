@@ -129,7 +129,7 @@ def build_form(
     engine, registry, fields = page.engine, page.registry, fields_of(schema)
     info = next(iter(engine.models().values()), None)
     start = fresh(registry, info, schema)
-    store = gr.State(recall_options(None, registry))
+    store, sizes = gr.State(recall_options(None, registry)), gr.State({})
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))
     controls: dict[str, Component] = {"prompt": prompt}
     with gr.Column(elem_classes="card"):
@@ -184,7 +184,7 @@ def build_form(
     with gr.Column(elem_classes="card"):
         controls["model"] = build_model_menu(page, mode, start["model"])
         model_note = gr.HTML(elem_id=f"{mode}-model-note")
-    return Form(mode, controls | dict(more), store, boxes, revision, edits, note, plan, model_note)
+    return Form(mode, controls | dict(more), store, boxes, revision, edits, sizes, note, plan, model_note)
 
 
 def build_model_menu(page: Page, mode: str, model: str) -> gr.Dropdown:

@@ -20,9 +20,10 @@ class Form:
 
     options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
     boxes     the widgets of the options that are shown
+    sizes     width and height of a picture whose model is not here, for the next model that is chosen
     revision  0 until the browser's settings are in, `RESTORED` then, and a new number when other settings are put in
     edits     a new number with each change of an option
-    The last two are hidden controls and not states: a state's change event gets lost while a page is being opened.
+    revision and edits are hidden controls and not states: a state's change event gets lost while a page opens.
     """
 
     mode: str
@@ -31,6 +32,7 @@ class Form:
     boxes: Sequence[OptionBox]
     revision: gr.Number
     edits: gr.Number
+    sizes: gr.State
     note: gr.HTML
     plan: gr.HTML
     model_note: gr.HTML

@@ -10,6 +10,7 @@ import gradio as gr
 
 from samplers.run import Plan, plan
 from webui.core.fields import fields_of
+from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
 from webui.core.request import Request, read
 from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
@@ -34,17 +35,21 @@ def connect_form(page: Page, form: Form) -> None:
     _describe(page, form)
     model = form.fields["model"]
     schedule, width, height, guidance = (form.fields[name] for name in ("schedule", "width", "height", "guidance"))
+    changed = [schedule, width, height, guidance, form.revision, form.sizes]
 
-    def follow(name: Any) -> Updates:
+    def follow(name: Any, sizes: Mapping[str, int]) -> Updates:
         info = page.engine.models().get(chosen_name(name))
         if info is None:
             return gr.skip()
-        size = gr.update(**size_slider(info))
-        defaults = {schedule: "", width: size, height: size, guidance: info.defaults.guidance}
-        return defaults | {form.revision: time.time()}
+        updates = {form.revision: time.time(), form.sizes: {}}
+        for side in ("width", "height"):
+            waiting = {"value": sizes[side]} if side in sizes and not size_problem(side, sizes[side], info) else {}
+            updates[form.fields[side]] = gr.update(**size_slider(info) | waiting)
+        # A picture's settings, which waited for their model, stay; else each model begins with its own.
+        return updates if sizes else updates | {schedule: "", guidance: info.defaults.guidance}
 
     # Not a change: a model that was restored or reloaded must not reset what goes with it.
-    on_choice(model, follow, model, [schedule, width, height, guidance, form.revision], **QUIET)
+    on_choice(model, follow, [model, form.sizes], changed, **QUIET)
 
 
 def refill(page: Page, form: Form, saved: Any) -> Updates:
@@ -62,7 +67,8 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
     updates: Updates = {
         form.fields[name]: gr.update(value=as_text(values[name]), **more.get(name, {})) for name in form.kept_names
     }
-    return updates | {form.options: recall_options(saved, page.registry), form.revision: time.time()}
+    options = recall_options(saved, page.registry)
+    return updates | {form.options: options, form.sizes: {}, form.revision: time.time()}
 
 
 def restore(page: Page, form: Form, saved: Any) -> Updates:
@@ -72,7 +78,7 @@ def restore(page: Page, form: Form, saved: Any) -> Updates:
 
 def refilled(form: Form) -> list[gr.components.Component]:
     """The outputs of `refill`: all but uploads."""
-    return [form.options, *(form.fields[name] for name in form.kept_names), form.revision]
+    return [form.options, form.sizes, *(form.fields[name] for name in form.kept_names), form.revision]
 
 
 def remember(

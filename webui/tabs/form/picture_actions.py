@@ -53,7 +53,7 @@ def use_settings(
 
     kept  what the browser keeps of the form
     """
-    updates, notes = fill(page, bench.form, kept, imported.fields, imported.open)
+    updates, notes = fill(page, bench.form, kept, imported.fields, imported.open, "model" not in imported.fields)
     text = render("messages", "sent", imported.program, imported.missing, (*imported.notes, *notes))
     kept = _inputs_of(page, imported)
     for name in upload_fields(Request):

@@ -1,0 +1,183 @@
+"""Turn another program's settings into fields of a request, and say what has no equal here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from samplers.registry import Registry
+from webui.core.fields import fields_of
+from webui.core.limits import MAX_STEPS, SEEDS
+from webui.core.menus import LATENT, UPSCALERS
+from webui.core.request import Request, sift
+from webui.core.text import title
+
+from .a1111 import options_in
+from .external_metadata import ExternalMetadata
+from .sampler_names import Match, levels, method, split
+
+NOISE_NOTE = "Its noise: each program draws its own, so the same seed gives another picture."
+STEPS_NOTE = "Strength counts the steps in another way in other programs, by one step or two."
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
+NUMBERS = ("steps", "guidance", "seed")  # what a picture from words cannot be made without
+SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")  # A1111's entries for "as above"
+# A1111's latent upscalers that are torch's interpolations without antialiasing.
+LATENT_NAMES = {"latent": "Latent bilinear"} | {name.casefold(): name for name in LATENT}
+# Syntax of other programs' prompts that is plain text here, with bounds on every repetition: texts come from strangers.
+SYNTAX = (
+    ("a switch of words during the run", re.compile(r"\[[^\[\]:|]{0,200}:(?:[^\[\]:|]{0,200}:)? ?\d*\.?\d+ ?\]")),
+    ("words that alternate", re.compile(r"\[[^\[\]|]{1,200}\|[^\[\]]{1,200}\]")),
+    ("prompts joined by AND", re.compile(r"\bAND\b")),
+    ("a wildcard", re.compile(r"__[\w/*-]{1,60}?__")),
+    ("a random choice", re.compile(r"\{[^{}|]{0,200}\|[^{}]{0,200}\}")),
+    ("NovelAI's weight", re.compile(r"-?\d{1,4}(?:\.\d{1,4})?::[^:]{1,200}::")),
+)
+SHOWN = 60  # characters of a value in a sentence
+
+
+@dataclass(frozen=True)
+class ExternalRequest:
+    """The fields of a request that are valid by themselves; `open`, `missing` and `notes` as in ImportedSettings."""
+
+    fields: Mapping[str, Any]
+    open: frozenset[str]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def external_request(
+    external: ExternalMetadata, registry: Registry, models: Mapping[str, Any], schema: type[Request] = Request
+) -> ExternalRequest:
+    """The settings of another program; names of methods become ours where they mean the same."""
+    fields: dict[str, Any] = {"prompt": external.prompt, "negative_prompt": external.negative_prompt}
+    opened, missing, notes = set(), [], [f"{each}." for each in external.unread]
+    for place, (theirs, ours, known) in _places(external, registry).items():
+        if ours is not None and ours.name in known:
+            fields[place] = ours.name
+            fields["options" if place == "sampler" else "schedule_options"] = dict(ours.options)
+            notes += [ours.note] if ours.note else []
+            continue
+        opened.add(place)
+        if not theirs:
+            missing.append(f"The picture names no {place}; choose one.")
+            continue
+        here = f" is {ours.name} here, and that is not loaded" if ours else f": no {place} here is known to be the same"
+        missing.append(f"{place.capitalize()} {theirs!r}{here}; choose one.")
+    model = _model(external.model, models)
+    if model:
+        fields["model"] = model
+    else:
+        named = f"Model {external.model!r} is not in weights/" if external.model else "The picture names no model"
+        missing.append(f"{named}; the form keeps the model that it has.")
+    values = dict(external.values)
+    if external.program != "Sigmalab":
+        notes += _second_pass(values, external, fields)
+    for name, value in values.items():
+        fields[name] = fields_of(schema)[name].parse(str(value))
+        if fields[name] is None:
+            notes.append(f"{title(name)} {str(value)[:SHOWN]!r} cannot be read.")
+            del fields[name]
+    notes += _strength(fields, external)
+    notes += _seed(fields)
+    if unnamed := [title(name).lower() for name in NUMBERS if name not in external.values]:
+        notes.append(f"The picture does not name its {' and '.join(unnamed)}; the form keeps what it has.")
+    if external.program != "Sigmalab":
+        notes += [*_syntax(external), NOISE_NOTE]
+    good, problems = sift(fields, schema)
+    told = (f"{text[:-1]}, and is {str(fields[name])[:SHOWN]!r}." for name, text in problems.items())
+    return ExternalRequest(good, frozenset(opened), tuple(missing), (*told, *notes))
+
+
+def _places(external: ExternalMetadata, registry: Registry) -> dict[str, tuple[str, Match | None, Mapping[str, Any]]]:
+    """By place: their name, ours if it is known, and what is loaded."""
+    sampler, schedule = external.sampler, external.schedule
+    ours: tuple[Match | None, Match | None]
+    if external.program == "Sigmalab":
+        said = {name: options_in(external.shown.get(f"{name} options", "")) for name in ("Sampler", "Schedule")}
+        ours = Match(sampler, said["Sampler"]), Match(schedule, said["Schedule"])
+    else:
+        first, second, comfy = split(sampler, schedule, external.unnamed_is_uniform)
+        ours = method(first), levels(second, comfy or external.comfy)
+        schedule = second or schedule
+    return {"sampler": (sampler, ours[0], registry.samplers), "schedule": (schedule, ours[1], registry.schedules)}
+
+
+def _second_pass(values: dict[str, object], external: ExternalMetadata, fields: Mapping[str, Any]) -> list[str]:
+    """Replace the names in a second pass by ours, or leave them out; sentences about those left out."""
+    notes = []
+    sampler, schedule, upscaler = (
+        str(values.pop(name, "")) for name in ("hires_sampler", "hires_schedule", "upscaler")
+    )
+    first, second, comfy = split("" if sampler.casefold() in SAME else sampler, schedule, False)
+    for name, theirs, ours in (
+        ("hires_sampler", first, method(first)),
+        ("hires_schedule", second, levels(second, comfy or external.comfy)),
+    ):
+        place = name.removeprefix("hires_")
+        # The second pass has the options of the first one only with the same method; else it has the defaults.
+        if ours and (ours.name == fields.get(place) or not ours.options):
+            values[name] = ours.name
+        elif theirs.casefold() not in SAME:
+            notes.append(f"Hires {place} {theirs[:SHOWN]!r}; the second pass has the {place} of the first.")
+    plain = upscaler.casefold().replace("(", "").replace(")", "")
+    known = LATENT_NAMES | {name.casefold(): name for name in UPSCALERS}
+    if plain in known:
+        values["upscaler"] = known[plain]
+    elif upscaler:
+        notes.append(f"Upscaler {upscaler[:SHOWN]!r} is not here; {UPSCALERS[0]} enlarges instead.")
+    return notes
+
+
+def _strength(fields: dict[str, Any], external: ExternalMetadata) -> list[str]:
+    """Give the strength to the pass that it belongs to, and count its steps as they are counted here."""
+    ours = external.program == "Sigmalab"
+    if "strength" in fields and fields.get("hires_scale"):
+        # The same name is that of the second pass where there is one.
+        strength = fields.pop("strength")
+        fields.setdefault("hires_strength", strength)
+        steps = fields.get("hires_steps") or fields.get("steps")
+        if ours or steps is None:
+            return []
+        fields["hires_steps"] = _whole_run(steps, fields["hires_strength"])
+        return [f"Hires steps: {steps} run in the second pass; here that is a share of {fields['hires_steps']}."]
+    if "strength" not in fields:
+        return []
+    fields |= {"mode": "img2img", "strength_as": "steps"}
+    if not external.all_steps_run or "steps" not in fields:
+        return [STEPS_NOTE]
+    steps, fields["steps"] = fields["steps"], _whole_run(fields["steps"], fields["strength"])
+    return [f"Steps: {steps} run at this strength; here that is a share of {fields['steps']}."]
+
+
+def _whole_run(steps: int, strength: float) -> int:
+    """The steps of a whole run of which `steps` are run at a strength."""
+    return min(MAX_STEPS, int(steps / strength)) if 0 < strength < 1 else steps
+
+
+def _seed(fields: dict[str, Any]) -> list[str]:
+    """Bring a seed of 64 bits into the range of ours."""
+    seed = fields.get("seed")
+    if seed is None or seed < SEEDS:
+        return []
+    # torch's generator on a CPU takes only these bits of a seed.
+    fields["seed"] = seed % SEEDS
+    return [f"Seed {seed} has more than 32 bits; the form has its lower 32 bits, {fields['seed']}."]
+
+
+def _syntax(external: ExternalMetadata) -> list[str]:
+    """A sentence for each syntax in the prompts that is plain text here."""
+    text = f"{external.prompt}\n{external.negative_prompt}"
+    found = ((what, pattern.search(text)) for what, pattern in SYNTAX)
+    return [f"{match[0][:SHOWN]!r} in the prompt: {what}, which is plain text here." for what, match in found if match]
+
+
+def _model(name: str, models: Mapping[str, Any]) -> str | None:
+    """Our model of this name, with or without folder and ending, upper or lower case."""
+
+    def plain(text: str) -> str:
+        text = text.replace("\\", "/").rsplit("/", 1)[-1].casefold()
+        return next((text.removesuffix(end) for end in WEIGHTS if text.endswith(end)), text)
+
+    return next((model for model in models if name and plain(model) == plain(name)), None)
