@@ -18,6 +18,8 @@ Eta = Annotated[float, Range(0, 1, 0.05), "share of fresh noise: 0 is the ODE"]
 Scale = Annotated[float, Range(0.9, 1.1, 0.001), "scale of the fresh noise"]
 Solver = Annotated[str, Choice("midpoint", "heun"), "midpoint is the paper's; heun integrates the slope exactly"]
 Refine = Annotated[bool, "improve the first step once its end is known, at no extra call; others do not"]
+Longest = Annotated[float, Range(0.1, 10, 0.1), "longest step in log sigma that takes three values, not two"]
+LONGEST = 0.2  # under guidance, a parabola through longer steps leaves the picture
 PAPER = "arXiv:2211.01095"
 
 
@@ -43,10 +45,10 @@ def dpm_2m(denoise, x, sigmas, noise, *, solver: Solver = "midpoint"):
     yield from _multistep(denoise, x, sigmas, noise, order=2, midpoint=solver == "midpoint")
 
 
-@sampler("DPM++ 3M", order=lambda refine_start: 3 if refine_start else 2, calls=1, paper=PAPER)
-def dpm_3m(denoise, x, sigmas, noise, *, refine_start: Refine = True):
+@sampler("DPM++ 3M", order=lambda refine_start, **_: 3 if refine_start else 2, calls=1, paper=PAPER)
+def dpm_3m(denoise, x, sigmas, noise, *, refine_start: Refine = True, longest: Longest = LONGEST):
     """Three values, with the exact weight of the second difference; published code has half of it, and order 2."""
-    yield from _multistep(denoise, x, sigmas, noise, order=3, refine=refine_start)
+    yield from _multistep(denoise, x, sigmas, noise, order=3, refine=refine_start, longest=longest)
 
 
 @sampler("DPM++ 2M SDE", order=_second_unless_noisy, calls=1, stochastic=_noisy, paper=PAPER)
@@ -56,9 +58,19 @@ def dpm_2m_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, solver: Solver = "m
 
 
 @sampler("DPM++ 3M SDE", order=_third_unless_noisy, calls=1, stochastic=_noisy, paper=PAPER)
-def dpm_3m_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, noise_scale: Scale = 1.0, refine_start: Refine = True):
+def dpm_3m_sde(
+    denoise,
+    x,
+    sigmas,
+    noise,
+    *,
+    eta: Eta = 1.0,
+    noise_scale: Scale = 1.0,
+    refine_start: Refine = True,
+    longest: Longest = LONGEST,
+):
     """The same with three values; at eta 0 it is DPM++ 3M."""
-    yield from _multistep(denoise, x, sigmas, noise, 3, eta, noise_scale, refine=refine_start)
+    yield from _multistep(denoise, x, sigmas, noise, 3, eta, noise_scale, refine=refine_start, longest=longest)
 
 
 @sampler("DPM++ 2S", order=_second_unless_noisy, calls=_two_calls, stochastic=_noisy, paper=PAPER)
@@ -100,7 +112,9 @@ def dpm_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, noise_scale: Scale = 1
         yield Step(x, lower, denoised)
 
 
-def _multistep(denoise, x, sigmas, noise, order, eta=0.0, noise_scale=1.0, midpoint=False, refine=False):
+def _multistep(
+    denoise, x, sigmas, noise, order, eta=0.0, noise_scale=1.0, midpoint=False, refine=False, longest=math.inf
+):
     path, k = _path(noise, x, sigmas, eta), 1 + eta
     history: list = []
     for sigma, lower in pairwise(sigmas):
@@ -114,7 +128,10 @@ def _multistep(denoise, x, sigmas, noise, order, eta=0.0, noise_scale=1.0, midpo
         if lower == 0:
             x = denoised
         else:
-            weights = (_midpoint if midpoint else _weights)([node for node, _ in history], sigma, lower, k)
+            long = math.log(sigma / lower) > longest
+            if long:
+                history = history[:2]
+            weights = (_midpoint if midpoint or long else _weights)([node for node, _ in history], sigma, lower, k)
             x = (lower / sigma) ** k * x + sum(weight * value for weight, (_, value) in zip(weights, history))
             if eta > 0:
                 spread = math.sqrt(-math.expm1(2 * eta * math.log(lower / sigma)))

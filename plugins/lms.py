@@ -16,6 +16,7 @@ from samplers import Choice, Range, Step, hookimpl, multistep_weights, sampler
 Refine = Annotated[
     bool, "from order 3 on, improve the first step once its end is known, at no extra call; other programs do not"
 ]
+ORDER = "values that are blended: 1 is Euler; above 2, few steps under guidance give noise"
 # Adams-Bashforth coefficients for steps of one length, the newest value first.
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
@@ -32,7 +33,7 @@ def lms(
     sigmas,
     noise,
     *,
-    order: Annotated[int, Range(1, 4, 1), "values in the polynomial; 1 is Euler"] = 4,
+    order: Annotated[int, Range(1, 4, 1), ORDER] = 2,
     refine_start: Refine = True,
 ):
     """Adams-Bashforth with the true step lengths, as Crowson's k-diffusion has it on the ODE of Karras et al. 2022."""
@@ -50,7 +51,7 @@ def deis(
     sigmas,
     noise,
     *,
-    order: Annotated[int, Range(1, 3, 1), "values in the polynomial; 1 is Euler"] = 3,
+    order: Annotated[int, Range(1, 3, 1), ORDER] = 2,
     clock: Annotated[str, Choice("log sigma", "time"), "variable of the polynomial"] = "log sigma",
     refine_start: Refine = True,
 ):
@@ -64,9 +65,7 @@ def deis(
 
 
 @sampler("iPNDM", order=lambda order: min(order, 2), calls=1, paper="arXiv:2204.13902")
-def ipndm(
-    denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4, 1), "values that are blended; 1 is Euler"] = 4
-):
+def ipndm(denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4, 1), ORDER] = 2):
     """Zhang & Chen 2022, after Liu et al. 2022, arXiv:2202.09778: coefficients of equal steps always.
 
     On a schedule of unequal steps that is of second order, with a small error, and steady at very few steps.

@@ -31,7 +31,15 @@ from webui.settings import Settings  # noqa: E402
 
 FILE = Path(__file__).with_suffix("").with_name("kept_pictures.json")
 TILES, CLOSE = 4, 3.0  # tiles a side; difference of their means, of 255, that another processor's rounding may make
-SETTINGS = dict(model="emoji", prompt="red apple", steps=4, seed=5)
+# What was the default when the pictures were made is said here where the default has changed since.
+SETTINGS = dict(model="emoji", prompt="red apple", steps=4, seed=5, schedule="Uniform leading")
+OPTIONS = {
+    "LMS": {"order": 4},
+    "DEIS": {"order": 3},
+    "iPNDM": {"order": 4},
+    "DPM++ 3M": {"longest": 10},
+    "DPM++ 3M SDE": {"longest": 10},
+}
 MORE = {
     "img2img": dict(mode="img2img", prompt="rocket", sampler="Euler", steps=6, strength=0.5, strength_as="noise"),
     "weights and negative": dict(
@@ -45,7 +53,7 @@ MORE = {
 
 def cases(registry):
     """The requests by name: one of each sampler, and some that go through everything else."""
-    return {name: dict(SETTINGS, sampler=name) for name in registry.samplers} | {
+    return {name: dict(SETTINGS, sampler=name, options=OPTIONS.get(name, {})) for name in registry.samplers} | {
         name: SETTINGS | fields for name, fields in MORE.items()
     }
 

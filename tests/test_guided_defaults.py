@@ -1,0 +1,51 @@
+"""What a sampler draws by default in few steps under the usual guidance is a picture and not noise."""
+
+import pytest
+import torch
+
+from samplers.run import plan, run
+
+GUIDANCE, CALLS = 5.0, 8
+NEAR = 0.75  # relative error in the latents; what leaves the picture has 1.1 to 10
+
+
+@pytest.fixture(scope="module")
+def drawn(emoji, registry):
+    """drawn(sampler, steps, **options): the latents of a picture on the Karras schedule."""
+    denoise = emoji.denoiser("red apple", "", GUIDANCE)
+    size = emoji.info.defaults.size
+    schedule = registry.schedule("Karras").item
+
+    @torch.no_grad()
+    def draw(name, steps, **options):
+        ready = plan(emoji.schedule, registry.sampler(name).item, schedule, steps, options)
+        return run(ready, denoise, torch.zeros(1, *emoji.latents_shape(size, size)), (2,)).x
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def exact(drawn):
+    return drawn("DPM++ 2M", 60)
+
+
+def error(drawn, exact):
+    return ((drawn - exact).norm() / exact.norm()).item()
+
+
+def test_few_guided_steps_draw_the_picture(drawn, exact, registry):
+    errors = {}
+    for name, entry in registry.samplers.items():
+        sampler = entry.item
+        native = entry.source not in ("built-in/k_diffusion", "built-in/diffusers_schedulers", "built-in/lcm")
+        if native and not sampler.stochastic_with() and not sampler.own_grid_with():
+            errors[name] = error(drawn(name, CALLS), exact)
+    assert len(errors) >= 10
+    assert {name: value for name, value in errors.items() if value > NEAR} == {}
+
+
+@pytest.mark.parametrize(
+    "name, options", [("DEIS", {"order": 3}), ("iPNDM", {"order": 4}), ("DPM++ 3M", {"longest": 10})]
+)
+def test_what_was_the_default_before_leaves_it(drawn, exact, name, options):
+    assert error(drawn(name, CALLS, **options), exact) > NEAR
