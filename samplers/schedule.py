@@ -11,8 +11,10 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
-MAX_SIGMA = 4500.0  # the stated cap for zero-terminal-SNR models, whose last sigma is infinite
+MAX_SIGMA = 4500.0  # the cap for zero-terminal-SNR models, whose last sigma is infinite
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 FLOW_TOP, FLOW_BOTTOM, FLOW_SCALE = 0.999, 0.001, 1000.0
 
@@ -82,19 +84,20 @@ class NoiseSchedule:
 def from_betas(betas: Sequence[float]) -> NoiseSchedule:
     """The schedule of a DDPM-trained network: alpha_bar_t = prod(1 - beta), sigma^2 = (1 - alpha_bar) / alpha_bar.
 
-    Ho et al. 2020, arXiv:2006.11239, equation 4. Above sigma = 4500, where cosine and zero-terminal-SNR schedules end,
-    levels are capped: nothing of the picture is left there.
+    Ho et al. 2020, arXiv:2006.11239, equation 4. The last level is capped as in `from_alphas`.
     """
-    sigmas, alpha_bar = [], 1.0
-    for beta in betas:
-        alpha_bar *= 1.0 - beta
-        sigmas.append(min(MAX_SIGMA, math.sqrt((1.0 - alpha_bar) / alpha_bar)) if alpha_bar > 0 else MAX_SIGMA)
-    return NoiseSchedule(tuple(sigmas))
+    return from_alphas(list(accumulate((1.0 - beta for beta in betas), mul)))
 
 
 def from_alphas(alphas_bar: Sequence[float]) -> NoiseSchedule:
-    """The schedule of given cumulative alphas (alpha_bar, falling)."""
-    return NoiseSchedule(tuple(min(MAX_SIGMA, math.sqrt((1 - a) / a)) if a > 0 else MAX_SIGMA for a in alphas_bar))
+    """The schedule of given cumulative alphas (alpha_bar, falling): sigma^2 = (1 - alpha_bar) / alpha_bar.
+
+    The last level, infinite with zero terminal SNR, is capped at 4500, where nothing of the picture is left, or at
+    twice the level before it where that is above 4500 itself: levels rise strictly.
+    """
+    sigmas = [math.sqrt((1.0 - a) / a) if a > 0 else math.inf for a in alphas_bar]
+    sigmas[-1] = min(sigmas[-1], MAX_SIGMA if sigmas[-2] < MAX_SIGMA else 2 * sigmas[-2])
+    return NoiseSchedule(tuple(sigmas))
 
 
 def betas(kind: str, start: float, end: float, count: int = 1000) -> list[float]:
