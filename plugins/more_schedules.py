@@ -159,12 +159,17 @@ def snr_shift(
     steps,
     *,
     shift: Annotated[float, Range(1, 20, 0.1), "every sigma is so many times higher; SD 3 uses 3"] = 3.0,
+    top: Annotated[bool, "shift the first level, too, as diffusers does; it lies above the trained range"] = False,
 ):
     """Uniform timesteps whose sigmas are multiplied by `shift`, for flow models of large pictures.
 
     Esser et al. 2024, resolution-dependent shifting: t' = shift t / (1 + (shift - 1) t) is sigma' = shift * sigma,
-    a shift of the log-SNR. The uniform grid starts lower, so that the shifted one starts at sigma_max.
+    a shift of the log-SNR. The uniform grid starts lower, so that the shifted one starts at sigma_max; with `top` it
+    starts at the top, t = t_max (n - i) / n, as diffusers' DPMSolverMultistepScheduler has it with flow_shift.
     """
+    if top:
+        span = model.top - model.origin
+        return [shift * model.sigma(model.origin + span * (steps - i) / steps) for i in range(steps)]
     top = model.timestep(model.sigma_max / shift)
     timesteps = [model.bottom + (top - model.bottom) * (steps - i) / steps for i in range(steps)]
     return [model.sigma_max, *(shift * model.sigma(timestep) for timestep in timesteps[1:])]

@@ -204,3 +204,17 @@ def test_the_old_names_of_a_vaes_attention_are_known(folder):
     check_model(info)
     mine = open_model(info, "cpu").vae.module.state_dict()
     assert all(torch.equal(mine[name], tensor) for name, tensor in made.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "values, what",
+    [
+        ({"time_cond_proj_dim": 256}, "a latent consistency model whose guidance is an input of the network"),
+        ({"class_embed_type": "timestep"}, "a network with a class input, such as unCLIP"),
+        ({"num_class_embeds": 1000}, "a network with a class input"),
+    ],
+)
+def test_a_network_that_wants_more_input_is_named(folder, values, what):
+    configure(folder, "unet/config.json", **values)
+    with pytest.raises(ModelError, match=f"is {what}, which is not supported"):
+        read_folder(folder)

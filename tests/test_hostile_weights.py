@@ -195,6 +195,16 @@ FILES = {
         ),
         "is an inpainting network .9 input channels",
     ),
+    "an unCLIP checkpoint": (
+        "unclip.safetensors",
+        lambda w, good, folder: tensors(w | zeros(["model.diffusion_model.label_emb.0.0.weight"])),
+        "is a network with a class input, such as unCLIP, which is not supported",
+    ),
+    "a checkpoint in scaled 8-bit numbers": (
+        "fp8.safetensors",
+        lambda w, good, folder: tensors(w | zeros(["model.diffusion_model.scaled_fp8"])),
+        "is a checkpoint in scaled 8-bit numbers",
+    ),
     "Stable Diffusion XL": (
         "x.safetensors",
         lambda w, good, folder: tensors(

@@ -7,11 +7,11 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from .families.unsupported_models import extra_input
 from .model_info import Defaults, ModelError, ModelInfo, describe_error
-from .scheduler_config import read_schedule, whole_number
+from .scheduler_config import default_schedule, read_schedule, whole_number
 
 BORROWS = "_borrows"  # key of model_index.json; diffusers ignores keys that begin with an underscore
-SPACINGS = {"leading": "Uniform leading", "trailing": "Uniform trailing", "linspace": "Uniform linspace"}
 LARGEST = 4096  # pixels of a side that a model may be made for
 
 
@@ -52,14 +52,13 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
     unet, vae, scheduler = (_config(path, part) for part in ("unet", "vae", "scheduler"))
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
         size = whole_number(unet, "sample_size", LARGEST) * factor
         channels, taken = whole_number(vae, "latent_channels", LARGEST), whole_number(unet, "in_channels", LARGEST)
         schedule, prediction = read_schedule(scheduler)
-        spacing = "trailing" if schedule.flow else str(scheduler.get("timestep_spacing", "leading"))
+        default = default_schedule(scheduler, schedule.flow)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"model {path.name}: its configuration cannot be read ({describe_error(error)})") from None
-    if not 1 <= factor <= multiple <= LARGEST or size > LARGEST:
+    if not 1 <= factor <= LARGEST or size > LARGEST:
         raise ModelError(
             f"model {path.name}: its configuration is not that of a model for pictures of up to {LARGEST} pixels a side"
         )
@@ -68,12 +67,13 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
         raise ModelError(
             f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported"
         )
+    if what := extra_input((), unet):
+        raise ModelError(f"model {path.name} is {what}, which is not supported yet")
     # A batch that keeps about a million pixels in work serves small and large models alike.
     max_batch = max(1, min(16, (512 * 512) // (size * size)))
-    defaults = Defaults(
-        size, multiple, 4 * size, 5.0 if size < 256 else 7.5, SPACINGS.get(spacing, SPACINGS["leading"]), max_batch
-    )
-    return ModelInfo(path.name, path, schedule, prediction, channels, factor, defaults, stamp)
+    guidance = 5.0 if size < 256 else 7.5
+    defaults = Defaults(size, factor, 4 * size, guidance, default.name, max_batch, default.options)
+    return ModelInfo(path.name, path, schedule, prediction, channels, factor, defaults, stamp, default.notes)
 
 
 def _config(path: Path, part: str) -> dict[str, Any]:

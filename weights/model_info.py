@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from samplers.schedule import NoiseSchedule
 
@@ -18,7 +19,7 @@ class Defaults:
     """What a form starts with for a model, and what sizes it can make.
 
     size and multiple are in pixels of a side: width and height are multiples of `multiple` up to `largest`;
-    max_batch is how many pictures are made at once.
+    max_batch is how many pictures are made at once; schedule_options go with `schedule` where no schedule is named.
     """
 
     size: int
@@ -27,6 +28,12 @@ class Defaults:
     guidance: float
     schedule: str
     max_batch: int
+    schedule_options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def step(self) -> int:
+        """The step of a size's slider: coarser than what the network takes, so that usual sizes are easily met."""
+        return max(self.multiple, min(64, self.size // 4))
 
 
 @dataclass(frozen=True)

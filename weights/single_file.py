@@ -27,7 +27,6 @@ def read_single(path: Path, name: str = "", families: Sequence[Family] = FAMILIE
     prediction = stated or "v_prediction"
     zero_snr = checkpoint.zero_snr if override.zero_snr is None else override.zero_snr
     size = override.size or checkpoint.size(prediction)
-    spacing = "Uniform trailing" if zero_snr else "Uniform leading"
     notes = [
         f"{path.stem}{ending} is not read; what is wrong about the model can be said in {path.stem}{OVERRIDES}."
         for ending in NOT_READ
@@ -47,7 +46,7 @@ def read_single(path: Path, name: str = "", families: Sequence[Family] = FAMILIE
         prediction=prediction,
         channels=checkpoint.channels,
         factor=checkpoint.factor,
-        defaults=Defaults(size, 8 * checkpoint.factor, max(LARGEST, size), 7.5, spacing, 1),
+        defaults=Defaults(size, checkpoint.factor, max(LARGEST, size), 7.5, "Uniform trailing", 1),
         stamp=stamp,
         notes=tuple(notes),
         is_certain=stated is not None,

@@ -100,6 +100,7 @@ class Api:
                     largest=info.defaults.largest,
                     guidance=info.defaults.guidance,
                     schedule=info.defaults.schedule,
+                    schedule_options=dict(info.defaults.schedule_options),
                     notes=list(info.notes),
                 )
                 for info in self._engine.models().values()

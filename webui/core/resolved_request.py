@@ -84,6 +84,9 @@ def resolve(
         _known(registry.sampler, request.sampler),
         _known(registry.schedule, request.schedule or model_info.defaults.schedule),
     )
+    schedule_options = request.schedule_options
+    if not request.schedule:
+        schedule_options = dict(model_info.defaults.schedule_options) | dict(schedule_options)
     update = dict(
         model=model_info.name,
         sampler=sampler.name,
@@ -93,7 +96,7 @@ def resolve(
         seed=drawn_seed(request.seed),
         variation_seed=drawn_seed(request.variation_seed) if request.is_varied else request.variation_seed,
         options=_known(sampler.item.resolve, request.options),
-        schedule_options=_known(schedule.item.resolve, request.schedule_options),
+        schedule_options=_known(schedule.item.resolve, schedule_options),
     )
     resolved = _with_aligned_sides(request.model_copy(update=update), model_info.defaults.multiple)
     if problems := limit_problems(resolved, model_info, limits):

@@ -32,7 +32,7 @@ from .clip_text import (
 )
 from .ldm_unet import UNET, averaged, unet_source
 from .ldm_vae import VAE, is_vae, own_vae, separate_vae, vae_config
-from .unsupported_models import INPUTS
+from .unsupported_models import INPUTS, extra_input
 
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."  # of versions 1 and 2
 SCALE = 0.18215  # of latents, so that they have unit variance
@@ -218,7 +218,9 @@ def unet_config(version: int, sizes: Sizes, width: int) -> dict[str, Any]:
 
 
 def _check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
-    """Raises ModelError unless the first convolution takes the latents and nothing else."""
+    """Raises ModelError unless the UNet takes latents, timestep and text and nothing else."""
+    if what := extra_input(file.shapes, {}):
+        raise ModelError(f"{file.path.name} is {what}, which is not supported yet")
     if len(first) != 4:
         raise ModelError(
             f"{file.path.name} is not a supported checkpoint: its first convolution has shape {list(first)}"

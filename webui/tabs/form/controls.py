@@ -232,8 +232,8 @@ def size_slider(info: ModelInfo | None) -> dict[str, int]:
     """Range, step and value of the width or height slider for a model."""
     if info is None:
         return dict(minimum=8, maximum=1024, step=8, value=64)
-    smallest, largest, step = size_range(info)
-    return dict(minimum=smallest, maximum=largest, step=step, value=info.defaults.size)
+    smallest, largest, _ = size_range(info)
+    return dict(minimum=smallest, maximum=largest, step=info.defaults.step, value=info.defaults.size)
 
 
 def build_upload(elem_id: str, label: str, height: int, *, clipboard: bool = True, **looks: Any) -> gr.Image:
