@@ -40,6 +40,10 @@ SIDE = "a whole number of pixels, or 0 for the model's own size"
 MAX_SIGMA = 1e6
 
 
+# uncond + w (cond - uncond) with w = 0; recipes of distilled models write guidance 0 where they mean 1.
+NO_PROMPT = "Guidance 0 leaves the prompt out and follows the negative prompt alone; 1 is no guidance."
+
+
 class Request(BaseModel):
     """A picture or several from words, or from words and a picture. A new field is one annotated line here.
 
@@ -239,6 +243,11 @@ class Request(BaseModel):
             return wanted and groups.get(setting.group, True)
 
         return {name: value for name, value in self.to_json().items() if counts(fields[name].setting)}
+
+    @property
+    def notes(self) -> list[str]:
+        """What its settings do that one may not expect, in sentences."""
+        return [NO_PROMPT] if self.guidance == 0 else []
 
     def guidance_at(self, sigma: float) -> float:
         """The guidance scale that counts at a noise level, by the denoiser's own rule; 1 is none."""

@@ -47,7 +47,7 @@ class Drawing:
 
         sigmas are those that ran for the first picture (sigmas_each: per picture, where they differ), hires_sigmas
         those of its second pass, nfe is the mean of the denoise calls of a picture (nfe_each); guidance does not double
-        them. seeds are in order.
+        them. seeds are in order; notes, where there are any, are sentences.
         """
         settings = {
             key: value
@@ -68,6 +68,7 @@ class Drawing:
             "sigmas_each": sigmas if any(each != sigmas[0] for each in sigmas) else [],
             "seconds": round(seconds, 3),
             "stopped": stopped,
+            **({"notes": self.request.notes} if self.request.notes else {}),
         }
 
 

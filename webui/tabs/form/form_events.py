@@ -12,7 +12,7 @@ from samplers.run import Plan, plan
 from webui.core.fields import fields_of
 from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
-from webui.core.request import Request, read
+from webui.core.request import NO_PROMPT, Request, read
 from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
 from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
@@ -25,7 +25,7 @@ from .form_state import recall, recall_options
 
 HIRES = ("width", "height", *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"))
 # Fields that change the plan of a run.
-PLANNED = ("model", "sampler", "schedule", "steps", "strength", "strength_as", *HIRES)
+PLANNED = ("model", "sampler", "schedule", "steps", "guidance", "strength", "strength_as", *HIRES)
 
 
 def connect_form(page: Page, form: Form) -> None:
@@ -125,7 +125,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     strength = (values["strength"], values["strength_as"]) if mode == "img2img" else (1.0, "steps")
     try:
         schedule = page.registry.schedule(name)
-        chosen = options["schedules"].get(values["schedule"] or "", {})
+        chosen = options["schedules"].get(name, {}) if values["schedule"] else dict(found.defaults.schedule_options)
         made = plan(found.schedule, entry.item, schedule.item, steps, settings, chosen, *strength)
         text, own_grid = plan_note(made, name, mode == "img2img"), made.own_grid
         if values.get("hires_scale"):
@@ -133,6 +133,8 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
     except Exception as error:
         text, own_grid = note(str(error) or type(error).__name__, problem=True), False
+    if values.get("guidance") == 0:
+        text += note(NO_PROMPT)
     return [sampler_note(entry, settings), text, schedule_update(own_grid)]
 
 
