@@ -55,10 +55,10 @@ def use_settings(
     """
     updates, notes = fill(page, bench.form, kept, imported.fields, imported.open, "model" not in imported.fields)
     text = render("messages", "sent", imported.program, imported.missing, (*imported.notes, *notes))
-    kept = _inputs_of(page, imported)
+    inputs = _inputs_of(page, imported)
     for name in upload_fields(Request):
         if name in bench.form.fields:
-            updates[bench.form.fields[name]] = kept.get(name) or (served(path) if name == "image" else None)
+            updates[bench.form.fields[name]] = inputs.get(name) or (served(path) if name == "image" else None)
     return updates | {bench.result.message: text, tabs: gr.Tabs(selected=bench.mode)}
 
 
