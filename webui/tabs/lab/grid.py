@@ -141,6 +141,9 @@ def make_grid(
         )
         for is_name, value in values:
             wanted = wanted if is_name else value.change(wanted)
+        if not wanted["variation_strength"] and wanted["variation_seed"] == drawn["variation_seed"]:
+            # As in the request alone, where the seed of no variation stays open.
+            wanted["variation_seed"] = base.variation_seed
         cells.append(_cell(engine, models, Place(at, tuple(value.label for _, value in values)), wanted, type(base)))
     return _finished(axes, cells, base, seed, engine.limits)
 
