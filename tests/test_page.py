@@ -344,7 +344,7 @@ def test_a_page_opens_without_any_model(registry, tmp_path):
 
 
 def test_a_new_tab_takes_over_only_what_nobody_watches():
-    waiting = SimpleNamespace(owner="last-token-0123456789/txt2img")
+    waiting = SimpleNamespace(owner="last-token-0123456789/txt2img", outcome=None)
     engine = SimpleNamespace(find=lambda owner: waiting if owner == waiting.owner else None)
     page = Page(engine, None, {}, None)
 
@@ -353,6 +353,10 @@ def test_a_new_tab_takes_over_only_what_nobody_watches():
 
     last, own = "last-token-0123456789", "own-token-0123456789"
     assert token(tab=own, browser=last) == own and token(tab="", browser=last) == last
+    # The tab that saw a job end may still be open, and two tabs must not share one token.
+    waiting.outcome = "finished"
+    assert token(tab="", browser=last) != last
+    waiting.outcome = None
     page.watching[waiting.owner] += 1
     assert token(tab="", browser=last) not in (last, "") and token(tab="", browser=own) != own
     for odd in ("", "[]", "{", "null", '{"tab": 3, "browser": null}', '{"tab": "<b>", "browser": "../"}'):

@@ -181,4 +181,5 @@ def choose_token(page: Page, claims: str, modes: list[str]) -> str:
 
 def _waits(page: Page, token: str, mode: str) -> bool:
     job: Job | None = page.job(token, mode)
-    return job is not None and not page.watching[job.owner]
+    # One that has ended waits for nobody: the tab that saw it end may be open still.
+    return job is not None and job.outcome is None and not page.watching[job.owner]
