@@ -48,10 +48,21 @@ def browser():
 
 
 class Window:
-    """A page that all tests of a file have in turn: where a browser has been before, it opens in half the time."""
+    """A page that all tests of a file have in turn: where a browser has been before, it opens in half the time.
+
+    stays  whether the page is left open as it is, for a test that takes it so
+    """
 
     def __init__(self, browser, url):
-        self._browser, self._url, self._page = browser, url, None
+        self._browser, self._url, self._page, self.stays = browser, url, None, False
+
+    def as_left(self, viewport):
+        """The page as the test before left it, with the first tab in front; None if none stayed."""
+        if not self.stays or self._page.is_closed():
+            return None
+        self._page.set_viewport_size(viewport)
+        self._page.get_by_role("tab", name="txt2img", exact=True).click()
+        return self._page
 
     def fresh(self, viewport):
         """The page as that of a new visitor, who has not opened anything."""
@@ -64,15 +75,18 @@ class Window:
         return self._page
 
     def leave(self):
-        """Close what a test opened; of the site only a text remains."""
-        if self._page is None:
-            return
-        for page in self._page.context.pages:
-            if page is not self._page:
-                page.close()
-        if not self._page.is_closed():
+        """Leave the site; only a text of it remains open."""
+        self.stays = False
+        self.close_others()
+        if self._page is not None and not self._page.is_closed():
             self._page.mouse.move(0, 0)
             self._page.goto(f"{self._url}/theme.css")
+
+    def close_others(self):
+        """Close what else a test opened."""
+        for page in self._page.context.pages if self._page else ():
+            if page is not self._page:
+                page.close()
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +95,13 @@ def window(browser, server):
 
 
 @pytest.fixture
-def visit(server, browser, window):
-    """visit() opens the page as a new visitor; an error in the console or a request to another host fails the test."""
-    opened, contexts, complaints = [], [], []
+def visit(server, browser, window, request):
+    """visit() opens the page as a new visitor; an error in the console or a request to another host fails the test.
+
+    visit(stay=True) goes on with the page of the test before, if that one stayed as well: opening it costs seconds.
+    Such a test sets everything that it depends on, so that it passes on a new page, too. After a failure it gets one.
+    """
+    opened, contexts, complaints, failed = [], [], [], request.session.testsfailed
     listeners = {
         "console": lambda message: complaints.append(message.text) if message.type == "error" else None,
         "pageerror": lambda error: complaints.append(str(error)),
@@ -98,14 +116,17 @@ def visit(server, browser, window):
             contexts.append(context)
         return context.new_page()
 
-    def open_page(viewport=DESKTOP, query="", context=None):
-        page = new_page(viewport, context)
+    def open_page(viewport=DESKTOP, query="", context=None, stay=False):
+        left = window.as_left(viewport) if stay else None
+        page = left or new_page(viewport, context)
+        window.stays |= stay
         opened.append(page)
         page.set_default_timeout(PATIENCE)
         for event, listener in listeners.items():
             page.on(event, listener)
-        page.goto(server.url + query)
-        ready(page)
+        if left is None:
+            page.goto(server.url + query)
+            ready(page)
         return page
 
     server.pace.fast()
@@ -113,12 +134,15 @@ def visit(server, browser, window):
     server.pace.fast()
     for context in contexts:
         context.close()
-    window.leave()
+    for job in [*server.engine.queue.running, *server.engine.queue.waiting]:
+        server.engine.stop(job)
+    if window.stays and request.session.testsfailed == failed:
+        window.close_others()
+    else:
+        window.leave()
     for page in opened:
         for event, listener in listeners.items():
             page.remove_listener(event, listener)
-    for job in [*server.engine.queue.running, *server.engine.queue.waiting]:
-        server.engine.stop(job)
     idle(server.engine)
     assert not [text for text in complaints if not CLOSING.search(text)]
 
@@ -142,11 +166,22 @@ def option(page, label, box="txt2img-samplers"):
     return page.locator(f"#{box}-options").get_by_label(f"number input for {label}", exact=True).locator("visible=true")
 
 
+def outdate(page, box):
+    """Mark what a box says, so that `renewed` can tell when it says something new."""
+    page.locator(box).evaluate("box => box.querySelectorAll('.prose *').forEach(each => each.dataset.outdated = '')")
+
+
+def renewed(page, box):
+    expect(page.locator(f"{box} [data-outdated]")).to_have_count(0)
+
+
 def generate(page, mode="txt2img"):
+    outdate(page, f"#{mode}-message")
     page.locator(f"#{mode}-generate").click()
 
 
 def finished(page, mode="txt2img"):
+    renewed(page, f"#{mode}-message")
     expect(page.locator(f"#{mode}-picked")).to_contain_text("Seed")
     expect(page.locator(f"#{mode}-generate")).to_be_enabled()
 
@@ -160,7 +195,7 @@ def seed_box(page, mode="txt2img"):
 
 
 def test_an_example_becomes_a_picture(visit, server):
-    page = visit()
+    page = visit(stay=True)
     expect(page.locator("#status")).to_contain_text("toy on cpu, ready")
     page.get_by_role("button", name="red apple").first.click()
     expect(page.get_by_label("Prompt", exact=True).first).to_have_value("red apple")
@@ -184,11 +219,11 @@ def test_an_example_becomes_a_picture(visit, server):
 
 def test_gradio_goes_through_no_list_that_grows(visit):
     """What page.js changes in Gradio still exists; without the change every event costs seconds (see page.js)."""
-    assert visit().evaluate("window.sigmalab.calmed")
+    assert visit(stay=True).evaluate("window.sigmalab.calmed")
 
 
 def test_keys_generate_and_stop(visit, server):
-    page = visit()
+    page = visit(stay=True)
     server.pace.slow_after(5)
     page.get_by_label("Prompt", exact=True).first.fill("rocket")
     page.get_by_label("Prompt", exact=True).first.press("Control+Enter")
@@ -202,29 +237,47 @@ def test_keys_generate_and_stop(visit, server):
     idle(server.engine)
 
 
-def test_stop_keeps_what_was_finished(visit, server):
-    page = visit()
-    page.locator("#txt2img-count input").fill("6")
-    page.locator("#txt2img-steps input").fill("30")
-    server.pace.slow_after(30)
-    generate(page)
-    # Four fit into a batch; the other two are stopped.
-    expect(page.locator("#txt2img-gallery .thumbnail-item")).to_have_count(4)
-    page.locator("#txt2img-stop").click()
-    expect(page.locator("#txt2img-stop")).to_be_disabled()
-    server.pace.fast()
-    expect(message(page)).to_contain_text("Stopped. 4 pictures finished before it.")
-    expect(page.locator("#txt2img-gallery .thumbnail-item")).to_have_count(4)
-    page.locator("#txt2img-gallery .thumbnail-item").nth(2).click()
-    first = int(seed_box(page).input_value())
-    expect(page.locator("#txt2img-picked code")).to_have_text(str((first + 2) % 2**32))
-    page.locator("#txt2img-reuse").click()
-    expect(seed_box(page)).to_have_value(str((first + 2) % 2**32))
-    expect(page.locator("#txt2img-random input")).not_to_be_checked()
+def test_a_menu_that_is_only_looked_into_changes_nothing(visit):
+    """Gradio tells an input whenever a menu is left, and a choice twice."""
+    page = visit(stay=True)
+    guidance = page.locator("#txt2img-guidance input[type=number]")
+    guidance.fill("3")
+    choose(page, "#txt2img-sampler", "DDIM")
+    for box in ("#txt2img-model", "#txt2img-sampler"):
+        page.locator(f"{box} input").click()
+        expect(page.get_by_role("option").first).to_be_visible()
+        page.keyboard.press("Escape")
+        page.keyboard.press("Tab")
+    page.evaluate(LISTEN)
+    choose(page, "#txt2img-sampler", "Euler")
+    # What is typed into an option that has only just come is not overwritten by a second telling of the choice.
+    option(page, "Churn").fill("3")
+    choose(page, "#txt2img-schedule", "Karras")
+    expect(option(page, "Rho", "txt2img-schedules")).to_be_visible()
+    expect(option(page, "Churn")).to_have_value("3")
+    expect(guidance).to_have_value("3")
+    heard = page.evaluate("window.heard")
+    assert len(heard) > 2 and len([answer for answer in heard if isinstance(answer, int | float)]) == 2
+    # The keyboard chooses, too.
+    page.locator("#txt2img-model input").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("other")
+    page.keyboard.press("Enter")
+    expect(guidance).to_have_value("5")
+
+
+def test_the_last_of_quick_choices_has_its_options(visit):
+    page = visit(stay=True)
+    for name in ("Euler", "k-diffusion DPM adaptive (bridge)", "DDPM", "Euler", "DDIM"):
+        choose(page, "#txt2img-sampler", name)
+    labels = page.locator("#txt2img-samplers-options [data-testid=block-info]").locator("visible=true")
+    expect(labels).to_have_text(["Eta"])
+    expect(page.locator("#txt2img-sampler input")).to_have_value("DDIM")
 
 
 def test_options_keep_their_values_when_one_switches_back(visit):
-    page = visit()
+    page = visit(stay=True)
+    choose(page, "#txt2img-sampler", "DDIM")
     eta = option(page, "Eta")
     eta.fill("0.5")
     eta.press("Tab")
@@ -259,58 +312,43 @@ def test_options_keep_their_values_when_one_switches_back(visit):
     expect(page.locator("#txt2img-note")).not_to_contain_text("tochastic")
 
 
-def test_a_menu_that_is_only_looked_into_changes_nothing(visit):
-    """Gradio tells an input whenever a menu is left, and a choice twice."""
-    page = visit()
-    guidance = page.locator("#txt2img-guidance input[type=number]")
-    guidance.fill("3")
-    for box in ("#txt2img-model", "#txt2img-sampler"):
-        page.locator(f"{box} input").click()
-        expect(page.get_by_role("option").first).to_be_visible()
-        page.keyboard.press("Escape")
-        page.keyboard.press("Tab")
-    page.evaluate(LISTEN)
-    choose(page, "#txt2img-sampler", "Euler")
-    # What is typed into an option that has only just come is not overwritten by a second telling of the choice.
-    option(page, "Churn").fill("3")
-    choose(page, "#txt2img-schedule", "Karras")
-    expect(option(page, "Rho", "txt2img-schedules")).to_be_visible()
-    expect(option(page, "Churn")).to_have_value("3")
-    expect(guidance).to_have_value("3")
-    heard = page.evaluate("window.heard")
-    assert len(heard) > 2 and len([answer for answer in heard if isinstance(answer, int | float)]) == 2
-    # The keyboard chooses, too.
-    page.locator("#txt2img-model input").click()
-    page.keyboard.press("Control+a")
-    page.keyboard.type("other")
-    page.keyboard.press("Enter")
-    expect(guidance).to_have_value("5")
-
-
-def test_the_last_of_quick_choices_has_its_options(visit):
-    page = visit()
-    for name in ("Euler", "k-diffusion DPM adaptive (bridge)", "DDPM", "Euler", "DDIM"):
-        choose(page, "#txt2img-sampler", name)
-    labels = page.locator("#txt2img-samplers-options [data-testid=block-info]").locator("visible=true")
-    expect(labels).to_have_text(["Eta"])
-    expect(page.locator("#txt2img-sampler input")).to_have_value("DDIM")
-
-
 def test_a_wrong_setting_is_explained_and_what_was_just_typed_is_used(visit, server):
-    page = visit()
+    page = visit(stay=True)
     page.locator("#txt2img-steps input").fill("")
     generate(page)
     expect(message(page).locator("[role=alert]")).to_contain_text("Steps must be a whole number")
     page.locator("#txt2img-steps input").fill("3")
     option(page, "Eta").fill("0.25")
+    outdate(page, "#txt2img-message")
     page.keyboard.press("Control+Enter")
     finished(page)
     job = server.engine.queue.finished[-1]
     assert job.request.options == {"eta": 0.25}
 
 
+def test_stop_keeps_what_was_finished(visit, server):
+    page = visit(stay=True)
+    page.locator("#txt2img-count input").fill("6")
+    page.locator("#txt2img-steps input").fill("30")
+    server.pace.slow_after(30)
+    generate(page)
+    # Four fit into a batch; the other two are stopped.
+    expect(page.locator("#txt2img-gallery .thumbnail-item")).to_have_count(4)
+    page.locator("#txt2img-stop").click()
+    expect(page.locator("#txt2img-stop")).to_be_disabled()
+    server.pace.fast()
+    expect(message(page)).to_contain_text("Stopped. 4 pictures finished before it.")
+    expect(page.locator("#txt2img-gallery .thumbnail-item")).to_have_count(4)
+    page.locator("#txt2img-gallery .thumbnail-item").nth(2).click()
+    first = int(seed_box(page).input_value())
+    expect(page.locator("#txt2img-picked code")).to_have_text(str((first + 2) % 2**32))
+    page.locator("#txt2img-reuse").click()
+    expect(seed_box(page)).to_have_value(str((first + 2) % 2**32))
+    expect(page.locator("#txt2img-random input")).not_to_be_checked()
+
+
 def test_img2img_shows_what_it_uses(visit, tmp_path, server):
-    page = visit()
+    page = visit(stay=True)
     page.get_by_role("tab", name="img2img").click()
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     page.locator("#img2img-image input[type=file]").set_input_files(tmp_path / "bad.png")
@@ -337,7 +375,10 @@ def test_img2img_shows_what_it_uses(visit, tmp_path, server):
 
 
 def test_a_result_is_sent_to_img2img(visit):
-    page = visit()
+    page = visit(stay=True)
+    page.get_by_role("tab", name="img2img").click()
+    page.locator("#img2img-fit").get_by_text("Crop").click()
+    page.get_by_role("tab", name="txt2img").click()
     page.get_by_label("Prompt", exact=True).first.fill("sunflower")
     generate(page)
     finished(page)
@@ -347,53 +388,8 @@ def test_a_result_is_sent_to_img2img(visit):
     expect(page.locator("#img2img-prompt textarea")).to_have_value("sunflower")
 
 
-def test_a_reload_finds_its_job_and_only_its_own(visit, server):
-    page = visit()
-    server.pace.seconds = SLOW
-    page.locator("#txt2img-steps input").fill("1000")
-    generate(page)
-    expect(page.locator("#txt2img-stage img")).to_be_visible()
-    (running,) = server.engine.queue.running
-    page.reload()
-    ready(page)
-    expect(message(page)).to_contain_text("of 1000")
-    expect(page.locator("#txt2img-stage img")).to_be_visible()
-    expect(page.locator("#txt2img-steps input")).to_have_value("1000")
-    assert server.engine.queue.running == (running,)
-    # Another tab of the same browser and another browser see nothing of it, and their Stop stops nothing.
-    for other in (visit(context=page.context), visit()):
-        expect(message(other)).to_contain_text("Nothing made yet")
-        expect(other.locator("#txt2img-stop")).to_be_disabled()
-        other.keyboard.press("Escape")
-        other.close()
-    assert running.state == "running"
-    page.locator("#txt2img-stop").click()
-    expect(message(page)).to_contain_text("Stopped")
-    assert running.state == "stopped"
-
-
-def test_a_closed_tab_is_found_by_the_next_and_else_its_job_ends(visit, server):
-    page = visit()
-    context = page.context
-    server.pace.seconds = SLOW
-    page.locator("#txt2img-steps input").fill("1000")
-    generate(page)
-    expect(message(page)).to_contain_text("of 1000")
-    (running,) = server.engine.queue.running
-    page.close()
-    page = visit(context=context)
-    expect(message(page)).to_contain_text("of 1000")
-    assert server.engine.queue.running == (running,)
-    server.engine.queue.patience, before = 1.0, server.engine.queue.patience
-    try:
-        page.close()
-        assert running.wait(30) and running.state == "stopped"
-    finally:
-        server.engine.queue.patience = before
-
-
 def test_two_visitors_wait_in_one_queue(visit, server):
-    one, two = visit(), visit()
+    one, two = visit(stay=True), visit()
     server.pace.seconds = SLOW
     one.locator("#txt2img-steps input").fill("1000")
     generate(one)
@@ -405,9 +401,40 @@ def test_two_visitors_wait_in_one_queue(visit, server):
     assert server.engine.queue.running[0].state == "running"
 
 
+def test_the_form_of_a_closed_tab_survives_a_refresh_too(visit):
+    page, asked = visit(stay=True), []
+    tabs = {"img2img": "img2img", "lab": "Lab"}
+    churns = {mode: option(page, "Churn", f"{mode}-samplers") for mode in tabs}
+
+    def show(mode):
+        page.get_by_role("tab", name=tabs[mode], exact=True).click()
+        if mode == "lab":
+            page.get_by_role("button", name="Settings of the run").click()
+
+    def both(answer):
+        if '"Euler","",1]' in (answer.request.post_data or ""):
+            asked.append(answer)
+        return len(asked) == len(tabs)
+
+    for mode, churn in churns.items():
+        show(mode)
+        choose(page, f"#{mode}-sampler", "Euler")
+        with page.expect_response(lambda answer: "/predict" in answer.url and '"churn":12' in answer.text()):
+            churn.fill("12")
+            churn.press("Tab")
+    # They are filled before their tabs are opened, and their options drawn.
+    with page.expect_response(both):
+        page.reload()
+    for mode, churn in churns.items():
+        show(mode)
+        expect(page.locator(f"#{mode}-sampler input")).to_have_value("Euler")
+        expect(churn).to_have_value("12")
+
+
 def test_form_and_pictures_survive_a_refresh(visit):
-    page = visit()
+    page = visit(stay=True)
     page.get_by_label("Prompt", exact=True).first.fill("octopus")
+    page.locator("#txt2img-steps input").fill("5")
     choose(page, "#txt2img-sampler", "Euler")
     churn = option(page, "Churn")
     churn.fill("12")
@@ -431,31 +458,8 @@ def test_form_and_pictures_survive_a_refresh(visit):
     expect(page.locator("#txt2img-width input[type=number]")).to_have_value("128")
 
 
-@pytest.mark.parametrize("tab, mode", [("img2img", "img2img"), ("Lab", "lab")])
-def test_the_form_of_a_closed_tab_survives_a_refresh_too(visit, tab, mode):
-    page = visit()
-
-    def show():
-        page.get_by_role("tab", name=tab, exact=True).click()
-        if mode == "lab":
-            page.get_by_role("button", name="Settings of the run").click()
-
-    show()
-    churn = option(page, "Churn", f"{mode}-samplers")
-    choose(page, f"#{mode}-sampler", "Euler")
-    with page.expect_response(lambda answer: "/predict" in answer.url and '"churn":12' in answer.text()):
-        churn.fill("12")
-        churn.press("Tab")
-    # It is filled before the tab is opened, and its options drawn.
-    with page.expect_response(lambda answer: '"Euler","",1]' in (answer.request.post_data or "")):
-        page.reload()
-    show()
-    expect(page.locator(f"#{mode}-sampler input")).to_have_value("Euler")
-    expect(churn).to_have_value("12")
-
-
 def test_a_phone_has_the_result_above_the_controls(visit):
-    page = visit(PHONE)
+    page = visit(PHONE, stay=True)
     page.get_by_role("button", name="rocket").first.click()
     generate(page)
     finished(page)
@@ -471,14 +475,63 @@ def test_a_phone_has_the_result_above_the_controls(visit):
         assert page.evaluate(wide), tab
 
 
+def test_a_reload_finds_its_job_and_only_its_own(visit, server):
+    page = visit(stay=True)
+    # A tab that made pictures before is as much one of its own.
+    generate(page)
+    finished(page)
+    server.pace.seconds = SLOW
+    page.locator("#txt2img-steps input").fill("1000")
+    generate(page)
+    expect(page.locator("#txt2img-stage img")).to_be_visible()
+    (running,) = server.engine.queue.running
+    page.reload()
+    ready(page)
+    expect(message(page)).to_contain_text("of 1000")
+    expect(page.locator("#txt2img-stage img")).to_be_visible()
+    expect(page.locator("#txt2img-steps input")).to_have_value("1000")
+    assert server.engine.queue.running == (running,)
+    # Another tab of the same browser and another browser see nothing of it, and their Stop stops nothing.
+    for other in (visit(context=page.context), visit()):
+        expect(message(other)).to_contain_text("Nothing made yet")
+        expect(other.locator("#txt2img-stop")).to_be_disabled()
+        other.keyboard.press("Escape")
+        other.close()
+    assert running.state == "running"
+    page.locator("#txt2img-stop").click()
+    expect(message(page)).to_contain_text("Stopped")
+    assert running.state == "stopped"
+
+
 def test_text_can_be_read_in_light_and_dark(visit):
     """WCAG AA: 4.5 to 1 between text and what is behind it, in the colours that the browser really paints."""
-    page = visit(query="?__theme=light")
+    page = visit(stay=True)
+    assert not page.evaluate("() => document.body.classList.contains('dark')")
     assert page.evaluate(CONTRAST, TEXTS) == []
-    page.goto(page.url.replace("light", "dark"))
+    page.goto(f"{page.url}?__theme=dark")
     ready(page)
     assert page.evaluate("() => document.body.classList.contains('dark')")
     assert page.evaluate(CONTRAST, TEXTS) == []
+
+
+def test_a_closed_tab_is_found_by_the_next_and_else_its_job_ends(visit, server):
+    page = visit(stay=True)
+    context = page.context
+    server.pace.seconds = SLOW
+    page.locator("#txt2img-steps input").fill("1000")
+    generate(page)
+    expect(message(page)).to_contain_text("of 1000")
+    (running,) = server.engine.queue.running
+    page.close()
+    page = visit(context=context)
+    expect(message(page)).to_contain_text("of 1000")
+    assert server.engine.queue.running == (running,)
+    server.engine.queue.patience, before = 1.0, server.engine.queue.patience
+    try:
+        page.close()
+        assert running.wait(30) and running.state == "stopped"
+    finally:
+        server.engine.queue.patience = before
 
 
 TEXTS = ["h1", ".status", ".note", ".line", ".chip", "#txt2img-generate", "#txt2img-prompt textarea", ".keys"]

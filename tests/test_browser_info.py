@@ -34,7 +34,7 @@ from webui.tabs.history.history_tab import PAGE
 def made(page, prompt="red apple", **numbers):
     """Make pictures and wait for them."""
     page.get_by_label("Prompt", exact=True).first.fill(prompt)
-    for name, value in ({"steps": 3} | numbers).items():
+    for name, value in ({"steps": 3, "count": 1} | numbers).items():
         page.locator(f"#txt2img-{name} input").fill(str(value))
     generate(page)
     finished(page)
@@ -59,7 +59,7 @@ def edit_and_keep(page, steps):
 
 
 def test_a_result_is_replayed_with_one_click(visit):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     made(page, count=3)
     page.locator("#txt2img-gallery .thumbnail-item").nth(1).click()
     page.locator("#txt2img-again").click()
@@ -71,7 +71,7 @@ def test_a_result_is_replayed_with_one_click(visit):  # noqa: F811
 
 
 def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, server, tmp_path):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     made(page, steps=40)
     (path,) = [one for one in server.outputs.rglob("*.png") if read_picture(one).record.data["request"]["steps"] == 40]
     record = read_picture(path).record.data
@@ -101,37 +101,8 @@ def test_a_changed_picture_differs_and_a_long_replay_can_be_stopped(visit, serve
     expect(page.locator("#info-verdict .verdict.equal")).to_contain_text("bit-equal")
 
 
-def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path):  # noqa: F811
-    page = visit()
-    text = A1111.replace("of a cat", "of a <img src=x onerror=alert(1)> cat")
-    drop(page, png(tmp_path / "a1111.png", ("parameters", text)))
-    facts = page.locator("#info-facts")
-    expect(facts).to_contain_text("Made by AUTOMATIC1111")
-    expect(facts).to_contain_text("<img src=x onerror=alert(1)>")
-    expect(facts.locator("img")).to_have_count(0)
-    expect(facts.locator("[role=alert]")).to_contain_text(
-        "Model 'v1-5-pruned-emaonly' is not in weights/; the form keeps the model that it has."
-    )
-    expect(page.locator("#info-replay")).to_be_disabled()
-    page.locator("#info-to-txt2img").click()
-    expect(page.get_by_role("tab", name="txt2img")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#txt2img-sampler input")).to_have_value("DPM++ 2M")
-    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
-    expect(page.locator("#txt2img-steps input")).to_have_value("25")
-    expect(seed_box(page)).to_have_value("3141592653")
-    expect(page.locator("#txt2img-model input")).to_have_value("toy")
-    expect(message(page)).to_contain_text("ENSD: 31337.")
-    # What waited for a model does not give way to that model's defaults.
-    choose(page, "#txt2img-model", "other")
-    page.locator("#txt2img-steps input").fill("3")
-    generate(page)
-    finished(page)
-    expect(page.locator("#txt2img-height input[type=number]")).to_have_value("768")
-    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
-
-
 def test_our_own_settings_go_to_img2img_with_the_picture(visit, tmp_path):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     page.get_by_role("tab", name="img2img").click()
     page.locator("#img2img-negative textarea").fill("blurry")
     page.get_by_role("tab", name="txt2img").click()
@@ -149,7 +120,7 @@ def test_our_own_settings_go_to_img2img_with_the_picture(visit, tmp_path):  # no
 
 
 def test_what_cannot_be_read_is_explained(visit, tmp_path):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     for path, said in (
         (png(tmp_path / "plain.png"), "carries no settings"),
@@ -161,57 +132,8 @@ def test_what_cannot_be_read_is_explained(visit, tmp_path):  # noqa: F811
         expect(page.locator("#info-to-txt2img")).to_be_disabled()
 
 
-def test_a_link_is_copied_and_opens_the_form_elsewhere(visit):  # noqa: F811
-    page = visit(query="/?__theme=dark")
-    page.get_by_label("Prompt", exact=True).first.fill("octopus & friends, 50 %")
-    choose(page, "#txt2img-sampler", "Euler")
-    churn = option(page, "Churn")
-    churn.fill("3")
-    churn.press("Tab")
-    page.locator("#txt2img-steps input").fill("7")
-    page.locator("#txt2img-link").click()
-    expect(page.locator("#txt2img-link")).to_have_text("Link copied")
-    address = urlsplit(page.url)
-    assert (
-        address.query.startswith("__theme=dark&prompt=octopus%20%26%20friends%2C%2050%20%25")
-        and "options.churn=3" in address.query
-    )
-    # A stranger's browser: nothing of the first one's storage.
-    other = visit(query=f"/?{address.query}")
-    expect(message(other)).to_contain_text("The settings of the link are in the form.")
-    expect(other.get_by_label("Prompt", exact=True).first).to_have_value("octopus & friends, 50 %")
-    expect(other.locator("#txt2img-sampler input")).to_have_value("Euler")
-    expect(option(other, "Churn")).to_have_value("3")
-    expect(other.locator("#txt2img-steps input")).to_have_value("7")
-    assert other.evaluate("() => document.body.classList.contains('dark')")
-    # What was edited since outlives a reload, though the address is still the link's.
-    edit_and_keep(other, "9")
-    other.reload()
-    ready(other)
-    expect(other.locator("#txt2img-steps input")).to_have_value("9")
-
-
-def test_a_wrong_link_says_so_and_loses_nothing(visit):  # noqa: F811
-    page = visit()
-    edit_and_keep(page, "33")
-    page.goto(page.url.split("?")[0] + "?prompt=<b>hi</b>&steps=many&sampler=Nope&width=13")
-    told = message(page).locator("[role=alert]")
-    expect(told).to_contain_text("Unknown sampler 'Nope'; known are DDIM")
-    expect(told).to_contain_text("Steps must be a whole number from 1 to 1000.")
-    expect(told).to_contain_text("Width 13 is not possible here; it stays 64.")
-    expect(page.locator("#txt2img-steps input")).to_have_value("33")
-    expect(page.get_by_label("Prompt", exact=True).first).to_have_value("<b>hi</b>")
-
-
-def test_a_link_for_img2img_opens_its_tab(visit):  # noqa: F811
-    page = visit(query="/?mode=img2img&prompt=whale&strength=0.25")
-    expect(page.get_by_role("tab", name="img2img")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#img2img-prompt textarea")).to_have_value("whale")
-    expect(page.locator("#img2img-strength input[type=number]")).to_have_value("0.25")
-
-
 def test_a_picture_leaves_in_the_chosen_format(visit, tmp_path):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     made(page, "blue whale", count=2)
     seed = int(page.locator("#txt2img-picked code").inner_text()) + 1
     page.locator("#txt2img-gallery .thumbnail-item").nth(1).click()
@@ -229,34 +151,16 @@ def test_a_picture_leaves_in_the_chosen_format(visit, tmp_path):  # noqa: F811
         assert read_picture(tmp_path / f"out{ending}").record.data["image"]["seed"] == seed
 
 
-def test_history_is_searched_and_sends(visit, server):  # noqa: F811
-    page = visit()
-    choose(page, "#txt2img-sampler", "Heun")
-    made(page, "crescent moon over hills", count=2, steps=5)
-    page.get_by_role("tab", name="History").click()
-    items = page.locator("#history-gallery .thumbnail-item")
-    expect(items.first).to_contain_text("crescent moon")
-    page.locator("#history-prompt textarea, #history-prompt input").fill("hill cres")
-    expect(items).to_have_count(2)
-    choose(page, "#history-sampler", "Heun")
-    expect(items).to_have_count(2)
-    items.nth(1).click()
-    expect(page.locator("#history-picked")).to_contain_text("Heun · toy · seed")
-    page.locator("#history-info").click()
-    expect(page.locator("#info-facts")).to_contain_text("crescent moon over hills")
-    page.get_by_role("tab", name="History").click()
-    expect(page.locator("#history-actions")).to_be_hidden()
-    items.nth(1).click()
-    page.locator("#history-to-txt2img").click()
-    expect(page.locator("#txt2img-prompt textarea")).to_have_value("crescent moon over hills")
-    expect(page.locator("#txt2img-steps input")).to_have_value("5")
-    page.get_by_role("tab", name="History").click()
-    page.locator("#history-prompt textarea, #history-prompt input").fill("nothing like it")
-    expect(page.locator("#history-note")).to_contain_text("No picture fits.")
+def test_png_info_fits_a_phone(visit):  # noqa: F811
+    page = visit(PHONE, stay=True)
+    made(page)
+    page.locator("#txt2img-info").click()
+    expect(page.locator("#info-facts")).to_contain_text("Made by")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_history_turns_pages_whatever_is_still_on_its_way(visit, server, monkeypatch):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     made(page, "page after page", count=30, steps=2)
     page.get_by_role("tab", name="History").click()
     note, items = page.locator("#history-note"), page.locator("#history-gallery .thumbnail-item")
@@ -290,9 +194,106 @@ def test_history_turns_pages_whatever_is_still_on_its_way(visit, server, monkeyp
     expect(note).to_contain_text("Page 1")
 
 
-def test_png_info_fits_a_phone(visit):  # noqa: F811
-    page = visit(PHONE)
-    made(page)
-    page.locator("#txt2img-info").click()
-    expect(page.locator("#info-facts")).to_contain_text("Made by")
-    assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
+def test_history_is_searched_and_sends(visit, server):  # noqa: F811
+    page = visit(stay=True)
+    choose(page, "#txt2img-sampler", "Heun")
+    made(page, "crescent moon over hills", count=2, steps=5)
+    page.get_by_role("tab", name="History").click()
+    items = page.locator("#history-gallery .thumbnail-item")
+    page.locator("#history-prompt textarea, #history-prompt input").fill("")
+    expect(items.first).to_contain_text("crescent moon")
+    page.locator("#history-prompt textarea, #history-prompt input").fill("hill cres")
+    expect(items).to_have_count(2)
+    choose(page, "#history-sampler", "Heun")
+    expect(items).to_have_count(2)
+    items.nth(1).click()
+    expect(page.locator("#history-picked")).to_contain_text("Heun · toy · seed")
+    page.locator("#history-info").click()
+    expect(page.locator("#info-facts")).to_contain_text("crescent moon over hills")
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history-actions")).to_be_hidden()
+    items.nth(1).click()
+    page.locator("#history-to-txt2img").click()
+    expect(page.locator("#txt2img-prompt textarea")).to_have_value("crescent moon over hills")
+    expect(page.locator("#txt2img-steps input")).to_have_value("5")
+    page.get_by_role("tab", name="History").click()
+    page.locator("#history-prompt textarea, #history-prompt input").fill("nothing like it")
+    expect(page.locator("#history-note")).to_contain_text("No picture fits.")
+
+
+def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path):  # noqa: F811
+    page = visit(stay=True)
+    text = A1111.replace("of a cat", "of a <img src=x onerror=alert(1)> cat")
+    drop(page, png(tmp_path / "a1111.png", ("parameters", text)))
+    facts = page.locator("#info-facts")
+    expect(facts).to_contain_text("Made by AUTOMATIC1111")
+    expect(facts).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(facts.locator("img")).to_have_count(0)
+    expect(facts.locator("[role=alert]")).to_contain_text(
+        "Model 'v1-5-pruned-emaonly' is not in weights/; the form keeps the model that it has."
+    )
+    expect(page.locator("#info-replay")).to_be_disabled()
+    page.locator("#info-to-txt2img").click()
+    expect(page.get_by_role("tab", name="txt2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#txt2img-sampler input")).to_have_value("DPM++ 2M")
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
+    expect(page.locator("#txt2img-steps input")).to_have_value("25")
+    expect(seed_box(page)).to_have_value("3141592653")
+    expect(page.locator("#txt2img-model input")).to_have_value("toy")
+    expect(message(page)).to_contain_text("ENSD: 31337.")
+    # What waited for a model does not give way to that model's defaults.
+    choose(page, "#txt2img-model", "other")
+    page.locator("#txt2img-steps input").fill("3")
+    generate(page)
+    finished(page)
+    expect(page.locator("#txt2img-height input[type=number]")).to_have_value("768")
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
+
+
+def test_a_wrong_link_says_so_and_loses_nothing(visit):  # noqa: F811
+    page = visit(stay=True)
+    edit_and_keep(page, "33")
+    page.goto(page.url.split("?")[0] + "?prompt=<b>hi</b>&steps=many&sampler=Nope&width=13")
+    told = message(page).locator("[role=alert]")
+    expect(told).to_contain_text("Unknown sampler 'Nope'; known are DDIM")
+    expect(told).to_contain_text("Steps must be a whole number from 1 to 1000.")
+    expect(told).to_contain_text("Width 13 is not possible here; it stays 64.")
+    expect(page.locator("#txt2img-steps input")).to_have_value("33")
+    expect(page.get_by_label("Prompt", exact=True).first).to_have_value("<b>hi</b>")
+
+
+def test_a_link_is_copied_and_opens_the_form_elsewhere(visit):  # noqa: F811
+    page = visit(query="/?__theme=dark")
+    page.get_by_label("Prompt", exact=True).first.fill("octopus & friends, 50 %")
+    choose(page, "#txt2img-sampler", "Euler")
+    churn = option(page, "Churn")
+    churn.fill("3")
+    churn.press("Tab")
+    page.locator("#txt2img-steps input").fill("7")
+    page.locator("#txt2img-link").click()
+    expect(page.locator("#txt2img-link")).to_have_text("Link copied")
+    address = urlsplit(page.url)
+    assert (
+        address.query.startswith("__theme=dark&prompt=octopus%20%26%20friends%2C%2050%20%25")
+        and "options.churn=3" in address.query
+    )
+    # A stranger's browser: nothing of the first one's storage.
+    other = visit(query=f"/?{address.query}")
+    expect(message(other)).to_contain_text("The settings of the link are in the form.")
+    expect(other.get_by_label("Prompt", exact=True).first).to_have_value("octopus & friends, 50 %")
+    expect(other.locator("#txt2img-sampler input")).to_have_value("Euler")
+    expect(option(other, "Churn")).to_have_value("3")
+    expect(other.locator("#txt2img-steps input")).to_have_value("7")
+    assert other.evaluate("() => document.body.classList.contains('dark')")
+    # What was edited since outlives a reload, though the address is still the link's.
+    edit_and_keep(other, "9")
+    other.reload()
+    ready(other)
+    expect(other.locator("#txt2img-steps input")).to_have_value("9")
+
+
+def test_a_link_for_img2img_opens_its_tab(visit):  # noqa: F811
+    page = visit(query="/?mode=img2img&prompt=whale&strength=0.25")
+    expect(page.get_by_role("tab", name="img2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#img2img-prompt textarea")).to_have_value("whale")
+    expect(page.locator("#img2img-strength input[type=number]")).to_have_value("0.25")

@@ -25,6 +25,7 @@ from webui.engine.run_preview import preview_run
 
 pytestmark = pytest.mark.browser
 SIGMAS = "#schedule-list textarea"
+FIRST = ["Training of toy", "Uniform leading, offset 1, 20 steps"]
 # Without the halos of guidance, which lie behind every run.
 TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || [])
     .filter(trace => !trace.name.startsWith("Guidance"))
@@ -32,9 +33,12 @@ TRACES = """id => (document.querySelector(`#${id} .js-plotly-plot`)?.data || [])
 
 
 def opened(visit, viewport=DESKTOP, query=""):  # noqa: F811
-    page = visit(viewport, query)
+    """The tab with the settings of the run that a new page has, which are in txt2img still; not with its looks."""
+    page = visit(viewport, query, stay=not query)
     page.get_by_role("tab", name="Schedule", exact=True).click()
-    drawn(page, "schedule-plot")
+    part(page, "The run")
+    page.locator("#schedule-take-txt2img").click()
+    until_drawn(page, FIRST)
     expect(page.locator("#schedule-facts")).to_contain_text("network call")
     return page
 
@@ -101,6 +105,129 @@ def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
     assert traces(page)["Run: DDIM, Karras, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
 
 
+def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa: F811
+    page = visit(stay=True)
+    choose(page, "#txt2img-sampler", "Heun")
+    choose(page, "#txt2img-schedule", "Uniform leading")
+    page.locator("#txt2img-steps input").fill("200")
+    page.locator("#txt2img-steps input").press("Tab")
+    expect(page.locator("#txt2img-plan")).to_contain_text("399 network calls")
+    page.locator("#txt2img-steps input").fill("7")
+    page.locator("#txt2img-more").get_by_role("button").click()
+    page.locator("#txt2img-guidance-low input").fill("1")
+    generate(page)
+    finished(page)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-take-txt2img").click()
+    expect(page.locator("#schedule-facts")).to_contain_text("13 network calls")
+    expect(page.locator("#schedule-facts")).to_contain_text("Guidance 5 acts in 7 of 13 network calls (sigma above 1).")
+    saved = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    open_file(page, saved)
+    expect(page.locator("#schedule-message")).to_contain_text(
+        "Run: Heun, Uniform leading, 7 steps on toy: 13 network calls. Guidance 5 acts in 4 of 7 steps"
+    )
+    plain = server.outputs / "plain.png"
+    Image.new("RGB", (8, 8)).save(plain)
+    open_file(page, plain)
+    expect(page.locator("#schedule-message")).to_contain_text("carries no settings")
+    plain.unlink()
+
+
+def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811
+    page = visit(stay=True)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-clear").click()
+    choose(page, "#schedule-sampler", "DDIM")
+    paste = page.locator("#schedule-paste textarea")
+    paste.fill("3, 5, 1")
+    page.locator("#schedule-paste-use").click()
+    expect(page.locator("#schedule-facts")).to_contain_text("Number 2 is 5, not below 3 before it")
+    paste.fill("[9.5; 4 1.25\n0.3, 0]")
+    page.locator("#schedule-paste-use").click()
+    expect(page.locator("#schedule-paste-message")).to_contain_text("Custom now, of 4 steps")
+    until_drawn(page, ["Training of toy", "Custom, 4 steps"])
+    assert shown_sigmas(page) == [9.5, 4.0, 1.25, 0.3, 0.0]
+    page.locator("#schedule-use-txt2img").click()
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Custom")
+    expect(page.locator("#txt2img-plan")).to_contain_text(
+        "4 network calls a picture, starting at 98.9 % noise (sigma 9.5)"
+    )
+    generate(page)
+    finished(page)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-last").click()
+    expect(page.locator("#schedule-message")).to_contain_text("The same settings run the same list here.")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_texts_of_plots_follow_light_and_dark(visit, theme):  # noqa: F811
+    page = opened(visit, query="?__theme=dark" if theme == "dark" else "")
+    fill_of = "box => getComputedStyle(document.querySelector(box)).fill"
+    text = page.evaluate(fill_of, "#schedule-plot .xtitle")
+    red, green, blue = (int(part) for part in text[text.index("(") + 1 : -1].split(",")[:3])
+    assert (red + green + blue > 500) == (theme == "dark")
+
+
+def test_trainings_can_be_played_with(visit):  # noqa: F811
+    page = opened(visit)
+    part(page, "How models are trained")
+    until_drawn(page, ["Training of toy", "scaled linear", "cosine", "flow"], "training-plot")
+    page.locator("#training-zero input").check()
+    fill(page, "#training-shift", 3)
+    names = [
+        "Training of toy",
+        "scaled linear",
+        "scaled linear, zero terminal SNR",
+        "cosine",
+        "cosine, zero terminal SNR",
+        "flow",
+        "flow, shift 3",
+    ]
+    until_drawn(page, names, "training-plot")
+    expect(page.locator("#training-table")).to_contain_text("6.8 %")
+    expect(page.locator("#training-sentence")).to_contain_text("where the network never was")
+    page.get_by_label("sigmoid").click()
+    until_drawn(page, [*names, "sigmoid", "sigmoid, zero terminal SNR"], "training-plot")
+    page.locator("#training-start input").fill("0.09")
+    page.locator("#training-start input").press("Tab")
+    expect(page.locator("#training-sentence")).to_contain_text("it has to be below the last one")
+
+
+def test_a_picture_goes_into_noise(visit, server):  # noqa: F811
+    page = opened(visit)
+    part(page, "A picture into noise")
+    drawn(page, "forward-plot")
+    caption = page.locator("#forward-pictures figcaption").nth(1)
+    expect(caption).to_contain_text("Time 0.35")
+    fill(page, "#forward-time", 1)
+    expect(caption).to_contain_text("Time 1: sigma 14.6, 99.5 % noise")
+    page.wait_for_function(f"() => Math.abs(Math.max(...({TRACES})('forward-plot')[1].y) - 0.4) < 0.05")
+    expect(page.locator("#forward-strip figure")).to_have_count(8)
+    page.get_by_label("variance exploding").click()
+    expect(page.locator("#forward-sentence")).to_contain_text("far beyond black and white")
+    page.wait_for_function(f"() => ({TRACES})('forward-plot')[1].x[0] < -50")
+    page.locator("#forward-deep input").check()
+    expect(page.locator("#forward-latents")).to_contain_text("In latents: sigma 14.6")
+    expect(page.locator("#forward-latents figure")).to_have_count(10)
+    page.locator("#forward-deep input").uncheck()
+    expect(page.locator("#forward-latents figure")).to_have_count(0)
+    assert stable_diffusion().sigma_max == pytest.approx(14.6146, abs=1e-4)
+
+
+def test_a_wrong_upload_is_explained_and_the_example_comes_back(visit, tmp_path):  # noqa: F811
+    page = opened(visit)
+    part(page, "A picture into noise")
+    drawn(page, "forward-plot")
+    (tmp_path / "text.png").write_text("no picture")
+    page.locator("#forward-image input[type=file]").set_input_files(tmp_path / "text.png")
+    expect(page.locator("#forward-message")).to_contain_text("not a picture that can be read")
+    page.locator("#forward-last").click()
+    expect(page.locator("#forward-message")).to_contain_text("There is no result yet")
+    page.locator("#forward-example").click()
+    expect(page.locator("#forward-message .problem")).to_have_count(0)
+    expect(page.locator("#forward-pictures figure")).to_have_count(2)
+
+
 def test_no_model_is_loaded_for_the_curves(visit, server):  # noqa: F811
     idle(server.engine)
     calls, model = server.pace.calls, server.engine.opened_model
@@ -142,17 +269,16 @@ def test_inner_calls_and_churn_are_rings(visit):  # noqa: F811
     expect(page.locator("#schedule-schedule input")).to_be_disabled()
 
 
-def test_axes_measures_and_a_legend_that_can_be_clicked(visit):  # noqa: F811
-    page = opened(visit)
-    page.get_by_label("log-SNR").first.click()
-    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[1].y[0] < 0")
-    page.get_by_label("time", exact=True).click()
-    expect(page.locator("#schedule-sentence")).to_contain_text("every schedule lies on the model's own curve")
-    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[1].x[0] > 900")
-    choose(page, "#schedule-compare", "Exponential")
-    until_drawn(page, ["Training of toy", "Uniform leading, offset 1, 20 steps", "Exponential"])
-    page.locator("#schedule-plot .legendtoggle").nth(2).click()
-    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[2].visible == 'legendonly'")
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):  # noqa: F811
+    page = opened(visit, PHONE)
+    wide = "() => document.documentElement.scrollWidth <= window.innerWidth"
+    assert page.evaluate(wide)
+    for name, plot in (("A picture into noise", "forward-plot"), ("How models are trained", "training-plot")):
+        part(page, name)
+        drawn(page, plot)
+        assert page.evaluate(wide), name
+        box = page.locator(f"#{plot} .js-plotly-plot").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
 
 
 def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
@@ -178,132 +304,14 @@ def test_a_curve_is_kept_while_others_come(visit):  # noqa: F811
     expect(page.locator("#schedule-schedules-options").get_by_role("spinbutton", name="Rho").first).to_have_value("3")
 
 
-def test_a_pasted_list_is_the_schedule_custom(visit, server):  # noqa: F811
+def test_axes_measures_and_a_legend_that_can_be_clicked(visit):  # noqa: F811
     page = opened(visit)
-    paste = page.locator("#schedule-paste textarea")
-    paste.fill("3, 5, 1")
-    page.locator("#schedule-paste-use").click()
-    expect(page.locator("#schedule-facts")).to_contain_text("Number 2 is 5, not below 3 before it")
-    paste.fill("[9.5; 4 1.25\n0.3, 0]")
-    page.locator("#schedule-paste-use").click()
-    expect(page.locator("#schedule-paste-message")).to_contain_text("Custom now, of 4 steps")
-    until_drawn(page, ["Training of toy", "Custom, 4 steps"])
-    assert shown_sigmas(page) == [9.5, 4.0, 1.25, 0.3, 0.0]
-    page.locator("#schedule-use-txt2img").click()
-    expect(page.locator("#txt2img-schedule input")).to_have_value("Custom")
-    expect(page.locator("#txt2img-plan")).to_contain_text(
-        "4 network calls a picture, starting at 98.9 % noise (sigma 9.5)"
-    )
-    generate(page)
-    finished(page)
-    page.get_by_role("tab", name="Schedule", exact=True).click()
-    page.locator("#schedule-last").click()
-    expect(page.locator("#schedule-message")).to_contain_text("The same settings run the same list here.")
-
-
-def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa: F811
-    page = visit()
-    choose(page, "#txt2img-sampler", "Heun")
-    page.locator("#txt2img-steps input").fill("200")
-    page.locator("#txt2img-steps input").press("Tab")
-    expect(page.locator("#txt2img-plan")).to_contain_text("399 network calls")
-    page.locator("#txt2img-steps input").fill("7")
-    page.locator("#txt2img-more").get_by_role("button").click()
-    page.locator("#txt2img-guidance-low input").fill("1")
-    generate(page)
-    finished(page)
-    page.get_by_role("tab", name="Schedule", exact=True).click()
-    page.locator("#schedule-take-txt2img").click()
-    expect(page.locator("#schedule-facts")).to_contain_text("13 network calls")
-    expect(page.locator("#schedule-facts")).to_contain_text("Guidance 5 acts in 7 of 13 network calls (sigma above 1).")
-    saved = max(server.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime)
-    open_file(page, saved)
-    expect(page.locator("#schedule-message")).to_contain_text(
-        "Run: Heun, Uniform leading, 7 steps on toy: 13 network calls. Guidance 5 acts in 4 of 7 steps"
-    )
-    plain = server.outputs / "plain.png"
-    Image.new("RGB", (8, 8)).save(plain)
-    open_file(page, plain)
-    expect(page.locator("#schedule-message")).to_contain_text("carries no settings")
-    plain.unlink()
-
-
-def test_a_picture_goes_into_noise(visit, server):  # noqa: F811
-    page = opened(visit)
-    part(page, "A picture into noise")
-    drawn(page, "forward-plot")
-    caption = page.locator("#forward-pictures figcaption").nth(1)
-    expect(caption).to_contain_text("Time 0.35")
-    fill(page, "#forward-time", 1)
-    expect(caption).to_contain_text("Time 1: sigma 14.6, 99.5 % noise")
-    page.wait_for_function(f"() => Math.abs(Math.max(...({TRACES})('forward-plot')[1].y) - 0.4) < 0.05")
-    expect(page.locator("#forward-strip figure")).to_have_count(8)
-    page.get_by_label("variance exploding").click()
-    expect(page.locator("#forward-sentence")).to_contain_text("far beyond black and white")
-    page.wait_for_function(f"() => ({TRACES})('forward-plot')[1].x[0] < -50")
-    page.locator("#forward-deep input").check()
-    expect(page.locator("#forward-latents")).to_contain_text("In latents: sigma 14.6")
-    expect(page.locator("#forward-latents figure")).to_have_count(10)
-    page.locator("#forward-deep input").uncheck()
-    expect(page.locator("#forward-latents figure")).to_have_count(0)
-    assert stable_diffusion().sigma_max == pytest.approx(14.6146, abs=1e-4)
-
-
-def test_a_wrong_upload_is_explained_and_the_example_comes_back(visit, tmp_path):  # noqa: F811
-    page = opened(visit)
-    part(page, "A picture into noise")
-    drawn(page, "forward-plot")
-    (tmp_path / "text.png").write_text("no picture")
-    page.locator("#forward-image input[type=file]").set_input_files(tmp_path / "text.png")
-    expect(page.locator("#forward-message")).to_contain_text("not a picture that can be read")
-    page.locator("#forward-last").click()
-    expect(page.locator("#forward-message")).to_contain_text("There is no result yet")
-    page.locator("#forward-example").click()
-    expect(page.locator("#forward-message .problem")).to_have_count(0)
-    expect(page.locator("#forward-pictures figure")).to_have_count(2)
-
-
-def test_trainings_can_be_played_with(visit):  # noqa: F811
-    page = opened(visit)
-    part(page, "How models are trained")
-    until_drawn(page, ["Training of toy", "scaled linear", "cosine", "flow"], "training-plot")
-    page.locator("#training-zero input").check()
-    fill(page, "#training-shift", 3)
-    names = [
-        "Training of toy",
-        "scaled linear",
-        "scaled linear, zero terminal SNR",
-        "cosine",
-        "cosine, zero terminal SNR",
-        "flow",
-        "flow, shift 3",
-    ]
-    until_drawn(page, names, "training-plot")
-    expect(page.locator("#training-table")).to_contain_text("6.8 %")
-    expect(page.locator("#training-sentence")).to_contain_text("where the network never was")
-    page.get_by_label("sigmoid").click()
-    until_drawn(page, [*names, "sigmoid", "sigmoid, zero terminal SNR"], "training-plot")
-    page.locator("#training-start input").fill("0.09")
-    page.locator("#training-start input").press("Tab")
-    expect(page.locator("#training-sentence")).to_contain_text("it has to be below the last one")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_texts_of_plots_follow_light_and_dark(visit, theme):  # noqa: F811
-    page = opened(visit, query=f"?__theme={theme}")
-    fill_of = "box => getComputedStyle(document.querySelector(box)).fill"
-    text = page.evaluate(fill_of, "#schedule-plot .xtitle")
-    red, green, blue = (int(part) for part in text[text.index("(") + 1 : -1].split(",")[:3])
-    assert (red + green + blue > 500) == (theme == "dark")
-
-
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):  # noqa: F811
-    page = opened(visit, PHONE)
-    wide = "() => document.documentElement.scrollWidth <= window.innerWidth"
-    assert page.evaluate(wide)
-    for name, plot in (("A picture into noise", "forward-plot"), ("How models are trained", "training-plot")):
-        part(page, name)
-        drawn(page, plot)
-        assert page.evaluate(wide), name
-        box = page.locator(f"#{plot} .js-plotly-plot").bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+    page.get_by_label("log-SNR").first.click()
+    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[1].y[0] < 0")
+    page.get_by_label("time", exact=True).click()
+    expect(page.locator("#schedule-sentence")).to_contain_text("every schedule lies on the model's own curve")
+    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[1].x[0] > 900")
+    choose(page, "#schedule-compare", "Exponential")
+    until_drawn(page, ["Training of toy", "Uniform leading, offset 1, 20 steps", "Exponential"])
+    page.locator("#schedule-plot .legendtoggle").nth(2).click()
+    page.wait_for_function(f"() => ({TRACES})('schedule-plot')[2].visible == 'legendonly'")
