@@ -14,11 +14,12 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from webui.core.menus import chosen_name
 from webui.core.storage import write_new
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.files import served
-from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates
 from webui.tabs.form.describe import note
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
@@ -94,7 +95,9 @@ def build_compare(page: Page, settings: LabForm, axes: AxesView) -> JobEvents:
     # The last one changes when a grid has ended: there is less left to make.
     watched = (*axes.inputs, *form.fields.values(), form.edits, form.revision, shown)
     connect_cost(cost, watched, inputs, tell_cost)
-    gr.on([left.change, right.change], _pair, [shown, left, right], slider, trigger_mode="always_last", **QUIET)
+    # Raw, because what was chosen in the grid before may come once more after the menus have changed.
+    chosen = [left.change, right.change]
+    gr.on(chosen, _pair, [shown, left, right], slider, trigger_mode="always_last", **QUIET, **RAW)
     view = CompareView(
         form.fields["seed"], form.fields["random_seed"], table, after, left, right, slider, sheet, bundle, shown
     )
@@ -169,9 +172,9 @@ def _export(name: str, grid: Grid, pictures: Mapping[int, CellPicture]) -> tuple
     return sheet, bundle
 
 
-def _pair(shown: Mapping[str, str], left: str | None, right: str | None) -> Any:
+def _pair(shown: Mapping[str, str], left: Any, right: Any) -> Any:
     """The two chosen pictures for the slider."""
-    files = shown.get(left or ""), shown.get(right or "")
+    files = shown.get(chosen_name(left)), shown.get(chosen_name(right))
     return files if all(files) else gr.skip()
 
 
