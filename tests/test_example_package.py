@@ -26,9 +26,9 @@ print("RESULT" + json.dumps(dict(status=int(status), where=samplers.__file__, en
 """
 
 
-def install(source: Path, target: Path) -> None:
+def install(target: Path, *sources: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    command += ["--disable-pip-version-check", "--upgrade", "--target", str(target), str(source)]
+    command += ["--disable-pip-version-check", "--no-compile", "--target", str(target), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -48,7 +48,7 @@ def seen(tmp_path_factory) -> dict:
                 shutil.copytree(path, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
             elif path.is_file():
                 shutil.copy(path, copy / part)
-        install(copy, folder / "site")
+    install(folder / "site", folder / "sigmalab", folder / "example")
     environment = os.environ | {"PYTHONPATH": str(folder / "site"), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", LOOK, str(folder / "example" / "tests")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

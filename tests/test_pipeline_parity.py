@@ -85,7 +85,7 @@ CASES = [
 
 @pytest.mark.parametrize("name, options", CASES)
 def test_a_picture_of_a_batch_equals_the_picture_alone(model, name, options):
-    seeds = (5, 17, 4)
+    seeds = (5, 17)
     together = draw(model, name, seeds, 3, **options)
     # One of them is enough here, because a network is slow; all are compared on closed-form denoisers.
     assert np.abs(together[1] - draw(model, name, seeds[1:2], 3, **options)[0]).max() <= 1

@@ -1,8 +1,8 @@
-"""What /schedule says is what a run does: the same sigmas and the same number of network calls, all combinations.
+"""What /schedule says is what a run does: the same sigmas and the same number of network calls, in all combinations.
 
-Here every sampler meets every schedule, and every one of the 60 (steps, strength, meaning of strength) is met; which of
-them a pair of sampler and schedule gets is drawn by a seed. `python -m benchmarks.schedule --product` runs the whole
-product.
+Here every sampler meets a quarter of the schedules and every schedule a quarter of the samplers, and every one of the
+60 (steps, strength, meaning of strength) is met; which of them a pair gets is drawn by a seed.
+`python -m benchmarks.schedule --product` runs the whole product.
 """
 
 import json
@@ -44,13 +44,14 @@ def serving(folder, models, open_model):
 
 
 def combinations():
-    """(sampler, schedule, steps, strength, meaning): every sampler with every schedule."""
+    """(sampler, schedule, steps, strength, meaning): every sampler with each fourth schedule, in turn."""
     rest = list(product(STEPS, STRENGTHS, MEANINGS))
     shuffled, drawn = random.Random(5), []
-    for pair in product(builtin().samplers, builtin().schedules):
-        if not drawn:
-            drawn = shuffled.sample(rest, len(rest))
-        yield *pair, *drawn.pop()
+    for at, sampler in enumerate(builtin().samplers):
+        for menu in list(builtin().schedules)[at % 4 :: 4]:
+            if not drawn:
+                drawn = shuffled.sample(rest, len(rest))
+            yield sampler, menu, *drawn.pop()
 
 
 def info_of(api, **settings):
@@ -85,9 +86,10 @@ def test_what_is_said_is_what_runs(api, name):
             agree(api, *combination)
 
 
-def test_every_pair_and_every_setting_is_met():
+def test_every_name_and_every_setting_is_met():
     met = list(combinations())
-    assert len(met) == len(builtin().samplers) * len(builtin().schedules)
+    assert {one[0] for one in met} == set(builtin().samplers)
+    assert {one[1] for one in met} == set(builtin().schedules)
     assert {one[2:] for one in met} == set(product(STEPS, STRENGTHS, MEANINGS))
 
 
@@ -166,7 +168,7 @@ def test_scripts_get_it_through_gradio(tmp_path):
 
 
 def drawn_for_emoji():
-    """30 combinations drawn by a seed; guidance is off and pictures are small, which changes no sigma and no count."""
+    """Eight, drawn by a seed; guidance is off and pictures are small, which changes no sigma and no count."""
     fixed = [name for name, entry in builtin().samplers.items() if entry.item.count_calls((3.0, 2.0, 0.0)) is not None]
     chance = random.Random(2023)
     menus = list(builtin().schedules)
@@ -178,11 +180,11 @@ def drawn_for_emoji():
             chance.choice(STRENGTHS),
             chance.choice(MEANINGS),
         )
-        for _ in range(30)
+        for _ in range(8)
     ]
 
 
-def test_thirty_combinations_on_the_embedded_model(emoji, tmp_path):
+def test_some_combinations_on_the_embedded_model(emoji, tmp_path):
     for api in serving(tmp_path, {"emoji": emoji.info}, lambda found: emoji):
         for combination in drawn_for_emoji():
             agree(api, *combination, width=emoji.info.defaults.size, height=emoji.info.defaults.size)
