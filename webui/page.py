@@ -46,6 +46,9 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
     history  of the engine's pictures, the one that hears of new ones; by default one that finds them itself
     """
     with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
+        # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
+        # Before there is anything on the page, since Gradio makes its routes anew with each call.
+        blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
         kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES)}
         page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine))
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
@@ -77,8 +80,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         _connect_opening(page, blocks, benches, lab, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)
         build_endpoints(engine)
-    # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
-    return blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
+    return blocks
 
 
 def status_html(status: str) -> str:
