@@ -85,8 +85,12 @@ def test_two_busy_listeners_of_one_component_restart_each_other(probe):
     for text in ("x", "xy"):
         page.get_by_label("Box").fill(text)
         page.wait_for_timeout(100)
-    page.wait_for_timeout(5000)
-    assert told["busy"] > 4
+    # More than the four runs that were asked for.
+    for _ in range(100):
+        if told["busy"] > 4:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"{told['busy']} runs")
 
 
 def test_an_update_to_none_is_dropped():
