@@ -231,6 +231,7 @@ def test_the_settings_unfold_with_the_samplers_options(visit, server):
     unfold(page)
     # The form has what the browser kept; what is typed earlier is the matter of a test of its own.
     expect(page.locator("#lab-plan")).to_contain_text("network call")
+    page.locator("#lab-prompt textarea").fill("not made before")
     eta = option(page, "Eta", "lab-samplers")
     eta.fill("0.5")
     eta.press("Tab")

@@ -225,7 +225,7 @@ def test_two_clients_are_served_one_after_the_other(page, tmp_path):
     one = first.submit("a", steps=12, seed=1, api_name="/txt2img")
     wait_for(lambda: page.engine.queue.running)
     two = second.submit("b", steps=3, seed=2, api_name="/txt2img")
-    wait_for(lambda: any(state == {"state": "waiting", "position": 1} for _, state in two.outputs()))
+    wait_for(lambda: any(state["state"] == "waiting" and state["position"] == 1 for _, state in two.outputs()))
     page.pace.fast()
     assert one.result()[1]["seeds"] == [1] and two.result()[1]["seeds"] == [2]
     mine = [state for _, state in one.outputs()[:-1] if state["state"] == "running"]
@@ -491,8 +491,8 @@ from pathlib import Path
 from webui import app
 from webui.settings import Settings
 opened = app.open_page
-def open_page(page, engine):
-    url = opened(page, engine)
+def open_page(page, engine, accounts=None):
+    url = opened(page, engine, accounts)
     print("HEAVY", sorted({"diffusers", "transformers"} & set(sys.modules)), flush=True)
     def report():
         import time
