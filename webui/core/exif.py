@@ -13,7 +13,8 @@ from typing import Any
 from PIL import ExifTags, Image
 
 USER_COMMENT, MAKER_NOTE, DESCRIPTION = 0x9286, 0x927C, 0x010E
-COMFY_TAGS = (0x010F, 0x0110, 0x010E)  # where ComfyUI's WebP has "workflow:{...}" and "prompt:{...}"
+# Where ComfyUI's WebP has "workflow:{...}" and "prompt:{...}", and its extensions "Workflow: {...}".
+COMFY_TAGS = (0x010F, 0x0110, 0x010E)
 UNICODE, ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 MARK = b"sigmalab\0"
 SEGMENT = 65_500  # bytes that JPEG's segment has room for
@@ -43,15 +44,16 @@ def from_exif(image: Image.Image, longest: int) -> dict[str, str]:
     exif = image.getexif()
     tags = exif.get_ifd(ExifTags.IFD.Exif)
     texts = {}
-    comment, note = tags.get(USER_COMMENT), tags.get(MAKER_NOTE)
+    # An extension of ComfyUI has its comment beside the other tags instead of among those of EXIF.
+    comment, note = tags.get(USER_COMMENT) or exif.get(USER_COMMENT), tags.get(MAKER_NOTE)
     if isinstance(comment, bytes | str) and comment:
         texts["parameters"] = comment if isinstance(comment, str) else _decode(_bounded(comment, 4 * longest))
     if isinstance(note, bytes) and note.startswith(MARK):
         texts["sigmalab"] = _inflate(note.removeprefix(MARK), longest)
     for tag in COMFY_TAGS:
         kind, _, value = str(exif.get(tag, "")).partition(":")
-        if kind in ("prompt", "workflow"):
-            texts[kind] = value.rstrip("\0")
+        if kind.lower() in ("prompt", "workflow"):
+            texts[kind.lower()] = value.strip(" \0")
     return texts
 
 

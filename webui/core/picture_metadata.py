@@ -1,4 +1,4 @@
-"""Reads what any picture says about how it was made: PNG, JPEG or WebP, ours, A1111's, Forge's or ComfyUI's.
+"""Reads what any picture says about how it was made: PNG, JPEG or WebP, ours or another program's.
 
 Pictures come from strangers. No pixel is decoded unless a PNG has its texts behind them, compressed texts are inflated
 only up to a limit, and whatever is wrong becomes a MetadataError.
@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import iTXt
 
 from .exif import TooLong, from_exif
 from .images import open_untrusted
 from .record import A1111_KEYWORD, KEYWORD, MAX_TEXT, MetadataError, Record, parse_record
 
 COMFY = ("prompt", "workflow")
+OTHERS = ("invokeai_metadata", "sd-metadata", "Dream", "generation_data")  # InvokeAI's and Tensor.Art's
+NOVELAI = ("Comment", "Description")  # words that editors use, too: they count where NovelAI's name stands beside them
 NOTHING = "The picture carries no settings; pictures lose them when they are edited or sent by messengers."
 
 
@@ -25,14 +28,16 @@ NOTHING = "The picture carries no settings; pictures lose them when they are edi
 class PictureMetadata:
     """What a picture says about how it was made.
 
-    parameters  A1111's text, "" if none
+    parameters  A1111's text, or what other programs write in its place, "" if none
     record      our own, None if another program made the picture
     comfy       ComfyUI's "prompt" and "workflow", as JSON texts, whichever there are
+    others      the texts of other programs by their keywords
     """
 
     parameters: str
     record: Record | None
     comfy: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_picture(path: Path) -> PictureMetadata:
@@ -48,7 +53,8 @@ def read_picture(path: Path) -> PictureMetadata:
         raise MetadataError(f"The picture's settings are longer than {MAX_TEXT} characters and were not read.")
     record = parse_record(texts[KEYWORD]) if KEYWORD in texts else None
     comfy = {name: texts[name] for name in COMFY if name in texts}
-    return PictureMetadata(texts.get(A1111_KEYWORD, ""), record, comfy)
+    others = {name: texts[name] for name in (*OTHERS, *NOVELAI) if name in texts}
+    return PictureMetadata(texts.get(A1111_KEYWORD, ""), record, comfy, others)
 
 
 def _texts(image: Image.Image) -> dict[str, str]:
@@ -67,5 +73,15 @@ def _texts(image: Image.Image) -> dict[str, str]:
 
 
 def _known(info: Mapping[Any, Any]) -> dict[str, str]:
-    names = (KEYWORD, A1111_KEYWORD, *COMFY)
-    return {name: str(info[name]) for name in names if isinstance(info.get(name), str) and info[name]}
+    names = (KEYWORD, A1111_KEYWORD, *COMFY, *OTHERS, *(NOVELAI if info.get("Software") == "NovelAI" else ()))
+    texts = {name: info[name] for name in names if isinstance(info.get(name), str) and info[name]}
+    # Ours are what they say.
+    return {name: str(text) if KEYWORD in texts else _as_utf8(text) for name, text in texts.items()}
+
+
+def _as_utf8(text: str) -> str:
+    """A PNG's tEXt, which should be Latin-1 and is UTF-8 in some programs, as what it is; an iTXt says it is UTF-8."""
+    try:
+        return str(text) if isinstance(text, iTXt) else text.encode("latin-1").decode("utf-8")
+    except ValueError:
+        return str(text)

@@ -27,6 +27,7 @@ ALIASES = {"Schedule type": "Sampler sigma", "Hires upscale": "Hires scale"}
 # Shown on the page, but of no use to a run.
 ABOUT = {"Version", "App", "Model hash", "Hashes", "Lora hashes", "User", "Civitai resources", "Civitai metadata"}
 OURS = {"Sampler options", "Schedule options"}
+UNNAMED = "a program with A1111's settings"  # one that does not say its name
 FIRST_PASS = "First pass size"
 SIZES = ("Size", FIRST_PASS, "Hires resize", "Hires size")
 OLD_FIRST_AREA = 512 * 512  # pixels of the first pass where an early A1111 chose its size
@@ -63,6 +64,7 @@ def read_infotext(text: str, schema: type[Request] = Request) -> ExternalMetadat
         values=values,
         # SD.Next leaves the schedule to the model's own settings, which the picture does not carry.
         unnamed_is_uniform=program not in ("Sigmalab", "SD.Next"),
+        all_hires_steps_run=program != "Sigmalab",
         unread=tuple(unread),
     )
 
@@ -171,4 +173,4 @@ def _program(fields: Mapping[str, str]) -> str:
     ):
         if version.startswith(start):
             return program
-    return "Civitai" if "Civitai resources" in fields else "a program with A1111's settings"
+    return "Civitai" if "Civitai resources" in fields else UNNAMED

@@ -93,6 +93,14 @@ def read_comfy(texts: Mapping[str, str]) -> ExternalMetadata:
     return _settings(graph, sampler)
 
 
+def comfy_texts(data: Mapping[str, Any]) -> dict[str, str]:
+    """The graphs in a JSON object as `read_comfy` takes them: it has them by name, or is one; else none."""
+    named = {name: data[name] for name in ("prompt", "workflow") if isinstance(data.get(name), dict)}
+    if not named and any(isinstance(node, dict) and "class_type" in node for node in data.values()):
+        named = {"prompt": dict(data)}
+    return {name: json.dumps(graph) for name, graph in named.items()}
+
+
 def _settings(graph: _Graph, sampler: Node) -> ExternalMetadata:
     value, guider, sigmas = graph.value, graph.node(sampler, "guider") or {}, graph.node(sampler, "sigmas") or {}
     select, noise = graph.node(sampler, "sampler") or {}, graph.node(sampler, "noise") or {}
@@ -133,7 +141,9 @@ def _settings(graph: _Graph, sampler: Node) -> ExternalMetadata:
         graph.text(positive, "positive"),
         graph.text(negative, "negative"),
         shown,
-        **texts,
+        texts["sampler"],
+        texts["schedule"],
+        texts["model"],
         values=numbers,
         comfy=True,
         unread=tuple(unread),

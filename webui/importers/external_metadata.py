@@ -16,6 +16,7 @@ class ExternalMetadata:
     comfy     whether the names are ComfyUI's
     unnamed_is_uniform  whether a sampler without a schedule has the uniform one
     all_steps_run  whether `steps` are those that run at the strength, and not those of a whole run
+    all_hires_steps_run  the same for the second pass
     unread    settings that have no counterpart here, one phrase each
     """
 
@@ -30,4 +31,5 @@ class ExternalMetadata:
     comfy: bool = False
     unnamed_is_uniform: bool = False
     all_steps_run: bool = False
+    all_hires_steps_run: bool = False
     unread: tuple[str, ...] = ()

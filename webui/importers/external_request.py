@@ -132,13 +132,12 @@ def _second_pass(values: dict[str, object], external: ExternalMetadata, fields: 
 
 def _strength(fields: dict[str, Any], external: ExternalMetadata) -> list[str]:
     """Give the strength to the pass that it belongs to, and count its steps as they are counted here."""
-    ours = external.program == "Sigmalab"
     if "strength" in fields and fields.get("hires_scale"):
         # The same name is that of the second pass where there is one.
         strength = fields.pop("strength")
         fields.setdefault("hires_strength", strength)
         steps = fields.get("hires_steps") or fields.get("steps")
-        if ours or steps is None:
+        if not external.all_hires_steps_run or steps is None:
             return []
         fields["hires_steps"] = _whole_run(steps, fields["hires_strength"])
         return [f"Hires steps: {steps} run in the second pass; here that is a share of {fields['hires_steps']}."]
@@ -153,7 +152,7 @@ def _strength(fields: dict[str, Any], external: ExternalMetadata) -> list[str]:
 
 def _whole_run(steps: int, strength: float) -> int:
     """The steps of a whole run of which `steps` are run at a strength."""
-    return min(MAX_STEPS, int(steps / strength)) if 0 < strength < 1 else steps
+    return int(min(MAX_STEPS, steps / strength)) if 0 < strength < 1 and steps <= MAX_STEPS else steps
 
 
 def _seed(fields: dict[str, Any]) -> list[str]:

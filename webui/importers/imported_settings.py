@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from samplers.registry import Entry, Registry
-from webui.core.picture_metadata import read_picture
+from webui.core.picture_metadata import PictureMetadata, read_picture
 from webui.core.record import MetadataError, Record
 from webui.core.request import Request
 from webui.core.text import as_sentence, title
 
-from .a1111 import read_infotext
-from .comfyui import read_comfy
+from .a1111 import UNNAMED, read_infotext
+from .comfyui import comfy_texts, read_comfy
 from .external_metadata import ExternalMetadata
 from .external_request import external_request
+from .json_settings import json_object, json_texts, read_json_parameters, read_keyword
+
+LESS_THAN_A_GRAPH = ("ComfyUI", UNNAMED)
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,27 @@ def read_imported_settings(path: Path, registry: Registry, models: Mapping[str, 
     metadata = read_picture(path)
     if metadata.record is not None:
         return from_record(metadata.record, registry, models, metadata.parameters)
-    external = read_infotext(metadata.parameters) if metadata.parameters else None
-    if external is None and metadata.comfy:
-        external = read_comfy(metadata.comfy)
-    if external is None:
+    return from_external(_read_external(metadata), registry, models, metadata.parameters)
+
+
+def _read_external(metadata: PictureMetadata) -> ExternalMetadata:
+    """The settings of another program, from the text that says most. Raises MetadataError if no text has any."""
+    text = metadata.parameters
+    graph = metadata.comfy or comfy_texts(json_object(text))
+    found = read_json_parameters(text) or read_keyword(metadata.others) or read_keyword(json_texts(text))
+    found = found or (read_infotext(text) if text else None)
+    if graph and (found is None or found.program in LESS_THAN_A_GRAPH):
+        # A text beside a graph was written by a node of it, and a graph has more to say if it can be read.
+        try:
+            return read_comfy(graph)
+        except MetadataError:
+            if found is None:
+                raise
+    if found is None:
         raise MetadataError(
-            "The picture carries a text, but no settings that can be read: no line of it begins with 'Steps: '."
+            "The picture carries a text, but no settings that can be read: no line of it has 'Steps: ' and a number."
         )
-    return from_external(external, registry, models, metadata.parameters)
+    return found
 
 
 def from_record(record: Record, registry: Registry, models: Mapping[str, Any], text: str = "") -> ImportedSettings:
