@@ -243,6 +243,10 @@ def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path)
     expect(message(page)).to_contain_text("ENSD: 31337.")
     # What waited for a model does not give way to that model's defaults.
     choose(page, "#txt2img-model", "other")
+    # Its LoRA is not here, and is not left out silently.
+    generate(page)
+    expect(message(page).locator("[role=alert]")).to_contain_text("LoRA 'fluffy' is not in")
+    page.locator("#txt2img-prompt textarea").fill("a cat")
     page.locator("#txt2img-steps input").fill("3")
     generate(page)
     finished(page)
