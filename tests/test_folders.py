@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -218,3 +219,13 @@ def test_a_network_that_wants_more_input_is_named(folder, values, what):
     configure(folder, "unet/config.json", **values)
     with pytest.raises(ModelError, match=f"is {what}, which is not supported"):
         read_folder(folder)
+
+
+def test_two_are_opened_at_once(emoji):
+    """Several devices open their models in threads of one process."""
+    with ThreadPoolExecutor(2) as pool:
+        models = list(
+            pool.map(lambda name: open_model(read_folder(ROOT / "weights" / name), "cpu"), ("emoji", "emoji-flow"))
+        )
+    assert all(not weight.is_meta for model in models for weight in model.network.unet.parameters())
+    assert models[0].identity == emoji.identity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from .tensors import TensorFile, read_shapes
 
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 # Names of the VAE's attention before diffusers 0.15, which renames them as it reads.
+# accelerate builds empty modules by a change of torch that every thread of the process sees.
+_BUILDING = threading.Lock()
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -52,14 +55,15 @@ class Folder:
         with self._naming(name):
             # The libraries fill up what is missing with random numbers and go on.
             files, variant = self._check_module(name)
-            module, report = self._class(name).from_pretrained(
-                self._path(name),
-                torch_dtype=dtype,
-                variant=variant,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            with _BUILDING:
+                module, report = self._class(name).from_pretrained(
+                    self._path(name),
+                    torch_dtype=dtype,
+                    variant=variant,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
             if missing := sorted(report["missing_keys"]):
                 raise ModelError(f"{files[0].name} is not complete: {missing[0]} is missing; download it again")
         return module
