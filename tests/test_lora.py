@@ -5,16 +5,25 @@ import re
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import save_file
 
 from benchmarks.random_checkpoint import checkpoint, save
+from webui.core.infotext import infotext
+from webui.core.picture_metadata import read_picture
+from webui.core.request import Request, RequestError
+from webui.engine.engine import Engine
+from webui.engine.jobs import Finished
+from webui.replay_command import replay_file
+from webui.settings import Settings
+from webui.tabs.lab.cell_cache import key_of_record, key_of_request
 from weights.extra_networks import ExtraNetworks
 from weights.lora import Strength, applied, changes_of
 from weights.lora_file import read_lora
 from weights.lora_layers import LayerChange
 from weights.model_info import ModelError
 from weights.opening import open_model
-from weights.prompt_syntax import PromptError, lora_tags, without_tags
+from weights.prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 from weights.single_file import read_single
 
 RANK, ALPHA = 3, 2.0
@@ -77,7 +86,7 @@ def lengths(layer) -> torch.Tensor:
 
 
 def shelve(model, tmp_path, **files) -> None:
-    (tmp_path / "loras").mkdir(exist_ok=True)
+    (tmp_path / "loras").mkdir(parents=True, exist_ok=True)
     for name, tensors in files.items():
         save_file(
             {key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "loras" / f"{name}.safetensors"
@@ -320,3 +329,35 @@ def test_what_is_wrong_is_refused_by_name(emoji, tmp_path, case):
     shelve(model, tmp_path, **{"wrong-one": tensors})
     with pytest.raises(ModelError, match=f"(?s)wrong-one.*{reason}"):
         model.for_prompt("apple <lora:wrong-one>")
+
+
+def test_pictures_carry_their_loras_and_are_made_again_with_them_alone(emoji, registry, tmp_path):
+    model = copy.copy(emoji)
+    model._patched = None
+    shelve(model, tmp_path / "weights", one=kohya(model, kinds=("attn",)))
+    settings = Settings(root=ROOT, outputs=tmp_path / "outputs", weights=tmp_path / "weights", device="cpu")
+    engine = Engine(registry, settings, lambda found, device: model, lambda folder: {"emoji": emoji.info})
+    engine.start()
+
+    def made(prompt: str):
+        job = engine.submit(Request(prompt=prompt, steps=2, seed=3), previews=False)
+        assert isinstance(job.wait(120), Finished)
+        return job.pictures[0].path
+
+    try:
+        plain, patched, after = made("cat"), made("cat <lora:one:0.25:0.5>"), made("cat")
+        record, others = read_picture(patched).record, [read_picture(path).record for path in (plain, after)]
+        assert [other.pixels for other in others] == [others[0].pixels] * 2 and record.pixels != others[0].pixels
+        assert record.loras == (model.extra.patch(LoraTag("one", 0.25, 0.5)),) and not others[0].loras
+        assert f'Lora hashes: "one: {record.loras[0].digest}"' in infotext(record.data)
+        key = key_of_request(record.single_request(), registry, engine.identity_of("emoji", "cat <lora:one:0.25:0.5>"))
+        assert key == key_of_record(record) != key_of_record(others[0])
+        assert replay_file(engine, patched).equal
+        for wrong in (dict(prompt="<lora:two>"), dict(prompt="<lora:one:x>"), dict(negative_prompt="<lora:one>")):
+            with pytest.raises(RequestError, match="LoRA"):
+                engine.submit(Request(**wrong))
+        shelve(model, tmp_path / "weights", one=kohya(model, seed=4, kinds=("attn",)))
+        with pytest.raises(RequestError, match=f"made with another .hash {record.loras[0].digest}"):
+            replay_file(engine, patched)
+    finally:
+        engine.close()
