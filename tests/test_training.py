@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from training import (
@@ -25,6 +27,7 @@ from training import (
     flow,
     latents,
     loop,
+    lora,
     model,
     packages,
     styles,
@@ -32,6 +35,8 @@ from training import (
 )
 from training.config import Autoencoder, Config, Denoiser, Text
 from weights.diffusers_folder import read_folder
+from weights.lora import Strength, changes_of
+from weights.lora_file import read_lora
 
 ENTRIES = [
     {"name": name, "style": style, "keywords": ["thing", name.split()[-1]], "weight": 1.0, "sets": 2, "code": "0"}
@@ -446,3 +451,23 @@ def test_the_last_sample_of_a_batch_may_be_rounded_to_the_end_of_time():
     assert rounded.item() == 1.0
     shown = denoiser.noised(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2), rounded, (0.2, 5.0))
     assert shown.time.tolist() == [999]
+
+
+def test_a_lora_of_a_style_is_trained_on_the_models_own_pictures(config, emoji, tmp_path, monkeypatch):
+    weights = shutil.copytree(Path(__file__).parents[1] / "weights" / "emoji", tmp_path / "emoji")
+    monkeypatch.setattr(lora, "names", lambda: ["rocket", "key"])
+    monkeypatch.setattr(lora, "NEVER_SHOWN", ("house",))
+    monkeypatch.setattr(lora, "BATCH", 2)
+    lora.run(config, loop.Budget(steps=2), weights)
+    made = read_lora(tmp_path / "loras" / "blueprint.safetensors", "blueprint")
+    changes = changes_of([(made, Strength())], emoji.network.components, "emoji")
+    assert len(changes) == len(made.layers) == len(lora.changes_of(emoji.network.unet))
+    assert all(change.tensors["up"].any() and change.scale == 1 for each in changes.values() for change in each)
+
+
+def test_a_blueprint_is_pale_outlines_on_blue():
+    red = Image.new("RGB", (32, 32), "white")
+    red.paste((200, 30, 30), (8, 8, 24, 24))
+    drawn = np.asarray(lora.blueprint(red)).astype(int)
+    assert tuple(drawn[0, 0]) == tuple(map(int, lora.PAPER)) and drawn[8, 16].min() > 200
+    assert drawn[16, 16, 2] > drawn[16, 16, 0] + 50

@@ -13,5 +13,7 @@ The account reads in the order in which the model is trained:
 9. ``export``       the weights as diffusers folders
 10. ``evaluate``    does it draw what it is asked for? judged by ``classifier`` and ``styles``
 
+Apart from these, ``lora`` teaches the published model one more style, without data.
+
 ``python -m training STEP`` runs one of them, and ``--help`` lists them. Nothing in the program imports this package.
 """

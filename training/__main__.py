@@ -18,6 +18,7 @@ STEPS = {
     "decoder": "continue training the decoder on fixed latents",
     "classifier": "train the judge of names on real pictures",
     "styles": "train the judge of styles, from the judge of names",
+    "lora": "teach the published model a style, in a file of half a megabyte",
     "export": "write the weights as a diffusers folder",
     "evaluate": "print one table: how well the judge recognizes what the exported model draws",
 }
@@ -47,6 +48,8 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
     module = importlib.import_module(f".{step}", __package__)
     if step in ("export", "evaluate"):
         module.run(config, weights)
+    elif step == "lora":
+        module.run(config, loop.Budget(minutes=minutes) if minutes else None, weights)
     elif minutes and step in ("autoencoder", "text", "denoiser", "flow", "decoder", "classifier", "styles"):
         module.run(config, loop.Budget(minutes=minutes))
     else:
@@ -56,7 +59,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
 def main() -> None:
     args = arguments()
     config = preset(args.size, seed=args.seed, work=args.work, packages=args.packages, start=args.start)
-    for step in STEPS if args.step == "all" else (args.step,):
+    for step in (step for step in STEPS if step != "lora") if args.step == "all" else (args.step,):
         run(step, config, args.minutes, args.weights)
 
 
