@@ -52,7 +52,7 @@ class ToyModel:
 
         return denoise
 
-    def identity_for(self, prompt):
+    def identity_for(self, prompt, negative_prompt=""):
         return self.identity
 
     def latents_shape(self, width, height):

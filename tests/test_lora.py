@@ -348,8 +348,8 @@ def test_pictures_carry_their_loras_and_are_made_again_with_them_alone(emoji, re
         plain, patched, after = made("cat"), made("cat <lora:one:0.25:0.5>"), made("cat")
         record, others = read_picture(patched).record, [read_picture(path).record for path in (plain, after)]
         assert [other.pixels for other in others] == [others[0].pixels] * 2 and record.pixels != others[0].pixels
-        assert record.loras == (model.extra.patch(LoraTag("one", 0.25, 0.5)),) and not others[0].loras
-        assert f'Lora hashes: "one: {record.loras[0].digest}"' in infotext(record.data)
+        assert record.patches == (model.extra.patch(LoraTag("one", 0.25, 0.5)),) and not others[0].patches
+        assert f'Lora hashes: "one: {record.patches[0].digest}"' in infotext(record.data)
         key = key_of_request(record.single_request(), registry, engine.identity_of("emoji", "cat <lora:one:0.25:0.5>"))
         assert key == key_of_record(record) != key_of_record(others[0])
         assert replay_file(engine, patched).equal
@@ -357,7 +357,61 @@ def test_pictures_carry_their_loras_and_are_made_again_with_them_alone(emoji, re
             with pytest.raises(RequestError, match="LoRA"):
                 engine.submit(Request(**wrong))
         shelve(model, tmp_path / "weights", one=kohya(model, seed=4, kinds=("attn",)))
-        with pytest.raises(RequestError, match=f"made with another .hash {record.loras[0].digest}"):
+        with pytest.raises(RequestError, match=f"made with another .hash {record.patches[0].digest}"):
             replay_file(engine, patched)
     finally:
         engine.close()
+
+
+class TestTextualInversion:
+    def test_words_are_what_diffusers_makes_of_them(self, emoji, tmp_path):
+        """Both of A1111's forms and diffusers'; several vectors stand for one word."""
+        from diffusers import StableDiffusionPipeline
+
+        model = copy.copy(emoji)
+        model._prompts = type(model._prompts)()
+        (folder := tmp_path / "embeddings").mkdir()
+        vectors = {"mystyle": random(3, 192), "other": random(1, 192, seed=2), "third": random(2, 192, seed=3)}
+        save_file({"emb_params": vectors["mystyle"]}, folder / "mystyle.safetensors")
+        save_file({"<any>": vectors["other"][0]}, folder / "other.safetensors")
+        torch.save(
+            {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors["third"]}, "name": "third", "step": 9},
+            folder / "third.pt",
+        )
+        model.extra = ExtraNetworks(tmp_path)
+        text = "a Mystyle cat, other and third"
+        network = emoji.network
+        tokenizer, encoder = copy.deepcopy(network.prompts.tokenizer), copy.deepcopy(network.prompts.encoder)
+        pipe = StableDiffusionPipeline(
+            emoji.vae.module, encoder, tokenizer, network.unet, None, None, None, requires_safety_checker=False
+        )
+        for name, tensor in vectors.items():
+            pipe.load_textual_inversion({name: tensor}, token=name)
+        ids = tokenizer(
+            pipe.maybe_convert_prompt(text.lower(), tokenizer), padding="max_length", return_tensors="pt"
+        ).input_ids
+        with torch.no_grad():
+            expected = pipe.text_encoder(ids)[0]
+        mine = model.encode_prompt(text).tensors["text"]
+        assert (mine - expected).abs().max() < 1e-5
+        assert model.count_tokens(text)[0] == emoji.count_tokens("a cat, and")[0] + 6
+        plain = emoji.encode_prompt("a cat").tensors["text"]
+        assert torch.equal(model.encode_prompt("a cat").tensors["text"], plain)
+        assert model.identity_for("a cat") == emoji.identity
+        assert [patch.name for patch in model.identity_for("a cat", "Third").patches] == ["third"]
+
+    def test_what_is_wrong_is_refused_by_name(self, emoji, tmp_path):
+        model = copy.copy(emoji)
+        (folder := tmp_path / "embeddings").mkdir()
+        save_file({"clip_l": random(1, 768), "clip_g": random(1, 1280)}, folder / "xl.safetensors")
+        save_file({"emb_params": random(1, 768)}, folder / "wide.safetensors")
+        save_file({"emb_params": torch.full((1, 192), torch.nan)}, folder / "nan.safetensors")
+        save_file({"emb_params": random(90, 192)}, folder / "many.safetensors")
+        save_file({"a": random(1, 192), "b": random(1, 192)}, folder / "two.safetensors")
+        model.extra = ExtraNetworks(tmp_path)
+        problems = model.extra.problems()
+        assert {name: name in text for name, text in problems.items()} == dict(xl=True, many=True, two=True)
+        assert "Diffusion XL" in problems["xl"]
+        for word, reason in (("wide", "made for Stable Diffusion 1"), ("nan", "finite")):
+            with pytest.raises(ModelError, match=f"{word}.*{reason}"):
+                model.encode_prompt(f"a {word}")

@@ -1,19 +1,23 @@
-"""The LoRAs that lie in the folder of weights, by name, from headers alone."""
+"""The LoRAs and textual inversions that lie in the folder of weights, by name, from headers alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable
+import re
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from .embedding_file import check_embedding, read_embedding
 from .identity import Patch, file_digest
 from .lora_file import LoraFile, check_lora, is_lora, read_lora
 from .model_info import ModelError, describe_error
 from .prompt_syntax import LoraTag
 from .tensors import read_shapes
 
-LORAS = "loras"  # folder in weights/
+LORAS, EMBEDDINGS = "loras", "embeddings"  # folders in weights/
 ENDINGS = (".safetensors", ".sft", ".pt", ".ckpt", ".bin", ".pth")
 MAX_OPEN = 4  # LoRAs whose tensors are kept
 
@@ -30,7 +34,8 @@ class FoundFile:
 class ExtraNetworks:
     """What prompts can name beside words. Any thread may ask; what was read is remembered until its file changes.
 
-    folder  of weights: LoRAs lie in its loras/ and below, and beside the models
+    folder  of weights: LoRAs lie in its loras/ and below, and beside the models; textual inversions in its embeddings/
+            and below
     """
 
     def __init__(self, folder: Path):
@@ -38,23 +43,42 @@ class ExtraNetworks:
         self._checked: dict[Path, tuple[Hashable, FoundFile | None]] = {}
         self._digests: dict[tuple[Path, Hashable], str] = {}
         self._open: dict[tuple[Path, Hashable], LoraFile] = {}
+        self._vectors: dict[tuple[Path, Hashable], torch.Tensor] = {}
 
     def loras(self) -> dict[str, FoundFile]:
         """The LoRAs by name, those included that cannot be used: the name of the file, or its place under loras/ too
         where another one has that name."""
         inside = self._folder / LORAS
-        found: dict[str, FoundFile] = {}
-        for path in [*_files(inside, ENDINGS, deep=True), *_files(self._folder, ENDINGS[:2], deep=False)]:
-            beside = path.parent == self._folder
-            if (file := self._check(path, beside)) is not None:
-                relative = path.relative_to(self._folder if beside else inside)
-                name = path.stem if path.stem not in found else relative.with_suffix("").as_posix()
-                found.setdefault(name if name not in found else relative.as_posix(), file)
-        return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+        return self._named(
+            [(path, self._check(path, check_lora)) for path in _files(inside, ENDINGS, deep=True)]
+            + [(path, self._check(path, check_lora, beside=True)) for path in _files(self._folder, ENDINGS[:2])],
+            inside,
+        )
+
+    def embeddings(self) -> dict[str, FoundFile]:
+        """The textual inversions by name, as `loras`."""
+        inside = self._folder / EMBEDDINGS
+        return self._named(
+            [(path, self._check(path, check_embedding)) for path in _files(inside, ENDINGS, deep=True)], inside
+        )
 
     def problems(self) -> dict[str, str]:
-        """Why each LoRA that cannot be used cannot, by name."""
-        return {name: file.problem for name, file in self.loras().items() if file.problem}
+        """Why each file that cannot be used cannot, by name."""
+        files = {**self.loras(), **self.embeddings()}
+        return {name: file.problem for name, file in files.items() if file.problem}
+
+    def embeddings_in(self, text: str) -> list[str]:
+        """The names of the textual inversions that a prompt has as words, in either case."""
+        usable = (name for name, file in self.embeddings().items() if not file.problem)
+        return [name for name in usable if re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", text)]
+
+    def vectors(self, name: str) -> torch.Tensor:
+        """The vectors (count, width) of the textual inversion of this name. Raises ModelError, KeyError."""
+        file = self.embeddings()[name]
+        key = file.path, file.stamp
+        if key not in self._vectors:
+            self._vectors[key] = read_embedding(file.path)
+        return self._vectors[key]
 
     def find(self, name: str) -> FoundFile:
         """The LoRA of this name. ModelError if there is none, or if it cannot be used."""
@@ -70,10 +94,13 @@ class ExtraNetworks:
     def patch(self, tag: LoraTag) -> Patch:
         """The LoRA that a prompt names, as part of a model's identity. Raises ModelError."""
         file = self.find(tag.name)
-        key = file.path, file.stamp
-        if key not in self._digests:
-            self._digests[key] = file_digest([file.path])
-        return Patch(tag.name, self._digests[key], tag.unet, tag.text)
+        return Patch(tag.name, self._digest(file), tag.unet, tag.text)
+
+    def embedding_patch(self, name: str) -> Patch:
+        """The textual inversion of this name, as part of a model's identity. ModelError if it is not there."""
+        if name not in (known := self.embeddings()):
+            raise ModelError(f"embedding {name!r} is not in weights/{EMBEDDINGS}/")
+        return Patch(name, self._digest(known[name]), kind="embedding")
 
     def read(self, name: str) -> LoraFile:
         """The LoRA of this name with its tensors. Raises ModelError."""
@@ -85,7 +112,22 @@ class ExtraNetworks:
             self._open[key] = read_lora(file.path, name)
         return self._open[key]
 
-    def _check(self, path: Path, beside: bool) -> FoundFile | None:
+    def _digest(self, file: FoundFile) -> str:
+        key = file.path, file.stamp
+        if key not in self._digests:
+            self._digests[key] = file_digest([file.path])
+        return self._digests[key]
+
+    def _named(self, files: Iterable[tuple[Path, FoundFile | None]], folder: Path) -> dict[str, FoundFile]:
+        named: dict[str, FoundFile] = {}
+        for path, file in files:
+            if file is not None:
+                relative = path.relative_to(folder if path.is_relative_to(folder) else self._folder)
+                name = path.stem if path.stem not in named else relative.with_suffix("").as_posix()
+                named.setdefault(name if name not in named else relative.as_posix(), file)
+        return dict(sorted(named.items(), key=lambda item: item[0].casefold()))
+
+    def _check(self, path: Path, check: Callable[[Path], None], beside: bool = False) -> FoundFile | None:
         try:
             stat = path.stat()
         except OSError:
@@ -93,16 +135,16 @@ class ExtraNetworks:
         stamp = stat.st_size, stat.st_mtime_ns
         known = self._checked.get(path)
         if known is None or known[0] != stamp:
-            known = self._checked[path] = stamp, _checked(path, stamp, beside)
+            known = self._checked[path] = stamp, _checked(path, stamp, check, beside)
         return known[1]
 
 
-def _checked(path: Path, stamp: Hashable, beside: bool) -> FoundFile | None:
+def _checked(path: Path, stamp: Hashable, check: Callable[[Path], None], beside: bool) -> FoundFile | None:
     """What a file is; None for one beside the models that is no LoRA."""
     try:
         if beside and not is_lora(read_shapes(path).shapes):
             return None
-        check_lora(path)
+        check(path)
     except ModelError as error:
         return None if beside and "LoRA" not in str(error) else FoundFile(path, stamp, str(error))
     except Exception as error:
@@ -110,7 +152,7 @@ def _checked(path: Path, stamp: Hashable, beside: bool) -> FoundFile | None:
     return FoundFile(path, stamp)
 
 
-def _files(folder: Path, endings: tuple[str, ...], deep: bool) -> Iterable[Path]:
+def _files(folder: Path, endings: tuple[str, ...], deep: bool = False) -> Iterable[Path]:
     """The files of tensors in a folder, in order; hidden ones (macOS leaves ._x beside x) are none."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep else []

@@ -13,17 +13,19 @@ import torch
 
 @dataclass(frozen=True)
 class Patch:
-    """A LoRA that acts on a model.
+    """A LoRA that acts on a model, or a textual inversion that a prompt uses.
 
     name          of its file; another name changes nothing
     digest        of its file
-    unet, text    its strengths on the network of the steps and on the text encoders
+    unet, text    a LoRA's strengths on the network of the steps and on the text encoders
+    kind          "lora" or "embedding"
     """
 
     name: str = field(compare=False)
     digest: str
-    unet: float
-    text: float
+    unet: float = 1.0
+    text: float = 1.0
+    kind: str = "lora"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ModelIdentity:
     weights     digest of the single file, or of the UNet's files in a folder
     vae         digest of a VAE file that replaces the model's own; "" if none does
     parts       digest of a folder's vocabulary, text encoder and VAE; "" for a single file, whose digest covers them
-    patches     the LoRAs that act on it, in order
+    patches     the LoRAs and textual inversions that prompts add to it, in order
     prediction  what the network predicts
     dtype       number format of the network, as "float16"
     device      as torch names it, "cuda:0"

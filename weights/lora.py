@@ -16,6 +16,7 @@ from torch import nn
 
 from samplers.denoiser import Condition
 
+from .embedding_file import NO_EMBEDDINGS, Embeddings
 from .families import ConditionedNetwork
 from .lora_file import WIDTHS, LoraFile, flat_name
 from .lora_layers import Layer, LayerChange, scale_of
@@ -81,14 +82,14 @@ class PatchedNetwork:
         self._network, self._changes = network, changes
         self.unet, self.components = network.unet, network.components
 
-    def encode(self, prompt: str, clip_skip: int = 1) -> Condition:
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Condition:
         """See `ConditionedNetwork.encode`."""
         with applied(self._changes):
-            return self._network.encode(prompt, clip_skip)
+            return self._network.encode(prompt, clip_skip, embeddings)
 
-    def count_tokens(self, prompt: str) -> tuple[int, int]:
+    def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `ConditionedNetwork.count_tokens`."""
-        return self._network.count_tokens(prompt)
+        return self._network.count_tokens(prompt, embeddings)
 
     def __call__(self, scaled: torch.Tensor, timestep: float, condition: Any) -> torch.Tensor:
         """See `ConditionedNetwork`."""

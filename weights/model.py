@@ -18,6 +18,7 @@ from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
 
 from .autoencoder import Autoencoder
+from .embedding_file import Embeddings
 from .extra_networks import ExtraNetworks
 from .families import ConditionedNetwork
 from .identity import ModelIdentity
@@ -67,11 +68,14 @@ class Model:
         """The noise levels that it was trained on."""
         return self.info.schedule
 
-    def identity_for(self, prompt: str) -> ModelIdentity:
-        """The identity of the model as a prompt uses it. Raises ModelError for LoRAs that are not there."""
-        patches = tuple(map(self.extra.patch, _tags(prompt)))
+    def identity_for(self, prompt: str, negative_prompt: str = "") -> ModelIdentity:
+        """The identity of the model as prompts use it, with LoRAs and textual inversions. Raises ModelError for LoRAs
+        that are not there."""
+        loras = tuple(map(self.extra.patch, _tags(prompt)))
+        words = self.extra.embeddings_in(f"{without_tags(prompt)}\n{negative_prompt}")
+        patches = loras + tuple(map(self.extra.embedding_patch, words))
         # Only the plain network is compiled.
-        return replace(self.identity, patches=patches, compiled=False) if patches else self.identity
+        return replace(self.identity, patches=patches, compiled=self.identity.compiled and not loras)
 
     def for_prompt(self, prompt: str) -> Model:
         """The model with the LoRAs that a prompt names applied: itself if there are none.
@@ -82,7 +86,7 @@ class Model:
         tags = _tags(prompt)
         if not tags:
             return self
-        identity = self.identity_for(prompt)
+        identity = replace(self.identity, patches=tuple(map(self.extra.patch, tags)), compiled=False)
         if self._patched is None or self._patched.identity != identity:
             loras = [(self.extra.read(tag.name), Strength(tag.unet, tag.text)) for tag in tags]
             changes = changes_of(loras, self.network.components, self.name)
@@ -95,9 +99,11 @@ class Model:
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Condition:
         """The condition of a prompt without its LoRAs, see `ConditionedNetwork.encode`; the latest ones are kept."""
         text = without_tags(text)
-        key = (self.identity.patches, text, clip_skip)
+        words = self.extra.embeddings_in(text)
+        used = tuple(map(self.extra.embedding_patch, words))
+        key = (self.identity.patches, used, text, clip_skip)
         if key not in self._prompts:
-            self._prompts[key] = self.network.encode(text, clip_skip)
+            self._prompts[key] = self.network.encode(text, clip_skip, *self._vectors(words))
             while len(self._prompts) > CACHED_PROMPTS:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
@@ -105,7 +111,12 @@ class Model:
 
     def count_tokens(self, text: str) -> tuple[int, int]:
         """See `ConditionedNetwork.count_tokens`."""
-        return self.network.count_tokens(without_tags(text))
+        text = without_tags(text)
+        return self.network.count_tokens(text, *self._vectors(self.extra.embeddings_in(text)))
+
+    def _vectors(self, words: list[str]) -> tuple[Embeddings, ...]:
+        # Left out where there are none: a family need not know of them.
+        return ({word: self.extra.vectors(word) for word in words},) if words else ()
 
     def denoiser(
         self,

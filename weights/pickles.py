@@ -47,8 +47,10 @@ def open_pickle(path: Path, size: int) -> tuple[dict[str, torch.Tensor], dict[st
             "if you trust where it comes from, rename it to .ckpt"
         )
     content = _unpickle(path, _check_zip(path, size))
-    nested = content.get("state_dict")
+    nested, inversion = content.get("state_dict"), content.get("string_to_param")
     weights = nested if isinstance(nested, Mapping) else content
+    if isinstance(inversion, Mapping):
+        weights = {f"string_to_param.{name}": value for name, value in inversion.items()}
     tensors = {
         name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
@@ -56,7 +58,7 @@ def open_pickle(path: Path, size: int) -> tuple[dict[str, torch.Tensor], dict[st
         name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, str | int | float)
     }
     _check_tensors(path, size, tensors)
-    # A textual inversion, for one, has its only tensor deeper down; the names tell what it is.
+    # What has its tensors deeper down is told by its names.
     if not tensors:
         metadata["names"] = " ".join(str(name)[:100] for name in list(content)[:20])
     return tensors, metadata

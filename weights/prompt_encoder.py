@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from .embedding_file import NO_EMBEDDINGS, Embeddings, made_for
 from .model_info import ModelError
 from .prompt_syntax import Chunk, parse, split
 
@@ -33,20 +35,41 @@ class PromptEncoder:
         """Layers of the text encoder."""
         return self.encoder.config.num_hidden_layers
 
-    def chunks(self, text: str) -> list[Chunk]:
-        """The chunks of a prompt, at least one."""
-        return split(parse(text), self._tokens, self.size, self._comma)
+    def chunks(self, text: str, embeddings: Embeddings = NO_EMBEDDINGS) -> list[Chunk]:
+        """The chunks of a prompt, at least one.
 
-    def count_tokens(self, text: str) -> tuple[int, int]:
+        embeddings  the vectors (count, width) that stand for words; vector i of all of them is token -1 - i
+        """
+        if not embeddings:
+            return split(parse(text), self._tokens, self.size, self._comma)
+        first, places = 0, {}
+        for name, vectors in embeddings.items():
+            places[name.casefold()] = [-1 - first - i for i in range(len(vectors))]
+            first += len(vectors)
+        longest_first = "|".join(re.escape(name) for name in sorted(embeddings, key=len, reverse=True))
+        words = re.compile(rf"(?i)(?<!\w)({longest_first})(?!\w)")
+
+        def tokens(part: str) -> list[int]:
+            pieces = words.split(part)
+            return [
+                token
+                for i, piece in enumerate(pieces)
+                for token in (places[piece.casefold()] if i % 2 else self._tokens(piece))
+            ]
+
+        return split(parse(text), tokens, self.size, self._comma)
+
+    def count_tokens(self, text: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
-        chunks = self.chunks(text)
+        chunks = self.chunks(text, embeddings)
         return sum(len(chunk.tokens) for chunk in chunks), len(chunks) * self.size
 
     @torch.inference_mode()
-    def encode(self, text: str, clip_skip: int = 1) -> torch.Tensor:
+    def encode(self, text: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> torch.Tensor:
         """The prompt's hidden states (1, chunks * tokens, width).
 
-        clip_skip  1 takes the last layer that the model was trained on, 2 the one before, as A1111 counts
+        clip_skip   1 takes the last layer that the model was trained on, 2 the one before, as A1111 counts
+        embeddings  textual inversions by name: the vectors that take the place of a word's own
         A chunk is scaled by its weights and then as a whole, so that its mean stays (A1111's way). Without weights
         and within one chunk these are exactly the text encoder's own numbers. Raises ModelError.
         """
@@ -54,11 +77,36 @@ class PromptEncoder:
             raise ModelError(
                 f"clip skip is {clip_skip}; the text encoder of model {self._name} allows 1 to {self.layers}"
             )
-        return torch.cat([self._chunk(chunk, clip_skip) for chunk in self.chunks(text)], dim=1)
+        words = self.encoder.get_input_embeddings()
+        for name, vectors in embeddings.items():
+            if vectors.shape[-1] != words.weight.shape[-1]:
+                raise ModelError(
+                    f"embedding {name} was made for {made_for(vectors.shape[-1])} and does not fit model {self._name}; "
+                    "choose a model of its kind or another embedding"
+                )
+        chunks = self.chunks(text, embeddings)
+        if not embeddings:
+            return torch.cat([self._chunk(chunk, clip_skip) for chunk in chunks], dim=1)
+        table = torch.cat(list(embeddings.values())).to(words.weight.device, words.weight.dtype)
+
+        def replace(layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            # The layer is only asked for tokens that it has; which were others is in `others`.
+            return torch.where(others[..., None] < 0, table[(-1 - others).clamp(min=0)], output)
+
+        states = []
+        for chunk in chunks:
+            others = torch.tensor([[0, *chunk.tokens, *[0] * (self.size - len(chunk.tokens) + 1)]], device=table.device)
+            hook = words.register_forward_hook(replace)
+            try:
+                states.append(self._chunk(chunk, clip_skip))
+            finally:
+                hook.remove()
+        return torch.cat(states, dim=1)
 
     def _chunk(self, chunk: Chunk, clip_skip: int) -> torch.Tensor:
         padding = [self.tokenizer.pad_token_id] * (self.size - len(chunk.tokens))
-        ids = [self.tokenizer.bos_token_id, *chunk.tokens, self.tokenizer.eos_token_id, *padding]
+        tokens = [max(0, token) for token in chunk.tokens]
+        ids = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id, *padding]
         states = self._states(torch.tensor([ids], device=self.encoder.device), clip_skip)
         if all(weight == 1.0 for weight in chunk.weights):
             return states

@@ -25,8 +25,9 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     fields: dict[str, Any] = {names.pop(name): _text(request[name]) for name in FIRST}
     fields |= {"Size": f"{request['width']}x{request['height']}", "Model hash": model["digest"]}
     fields |= {names.pop("model"): model["name"], "VAE hash": model.get("vae", "")}
-    loras = ", ".join(f"{lora['name']}: {lora['digest']}" for lora in model.get("loras", ()))
-    fields["Lora hashes"] = loras
+    for kind, title in (("lora", "Lora hashes"), ("embedding", "TI hashes")):
+        named = (patch for patch in model.get("patches", ()) if patch["kind"] == kind)
+        fields[title] = ", ".join(f"{patch['name']}: {patch['digest']}" for patch in named)
     for name, infotext_name in names.items():
         field, value = known[name], request[name]
         if _counts(field, request) and (value != field.default or _always(field)):

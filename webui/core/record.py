@@ -92,7 +92,7 @@ class Record:
     noise_version  of samplers.noise
     packages       versions by name
     threads        of the CPU
-    loras          the LoRAs that took part, in order, as parts of `weights.identity.ModelIdentity`
+    patches        those of `weights.identity.ModelIdentity`: LoRAs and textual inversions
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
     """
@@ -114,7 +114,7 @@ class Record:
     input_digest: str
     mask_digest: str
     later_passes: tuple[PassRecord, ...]
-    loras: tuple[Patch, ...] = ()
+    patches: tuple[Patch, ...] = ()
 
     def single_request(self) -> Request:
         """The request of this one picture: its own seed, count 1. For img2img, the input picture and the mask
@@ -140,7 +140,7 @@ def make_record(
     """The record of image `index` of a resolved request.
 
     passes  what ran, one after another
-    model   the fields of ModelOrigin that are not empty, and its LoRAs
+    model   the fields of ModelOrigin that are not empty, and its patches
     facts   threads, pixels and, for img2img, input_digest and mask_digest
     """
     first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
@@ -188,7 +188,7 @@ def read_record(data: Mapping[str, Any]) -> Record:
         _text(data.get("input_digest")),
         _text(data.get("mask_digest")),
         tuple(_pass(each) for each in later if isinstance(each, dict)) if isinstance(later, list) else (),
-        _loras(data.get("model")),
+        _patches(data.get("model")),
     )
 
 
@@ -261,10 +261,16 @@ def _texts(
     }
 
 
-def _loras(model: Any) -> tuple[Patch, ...]:
-    given = model.get("loras") if isinstance(model, dict) else None
+def _patches(model: Any) -> tuple[Patch, ...]:
+    given = model.get("patches") if isinstance(model, dict) else None
     return tuple(
-        Patch(_text(one.get("name")), _text(one.get("digest")), *(float(one[part]) for part in ("unet", "text")))
+        Patch(
+            _text(one.get("name")),
+            _text(one.get("digest")),
+            float(one["unet"]),
+            float(one["text"]),
+            _text(one.get("kind")),
+        )
         for one in (given if isinstance(given, list) else [])
         if isinstance(one, dict) and all(_is_float(one.get(part)) for part in ("unet", "text"))
     )

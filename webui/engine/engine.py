@@ -104,10 +104,13 @@ class Engine:
         used = self._holder.named(model)
         return None if used is None else used.count_tokens(text)
 
-    def identity_of(self, model: str, prompt: str = "") -> ModelIdentity | None:
-        """What a model draws a prompt with, LoRAs included, if it is the one that is open now. Raises ModelError."""
+    def identity_of(self, model: str, prompt: str = "", negative_prompt: str = "") -> ModelIdentity | None:
+        """What a model draws prompts with, LoRAs and textual inversions included, if it is the one that is open now.
+
+        Raises ModelError for a LoRA that is not there.
+        """
         used = self._holder.named(model)
-        return None if used is None else used.identity_for(prompt)
+        return None if used is None else used.identity_for(prompt, negative_prompt)
 
     @property
     def extra(self) -> ExtraNetworks:

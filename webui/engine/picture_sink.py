@@ -81,7 +81,7 @@ class PictureSink:
             index,
             [PassRecord.of(*names, sigmas) for names, sigmas in zip(self._origins, facts.sigmas, strict=True)],
             facts.nfe,
-            origin_of(model.name, model.identity_for(self._request.prompt)),
+            origin_of(model.name, model.identity_for(self._request.prompt, self._request.negative_prompt)),
             facts.batch,
             {**self._input, "threads": torch.get_num_threads(), "pixels": digest_of(image)},
         )

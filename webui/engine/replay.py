@@ -24,6 +24,9 @@ from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
+from webui.core.text import as_sentence
+from weights.extra_networks import ExtraNetworks
+from weights.identity import Patch
 from weights.model_info import ModelError
 from weights.opening import pick_device
 from weights.prompt_syntax import LoraTag
@@ -112,7 +115,7 @@ def recipe(
         named |= dict(hires_sampler=_id(second.sampler, "sampler"), hires_schedule=_id(second.schedule, "schedule"))
     request = single.model_copy(update={**named, counting: batch[0], "count": len(batch), **inputs})
     resolved = engine.resolve(request)
-    _check_loras(record, engine)
+    _check_patches(record, engine)
     if image is not None:
         _check_input(record, resolved.request)
     ran = [record.sigmas, *(each.sigmas for each in record.later_passes[: len(resolved.plans) - 1])]
@@ -215,12 +218,20 @@ def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
     return sigmas
 
 
-def _check_loras(record: Record, engine: Engine) -> None:
-    for lora in record.loras:
-        here = engine.extra.patch(LoraTag(lora.name)).digest
-        if here != lora.digest:
-            other = f"the picture was made with another (hash {lora.digest})"
-            raise RequestError(f"LoRA {lora.name} here has hash {here}, and {other}.")
+def _check_patches(record: Record, engine: Engine) -> None:
+    for patch in record.patches:
+        what, look_up = ("LoRA", _lora) if patch.kind == "lora" else ("Embedding", ExtraNetworks.embedding_patch)
+        try:
+            here = look_up(engine.extra, patch.name).digest
+        except ModelError as error:
+            raise RequestError(as_sentence(str(error))) from None
+        if here != patch.digest:
+            other = f"the picture was made with another (hash {patch.digest})"
+            raise RequestError(f"{what} {patch.name} here has hash {here}, and {other}.")
+
+
+def _lora(extra: ExtraNetworks, name: str) -> Patch:
+    return extra.patch(LoraTag(name))
 
 
 def _kept_input(digest: str, what: str, flag: str, engine: Engine) -> Path:

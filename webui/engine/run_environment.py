@@ -80,5 +80,5 @@ def origin_of(name: str, identity: ModelIdentity) -> dict[str, Any]:
     others = dict(vae=identity.vae, parts=identity.parts, prediction=identity.prediction)
     origin |= {key: value for key, value in others.items() if value}
     if identity.patches:
-        origin["loras"] = [asdict(patch) for patch in identity.patches]
+        origin["patches"] = [asdict(patch) for patch in identity.patches]
     return origin | ({"compiled": "torch.compile"} if identity.compiled else {})

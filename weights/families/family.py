@@ -13,6 +13,7 @@ import torch
 from samplers.denoiser import Condition
 from samplers.schedule import NoiseSchedule
 
+from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..module_part import ModulePart
 from ..tensors import TensorFile
 
@@ -27,15 +28,16 @@ class ConditionedNetwork(Protocol):
     unet: Any
     components: Mapping[str, torch.nn.Module]
 
-    def encode(self, prompt: str, clip_skip: int = 1) -> Condition:
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Condition:
         """The condition that a prompt stands for.
 
-        clip_skip  1 takes the last layer of the text encoder that the model was trained on, 2 the one before
+        clip_skip   1 takes the last layer of the text encoder that the model was trained on, 2 the one before
+        embeddings  vectors (count, width) that stand for words; left out where there are none
         Raises ModelError for a layer that is not there.
         """
         ...
 
-    def count_tokens(self, prompt: str) -> tuple[int, int]:
+    def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
         ...
 

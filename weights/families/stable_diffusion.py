@@ -15,6 +15,7 @@ import torch
 from samplers.schedule import NoiseSchedule
 
 from ..condition import TensorCondition
+from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..model_info import ModelError
 from ..module_part import ModulePart, Source, empty_part
 from ..prompt_encoder import PromptEncoder
@@ -172,13 +173,13 @@ class StableDiffusionNetwork:
         self.components: Mapping[str, torch.nn.Module] = {"unet": unet, "text_encoder": prompts.encoder}
         self._device, self._dtype = unet.device, unet.dtype
 
-    def encode(self, prompt: str, clip_skip: int = 1) -> TensorCondition:
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
         """The hidden states of the prompt, see `PromptEncoder.encode`."""
-        return TensorCondition({"text": self.prompts.encode(prompt, clip_skip)})
+        return TensorCondition({"text": self.prompts.encode(prompt, clip_skip, embeddings)})
 
-    def count_tokens(self, prompt: str) -> tuple[int, int]:
+    def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `PromptEncoder.count_tokens`."""
-        return self.prompts.count_tokens(prompt)
+        return self.prompts.count_tokens(prompt, embeddings)
 
     @torch.no_grad()
     def __call__(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> torch.Tensor:

@@ -61,7 +61,7 @@ def key_of_record(record: Record) -> str | None:
         return None
     own = {} if record.variation_seed is None else {"variation_seed": record.variation_seed}
     request, model = {**record.request, "seed": record.seed, "count": 1, **own}, record.model
-    weights = weights_digest(model.digest, model.vae, model.parts, record.loras)
+    weights = weights_digest(model.digest, model.vae, model.parts, record.patches)
     inputs = record.input_digest + record.mask_digest
     return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, inputs)
 

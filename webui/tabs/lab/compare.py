@@ -58,7 +58,7 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
     cache = CellCache(engine.outputs)
 
     def is_there(cell: Cell) -> bool:
-        identity = engine.identity_of(grid.model, cell.request.prompt)
+        identity = engine.identity_of(grid.model, cell.request.prompt, cell.request.negative_prompt)
         key = identity and key_of_request(cell.request, engine.registry, identity, grid.source(cell))
         return bool(key and cache.find(key))
 
@@ -126,7 +126,12 @@ class _GridRun:
         if context.should_stop():
             raise Stopped("the grid was stopped")
         source = self._grid.source(cell)
-        key = key_of_request(cell.request, context.registry, context.model.identity_for(cell.request.prompt), source)
+        key = key_of_request(
+            cell.request,
+            context.registry,
+            context.model.identity_for(cell.request.prompt, cell.request.negative_prompt),
+            source,
+        )
         result: CellResult
         if known := self._cache.find(key):
             self.reused += 1
