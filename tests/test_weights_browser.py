@@ -32,7 +32,7 @@ def test_tokens_are_counted_as_they_are_typed(visit):  # noqa: F811
 def test_what_cannot_be_used_is_told_and_not_run(visit):  # noqa: F811
     page = visit(stay=True)
     note = page.locator("#txt2img-model-note")
-    expect(note).to_contain_text("One model in weights/ cannot be used")
+    expect(note).to_contain_text("One file in weights/ cannot be used")
     note.locator("summary").click()
     expect(note.locator("li")).to_have_text(f"bad.ckpt looks like {EVIL}")
     assert note.locator("img").count() == 0

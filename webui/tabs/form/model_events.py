@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
@@ -13,6 +13,7 @@ from webui.templates import render
 from weights.model_info import ModelInfo
 
 from .form import Form
+from .lora_menu import prompt_notes
 
 SHOWN = 4  # files that cannot be used, by name; a folder may be full of them
 
@@ -24,7 +25,11 @@ def connect_model(page: Page, form: Form, tokens: gr.HTML) -> None:
     def count(text: str | None, name: str | None) -> str:
         # What is too long to run is not read either.
         short = len(text or "") <= page.engine.limits.prompt
-        return tokens_note(page.engine.count_tokens(text or "", name or "") if short else None)
+        if not short:
+            return tokens_note(None)
+        return tokens_note(
+            page.engine.count_tokens(text or "", name or ""), prompt_notes(text or "", page.engine.extra)
+        )
 
     def describe(name: str | None) -> str:
         return model_note(page.engine.models().get(chosen_name(name)), page.engine.refused())
@@ -33,11 +38,14 @@ def connect_model(page: Page, form: Form, tokens: gr.HTML) -> None:
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
 
 
-def tokens_note(count: tuple[int, int] | None) -> str:
-    """A prompt's tokens of those that its chunks hold; nothing while no model is there to count with."""
-    if count is None:
+def tokens_note(count: tuple[int, int] | None, notes: Sequence[str] = ()) -> str:
+    """A prompt's tokens of those that its chunks hold, and what is to know about it.
+
+    count  None while no model is there to count with
+    """
+    if count is None and not notes:
         return ""
-    return render("form", "tokens", *count)
+    return render("form", "tokens", *(count or (0, 0)), notes)
 
 
 def model_note(found: ModelInfo | None, refused: Mapping[str, str]) -> str:

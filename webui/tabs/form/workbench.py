@@ -16,6 +16,7 @@ from .controls import build_form, build_prompt
 from .form import Form
 from .form_events import connect_form
 from .job_events import JobEvents, connect_run
+from .lora_menu import build_lora_menu, connect_lora_menu
 from .model_events import connect_model
 from .result_panel import ResultPanel, build_result, chosen_of
 
@@ -50,6 +51,7 @@ def build_workbench(
         with gr.Column(elem_classes="compose"):
             more = dict(picture())
             prompt, tokens = build_prompt(mode)
+            loras = build_lora_menu(mode, prompt, page.engine.extra)
             with gr.Row(elem_classes="run"):
                 generate = gr.Button(
                     "Generate",
@@ -74,6 +76,7 @@ def build_workbench(
             form = build_form(page, mode, prompt, more)
     connect_form(page, form)
     connect_model(page, form, tokens)
+    connect_lora_menu(page, form, loras)
     events = connect_run(page, form, result, generate, stop)
     return Workbench(mode, form, result, events, link)
 
