@@ -12,7 +12,7 @@ from samplers.registry import Registry
 from webui.core.accounts import EVERYBODY, Account
 from webui.core.inpainting import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
-from webui.core.request import Request
+from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest, resolve
 from weights.extra_networks import ExtraNetworks
 from weights.identity import ModelIdentity
@@ -166,6 +166,10 @@ class Engine:
         environment: RunEnvironment = DEFAULT_ENVIRONMENT,
     ) -> DrawJob:
         """`submit` for what `resolve` returned; the plan runs as it is. Raises RequestError."""
+        if (name := resolved.request.sampler) in self.worker.stuck:
+            raise RequestError(
+                f"The sampler {name} still computes in an earlier run that cannot be ended. Choose another."
+            )
         # The input picture is opened here, not in the thread: the caller hears of a bad one at once, and the upload
         # may go.
         drawing = Drawing(resolved, open_input(resolved.request, self.limits))

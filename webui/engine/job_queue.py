@@ -27,7 +27,8 @@ class JobQueue:
 
     clock     seconds
     patience  seconds that a job outlives its last watcher, and that a finished one can still be found
-    on_ended  called with each job that has ended; it must neither wait nor raise
+    on_ended  called with each job that has ended, except urgent ones and those dropped at the end; it must neither wait
+              nor raise
     """
 
     def __init__(self, clock: Callable[[], float], patience: float, on_ended: Callable[[Job], None] = lambda job: None):
@@ -129,9 +130,12 @@ class JobQueue:
             self._changed.notify_all()
 
     def finish(self, job: Job, outcome: Outcome) -> None:
-        """End a job, running or not."""
+        """End a job, running or not; one that has ended stays as it ended."""
+        if job.outcome is not None:
+            return
         job.tell(outcome)
-        self._on_ended(job)
+        if not job.urgent:
+            self._on_ended(job)
         with self._changed:
             if job.started is not None and not job.urgent:
                 self._durations.append(self._clock() - job.started)
@@ -177,7 +181,6 @@ class JobQueue:
             self._changed.notify_all()
         for job in dropped:
             job.tell(StoppedEarly(job.stopped_info()))
-            self._on_ended(job)
 
     def _tell_positions(self) -> None:
         """Tell waiting jobs how many are ahead, urgent ones not counted; the lock is held."""

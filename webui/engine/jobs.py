@@ -46,7 +46,8 @@ class Job:
     model        name of the model that it needs; empty for none
     environment  how the engine has to be set up for it
     account      whose it is, on a page with accounts
-    turn         where it stands in the queue; started: when a worker took it, by the engine's clock, None before
+    turn         where it stands in the queue; created and started: when it came
+                 and when a worker took it (None before), by the engine's clock
     """
 
     urgent = False
@@ -61,7 +62,7 @@ class Job:
         self.id, self.model, self.owner, self.environment = uuid.uuid4().hex, model, owner, environment
         self.account, self.turn = "", 0
         self.started: float | None = None
-        self._clock = clock
+        self._clock, self.created = clock, clock()
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         # Told of everything but progress.

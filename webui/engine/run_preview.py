@@ -13,6 +13,9 @@ from webui.core.resolved_request import partial_plan
 from weights.model_info import ModelInfo
 
 from .engine import Engine
+from .watchdog import at_most
+
+PATIENCE = 10.0  # seconds that a sampler may take on four numbers
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def run_levels(preview: RunPreview, dry: DryRun | None = None) -> Levels:
 def dry_run_of(preview: RunPreview) -> DryRun | None:
     """Where the run will ask the network, None for an adaptive sampler. Raises RequestError where a sampler fails."""
     try:
-        return dry_run(preview.run)
+        with at_most(PATIENCE):
+            return dry_run(preview.run)
     except Exception as error:
         raise RequestError(f"{preview.request.sampler} cannot be tried out: {error}.") from error

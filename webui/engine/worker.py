@@ -26,6 +26,7 @@ from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
 from .opened_models import ModelHolder
 from .run_environment import check_weights, threads
+from .watchdog import Interrupted, Watchdog, sampler_at_work
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -53,7 +54,11 @@ class Worker:
         self._queue, self._holder, self._registry, self._settings = queue, holder, registry, settings
         self._clock, self._on_saved = clock, on_saved
         self._warm_up_wanted = False
-        self._thread = threading.Thread(target=self._work, name="sigmalab-engine", daemon=True)
+        self._thread = self._new_thread()
+        self._current: tuple[Job, int] | None = None
+        self._asked = 0.0
+        self._lost: dict[str, threading.Thread] = {}
+        self._watchdog = Watchdog(queue, self._at_work, self._replace_thread)
 
     @property
     def alive(self) -> bool:
@@ -63,6 +68,7 @@ class Worker:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+        self._watchdog.start()
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, which it does once the queue is closed."""
@@ -77,7 +83,7 @@ class Worker:
     def draw(self, job: Job) -> Outcome:
         """Do a job, whatever kind it is; whatever happens becomes its outcome."""
         environment, settings = job.environment, self._settings
-        should_stop = partial(self._queue.should_stop, job)
+        should_stop = partial(self._should_stop, job)
         try:
             if should_stop():
                 return StoppedEarly(job.stopped_info())
@@ -96,6 +102,8 @@ class Worker:
             return StoppedEarly(info) if info["stopped"] else Finished(info)
         except Stopped:
             return StoppedEarly(job.stopped_info())
+        except Interrupted:
+            return self._interrupted(job)
         except BaseException as error:
             log.warning("job %s failed", job.id, exc_info=not isinstance(error, RequestError))
             full = out_of_memory(error)
@@ -128,13 +136,50 @@ class Worker:
         check_weights(job.environment, model.identity, job.model)
         return model
 
+    @property
+    def stuck(self) -> frozenset[str]:
+        """The samplers that still compute in a thread which could not be ended."""
+        return frozenset(name for name, thread in self._lost.items() if thread.is_alive())
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._work, name="sigmalab-engine", daemon=True)
+
+    def _should_stop(self, job: Job) -> bool:
+        current = self._current
+        if current is not None and current[1] == threading.get_ident():
+            self._asked = self._clock()
+        # A thread that was replaced has a job that has ended.
+        return job.outcome is not None or self._queue.should_stop(job)
+
+    def _at_work(self) -> tuple[Job, int, float] | None:
+        """See `Watchdog`."""
+        current = self._current
+        return (*current, self._asked) if current else None
+
+    def _interrupted(self, job: Job) -> Outcome:
+        if job.stopping:
+            return StoppedEarly(job.stopped_info())
+        progress = job.snapshot().progress
+        said = progress.text if progress else "The sampler did not call the network"
+        return Failed(f"{said}, so its run was ended. Report that to whoever wrote the plugin.")
+
+    def _replace_thread(self, job: Job, message: str) -> None:
+        """Give the queue to a new thread; the old one has lost its job."""
+        name = sampler_at_work(self._thread.ident or 0) or job.title
+        log.error("job %s: the sampler %s could not be ended; another thread goes on with the queue", job.id, name)
+        self._lost[name] = self._thread
+        self._thread, self._current = self._new_thread(), None
+        self._queue.finish(job, StoppedEarly(job.stopped_info()) if job.stopping else Failed(message))
+        self._thread.start()
+
     def _work(self) -> None:
-        """The thread: one job after another, until the queue is closed."""
-        while not self._queue.closed:
+        """The thread: one job after another, until the queue is closed or another thread has taken its place."""
+        while not self._queue.closed and self._thread is threading.current_thread():
             job = self._queue.take(IDLE_TICK, lambda: self._warm_up_wanted)
             # Nothing that a job or a model raises may end this thread, SystemExit from a plugin included.
             try:
                 if job is not None:
+                    self._asked, self._current = self._clock(), (job, threading.get_ident())
                     self._queue.finish(job, self.draw(job))
                 elif self._warm_up_wanted and not self._queue.closed:
                     self._warm_up_wanted = False
@@ -144,4 +189,8 @@ class Worker:
                 log.exception("the engine met an error of its own")
                 if job is not None:
                     self._queue.finish(job, Failed("Sigmalab met an error of its own; the log says more."))
-        self._holder.close()
+            finally:
+                if self._thread is threading.current_thread():
+                    self._current = None
+        if self._thread is threading.current_thread():
+            self._holder.close()

@@ -10,11 +10,13 @@ from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
 from samplers.testing import measure_order
 from webui.core.menus import in_order, schedules_in_order
+from webui.engine.watchdog import at_most
 from webui.gradio_ext.gradio_events import LONG
 from webui.tabs.form.describe import calls_text, paper_link
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
+PATIENCE = 30.0  # seconds to measure one order
 SAMPLER_COLUMNS = (
     "Name",
     "Order",
@@ -48,7 +50,10 @@ def measured_text(sampler: Sampler) -> str:
     try:
         if sampler.order_of() is None or sampler.own_grid_with():
             return ""
-        return f"{measure_order(sampler):.2f}"
+        with at_most(PATIENCE):
+            return f"{measure_order(sampler):.2f}"
+    except TimeoutError as error:
+        return f"failed: {error}"
     except (Exception, SystemExit) as error:
         return f"failed: {type(error).__name__}"
 
