@@ -17,6 +17,7 @@ from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from pages import idle, served
 
+from webui.engine import job_queue
 from webui.gradio_ext import connections, login_throttle, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 from webui.gradio_ext.proxies import TrustedProxies
@@ -180,6 +181,14 @@ def test_arguments_left_out_have_their_defaults(page):
     event = post(page, "/gradio_api/call/txt2img", json={"data": ["a", "", "Euler", "", 3]}).json()["event_id"]
     answer = httpx.get(f"{page.url}/gradio_api/call/txt2img/{event}", timeout=20).text
     assert "event: complete" in answer and '"steps": 3' in answer
+
+
+def test_a_full_queue_tells_scripts_when_to_come_back(page, monkeypatch):
+    monkeypatch.setattr(job_queue, "MAX_WAITING", 0)
+    answer = post(page, "/gradio_api/call/txt2img", json={"data": ["a"]})
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+    assert "Try again in about" in answer.json()["detail"]
+    assert post(page, "/gradio_api/call/catalog", json={"data": []}).status_code == 200
 
 
 def test_connections_that_send_nothing_lock_nobody_out(page, monkeypatch):

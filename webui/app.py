@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -18,22 +19,28 @@ from starlette.middleware.gzip import GZipMiddleware
 from samplers.registry import Registry, discover
 from weights.opening import check_model, open_model
 
-from .core.accounts import EVERYBODY, Account, Accounts
+from .core.accounts import EVERYBODY, Account, Accounts, AccountsError
 from .core.images import MAX_BYTES
 from .core.storage import remove_leftovers
 from .engine.engine import Engine
+from .engine.jobs import Job
+from .environment import StartError
 from .gradio_ext.connections import watch_connections
 from .gradio_ext.guard import Guard
 from .gradio_ext.proxies import TrustedProxies
 from .gradio_ext.signed_in import current_user
 from .gradio_ext.theme import ASSETS, head, theme
 from .gradio_ext.tunnel import open_tunnel
+from .job_log import log_ended, log_to
 from .page import build_page
 from .settings import Settings
 from .tabs.history.history_store import OwnHistory
 
 MAX_THREADS = 300  # each call of the API that waits has one
 LOOPBACK = ("127.0.0.0/8", "::1/128")
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
 COMPRESSED_FROM, COMPRESSION = 4096, 4  # bytes of an answer from which it is compressed, and zlib's level
 
 
@@ -42,12 +49,28 @@ def serve(settings: Settings) -> None:
     remove_leftovers(settings.outputs)
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
     opening = partial(open_model, compiled=settings.compile)
-    accounts = Accounts(settings.auth_file) if settings.auth_file else None
+    accounts = _accounts(settings)
     for account in accounts.all() if accounts else ():
         remove_leftovers(settings.outputs_of(account))
     account_of = partial(signed_in_account, accounts)
     history = OwnHistory(lambda: settings.outputs_of(account_of().name))
-    engine = Engine(registry, settings, opening, check_model=check_model, on_saved=history.add, account_of=account_of)
+    metrics = _metrics(settings)
+
+    def on_ended(job: Job) -> None:
+        log_ended(job)
+        if metrics:
+            metrics.ended(job)
+
+    engine = Engine(
+        registry,
+        settings,
+        opening,
+        check_model=check_model,
+        on_saved=history.add,
+        account_of=account_of,
+        on_ended=on_ended,
+    )
+    _tell_outside(settings, engine, metrics)
     page = build_page(engine, history)
     ended = _until_told()
     url = open_page(page, engine, accounts)
@@ -82,10 +105,44 @@ def open_page(page: gr.Blocks, engine: Engine, accounts: Accounts | None = None)
     engine.start()
     # Uvicorn would trust every program on this machine as a proxy; `TrustedProxies` decides that.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    _, url, _ = page.launch(**launch_options(settings, accounts), server_name=settings.host, server_port=settings.port)
+    _, url, _ = page.launch(
+        **launch_options(settings, accounts, engine.queue.seconds_until_room),
+        server_name=settings.host,
+        server_port=settings.port,
+    )
     watch_connections(page.server)
     # 0.0.0.0 means every address of this machine and is not one that a browser can open.
     return url.replace("//0.0.0.0", "//localhost").replace("//[::]", "//localhost")
+
+
+def _accounts(settings: Settings) -> Accounts | None:
+    try:
+        return Accounts(settings.auth_file) if settings.auth_file else None
+    except AccountsError as error:
+        raise StartError(f"--auth-file: {error}") from error
+
+
+def _metrics(settings: Settings) -> Metrics | None:
+    if not settings.metrics_port:
+        return None
+    # Not needed by anybody else, and slow to import.
+    from .metrics import Metrics
+
+    return Metrics()
+
+
+def _tell_outside(settings: Settings, engine: Engine, metrics: Metrics | None) -> None:
+    """Begin to write the log and to answer Prometheus, if they are wanted."""
+    try:
+        if settings.log:
+            log_to(settings.log)
+    except OSError as error:
+        raise StartError(f"--log: {settings.log} cannot be written: {error.strerror}") from error
+    try:
+        if metrics:
+            metrics.serve(engine.queue, settings.metrics_port)
+    except OSError as error:
+        raise StartError(f"--metrics-port {settings.metrics_port} cannot be used: {error.strerror}") from error
 
 
 def signed_in_account(accounts: Accounts | None) -> Account:
@@ -93,7 +150,11 @@ def signed_in_account(accounts: Accounts | None) -> Account:
     return accounts.named(current_user()) if accounts else EVERYBODY
 
 
-def launch_options(settings: Settings, accounts: Accounts | None = None) -> dict[str, Any]:
+def launch_options(
+    settings: Settings,
+    accounts: Accounts | None = None,
+    seconds_until_room: Callable[[], float | None] = lambda: None,
+) -> dict[str, Any]:
     """How the page is served: hardened, offline, in its own looks."""
 
     async def login(name: str, password: str) -> bool:
@@ -102,7 +163,12 @@ def launch_options(settings: Settings, accounts: Accounts | None = None) -> dict
 
     # Gradio's tunnel is a proxy on this machine.
     proxies = Middleware(TrustedProxies, proxies=(*settings.trusted_proxies, *(LOOPBACK if settings.share else ())))
-    guard = Middleware(Guard, hosts=(settings.host, *settings.public_names), share=settings.share)
+    guard = Middleware(
+        Guard,
+        hosts=(settings.host, *settings.public_names),
+        share=settings.share,
+        seconds_until_room=seconds_until_room,
+    )
     # Not for event streams and pictures, which this middleware leaves alone by their content type.
     compression = Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     return dict(

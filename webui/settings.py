@@ -30,6 +30,8 @@ class Settings:
     compile         have torch.compile translate the network
     one_at_a_time   draw the pictures of a request one by one, so that each equals itself drawn alone, bit for bit
     auth_file       the file of accounts, see `webui.core.accounts`; None for one login or none
+    log             file that everything logged is written to, as JSON lines
+    metrics_port    port of http://127.0.0.1:port/metrics for Prometheus; 0 for none
     trusted_proxies  addresses and networks of reverse proxies whose X-Forwarded headers count
     public_names    host names that the page is served under besides its addresses
     root_path       path or address of the page behind a proxy, such as "/draw"
@@ -42,6 +44,8 @@ class Settings:
     share: bool = False
     auth: tuple[str, str] | None = None
     auth_file: Path | None = None
+    log: Path | None = None
+    metrics_port: int = 0
     trusted_proxies: tuple[str, ...] = ()
     public_names: tuple[str, ...] = ()
     root_path: str = ""
@@ -91,6 +95,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
     page("--trusted-proxy", type=network, metavar="ADDRESS", action="append", default=[], help=PROXY_HELP)
     page("--public-name", metavar="HOST", action="append", default=[], help=NAME_HELP)
     page("--root-path", type=root_path, metavar="PATH", help="where a proxy serves the page, such as /draw")
+    page("--log", type=Path, metavar="FILE", help="also write a log of jobs and problems to this file, as JSON lines")
+    page("--metrics-port", type=port_number, metavar="PORT", help="answer 127.0.0.1:PORT/metrics for Prometheus")
     page("--no-browser", action="store_true", help="do not open a browser window")
     work = flags.add_argument_group("the work").add_argument
     work("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
@@ -173,6 +179,8 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         share=flags.share,
         auth=flags.auth,
         auth_file=flags.auth_file,
+        log=flags.log,
+        metrics_port=flags.metrics_port or 0,
         trusted_proxies=tuple(flags.trusted_proxy),
         public_names=tuple(flags.public_name),
         root_path=flags.root_path or "",

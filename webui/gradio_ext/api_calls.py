@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
-from inspect import Parameter, signature
+from collections.abc import Callable, Mapping
+from inspect import Parameter, isgeneratorfunction, signature
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,10 +24,13 @@ class ApiCalls:
     """ASGI middleware below `JsonBodies` that refuses calls in words which Gradio answers with a bare error.
 
     Arguments that are left out at the end get their defaults: a script goes on when a new version takes more of them.
+
+    seconds_until_room  how long a full queue takes until it has room, None while it has: until then a call that draws
+                        gets 429
     """
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    def __init__(self, app: ASGIApp, seconds_until_room: Callable[[], float | None] = lambda: None):
+        self._app, self._seconds_until_room = app, seconds_until_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = scope.get(JSON_BODY)
@@ -35,6 +39,7 @@ class ApiCalls:
             await self._app(scope, receive, send)
             return
         functions = scope["app"].get_blocks().fns
+        function: Any
         if call:
             name = unquote(call["name"])
             functions = {key: each for key, each in functions.items() if each.api_name == name}
@@ -45,6 +50,11 @@ class ApiCalls:
             problem = "" if function else f"There is no event {body.get('fn_index')!r}; reload the page."
         if problem:
             await JSONResponse({"detail": problem}, 404)(scope, receive, send)
+            return
+        # What draws answers more than once.
+        if call and isgeneratorfunction(function.fn) and (seconds := self._seconds_until_room()) is not None:
+            text = f"The queue is full. Try again in about {math.ceil(seconds)} seconds."
+            await JSONResponse({"detail": text}, 429, {"retry-after": str(math.ceil(seconds))})(scope, receive, send)
             return
         given: Any = body if call and call["v2"] else body.get("data")
         told, data = complete(function, given)

@@ -63,15 +63,22 @@ class Guard:
 
     hosts  names that the page is served under besides localhost and bare addresses
     share  whether the public tunnel's names are good, too
+    seconds_until_room  of a full queue, see `ApiCalls`
 
     Any other name is refused with 400: another site's page reaches a local server by one (DNS rebinding). A request
     that a browser marks as coming from another site is refused with 403, unless it only opens the page. A body above
     MAX_BODY, or MAX_UPLOAD for an upload, is refused with 413: FastAPI parses bodies before it checks the login.
     """
 
-    def __init__(self, app: App, hosts: Iterable[str] = (), share: bool = False):
+    def __init__(
+        self,
+        app: App,
+        hosts: Iterable[str] = (),
+        share: bool = False,
+        seconds_until_room: Callable[[], float | None] = lambda: None,
+    ):
         self._share = share
-        checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(app))))
+        checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(app), seconds_until_room)))
         self._app = RequestBodyLimitMiddleware(LoginThrottle(checked), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
