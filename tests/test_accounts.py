@@ -138,8 +138,8 @@ def test_a_job_is_found_by_its_own_account_only(page, monkeypatch, file):
 
 
 def test_a_page_tells_who_may_enter_and_how_to_leave(page):
-    assert httpx.get(f"{page.url}/config").status_code == 401
-    with httpx.Client(base_url=page.url) as one:
+    assert httpx.get(f"{page.url}/config", timeout=20).status_code == 401
+    with httpx.Client(base_url=page.url, timeout=20) as one:
         assert one.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
         assert one.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
         assert "Sign out" in one.get("/config").text and one.get("/gradio_api/user").json() == "ada"

@@ -93,7 +93,7 @@ def test_a_large_body_of_unknown_length_is_not_parsed(locked, path, body, header
 
 
 def test_signing_out_ends_the_own_session_only(locked):
-    with httpx.Client(base_url=locked.url) as one, httpx.Client(base_url=locked.url) as two:
+    with httpx.Client(base_url=locked.url, timeout=20) as one, httpx.Client(base_url=locked.url, timeout=20) as two:
         for each in (one, two):
             assert each.post("/login", data=dict(zip(("username", "password"), AUTH))).status_code == 200
         link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
@@ -149,12 +149,12 @@ def test_guessing_for_one_name_from_many_addresses_is_slowed_down_but_not_for_it
 
 def test_nobody_learns_the_endpoints_before_the_login(locked):
     for path in ("/", "/openapi.json", "/gradio_api/openapi.json", "/gradio_api/info", "/docs"):
-        answer = httpx.get(locked.url + path)
+        answer = httpx.get(locked.url + path, timeout=20)
         assert "txt2img" not in answer.text
-    assert "auth_required" in httpx.get(locked.url).text
+    assert "auth_required" in httpx.get(locked.url, timeout=20).text
     answer = post(locked, "/gradio_api/call/nothing", json={"data": []})
     assert answer.status_code == 401
-    with httpx.Client(base_url=locked.url) as client:
+    with httpx.Client(base_url=locked.url, timeout=20) as client:
         client.post("/login", data=dict(zip(("username", "password"), AUTH)))
         assert "txt2img" in client.get("/").text
 
@@ -238,7 +238,7 @@ FORWARDED = {"X-Forwarded-Host": "evil.example", "X-Forwarded-For": "1.2.3.4", "
 
 
 def test_forwarded_headers_of_strangers_do_not_count(page):
-    answer = httpx.get(f"{page.url}/config", headers=FORWARDED)
+    answer = httpx.get(f"{page.url}/config", headers=FORWARDED, timeout=20)
     assert answer.status_code == 200 and "evil" not in answer.text
 
 
@@ -295,7 +295,7 @@ def test_an_address_is_never_looked_up(page, monkeypatch):
 
 @pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://[x"}, {"Origin": "http://["}])
 def test_malformed_headers_are_refused(page, headers):
-    assert httpx.get(page.url, headers=headers).status_code == 400
+    assert httpx.get(page.url, headers=headers, timeout=20).status_code == 400
 
 
 def start(page, steps):
