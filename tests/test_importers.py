@@ -5,7 +5,7 @@ import re
 
 import pytest
 from conftest import ROOT, toy
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_metadata import make, png
 
@@ -13,7 +13,7 @@ from samplers.registry import Registry
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.record import MetadataError, read_record
-from webui.core.request import read
+from webui.core.request import MAX_SIGMA, read
 from webui.importers.a1111 import read_infotext
 from webui.importers.comfyui import read_comfy
 from webui.importers.imported_settings import from_external, from_record, read_imported_settings
@@ -114,6 +114,11 @@ WORKFLOW = {
         [4, 11, 0, 3, 3, "LATENT"],
     ],
 }
+
+
+@pytest.fixture(scope="module")
+def a_record(registry):
+    return make(registry)[1]
 
 
 def offered(registry, text):
@@ -240,6 +245,21 @@ def test_our_own_text_without_its_chunk(registry):
         "noise_scale": 1,
     }
     assert offer.fields["schedule_options"] == {"rho": 7} and not offer.missing and not offer.notes
+
+
+@settings(max_examples=20, deadline=None)
+@given(low=st.floats(0, MAX_SIGMA), high=st.floats(0, MAX_SIGMA), guidance=st.floats(0, 30), eta=st.floats(0, 1))
+@example(low=1e-05, high=0.0, guidance=7.123456789, eta=1e-12)
+def test_numbers_come_back_from_the_text_to_the_last_digit(registry, a_record, low, high, guidance, eta):
+    given = dict(guidance_low=low, guidance_high=high, guidance=guidance, options=dict(eta=eta))
+    back = offered(registry, infotext(a_record | dict(request=a_record["request"] | given)))
+    assert {name: back.fields.get(name, 0) for name in given} == given
+    assert not back.notes
+
+
+def test_an_interval_that_is_none_is_named(registry):
+    offer = offered(registry, "a\nSteps: 20, Sampler: DDIM, Guidance interval: wide, Version: Sigmalab 1")
+    assert "Guidance interval: wide." in offer.notes
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=200)

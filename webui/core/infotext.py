@@ -7,6 +7,7 @@ Prompt, then "Negative prompt: ...", then one line "Steps: 20, Sampler: DDIM, ..
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from .fields import RequestField, fields_of
 from .request import Request
 
 FIRST = ("steps", "sampler", "schedule", "guidance", "seed")  # always written, before the model
+INTERVAL = "Guidance interval"  # guidance_low and guidance_high in one entry
+NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?"
 
 
 def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
@@ -29,17 +32,24 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
         named = (patch for patch in model.get("patches", ()) if patch["kind"] == kind)
         fields[title] = ", ".join(f"{patch['name']}: {patch['digest']}" for patch in named)
     for name, infotext_name in names.items():
-        field, value = known[name], request[name]
+        # JSON has lists for tuples.
+        field, value = known[name], tuple(request[name]) if isinstance(request[name], list) else request[name]
         if _counts(field, request) and (value != field.default or _always(field)):
             fields[infotext_name] = _text(value)
     if request.get("guidance_low") or request.get("guidance_high"):
-        fields["Guidance interval"] = f"{request['guidance_low']:g}-{request['guidance_high']:g}"
+        fields[INTERVAL] = f"{_text(request['guidance_low'])}-{_text(request['guidance_high'])}"
     fields["Sampler options"] = _options(request["options"])
     fields["Schedule options"] = _options(request["schedule_options"])
     fields["Version"] = f"Sigmalab {record['packages']['sigmalab']}".strip()
     last = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value != "")
     negative = f"Negative prompt: {request['negative_prompt']}\n" if request["negative_prompt"] else ""
     return _clean(f"{request['prompt']}\n{negative}{last}")
+
+
+def read_interval(text: str) -> dict[str, str]:
+    """guidance_low and guidance_high from "0.3-5", as texts; {} if it is no such pair."""
+    match = re.fullmatch(f"({NUMBER})-({NUMBER})", text.strip())
+    return {"guidance_low": match[1], "guidance_high": match[2]} if match else {}
 
 
 def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
@@ -62,7 +72,9 @@ def _options(options: Mapping[str, Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Six digits, as A1111 writes them, where they are the whole number; otherwise as many as it takes.
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def _quoted(value: str) -> str:

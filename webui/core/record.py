@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -276,6 +277,7 @@ def _patches(model: Any) -> tuple[Patch, ...]:
     )
 
 
+@cache
 def _version(package: str) -> str:
     try:
         # The program is usually run from its folder and not installed; an installed one may be another version.

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from webui.core.fields import fields_of
+from webui.core.infotext import INTERVAL, read_interval
 from webui.core.request import Request
 
 from .external_metadata import ExternalMetadata
@@ -48,9 +49,11 @@ def read_infotext(text: str, schema: type[Request] = Request) -> ExternalMetadat
     found = {name: said.get(key.casefold()) or said.get(ALIASES.get(key, "").casefold()) for name, key in known.items()}
     values: dict[str, object] = {name: fields[key] for name, key in found.items() if key is not None}
     sampler, schedule, model = (str(values.pop(name, "")) for name in NAMES)
-    values |= _sizes(fields)
+    interval = read_interval(fields.get(INTERVAL, ""))
+    values |= _sizes(fields) | interval
     program = _program(fields)
     taken = {*filter(None, found.values()), *SIZES, *ABOUT, *(OURS if program == "Sigmalab" else ())}
+    taken |= {INTERVAL} if interval else set()
     unread = [f"{key}: {value}" for key, value in fields.items() if key not in taken]
     unread += [f"{match[1]} {match[2]!r} in the prompt" for match in EXTRA_NETWORK.finditer(f"{prompt}\n{negative}")]
     return ExternalMetadata(
