@@ -94,14 +94,3 @@ class Network:
         timestep = self.schedule.timestep(sigma)
         # The output in the state's own precision: guidance would multiply what half precision has lost.
         return self.function(scaled, float(round(timestep)) if self.rounded else timestep, condition).to(scaled)
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """denoise(x, sigma) of a network under one condition."""
-
-    network: Network
-    condition: Condition
-
-    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return self.network.denoised(self.network.output(x, sigma, self.condition), x, sigma)

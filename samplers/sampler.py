@@ -1,4 +1,4 @@
-"""The contract of a sampler and of a schedule.
+"""The contract of a sampler, of a schedule and of a guidance.
 
 A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that yields x at falling noise levels:
 
@@ -11,7 +11,8 @@ A sampler is a generator function `(denoise, x, sigmas, noise, *, options)` that
 
 x          float tensor (images, channels, height, width): x0 + sigma * eps, on every model
 sigmas     tuple of Python floats, falling; the last is 0 for a whole run and may be more; fixed before the run
-denoise    denoise(x, sigma) is the estimate of x0; it raises Stopped when the user stops: let it pass
+denoise    denoise(x, sigma) is the estimate of x0; it raises Stopped when the user stops: let it pass.
+           denoise.parts(x, sigma) is (guided, conditional, unconditional), one call; denoise.model, the NoiseSchedule
 noise      noise(x) is fresh unit noise shaped like x; noise.brownian(x, low, high) is one path for SDEs
 """
 
@@ -26,15 +27,12 @@ from typing import Any
 import pluggy
 import torch
 
+from .estimates import CheckedDenoise, Denoise
 from .options import Option, read_options, resolve
 
 PROJECT = "sigmalab"  # pluggy's project name and the entry-point group of plugin packages
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-
-
-Denoise = Callable[[torch.Tensor, float], torch.Tensor]
-"""denoise(x, sigma): the estimate of x0 given x = x0 + sigma * eps."""
 
 
 class Stopped(Exception):
@@ -68,9 +66,9 @@ class Sampler:
     paper: str = ""
     requires: str = ""
 
-    def __call__(self, denoise, x, sigmas, noise, **options) -> Steps:
+    def __call__(self, denoise: Denoise, x, sigmas, noise, **options) -> Steps:
         """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
-        return self.function(denoise, x, tuple(sigmas), noise, **self.resolve(options))
+        return self.function(CheckedDenoise(denoise), x, tuple(sigmas), noise, **self.resolve(options))
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options' values, checked; ValueError names what is allowed."""
@@ -128,6 +126,35 @@ class Schedule:
         return resolve(f"schedule {self.name}", self.options, options)
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """A guidance function and its options; made by `@guidance`."""
+
+    name: str
+    function: Callable[..., torch.Tensor]
+    options: tuple[Option, ...]
+    skip: Callable[..., bool] | None = None
+    version: str = "1"
+    paper: str = ""
+
+    def __call__(self, conditional, unconditional, sigma: float, scale: float, state, **options) -> torch.Tensor:
+        """The guided estimate of x0, like `conditional`; TypeError where the function returns anything else."""
+        guided = self.function(conditional, unconditional, sigma, scale, state, **self.resolve(options))
+        if not isinstance(guided, torch.Tensor) or guided.shape != conditional.shape:
+            got = getattr(guided, "shape", type(guided).__name__)
+            shape = tuple(conditional.shape)
+            raise TypeError(f"guidance {self.name} must return an estimate of x0 of shape {shape}, not {got}")
+        return guided
+
+    def skips(self, sigma: float, scale: float, state, **options) -> bool:
+        """Whether the conditional estimate alone is the guided one at this call, which then costs half."""
+        return self.skip is not None and bool(self.skip(sigma, scale, state, **self.resolve(options)))
+
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options' values, checked; ValueError names what is allowed."""
+        return resolve(f"guidance {self.name}", self.options, options)
+
+
 def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=False, version="1", paper="", requires=""):
     """Make a generator function a `Sampler`.
 
@@ -166,6 +193,20 @@ def schedule(name: str, *, version="1", paper=""):
 
     def decorate(function: Callable[..., Sequence[float]]) -> Schedule:
         return Schedule(name, function, read_options(function, ("model", "steps")), version, paper)
+
+    return decorate
+
+
+def guidance(name: str, *, skip: Callable[..., bool] | None = None, version="1", paper=""):
+    """Make a function (conditional, unconditional, sigma, scale, state, *, options) -> guided a `Guidance`.
+
+    All three are estimates of x0 (images, channels, height, width); `state` is a dict of the run, empty at its start.
+    skip  a function (sigma, scale, state, **options): whether this call needs the conditional estimate alone
+    """
+
+    def decorate(function: Callable[..., torch.Tensor]) -> Guidance:
+        names = ("conditional", "unconditional", "sigma", "scale", "state")
+        return Guidance(name, function, read_options(function, names), skip, version, paper)
 
     return decorate
 

@@ -1,4 +1,6 @@
-"""Denoisers that wrap a denoiser and have the same call, denoise(x, sigma). A run composes those that it needs:
+"""Denoisers that wrap a denoiser and have the same calls, denoise(x, sigma) and denoise.parts(x, sigma).
+
+A run composes those that it needs:
 
 counted = Counted(Masked(denoise, clean, mask), images)
 run(plan, Stoppable(Reported(counted, report), should_stop), start, seeds)
@@ -8,15 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from .sampler import Denoise, Stopped
-from .schedule import flow_time_of_sigma
+from .estimates import Denoise, Parts, new_run, parts_of
+from .sampler import Stopped
+from .schedule import NoiseSchedule, flow_time_of_sigma
+
+
+class Wrapper:
+    """What every wrapper hands on from the denoiser that it wraps, its attribute `denoise`."""
+
+    denoise: Any
+
+    @property
+    def model(self) -> NoiseSchedule | None:
+        """The noise levels of the network; None for a closed form."""
+        return getattr(self.denoise, "model", None)
+
+    def new_run(self) -> None:
+        """A sampler begins from noise again: guidance forgets what it kept."""
+        new_run(self.denoise)
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
+class Masked(Wrapper):
     """Inpainting: mask * clean + (1 - mask) * denoise(x, sigma).
 
     In x0 + sigma * eps the part with mask 1 then follows its exact path to `clean`, with every sampler.
@@ -30,11 +49,18 @@ class Masked:
     mask: torch.Tensor
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return self.mask * self.clean + (1.0 - self.mask) * self.denoise(x, sigma)
+        return self._mixed(self.denoise(x, sigma))
+
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """Each part keeps what the mask covers."""
+        return Parts(*map(self._mixed, parts_of(self.denoise, x, sigma)))
+
+    def _mixed(self, denoised: torch.Tensor) -> torch.Tensor:
+        return self.mask * self.clean + (1.0 - self.mask) * denoised
 
 
 @dataclass(frozen=True, eq=False)
-class SoftlyMasked:
+class SoftlyMasked(Wrapper):
     """Differential diffusion: a latent is drawn anew once the noise level is below its mask, and kept before.
 
     Levin and Fried 2023, arXiv:2306.00950. The noise level is t(sigma) / t(top) with the flow time t = sigma /
@@ -51,16 +77,23 @@ class SoftlyMasked:
     top: float
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return self._mixed(self.denoise(x, sigma), sigma)
+
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """Each part keeps what is not drawn anew yet."""
+        return Parts(*(self._mixed(part, sigma) for part in parts_of(self.denoise, x, sigma)))
+
+    def _mixed(self, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
         level = flow_time_of_sigma(float(sigma)) / flow_time_of_sigma(self.top)
         # A sampler may ask above its start, where what is free from the start is free, too.
-        return torch.where(self.mask >= min(1.0, level), self.denoise(x, sigma), self.clean)
+        return torch.where(self.mask >= min(1.0, level), denoised, self.clean)
 
 
-class Counted:
+class Counted(Wrapper):
     """Counts the calls of a denoiser in a run of so many images; a call that raises does not count."""
 
     def __init__(self, denoise: Denoise, images: int):
-        self._denoise, self._images = denoise, images
+        self.denoise, self._images = denoise, images
         self._image_calls = 0
 
     @property
@@ -70,13 +103,19 @@ class Counted:
         return int(each) if each.is_integer() else each
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        denoised = self._denoise(x, sigma)
+        denoised = self.denoise(x, sigma)
         self._image_calls += x.shape[0]
         return denoised
 
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """One call, like any other."""
+        parts = parts_of(self.denoise, x, sigma)
+        self._image_calls += x.shape[0]
+        return parts
+
 
 @dataclass(frozen=True, eq=False)
-class Reported:
+class Reported(Wrapper):
     """Calls report(sigma, denoised) after each call."""
 
     denoise: Denoise
@@ -87,9 +126,15 @@ class Reported:
         self.report(sigma, denoised)
         return denoised
 
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """Reports the guided estimate."""
+        parts = parts_of(self.denoise, x, sigma)
+        self.report(sigma, parts.guided)
+        return parts
+
 
 @dataclass(frozen=True, eq=False)
-class Stoppable:
+class Stoppable(Wrapper):
     """Raises `Stopped` before or after a call once should_stop() is true."""
 
     denoise: Denoise
@@ -100,6 +145,13 @@ class Stoppable:
         denoised = self.denoise(x, sigma)
         self._raise_if_stopped()
         return denoised
+
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """As for the guided estimate alone."""
+        self._raise_if_stopped()
+        parts = parts_of(self.denoise, x, sigma)
+        self._raise_if_stopped()
+        return parts
 
     def _raise_if_stopped(self) -> None:
         if self.should_stop():

@@ -16,7 +16,7 @@ from samplers.testing import check_sampler, check_schedule, checks
 
 README = (Path(__file__).parents[1] / "plugins" / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FIRST, OPTIONS, SCHEDULE, TESTS = BLOCKS
+FIRST, OPTIONS, PARTS, SCHEDULE, TESTS = BLOCKS
 
 
 def load(folder: Path, text: str):
@@ -41,6 +41,10 @@ def test_the_sampler_with_options_keeps_the_contract(tmp_path):
     item = load(tmp_path, OPTIONS).sampler("My DDIM").item
     check_sampler(item)
     check_sampler(item, {"eta": 1.0})
+
+
+def test_the_sampler_that_asks_for_parts_keeps_the_contract(tmp_path):
+    check_sampler(load(tmp_path, PARTS).sampler("My Euler CFG++").item)
 
 
 def test_the_schedule_is_one(tmp_path):
