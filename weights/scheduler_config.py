@@ -35,7 +35,7 @@ def default_schedule(config: Mapping[str, Any], flow: bool) -> DefaultSchedule:
         return DefaultSchedule("Karras", notes=("Its scheduler asks for Karras noise levels.",))
     if config.get("use_exponential_sigmas"):
         return DefaultSchedule("Exponential", notes=("Its scheduler asks for exponential noise levels.",))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if config.get("use_beta_sigmas"):
         notes = ("Its scheduler asks for Beta quantiles of sigma, which no schedule here has; see Beta.",)
     if flow:
