@@ -46,7 +46,7 @@ def dpm_2m(denoise, x, sigmas, noise, *, solver: Solver = "midpoint"):
 
 
 @sampler("DPM++ 3M", order=lambda refine_start, **_: 3 if refine_start else 2, calls=1, paper=PAPER)
-def dpm_3m(denoise, x, sigmas, noise, *, refine_start: Refine = True, longest: Longest = LONGEST):
+def dpm_3m(denoise, x, sigmas, noise, *, longest: Longest = LONGEST, refine_start: Refine = True):
     """Three values, with the exact weight of the second difference; published code has half of it, and order 2."""
     yield from _multistep(denoise, x, sigmas, noise, order=3, refine=refine_start, longest=longest)
 

@@ -159,17 +159,23 @@ def snr_shift(
     steps,
     *,
     shift: Annotated[float, Range(1, 20, 0.1), "every sigma is so many times higher; SD 3 uses 3"] = 3.0,
-    top: Annotated[bool, "shift the first level, too, as diffusers does; it lies above the trained range"] = False,
+    from_top: Annotated[
+        bool, "count from the top and down to no noise, as diffusers does, where the range allows"
+    ] = False,
 ):
     """Uniform timesteps whose sigmas are multiplied by `shift`, for flow models of large pictures.
 
     Esser et al. 2024, resolution-dependent shifting: t' = shift t / (1 + (shift - 1) t) is sigma' = shift * sigma,
-    a shift of the log-SNR. The uniform grid starts lower, so that the shifted one starts at sigma_max; with `top` it
-    starts at the top, t = t_max (n - i) / n, as diffusers' DPMSolverMultistepScheduler has it with flow_shift.
+    a shift of the log-SNR. The uniform grid starts lower, so that the shifted one starts at sigma_max. With
+    `from_top` it is t_max (n - i) / n, as in diffusers' DPMSolverMultistepScheduler with flow_shift, whose first level
+    alone lies above sigma_max and is sigma_max here; where a second
+    one would lie there, of so many steps, the usual grid is taken.
     """
-    if top:
+    if from_top:
         span = model.top - model.origin
-        return [shift * model.sigma(model.origin + span * (steps - i) / steps) for i in range(steps)]
+        lower = [shift * model.sigma(model.origin + span * (steps - i) / steps) for i in range(1, steps)]
+        if not lower or lower[0] < model.sigma_max:
+            return [model.sigma_max, *lower]
     top = model.timestep(model.sigma_max / shift)
     timesteps = [model.bottom + (top - model.bottom) * (steps - i) / steps for i in range(steps)]
     return [model.sigma_max, *(shift * model.sigma(timestep) for timestep in timesteps[1:])]

@@ -221,8 +221,8 @@ def broken(denoise, x, sigmas, noise):
 
 @sampler("Nan")
 def nan(denoise, x, sigmas, noise):
-    for sigma in sigmas[1:]:
-        yield Step(x * float("nan"), sigma, denoise(x, sigma) * float("nan"))
+    for sigma, lower in zip(sigmas, sigmas[1:]):
+        yield Step(x * float("nan"), lower, denoise(x, sigma) * float("nan"))
 
 
 @sampler("Quits")

@@ -136,10 +136,10 @@ def test_what_fills_the_mask_changes_what_is_drawn_there_alone(drawn, fill):
 def test_outpainting_adds_sides_and_keeps_the_picture(drawn, real):
     path, pixels = drawn(outpaint=[0, 0, 30, 8], strength=1.0, mask_blur=0)
     multiple = real.models()["emoji"].defaults.multiple
-    width, height = SIDE + 30 + -30 % multiple, SIDE + multiple
+    width, height = SIDE + 30 + -30 % multiple, SIDE + 8 + -8 % multiple
     assert pixels.shape == (height, width, 3)
     assert np.array_equal(pixels[:SIDE, :SIDE], np.asarray(scene()))
-    assert read_picture(path).record.data["request"]["outpaint"] == [0, 0, width - SIDE, multiple]
+    assert read_picture(path).record.data["request"]["outpaint"] == [0, 0, width - SIDE, height - SIDE]
 
 
 def test_only_the_new_side_of_a_picture_larger_than_the_model_makes(drawn):

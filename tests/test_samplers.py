@@ -395,7 +395,7 @@ def test_no_gradient_is_recorded_and_the_caller_s_mode_is_its_own(chosen, option
         return weight * mixture()(x, sigma)
 
     assert torch.is_grad_enabled()
-    for step in chosen(denoise, start().requires_grad_(), grid(), Noise((1, 2, 3)), **options):
+    for step in chosen(denoise, start(), grid(), Noise((1, 2, 3)), **options):
         assert torch.is_grad_enabled()
         assert not step.x.requires_grad and not step.denoised.requires_grad
     assert torch.is_grad_enabled() and not any(inside)

@@ -64,26 +64,17 @@ def test_a_flow_models_shift_is_taken(registry, config):
     assert default.name == "SNR shift" and "by 3" in default.notes[0]
     sigmas = registry.schedule(default.name).item(flow(), 10, **dict(default.options))
     times = [sigma / (1 + sigma) for sigma in sigmas[:-1]]
-    assert [round(t, 4) for t in times] == [
-        0.9997,
-        0.9639,
-        0.9227,
-        0.8746,
-        0.8178,
-        0.7496,
-        0.6663,
-        0.5621,
-        0.4283,
-        0.2498,
-    ]
-    assert times == pytest.approx([shift_flow_time(0.999 * (10 - i) / 10, 3.0) for i in range(10)])
+    # diffusers' first level, 0.9997, lies above what the network was trained on.
+    expected = [0.999, 0.9639, 0.9227, 0.8746, 0.8178, 0.7496, 0.6663, 0.5621, 0.4283, 0.2498]
+    assert [round(t, 4) for t in times] == expected
+    assert times[1:] == pytest.approx([shift_flow_time(0.999 * (10 - i) / 10, 3.0) for i in range(1, 10)])
 
 
 def test_diffusers_shifted_solver_has_these_levels(registry):
     theirs = diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=2.5)
     theirs.set_timesteps(7)
-    ours = registry.schedule("SNR shift").item(flow(), 7, shift=2.5, top=True)[:-1]
-    assert [s / (1 + s) for s in ours] == pytest.approx(theirs.sigmas[:-1].tolist(), abs=1e-6)
+    ours = registry.schedule("SNR shift").item(flow(), 7, shift=2.5, from_top=True)[1:-1]
+    assert [s / (1 + s) for s in ours] == pytest.approx(theirs.sigmas[1:-1].tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("shift", [0.5, 100, "3", True, float("nan")])

@@ -91,5 +91,5 @@ class TestNotes:
 
     def test_a_folder_full_of_them_is_a_short_list(self):
         text = model_note(None, {str(number): f"reason {number}" for number in range(SHOWN + 3)})
-        assert text.count("<li>") == SHOWN + 1 and "and 3 more" in text and f"{SHOWN + 3} models" in text
+        assert text.count("<li>") == SHOWN + 1 and "and 3 more" in text and f"{SHOWN + 3} files" in text
         assert model_note(None, {}) == ""

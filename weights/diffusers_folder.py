@@ -55,10 +55,11 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
         size = whole_number(unet, "sample_size", LARGEST) * factor
         channels, taken = whole_number(vae, "latent_channels", LARGEST), whole_number(unet, "in_channels", LARGEST)
         schedule, prediction = read_schedule(scheduler)
+        levels = len(unet["block_out_channels"])
         default = default_schedule(scheduler, schedule.flow)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"model {path.name}: its configuration cannot be read ({describe_error(error)})") from None
-    if not 1 <= factor <= LARGEST or size > LARGEST:
+    if not 1 <= factor <= factor * 2 ** (levels - 1) <= LARGEST or size > LARGEST:
         raise ModelError(
             f"model {path.name}: its configuration is not that of a model for pictures of up to {LARGEST} pixels a side"
         )

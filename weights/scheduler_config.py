@@ -45,7 +45,7 @@ def default_schedule(config: Mapping[str, Any], flow: bool) -> DefaultSchedule:
         if config.get("use_dynamic_shifting"):
             notes += ("Its scheduler shifts by the size of the picture, which is not done here.",)
         if shift != 1:
-            options = (("shift", float(shift)), ("top", True))
+            options = (("shift", float(shift)), ("from_top", True))
             return DefaultSchedule("SNR shift", options, (*notes, f"Its scheduler shifts the noise by {shift:g}."))
         return DefaultSchedule("Uniform trailing", notes=notes)
     usual = "leading" if str(config["_class_name"]).startswith(LEADING) else "linspace"
