@@ -255,7 +255,7 @@ def test_settings_of_another_program_are_shown_escaped_and_sent(visit, tmp_path)
 
 
 def test_a_wrong_link_says_so_and_loses_nothing(visit):  # noqa: F811
-    page = visit(stay=True)
+    page = visit()
     edit_and_keep(page, "33")
     page.goto(page.url.split("?")[0] + "?prompt=<b>hi</b>&steps=many&sampler=Nope&width=13")
     told = message(page).locator("[role=alert]")
