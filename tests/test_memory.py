@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from diffusers import AutoencoderKL
 from PIL import Image
 
 import weights.opening
@@ -30,7 +31,7 @@ def test_a_model_in_half_precision_draws_nearly_the_same_picture(emoji, registry
     ready = plan(emoji.schedule, registry.sampler("DDIM").item, registry.schedule("Uniform leading").item, 2)
     drawn = []
     for model in (emoji, half):
-        zeros = torch.zeros(1, *model.latents_shape(64, 64))
+        zeros = torch.zeros(1, *model.latents_shape(256, 256))
         x = run(ready, model.denoiser("a (red:1.2) apple", "blue", 5.0), zeros, (1,)).x
         assert x.dtype == torch.float32
         drawn.append(np.asarray(model.decode(x)[0], float))
@@ -38,11 +39,21 @@ def test_a_model_in_half_precision_draws_nearly_the_same_picture(emoji, registry
 
 
 @pytest.fixture
-def vae(emoji, monkeypatch):
-    """vae(bytes): the embedded VAE with so much memory free, and the sides, in latents, that its decoder is given."""
+def vae(monkeypatch):
+    """vae(bytes): a small VAE with so much memory free, and the sides, in latents, that its decoder is given."""
+    levels = 3
+    module = AutoencoderKL(
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        sample_size=64,
+    ).eval()
 
-    def make(free):
-        made, sides = Autoencoder(emoji.vae.module, emoji.info.factor, torch.device("cpu")), []
+    def make(free, module=module, factor=4):
+        made, sides = Autoencoder(module, factor, torch.device("cpu")), []
         monkeypatch.setattr(made, "_free", lambda: free)
         decoder = made.module.decoder.forward
         monkeypatch.setattr(made.module.decoder, "forward", lambda z: sides.append(z.shape[-1]) or decoder(z))
@@ -64,10 +75,11 @@ def test_tiles_are_as_large_as_the_free_memory_allows(vae, room, side, most):
 
 
 def test_a_picture_in_tiles_is_nearly_the_same(vae, emoji):
-    start = Image.radial_gradient("L").resize((256, 256)).convert("RGB")
+    side = 2 * emoji.info.defaults.size
+    start = Image.radial_gradient("L").resize((side, side)).convert("RGB")
     latents = emoji.encode(start)
     (whole,) = emoji.decode(latents)
-    made, _ = vae(0)
+    made, _ = vae(0, emoji.vae.module, emoji.info.factor)
     (tiled,) = made.decode(latents)
     assert 0 < np.abs(np.asarray(whole, float) - np.asarray(tiled, float)).mean() < 3
     torch.testing.assert_close(made.encode(start), latents, rtol=0, atol=0.5)

@@ -107,6 +107,11 @@ class Config:
 
 PRESETS = {
     64: Config(),
+    # The latents and the UNet of 64 pixels, drawn four times as large: step `enlarge` alone trains here.
+    256: Config(
+        size=256,
+        autoencoder=Autoencoder(widths=(16, 16, 24, 48, 64), batch=4, crop=128, crops=12, learning_rate=2e-3),
+    ),
     # Eight times as much work a picture for the autoencoder (factor 8), the same 16x16 latents for
     # a wider denoiser: minutes on a data-centre GPU, days on two CPU cores.
     128: Config(

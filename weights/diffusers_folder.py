@@ -52,7 +52,8 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
     unet, vae, scheduler = (_config(path, part) for part in ("unet", "vae", "scheduler"))
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        size = whole_number(unet, "sample_size", LARGEST) * factor
+        latents = whole_number(unet, "sample_size", LARGEST)
+        size = latents * factor
         channels, taken = whole_number(vae, "latent_channels", LARGEST), whole_number(unet, "in_channels", LARGEST)
         schedule, prediction = read_schedule(scheduler)
         levels = len(unet["block_out_channels"])
@@ -70,9 +71,9 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
         )
     if what := extra_input((), unet):
         raise ModelError(f"model {path.name} is {what}, which is not supported yet")
-    # A batch that keeps about a million pixels in work serves small and large models alike.
-    max_batch = max(1, min(16, (512 * 512) // (size * size)))
-    guidance = 5.0 if size < 256 else 7.5
+    # As much work in a batch as one picture of Stable Diffusion 1 is serves small and large models alike.
+    max_batch = max(1, min(16, (64 * 64) // (latents * latents)))
+    guidance = 5.0 if latents < 32 else 7.5
     defaults = Defaults(size, factor, 4 * size, guidance, default.name, max_batch, default.options)
     return ModelInfo(path.name, path, schedule, prediction, channels, factor, defaults, stamp, default.notes)
 
