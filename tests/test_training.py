@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTokenizer
 
@@ -22,6 +22,7 @@ from training import (
     data,
     decoder,
     denoiser,
+    enlarge,
     evaluate,
     export,
     flow,
@@ -243,6 +244,39 @@ def test_the_autoencoder_and_then_its_decoder_train_on_crops_and_whole_pictures(
     latents.run(again)
     kept = loop.restore(again.folder / "whitened.pt")["vae"]
     assert all(torch.equal(kept[key], value) for key, value in after.items()), "published UNets know its latents"
+
+
+def test_a_larger_autoencoder_has_the_latents_of_the_smaller_one(config: Config):
+    large = replace(
+        config, size=64, autoencoder=replace(config.autoencoder, widths=(8,) * 5, crop=32, crops=3, batch=2)
+    )
+    numbered = (dict(ENTRIES[0], name=f"thing {i}") for i in range(1000))
+    entries = [*ENTRIES, next(entry for entry in numbered if autoencoder.held_out_picture(entry))]
+    for each in (config, large):
+        pictures = np.zeros((len(entries), each.size, each.size, 4), np.uint8)
+        pictures[:, each.size // 4 : each.size // 2] = (200, 30, 30, 255)
+        each.folder.mkdir(parents=True, exist_ok=True)
+        np.save(each.folder / "pictures.npy", pictures)
+        (each.folder / "index.json").write_text(json.dumps(entries))
+    torch.manual_seed(0)
+    small = autoencoder.build(config)
+    loop.save(config.folder / "autoencoder.pt", {"vae": small.state_dict()})
+
+    grown = enlarge.grow(large, small).state_dict()
+    for name, value in small.state_dict().items():
+        if name.startswith(("decoder.mid_block", "decoder.up_blocks.0.resnets", "encoder.mid_block", "quant_conv")):
+            assert torch.equal(grown[name], value), name
+    enlarge.run(large, loop.Budget(steps=5), config)
+    made = autoencoder.restore(large, "enlarged")
+    known = small.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mean
+    assert made.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean.shape == known.shape
+    assert made.decode(known).sample.shape == (1, 3, 64, 64)
+    changed = {name.split(".")[0] for name, value in made.state_dict().items() if not torch.equal(grown[name], value)}
+    assert {"encoder", "decoder"} <= changed
+
+    export.write_vae(made, config.folder / "model")
+    opened = AutoencoderKL.from_pretrained(config.folder / "model", subfolder="vae")
+    assert torch.allclose(opened.decode(known).sample, made.float().decode(known).sample, atol=0.02)
 
 
 def test_whitening_changes_latents_and_nothing_that_is_seen(config: Config):

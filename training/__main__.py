@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .config import PRESETS, Config, preset
 
+# Steps for a model that is there already; "all" makes one.
+LATER = ("enlarge", "lora")
 STEPS = {
     "data": "fetch the emoji sets from npm, check and render them, train the tokenizer",
     "autoencoder": "train the autoencoder: pictures to latents and back",
@@ -18,6 +20,7 @@ STEPS = {
     "decoder": "continue training the decoder on fixed latents",
     "classifier": "train the judge of names on real pictures",
     "styles": "train the judge of styles, from the judge of names",
+    "enlarge": "train an autoencoder of larger pictures with the same latents (--size 256)",
     "lora": "teach the published model a style, in a file of half a megabyte",
     "export": "write the weights as a diffusers folder",
     "evaluate": "print one table: how well the judge recognizes what the exported model draws",
@@ -50,7 +53,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
         module.run(config, weights)
     elif step == "lora":
         module.run(config, loop.Budget(minutes=minutes) if minutes else None, weights)
-    elif minutes and step in ("autoencoder", "text", "denoiser", "flow", "decoder", "classifier", "styles"):
+    elif minutes and step in ("autoencoder", "text", "denoiser", "flow", "decoder", "enlarge", "classifier", "styles"):
         module.run(config, loop.Budget(minutes=minutes))
     else:
         module.run(config)
@@ -59,7 +62,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
 def main() -> None:
     args = arguments()
     config = preset(args.size, seed=args.seed, work=args.work, packages=args.packages, start=args.start)
-    for step in (step for step in STEPS if step != "lora") if args.step == "all" else (args.step,):
+    for step in (step for step in STEPS if step not in LATER) if args.step == "all" else (args.step,):
         run(step, config, args.minutes, args.weights)
 
 
