@@ -66,7 +66,7 @@ class Guided:
         self.states.clear()
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        if self.scale in (0.0, 1.0) or self._skips(x, sigma):
+        if self._needs_one(x, sigma):
             condition = self.positive if self.scale else self.negative
             return self.network.denoised(self.network.output(x, sigma, condition), x, sigma)
         uncond, cond = self.network.outputs(x, sigma, self.negative, self.positive)
@@ -76,7 +76,7 @@ class Guided:
         """The guided estimate and its two; both are computed, also where the guided one needs one only."""
         uncond, cond = self.network.outputs(x, sigma, self.negative, self.positive)
         conditional, unconditional = (self.network.denoised(output, x, sigma) for output in (cond, uncond))
-        if self.scale in (0.0, 1.0) or self._skips(x, sigma):
+        if self._needs_one(x, sigma):
             return Parts(conditional if self.scale else unconditional, conditional, unconditional)
         return Parts(self._guided(cond, uncond, x, sigma), conditional, unconditional)
 
@@ -94,9 +94,10 @@ class Guided:
             guided = rescale_guided(guided, cond, self.rescale)
         return self.network.denoised(guided, x, sigma)
 
-    def _skips(self, x: torch.Tensor, sigma: float) -> bool:
-        if self.method is None:
-            return False
+    def _needs_one(self, x: torch.Tensor, sigma: float) -> bool:
+        """Whether one of the two estimates is the guided one: the negative prompt's at scale 0, else the prompt's."""
+        if self.scale in (0.0, 1.0) or self.method is None:
+            return self.scale in (0.0, 1.0)
         return self.method.guidance.skips(sigma, self.scale, self._state(x), **self.method.options)
 
     def _state(self, x: torch.Tensor) -> dict[str, Any]:
