@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.samplers import native
 from samplers.run import plan, run
 
 GUIDANCE, CALLS = 5.0, 8
@@ -35,10 +36,8 @@ def error(drawn, exact):
 
 def test_few_guided_steps_draw_the_picture(drawn, exact, registry):
     errors = {}
-    for name, entry in registry.samplers.items():
-        sampler = entry.item
-        native = entry.source not in ("built-in/k_diffusion", "built-in/diffusers_schedulers", "built-in/lcm")
-        if native and not sampler.stochastic_with() and not sampler.own_grid_with():
+    for name, sampler in native(registry).items():
+        if not sampler.stochastic_with() and not sampler.own_grid_with():
             errors[name] = error(drawn(name, CALLS), exact)
     assert len(errors) >= 10
     assert {name: value for name, value in errors.items() if value > NEAR} == {}
