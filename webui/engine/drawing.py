@@ -15,11 +15,10 @@ from webui.core.inpainting import InputPicture
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
 
-from .enlarging import enlarge
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
-from .start_latents import initial_noise, start_latents
+from .start_latents import enlarge, initial_noise, start_latents
 
 
 @dataclass(frozen=True, eq=False)

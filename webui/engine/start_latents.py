@@ -1,4 +1,4 @@
-"""The latents that a run starts from, and what of them it keeps."""
+"""The latents that a pass starts from, what of them it keeps, and how they are enlarged from the pass before."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from samplers.noise import Noise, spherical
 from samplers.sampler import Denoise
 from samplers.wrappers import SoftlyMasked
 from webui.core.inpainting import InputPicture
+from webui.core.menus import LATENT
 from webui.core.request import Request
 
 
@@ -78,3 +79,15 @@ def latent_mask(mask: Image.Image, factor: int) -> torch.Tensor:
     """A mask as (1, 1, height, width) from 0 to 1: a latent is as free as the freest of its factor x factor pixels."""
     pixels = torch.from_numpy(np.array(mask, np.float32))[None, None] / 255
     return torch.nn.functional.max_pool2d(pixels, factor)
+
+
+def enlarge(x: torch.Tensor, size: tuple[int, int], upscaler: str, model: Any) -> torch.Tensor:
+    """Latents (images, channels, height, width) enlarged for a picture of this width and height, by a known upscaler.
+
+    Latents are interpolated; a picture is decoded, enlarged and encoded again, which blurs less and costs more.
+    """
+    if mode := LATENT.get(upscaler):
+        shape = model.latents_shape(*size)[1:]
+        return torch.nn.functional.interpolate(x, size=shape, mode=mode)
+    pictures = [model.decode(one[None])[0] for one in x]
+    return torch.cat([model.encode(picture.resize(size, Image.Resampling.LANCZOS)) for picture in pictures])
