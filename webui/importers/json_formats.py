@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,9 @@ class JsonFormat:
     comfy: bool = False
 
 
-def _format(program: str, marks: str = "", root: str = "", unread: str = "", comfy: bool = False, **keys: str) -> Any:
+def _format(
+    program: str, marks: str = "", root: str = "", unread: str = "", comfy: bool = False, **keys: str
+) -> JsonFormat:
     places = MappingProxyType({name: tuple(each.split()) for name, each in keys.items()})
     return JsonFormat(program, places, tuple(marks.split()), root, tuple(unread.split()), comfy)
 
