@@ -18,6 +18,8 @@ from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser
 from webui.core.record import encode_png, read_record
 from webui.core.storage import write_new
+from webui.engine.engine import Engine
+from webui.settings import Settings
 from weights.identity import ModelIdentity, hardware_of
 from weights.model_info import Defaults, ModelInfo
 
@@ -141,3 +143,14 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def real(registry, emoji, tmp_path_factory):
+    """An engine on the embedded model."""
+    folder = tmp_path_factory.mktemp("engine")
+    settings = Settings(root=ROOT, outputs=folder / "outputs", weights=ROOT / "weights", device="cpu", model="emoji")
+    engine = Engine(registry, settings, lambda found, device: emoji)
+    engine.start()
+    yield engine
+    engine.close()

@@ -17,27 +17,14 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError, read
 from webui.core.storage import input_path
 from webui.engine.drawing import guided_denoiser
-from webui.engine.engine import Engine
 from webui.engine.events import Finished
 from webui.engine.replay import recipe
 from webui.engine.start_latents import latent_mask, start_latents
 from webui.replay_command import replay_file
-from webui.settings import Settings
 from weights.diffusers_folder import read_folder
 
 SIDE = read_folder(ROOT / "weights" / "emoji").defaults.size
 SAMPLERS = ["DDIM", "Euler", "DPM++ 2M SDE", "Flow", "LCM", "diffusers UniPC"]
-
-
-@pytest.fixture(scope="module")
-def real(registry, emoji, tmp_path_factory):
-    """An engine on the embedded model."""
-    folder = tmp_path_factory.mktemp("inpainting")
-    settings = Settings(root=ROOT, outputs=folder / "outputs", weights=ROOT / "weights", device="cpu", model="emoji")
-    engine = Engine(registry, settings, lambda found, device: emoji)
-    engine.start()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture(scope="module")

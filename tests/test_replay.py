@@ -40,17 +40,6 @@ def make(engine, **fields):
 
 
 @pytest.fixture(scope="module")
-def real(registry, emoji, tmp_path_factory):
-    """An engine on the embedded model."""
-    folder = tmp_path_factory.mktemp("replay")
-    settings = Settings(root=ROOT, outputs=folder / "outputs", weights=ROOT / "weights", device="cpu", model="emoji")
-    engine = Engine(registry, settings, lambda found, device: emoji)
-    engine.start()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def pairs(real):
     """Two pictures, drawn together, by sampler."""
     return {name: make(real, prompt="red apple", sampler=name, steps=STEPS, seed=5, count=2) for name in SAMPLERS}
