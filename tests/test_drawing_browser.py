@@ -1,8 +1,11 @@
 """Masks, a second pass and variations as a visitor has them, in a real browser on a toy model."""
 
+import contextlib
+
 import numpy as np
 from PIL import Image
-from test_browser import browser, expect, finished, pytestmark, server, visit, window  # noqa: F401  (fixtures)
+from playwright.sync_api import Error as PlaywrightError
+from test_browser import PATIENCE, PHONE, browser, expect, finished, pytestmark, server, visit, window  # noqa: F401  (fixtures)
 
 from webui.core.picture_metadata import read_picture
 from webui.core.storage import input_path
@@ -10,7 +13,7 @@ from webui.core.storage import input_path
 
 def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path):  # noqa: F811
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "in.png")
-    page = visit()
+    page = visit(viewport=PHONE)
     page.get_by_role("tab", name="img2img").click()
     page.locator("#img2img-image input[type=file]").set_input_files(tmp_path / "in.png")
     page.get_by_label("Inpaint").check()
@@ -21,19 +24,17 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
     box = canvas.bounding_box()
     left, middle = box["x"] + box["width"] * 0.45, box["y"] + box["height"] / 2
 
-    def paint():
+    # The editor takes a moment before it listens.
+    mask_image = page.locator("#img2img-mask img")
+    for _ in range(6):
         page.mouse.move(left, middle)
         page.mouse.down()
         page.mouse.move(left + box["width"] * 0.1, middle, steps=4)
         page.mouse.up()
-        return page.locator("#img2img-mask img").count()
-
-    # The editor takes a moment before it listens.
-    for _ in range(40):
-        if paint():
+        with contextlib.suppress(PlaywrightError):
+            mask_image.wait_for(timeout=PATIENCE / 6)
             break
-        page.wait_for_timeout(250)
-    expect(page.locator("#img2img-mask img")).to_be_visible()
+    expect(mask_image).to_be_visible()
     page.get_by_label("Extend by pixels: left, top, right, bottom").fill("0, 0, 16, 0")
     page.locator("#img2img-prompt textarea").fill("red apple")
     page.locator("#img2img-generate").click()
@@ -46,7 +47,10 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
     page.get_by_label("Inpaint").uncheck()
     # What is folded away does not count.
     expect(page.locator("#img2img-editor")).to_be_hidden()
-    expect(page.locator("#img2img-mask img")).to_have_count(0)
+    expect(mask_image).to_have_count(0)
+    # It comes back with the picture and without the strokes.
+    page.get_by_label("Inpaint").check()
+    expect(canvas).to_be_visible()
 
 
 def test_a_visitor_enlarges_a_picture_and_varies_it(visit, server):  # noqa: F811

@@ -78,17 +78,21 @@ def connect_mask_painter(painter: MaskPainter, image: Component, settings: gr.Co
     """
     mask, editor, said = painter.mask, painter.editor, painter.said
 
-    def fold(wanted: Any) -> Updates:
-        # What is folded away does not count.
-        folded = {} if wanted else {mask: None, sides: as_text(NO_SIDES)}
-        return {each: gr.update(visible=bool(wanted)) for each in (painter.box, settings)} | folded
+    def fold(wanted: Any, image: Any, painted: Any) -> Updates:
+        # What is folded away does not count. The painter is hidden and not removed: Gradio's editor asks itself for
+        # the strokes a moment after the last one, and fails if it is gone by then.
+        folded = show(wanted, image, painted) if wanted else {mask: None, sides: as_text(NO_SIDES), said: ""}
+        return {
+            painter.box: gr.update(visible=bool(wanted) or "hidden"),
+            settings: gr.update(visible=bool(wanted)),
+        } | folded
 
     def unfold(mask: Any, sides: Any) -> Any:
         return True if mask or any(character in "123456789" for character in str(sides)) else gr.skip()
 
     def show(wanted: Any, image: Any, mask: Any) -> Updates:
         if not wanted:
-            return {editor: None, said: ""}
+            return {said: ""}
         try:
             return {editor: canvas_of(image, mask), said: "" if image else note("Upload the input picture first.")}
         except RequestError as error:
@@ -106,9 +110,9 @@ def connect_mask_painter(painter: MaskPainter, image: Component, settings: gr.Co
             return {said: note(str(error), problem=True)}
 
     seen = [painter.wanted, image, mask]
-    painter.wanted.change(fold, painter.wanted, [painter.box, settings, mask, sides], **QUIET, **RAW)
     on_change([mask, sides], unfold, [mask, sides], painter.wanted, **QUIET, **RAW)
-    on_change([painter.wanted, image], show, seen, [editor, said], **QUIET, **RAW)
+    on_change([painter.wanted], fold, seen, [painter.box, settings, mask, sides, editor, said], **QUIET, **RAW)
+    on_change([image], show, seen, [editor, said], **QUIET, **RAW)
     mask.upload(show, seen, [editor, said], **QUIET, **RAW)
     mask.clear(show, seen, [editor, said], **QUIET, **RAW)
     editor.input(paint, editor, mask, trigger_mode="always_last", **QUIET)
