@@ -7,7 +7,7 @@ from the names that are under test.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,11 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Width:
-    """Size of a checkpoint: channels of the UNet and of the VAE's first level, width and layers of the text encoder."""
+    """Size of a checkpoint: channels of the UNet and of the VAE's first level, width and layers of the text encoder.
+
+    depths           transformer blocks at a place of each level of the UNet
+    second, second_layers  width and layers of a second text encoder
+    """
 
     unet: int
     vae: int
@@ -25,10 +29,22 @@ class Width:
     layers: int
     tokens: int = 49408
     taken: int = 4
+    depths: tuple[int, ...] = (1, 1, 1, 0)
+    second: int = 0
+    second_layers: int = 0
 
 
-MINI = {1: Width(32, 32, 64, 2), 2: Width(64, 32, 64, 3)}
-TRUE = {1: Width(320, 128, 768, 12), 2: Width(320, 128, 1024, 24)}
+XL = 3  # among versions
+MINI = {
+    1: Width(32, 32, 64, 2),
+    2: Width(64, 32, 64, 3),
+    XL: Width(32, 32, 32, 3, depths=(0, 1, 2), second=64, second_layers=4),
+}
+TRUE = {
+    1: Width(320, 128, 768, 12),
+    2: Width(320, 128, 1024, 24),
+    XL: Width(320, 128, 768, 12, depths=(0, 2, 10), second=1280, second_layers=32),
+}
 
 
 def layer(name: str, *sizes: int) -> Shapes:
@@ -46,53 +62,58 @@ def resblock(name: str, taken: int, made: int, time: int) -> Shapes:
         yield from layer(f"{name}.skip_connection", made, taken, 1, 1)
 
 
-def transformer(name: str, width: int, context: int, linear: bool) -> Shapes:
+def transformer(name: str, width: int, context: int, linear: bool, depth: int) -> Shapes:
     pixel = () if linear else (1, 1)
     yield from layer(f"{name}.norm", width)
     yield from layer(f"{name}.proj_in", width, width, *pixel)
-    block = f"{name}.transformer_blocks.0"
-    for attention, source in (("attn1", width), ("attn2", context)):
-        yield f"{block}.{attention}.to_q.weight", (width, width)
-        yield f"{block}.{attention}.to_k.weight", (width, source)
-        yield f"{block}.{attention}.to_v.weight", (width, source)
-        yield from layer(f"{block}.{attention}.to_out.0", width, width)
-    yield from layer(f"{block}.ff.net.0.proj", 8 * width, width)
-    yield from layer(f"{block}.ff.net.2", width, 4 * width)
-    for norm in ("norm1", "norm2", "norm3"):
-        yield from layer(f"{block}.{norm}", width)
+    for block in (f"{name}.transformer_blocks.{number}" for number in range(depth)):
+        for attention, source in (("attn1", width), ("attn2", context)):
+            yield f"{block}.{attention}.to_q.weight", (width, width)
+            yield f"{block}.{attention}.to_k.weight", (width, source)
+            yield f"{block}.{attention}.to_v.weight", (width, source)
+            yield from layer(f"{block}.{attention}.to_out.0", width, width)
+        yield from layer(f"{block}.ff.net.0.proj", 8 * width, width)
+        yield from layer(f"{block}.ff.net.2", width, 4 * width)
+        for norm in ("norm1", "norm2", "norm3"):
+            yield from layer(f"{block}.{norm}", width)
     yield from layer(f"{name}.proj_out", width, width, *pixel)
 
 
 def unet(version: int, width: Width) -> Shapes:
-    base, time = width.unet, 4 * width.unet
+    base, time, context, linear = width.unet, 4 * width.unet, width.text + width.second, version != 1
+    lowest = len(width.depths) - 1
+    levels = list(enumerate(zip((1, 2, 4, 4), width.depths, strict=False)))
     yield from layer("time_embed.0", time, base)
     yield from layer("time_embed.2", time, time)
+    if width.second:
+        yield from layer("label_emb.0.0", time, width.second + 6 * 256)
+        yield from layer("label_emb.0.2", time, time)
     yield from layer("input_blocks.0.0", base, width.taken, 3, 3)
     channels, number, skips = base, 1, [base]
-    for level, factor in enumerate((1, 2, 4, 4)):
+    for level, (factor, depth) in levels:
         for _ in range(2):
             yield from resblock(f"input_blocks.{number}.0", channels, base * factor, time)
             channels = base * factor
-            if level < 3:
-                yield from transformer(f"input_blocks.{number}.1", channels, width.text, version == 2)
+            if depth:
+                yield from transformer(f"input_blocks.{number}.1", channels, context, linear, depth)
             skips.append(channels)
             number += 1
-        if level < 3:
+        if level < lowest:
             yield from layer(f"input_blocks.{number}.0.op", channels, channels, 3, 3)
             skips.append(channels)
             number += 1
     yield from resblock("middle_block.0", channels, channels, time)
-    yield from transformer("middle_block.1", channels, width.text, version == 2)
+    yield from transformer("middle_block.1", channels, context, linear, width.depths[-1] or 1)
     yield from resblock("middle_block.2", channels, channels, time)
     number = 0
-    for level, factor in reversed(list(enumerate((1, 2, 4, 4)))):
+    for level, (factor, depth) in reversed(levels):
         for index in range(3):
             yield from resblock(f"output_blocks.{number}.0", channels + skips.pop(), base * factor, time)
             channels = base * factor
-            if level < 3:
-                yield from transformer(f"output_blocks.{number}.1", channels, width.text, version == 2)
+            if depth:
+                yield from transformer(f"output_blocks.{number}.1", channels, context, linear, depth)
             if level and index == 2:
-                yield from layer(f"output_blocks.{number}.{2 if level < 3 else 1}.conv", channels, channels, 3, 3)
+                yield from layer(f"output_blocks.{number}.{2 if depth else 1}.conv", channels, channels, 3, 3)
             number += 1
     yield from layer("out.0", channels)
     yield from layer("out.2", 4, channels, 3, 3)
@@ -179,7 +200,13 @@ def shapes(version: int = 1, width: Width | None = None) -> dict[str, tuple[int,
     width = width or MINI[version]
     text = clip(width) if version == 1 else open_clip(width)
     prefix = "cond_stage_model.transformer.text_model." if version == 1 else "cond_stage_model.model."
-    parts = (("model.diffusion_model.", unet(version, width)), ("first_stage_model.", vae(width)), (prefix, text))
+    parts = [("model.diffusion_model.", unet(version, width)), ("first_stage_model.", vae(width)), (prefix, text)]
+    if version == XL:
+        second = replace(width, text=width.second, layers=width.second_layers)
+        parts[2:] = [
+            ("conditioner.embedders.0.transformer.text_model.", clip(width)),
+            ("conditioner.embedders.1.model.", open_clip(second)),
+        ]
     named = {prefix + name: sizes for prefix, part in parts for name, sizes in part}
     return {"betas": (1000,), "alphas_cumprod": (1000,), **named}
 

@@ -205,12 +205,12 @@ FILES = {
         lambda w, good, folder: tensors(w | zeros(["model.diffusion_model.scaled_fp8"])),
         "is a checkpoint in scaled 8-bit numbers",
     ),
-    "Stable Diffusion XL": (
+    "a part of Stable Diffusion XL": (
         "x.safetensors",
         lambda w, good, folder: tensors(
             only(w, "model.") | zeros(["conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"])
         ),
-        "looks like a Stable Diffusion XL checkpoint",
+        "looks like a part of a Stable Diffusion XL checkpoint",
     ),
     "Stable Diffusion 3": (
         "y.safetensors",

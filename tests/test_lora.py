@@ -403,7 +403,7 @@ class TestTextualInversion:
     def test_what_is_wrong_is_refused_by_name(self, emoji, tmp_path):
         model = copy.copy(emoji)
         (folder := tmp_path / "embeddings").mkdir()
-        save_file({"clip_l": random(1, 768), "clip_g": random(1, 1280)}, folder / "xl.safetensors")
+        save_file({"clip_l": random(1, 768), "clip_g": random(2, 1280)}, folder / "xl.safetensors")
         save_file({"emb_params": random(1, 768)}, folder / "wide.safetensors")
         save_file({"emb_params": torch.full((1, 192), torch.nan)}, folder / "nan.safetensors")
         save_file({"emb_params": random(90, 192)}, folder / "many.safetensors")
@@ -411,7 +411,7 @@ class TestTextualInversion:
         model.extra = ExtraNetworks(tmp_path)
         problems = model.extra.problems()
         assert {name: name in text for name, text in problems.items()} == dict(xl=True, many=True, two=True)
-        assert "Diffusion XL" in problems["xl"]
+        assert "other numbers of vectors" in problems["xl"]
         for word, reason in (("wide", "made for Stable Diffusion 1"), ("nan", "finite")):
             with pytest.raises(ModelError, match=f"{word}.*{reason}"):
                 model.encode_prompt(f"a {word}")

@@ -18,6 +18,7 @@ from samplers.denoiser import Condition
 
 from .embedding_file import NO_EMBEDDINGS, Embeddings
 from .families import ConditionedNetwork
+from .families.ldm_unet import original_names
 from .lora_file import WIDTHS, LoraFile, flat_name
 from .lora_layers import Layer, LayerChange, scale_of
 from .model_info import ModelError
@@ -108,12 +109,17 @@ def _hook(changes: Sequence[LayerChange]) -> Callable[[nn.Module, tuple[torch.Te
 
 
 def _layers_of(module: nn.Module) -> dict[str, Layer]:
-    """The layers that can be changed by their flat names."""
-    return {
-        flat_name(name): layer
+    """The layers that can be changed by their flat names; a UNet's also by those of the original code."""
+    layers = {
+        name: layer
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
     }
+    flat = {flat_name(name): layer for name, layer in layers.items()}
+    if hasattr(getattr(module, "config", None), "up_block_types"):
+        original = original_names(module)
+        flat = {flat_name(original[name]): layer for name, layer in layers.items()} | flat
+    return flat
 
 
 def _fits(change: LayerChange) -> bool:

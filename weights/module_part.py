@@ -19,10 +19,15 @@ from .tensors import Shape, TensorFile, open_tensors
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tensor lies in a checkpoint: its name, and which third of it is meant where three are stored as one."""
+    """Where a tensor lies in a checkpoint.
+
+    third       which third of it is meant, where three are stored as one
+    transposed  whether it is stored with rows for columns
+    """
 
     name: str
     third: int | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +88,8 @@ def check_part(part: ModulePart) -> None:
 
 
 def _shape_of(shape: Shape, source: Source) -> tuple[int, ...]:
+    if source.transposed:
+        return shape.sizes[::-1]
     if source.third is None or not shape.sizes or shape.sizes[0] % 3:
         return shape.sizes
     return shape.sizes[0] // 3, *shape.sizes[1:]
@@ -102,6 +109,8 @@ def _fill(part: ModulePart, get: Callable[[str], torch.Tensor], device: torch.de
         tensor = get(source.name)
         if source.third is not None:
             tensor = tensor.chunk(3)[source.third]
+        if source.transposed:
+            tensor = tensor.T
         tensor = tensor.reshape(empty.shape)
         state[name] = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
     part.module.load_state_dict(state, assign=True)

@@ -17,11 +17,13 @@ class PromptEncoder:
     """A tokenizer and its text encoder (CLIP: Radford et al. 2021, arXiv:2103.00020).
 
     name     of the model, for errors
-    encoder  transformers' CLIPTextModel; `Any`, because importing its type would import transformers
+    encoder  transformers' CLIPTextModel, with a projection or without; `Any`, because importing its type would
+             import transformers
+    penultimate  whether the model was trained on the last layer but one, without the norm after the last
     """
 
-    def __init__(self, name: str, tokenizer: Any, encoder: Any):
-        self.tokenizer, self.encoder, self._name = tokenizer, encoder, name
+    def __init__(self, name: str, tokenizer: Any, encoder: Any, penultimate: bool = False):
+        self.tokenizer, self.encoder, self._name, self._penultimate = tokenizer, encoder, name, penultimate
         commas = self._tokens(",")
         self._comma = commas[0] if len(commas) == 1 else None
 
@@ -64,11 +66,18 @@ class PromptEncoder:
         chunks = self.chunks(text, embeddings)
         return sum(len(chunk.tokens) for chunk in chunks), len(chunks) * self.size
 
-    @torch.inference_mode()
     def encode(self, text: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> torch.Tensor:
-        """The prompt's hidden states (1, chunks * tokens, width).
+        """The prompt's hidden states (1, chunks * tokens, width), see `encode_pooled`."""
+        return self.encode_pooled(text, clip_skip, embeddings)[0]
 
-        clip_skip   1 takes the last layer that the model was trained on, 2 the one before, as A1111 counts
+    @torch.inference_mode()
+    def encode_pooled(
+        self, text: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prompt's hidden states (1, chunks * tokens, width) and the pooled vector (1, width) of its first chunk.
+
+        clip_skip   1 takes the last layer that the model was trained on, 2 the one before, as A1111 counts; where it
+                    was trained on the last layer but one, that is what both take
         embeddings  textual inversions by name: the vectors that take the place of a word's own
         A chunk is scaled by its weights and then as a whole, so that its mean stays (A1111's way). Without weights
         and within one chunk these are exactly the text encoder's own numbers. Raises ModelError.
@@ -86,7 +95,7 @@ class PromptEncoder:
                 )
         chunks = self.chunks(text, embeddings)
         if not embeddings:
-            return torch.cat([self._chunk(chunk, clip_skip) for chunk in chunks], dim=1)
+            return _joined([self._chunk(chunk, clip_skip) for chunk in chunks])
         table = torch.cat(list(embeddings.values())).to(words.weight.device, words.weight.dtype)
 
         def replace(layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
@@ -101,28 +110,38 @@ class PromptEncoder:
                 states.append(self._chunk(chunk, clip_skip))
             finally:
                 hook.remove()
-        return torch.cat(states, dim=1)
+        return _joined(states)
 
-    def _chunk(self, chunk: Chunk, clip_skip: int) -> torch.Tensor:
+    def _chunk(self, chunk: Chunk, clip_skip: int) -> tuple[torch.Tensor, torch.Tensor]:
         padding = [self.tokenizer.pad_token_id] * (self.size - len(chunk.tokens))
         tokens = [max(0, token) for token in chunk.tokens]
         ids = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id, *padding]
-        states = self._states(torch.tensor([ids], device=self.encoder.device), clip_skip)
+        states, pooled = self._states(torch.tensor([ids], device=self.encoder.device), clip_skip)
         if all(weight == 1.0 for weight in chunk.weights):
-            return states
+            return states, pooled
         weights = torch.ones(len(ids), dtype=torch.float32)
         weights[1 : 1 + len(chunk.weights)] = torch.tensor(chunk.weights)
         scaled = states.float() * weights.to(states.device)[:, None]
         mean, kept = scaled.mean(), states.float().mean()
         # Weights that cancel the mean leave nothing to restore it from.
-        return (scaled * (kept / mean) if mean.abs() > 1e-6 else scaled).to(states.dtype)
+        return (scaled * (kept / mean) if mean.abs() > 1e-6 else scaled).to(states.dtype), pooled
 
-    def _states(self, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
-        if clip_skip == 1:
-            return self.encoder(ids)[0]
-        hidden = self.encoder(ids, output_hidden_states=True).hidden_states[-clip_skip]
+    def _states(self, ids: torch.Tensor, clip_skip: int) -> tuple[torch.Tensor, torch.Tensor]:
+        last = clip_skip == 1 and not self._penultimate
+        output = self.encoder(ids, output_hidden_states=not last)
+        pooled = output.text_embeds if "text_embeds" in output else output.pooler_output
+        if last:
+            return output.last_hidden_state, pooled
+        if self._penultimate:
+            return output.hidden_states[-max(2, clip_skip)], pooled
         # Every layer's output goes through the norm that the UNet was trained behind.
-        return getattr(self.encoder, "text_model", self.encoder).final_layer_norm(hidden)
+        norm = getattr(self.encoder, "text_model", self.encoder).final_layer_norm
+        return norm(output.hidden_states[-clip_skip]), pooled
 
     def _tokens(self, text: str) -> Sequence[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+
+def _joined(chunks: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states of chunks one after another, and the pooled vector of the first."""
+    return torch.cat([states for states, _ in chunks], dim=1), chunks[0][1]

@@ -10,9 +10,10 @@ from .family import Checkpoint as Checkpoint
 from .family import ConditionedNetwork as ConditionedNetwork
 from .family import Family as Family
 from .stable_diffusion import StableDiffusion
+from .stable_diffusion_xl import StableDiffusionXL
 from .unsupported_models import describe_unsupported
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
 
 
 def recognize_file(file: TensorFile, families: Sequence[Family] = FAMILIES) -> tuple[Family, Checkpoint]:

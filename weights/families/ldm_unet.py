@@ -7,9 +7,12 @@ checkpoint are not.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import replace
+from typing import Any
 
 from ..module_part import ModulePart, Source
+from ..tensors import TensorFile
 
 UNET, EMA = "model.diffusion_model.", "model_ema."
 
@@ -24,14 +27,20 @@ RESNET = {
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
 
 
-def unet_source(name: str, layers: int) -> Source:
-    """The UNet's tensor `name`; `layers` is the number of residual blocks of a level."""
+def unet_source(name: str, layers: int, attended: Container[int] = (1, 2, 3)) -> Source:
+    """The UNet's tensor `name`.
+
+    layers    residual blocks of a level
+    attended  levels of the way up, from the lowest one on, that have attention
+    """
     module, _, leaf = name.rpartition(".")
     if module in UNET_ENDS:
         return Source(f"{UNET}{UNET_ENDS[module]}.{leaf}")
@@ -46,14 +55,38 @@ def unet_source(name: str, layers: int) -> Source:
     if kind == "downsamplers":
         return Source(f"{UNET}input_blocks.{(level + 1) * (layers + 1)}.0.op.{leaf}")
     if kind == "upsamplers":
-        # It follows the last residual block and, on all levels but the lowest, its attention.
-        return Source(f"{UNET}output_blocks.{level * (layers + 1) + layers}.{1 if level == 0 else 2}.conv.{leaf}")
+        # It follows the last residual block and, where there is one, its attention.
+        place = 2 if level in attended else 1
+        return Source(f"{UNET}output_blocks.{level * (layers + 1) + layers}.{place}.conv.{leaf}")
     block = (
         f"input_blocks.{1 + level * (layers + 1) + index}"
         if side == "down"
         else f"output_blocks.{level * (layers + 1) + index}"
     )
     return Source(f"{UNET}{block}.{int(kind == 'attentions')}.{_block_name(kind, rest)}")
+
+
+def original_names(unet: Any) -> dict[str, str]:
+    """The original name of each module of a UNet of diffusers' by its name there; that of another module is its own."""
+    attended = [level for level, kind in enumerate(unet.config.up_block_types) if "CrossAttn" in kind]
+    layers = unet.config.layers_per_block
+    names = [name for name, module in unet.named_modules() if getattr(module, "weight", None) is not None]
+    sources = {name: unet_source(f"{name}.weight", layers, attended).name for name in names}
+    return {name: source.removeprefix(UNET).removesuffix(".weight") for name, source in sources.items()}
+
+
+def marked_prediction(file: TensorFile) -> str | None:
+    """What a file says that its network predicts: in the header, or by an empty tensor "v_pred"; None if nothing."""
+    facts = {name: str(value).lower() for name, value in file.metadata.items()}
+    stated = facts.get("modelspec.prediction_type", "")
+    if "v_pred" in file.shapes or "768-v" in facts.get("modelspec.architecture", "") or stated in ("v", "v_prediction"):
+        return "v_prediction"
+    return "epsilon" if stated == "epsilon" else None
+
+
+def marked_zero_snr(file: TensorFile) -> bool:
+    """Whether a tensor "ztsnr" marks a file as trained down to pure noise (Lin et al. 2023, arXiv:2305.08891)."""
+    return "ztsnr" in file.shapes
 
 
 def averaged(part: ModulePart) -> ModulePart:

@@ -19,8 +19,15 @@ def is_vae(file: TensorFile) -> bool:
     return any(name.removeprefix(VAE).startswith("decoder.conv_in") for name in file.shapes)
 
 
-def own_vae(file: TensorFile, config: Mapping[str, Any]) -> ModulePart:
-    """The VAE inside a checkpoint."""
+def vae_part(file: TensorFile, config: Mapping[str, Any] | None, vae: TensorFile | None, scale: float) -> ModulePart:
+    """The VAE of a checkpoint: that of the file `vae` if there is one, else its own. Raises ModelError.
+
+    config  of its own, see `vae_config`; None if it has none
+    """
+    if vae is not None:
+        return separate_vae(vae, scale)
+    if config is None:
+        raise ModelError(f"{file.path.name} has no VAE")
     return _part(file, VAE, config)
 
 
@@ -32,9 +39,7 @@ def separate_vae(file: TensorFile, scale: float) -> ModulePart:
     try:
         config = vae_config(file.sizes, prefix, scale)
     except (KeyError, IndexError, ValueError) as error:
-        raise ModelError(
-            f"{file.path.name} is not a VAE for Stable Diffusion 1 or 2: {error.args[0]} is missing"
-        ) from None
+        raise ModelError(f"{file.path.name} is not a VAE for Stable Diffusion: {error.args[0]} is missing") from None
     return _part(file, prefix, config)
 
 

@@ -31,8 +31,8 @@ from .clip_text import (
     open_clip_config,
     open_clip_source,
 )
-from .ldm_unet import UNET, averaged, unet_source
-from .ldm_vae import VAE, is_vae, own_vae, separate_vae, vae_config
+from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source
+from .ldm_vae import VAE, is_vae, vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
 
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."  # of versions 1 and 2
@@ -112,19 +112,14 @@ class StableDiffusionFile:
     @property
     def prediction(self) -> str | None:
         """Stated by the file, or epsilon for every other file of version 1; None if only the network can tell."""
-        facts = {name: str(value).lower() for name, value in self.file.metadata.items()}
-        stated = facts.get("modelspec.prediction_type", "")
-        marked = "v_pred" in self.file.shapes or "768-v" in facts.get("modelspec.architecture", "")
-        if marked or stated in ("v", "v_prediction"):
-            return "v_prediction"
-        if self.version == 1 or stated == "epsilon" or facts.get("global_step") == str(BASE_STEP):
-            return "epsilon"
-        return None
+        marked = marked_prediction(self.file)
+        is_base = self.version == 1 or str(self.file.metadata.get("global_step")) == str(BASE_STEP)
+        return marked or ("epsilon" if is_base else None)
 
     @property
     def zero_snr(self) -> bool:
         """Whether the file is marked as trained down to pure noise."""
-        return "ztsnr" in self.file.shapes
+        return marked_zero_snr(self.file)
 
     def size(self, prediction: str) -> int:
         """Version 2 predicts v at 768 pixels and epsilon at 512; names of exceptions say "512"."""
@@ -152,12 +147,7 @@ class StableDiffusionFile:
 
         unet = empty_part(lambda: UNet2DConditionModel(**self.unet), self.file, lambda name: unet_source(name, LAYERS))
         text_encoder = empty_part(lambda: CLIPTextModel(CLIPTextConfig(**self.text)), self.file, text_source)
-        if vae is not None:
-            autoencoder = separate_vae(vae, SCALE)
-        elif self.vae is not None:
-            autoencoder = own_vae(self.file, self.vae)
-        else:
-            raise ModelError(f"{self.file.path.name} has no VAE")
+        autoencoder = vae_part(self.file, self.vae, vae, SCALE)
         return {"unet": averaged(unet), "text_encoder": text_encoder, "vae": autoencoder}
 
     def tokenizers(self) -> dict[str, Any]:

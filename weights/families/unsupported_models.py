@@ -1,4 +1,4 @@
-"""Identify models that no family supports (LoRA, ControlNet, SDXL) so the error can name them."""
+"""Identify models that no family supports (LoRA, ControlNet, Flux) so the error can name them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 KINDS = (
     (r"lora_|\.lora\.|hada_w1|lokr_w|\.dora_scale", "a LoRA: a change to a checkpoint and not one itself"),
     (r"^control_model\.|^input_hint_block\.|controlnet_", "a ControlNet, which is not supported"),
-    (r"^conditioner\.embedders\.", "a Stable Diffusion XL checkpoint, which is not supported yet"),
+    (r"^conditioner\.embedders\.", "a part of a Stable Diffusion XL checkpoint; take the whole one"),
     (r"joint_blocks\.", "a Stable Diffusion 3 checkpoint, which is not supported"),
     (r"double_blocks\.", "a Flux checkpoint, which is not supported"),
     (r"^emb_params$|string_to_param", "a textual inversion, which is not supported"),
@@ -44,6 +44,7 @@ EXTRA_INPUTS = (
     ),
     (r"scaled_fp8|\.scale_weight$", "", "a checkpoint in scaled 8-bit numbers; take one in 16 or 32 bits"),
 )
+REFINER_INPUT = 2560  # width of a refiner's pooled vector, sizes and score
 
 
 def extra_input(names: Iterable[str], config: Mapping[str, Any]) -> str:
@@ -53,6 +54,8 @@ def extra_input(names: Iterable[str], config: Mapping[str, Any]) -> str:
     config  of a diffusers folder's UNet
     """
     given = list(names)
+    if config.get("addition_embed_type") and config.get("projection_class_embeddings_input_dim") == REFINER_INPUT:
+        return "a Stable Diffusion XL refiner"
     for pattern, entry, what in EXTRA_INPUTS:
         if config.get(entry) is not None or any(re.search(pattern, name) for name in given):
             return what

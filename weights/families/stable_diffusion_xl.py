@@ -1,0 +1,275 @@
+"""Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952): two text encoders, a pooled vector, and sizes.
+
+The facts are those of the original configuration, sd_xl_base.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from samplers.schedule import NoiseSchedule
+
+from ..condition import TensorCondition
+from ..embedding_file import NO_EMBEDDINGS, Embeddings, made_for
+from ..model_info import ModelError
+from ..module_part import ModulePart, Source, empty_part
+from ..prompt_encoder import PromptEncoder
+from ..scheduler_config import read_schedule
+from ..tensors import TensorFile
+from ..tokenizer import clip_tokenizer
+from .clip_text import (
+    CLIP_TOKENS,
+    HEAD,
+    OPEN_CLIP_TOKENS,
+    clip_config,
+    clip_source,
+    open_clip_config,
+    open_clip_source,
+)
+from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source
+from .ldm_vae import VAE, is_vae, vae_config, vae_part
+from .stable_diffusion import SCHEDULER, Sizes
+from .unsupported_models import INPUTS
+
+FIRST, SECOND = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+REFINER = "conditioner.embedders.0.model."  # has OpenCLIP alone
+# Models that were trained on the noise levels of Karras et al. 2022 say so.
+EDM = ("edm_vpred.sigma_max", "edm_mean", "edm_std")
+SCALE = 0.13025  # of latents, so that they have unit variance
+LEVELS, LAYERS = 3, 2  # of the UNet; residual blocks of a level
+ATTENDED = (0, 1)  # levels of the way up that have attention
+TIME_WIDTH = 256  # of the embedding of each of the six numbers of sizes
+
+
+class StableDiffusionXL:
+    """The base model and its fine-tunes. See `Family`."""
+
+    components: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "unet": ("diffusers", "UNet2DConditionModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+        "tokenizer_2": ("transformers", "CLIPTokenizer"),
+    }
+
+    def recognize(self, file: TensorFile) -> StableDiffusionXLFile | None:
+        """See `Family.recognize`. The prefixes of the text encoders tell."""
+        sizes, name = file.sizes, file.path.name
+        first = sizes.get(f"{UNET}input_blocks.0.0.weight")
+        if first is not None and REFINER + OPEN_CLIP_TOKENS in sizes:
+            raise ModelError(
+                f"{name} is a Stable Diffusion XL refiner, which is not supported; take the base model or a fine-tune"
+            )
+        if first is None or FIRST + CLIP_TOKENS not in sizes or SECOND + OPEN_CLIP_TOKENS not in sizes:
+            return None
+        if any(marker in sizes for marker in EDM):
+            raise ModelError(
+                f"{name} is a Stable Diffusion XL model on noise levels of its own (EDM), which is not supported"
+            )
+        if len(first) != 4 or first[1] != 4:
+            what = INPUTS.get(first[1] if len(first) > 1 else 0, "a network of another kind")
+            raise ModelError(f"{name} is Stable Diffusion XL and {what}, which is not supported yet")
+        try:
+            text = clip_config(sizes, FIRST), open_clip_config(sizes, SECOND)
+            text[1]["projection_dim"] = sizes[_projection(sizes)][-1]
+            vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
+            unet = unet_config(sizes, text[0]["hidden_size"] + text[1]["hidden_size"])
+        except IndexError:
+            raise ModelError(
+                f"{name} is not a supported checkpoint: a tensor has fewer dimensions than a network needs"
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{name} is not complete: {error.args[0]} is missing") from None
+        return StableDiffusionXLFile(file, unet, vae, text)
+
+    def build(self, name: str, components: Mapping[str, Any]) -> StableDiffusionXLNetwork:
+        """See `Family.build`."""
+        encoders = [
+            PromptEncoder(name, components[f"tokenizer{end}"], components[f"text_encoder{end}"], penultimate=True)
+            for end in ("", "_2")
+        ]
+        factor = 2 ** (len(components["vae"].config.block_out_channels) - 1)
+        return StableDiffusionXLNetwork(name, components["unet"], encoders[0], encoders[1], factor)
+
+
+@dataclass(frozen=True, eq=False)
+class StableDiffusionXLFile:
+    """A single file. See `Checkpoint`.
+
+    unet, vae, text  the arguments of the modules; `vae` is None if the file has none, `text` is that of both encoders
+    """
+
+    file: TensorFile
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any] | None
+    text: tuple[Mapping[str, Any], Mapping[str, Any]]
+    channels: ClassVar[int] = 4
+    factor: ClassVar[int] = 8
+
+    @property
+    def has_vae(self) -> bool:
+        """Whether the file has a VAE of its own."""
+        return self.vae is not None
+
+    @property
+    def prediction(self) -> str | None:
+        """Stated by the file, else None: some fine-tunes predict v and do not say so."""
+        return marked_prediction(self.file)
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether the file is marked as trained down to pure noise."""
+        return marked_zero_snr(self.file)
+
+    def size(self, prediction: str) -> int:
+        """1024 pixels, or the same area in other shapes."""
+        return 1024
+
+    def schedule(self, zero_snr: bool) -> NoiseSchedule:
+        """That of Stable Diffusion 1."""
+        return read_schedule({**SCHEDULER, "rescale_betas_zero_snr": zero_snr})[0]
+
+    def takes_vae(self, file: TensorFile) -> bool:
+        """Whether a file has a VAE's decoder."""
+        return is_vae(file)
+
+    def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
+        """See `Checkpoint.parts`."""
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+        projection = _projection(self.file.shapes)
+
+        def second_source(name: str) -> Source:
+            if name == "text_projection.weight":
+                # The original multiplies from the other side.
+                return Source(projection, transposed=not projection.endswith(".weight"))
+            return open_clip_source(name, SECOND)
+
+        first, second = (CLIPTextConfig(**each) for each in self.text)
+        unet = empty_part(
+            lambda: UNet2DConditionModel(**self.unet), self.file, lambda name: unet_source(name, LAYERS, ATTENDED)
+        )
+        return {
+            "unet": averaged(unet),
+            "text_encoder": empty_part(lambda: CLIPTextModel(first), self.file, lambda name: clip_source(name, FIRST)),
+            "text_encoder_2": empty_part(lambda: CLIPTextModelWithProjection(second), self.file, second_source),
+            "vae": vae_part(self.file, self.vae, vae, SCALE),
+        }
+
+    def tokenizers(self) -> dict[str, Any]:
+        """CLIP's; the encoders fill up prompts with different tokens."""
+        return {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer("!")}
+
+
+class StableDiffusionXLNetwork:
+    """The opened UNet and text encoders. See `ConditionedNetwork`.
+
+    factor  pixels of a side that a latent stands for; the UNet is told the size of the picture in pixels
+    """
+
+    def __init__(self, name: str, unet: Any, first: PromptEncoder, second: PromptEncoder, factor: int):
+        self.unet, self.first, self.second, self._name, self._factor = unet, first, second, name, factor
+        self.components: Mapping[str, torch.nn.Module] = {
+            "unet": unet,
+            "text_encoder": first.encoder,
+            "text_encoder_2": second.encoder,
+        }
+        self._device, self._dtype = unet.device, unet.dtype
+
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
+        """The hidden states of both encoders side by side, and the pooled vector of the second for the first chunk.
+
+        A prompt without words is all zeros: that is what the model saw in training where the words were left out.
+        """
+        halves = self._halves(embeddings)
+        first = self.first.encode(prompt, clip_skip, halves[0])
+        second, pooled = self.second.encode_pooled(prompt, clip_skip, halves[1])
+        condition = {"text": torch.cat([first, second], -1), "pooled": pooled}
+        if not prompt.strip():
+            condition = {name: torch.zeros_like(tensor) for name, tensor in condition.items()}
+        return TensorCondition(condition)
+
+    def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
+        """See `PromptEncoder.count_tokens`; both encoders read the same tokens."""
+        return self.first.count_tokens(prompt, embeddings)
+
+    @torch.no_grad()
+    def __call__(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> torch.Tensor:
+        """The UNet's output for noised latents. It is told that the picture was neither enlarged nor cropped."""
+        at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
+        height, width = (self._factor * side for side in scaled.shape[-2:])
+        # Original height and width, top and left of the crop, height and width that were aimed at.
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self._dtype, device=self._device)
+        output = self.unet(
+            scaled.to(self._device, self._dtype),
+            at,
+            encoder_hidden_states=condition.tensors["text"],
+            added_cond_kwargs={
+                "text_embeds": condition.tensors["pooled"],
+                "time_ids": sizes.expand(len(scaled), -1),
+            },
+        ).sample
+        return output.to(scaled)
+
+    def _halves(self, embeddings: Embeddings) -> tuple[Embeddings, Embeddings]:
+        """The vectors of each encoder; a textual inversion holds those of both side by side. Raises ModelError."""
+        widths = [one.encoder.config.hidden_size for one in (self.first, self.second)]
+        for name, vectors in embeddings.items():
+            if vectors.shape[-1] != sum(widths):
+                raise ModelError(
+                    f"embedding {name} was made for {made_for(vectors.shape[-1])} and does not fit model {self._name}; "
+                    "choose a model of its kind or another embedding"
+                )
+        return (
+            {name: vectors[:, : widths[0]] for name, vectors in embeddings.items()},
+            {name: vectors[:, widths[0] :] for name, vectors in embeddings.items()},
+        )
+
+
+def unet_config(sizes: Sizes, width: int) -> dict[str, Any]:
+    """The arguments of diffusers' UNet2DConditionModel; `width` is that of both text encoders together.
+
+    Raises KeyError, IndexError or ValueError with the name of what is missing.
+    """
+    blocks = [1 + level * (LAYERS + 1) for level in range(LEVELS)]
+    channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
+    return dict(
+        sample_size=128,
+        in_channels=4,
+        out_channels=sizes[f"{UNET}out.2.weight"][0],
+        block_out_channels=channels,
+        layers_per_block=LAYERS,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        # As many as the first block of a level has; the first level has none.
+        transformer_layers_per_block=[1, *(_depth(sizes, f"{UNET}input_blocks.{block}.1") for block in blocks[1:])],
+        cross_attention_dim=width,
+        # diffusers keeps the number of heads under this name.
+        attention_head_dim=[max(1, count // HEAD) for count in channels],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=sizes[f"{UNET}label_emb.0.0.weight"][1],
+    )
+
+
+def _depth(sizes: Sizes, prefix: str) -> int:
+    """How many transformer blocks are at a place. ValueError if there is none."""
+    depth = 0
+    while f"{prefix}.transformer_blocks.{depth}.norm1.weight" in sizes:
+        depth += 1
+    if not depth:
+        raise ValueError(f"{prefix}.transformer_blocks.0.norm1.weight")
+    return depth
+
+
+def _projection(sizes: Mapping[str, Any]) -> str:
+    """The name of the projection of the pooled vector; some files keep it as a layer's weight."""
+    name = f"{SECOND}text_projection"
+    return f"{name}.weight" if f"{name}.weight" in sizes else name
