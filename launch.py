@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parent
 
 def main(arguments):
     """Run the command line; exits with its status."""
-    from webui import environment, settings
+    from webui import command_line, environment
 
-    flags, pytest_arguments = settings.parse(arguments)
+    flags, rest = command_line.parse(arguments)
     # What we say must not wait behind what pip and pytest say when the output goes to a file.
     sys.stdout.reconfigure(line_buffering=True)
     # At run time nothing is fetched and nothing reported; a user who set one of these keeps it.
@@ -35,22 +35,16 @@ def main(arguments):
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    testing = pytest_arguments is not None
+    testing = flags.command == "test"
     try:
         python = environment.prepare(ROOT, setup=not flags.no_setup, tests=testing, torch_index=flags.torch_index)
         if python:
             hand_over([str(python), str(ROOT / "launch.py")] + arguments)
         elif testing:
             os.chdir(str(ROOT))
-            hand_over([sys.executable, "-m", "pytest"] + pytest_arguments)
-        elif flags.account:
-            write_account(flags)
-        elif flags.files:
-            replay(flags)
-        elif flags.plugins:
-            list_plugins(flags)
+            hand_over([sys.executable, "-m", "pytest"] + rest)
         else:
-            open_page(flags)
+            run(flags, rest)
     except environment.StartError as error:
         sys.exit("sigmalab: %s" % error)
     except KeyboardInterrupt:
@@ -64,6 +58,17 @@ def hand_over(command):
     # Windows has no exec: wait, and leave Ctrl+C to the child, which gets it too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(subprocess.call(command))
+
+
+def run(flags, rest):
+    """Run a command that needs the environment; exits with its status unless that is 0."""
+    if flags.command == "page":
+        open_page(flags)
+    elif flags.command == "plugins":
+        list_plugins(flags)
+    else:
+        commands = {"draw": draw, "info": info, "check": check, "replay": replay, "account": write_account}
+        sys.exit(commands[flags.command](flags, rest))
 
 
 def open_page(flags):
@@ -80,19 +85,42 @@ def open_page(flags):
     serve(settings)
 
 
-def write_account(flags):
+def write_account(flags, rest):
     """Add, change or remove an account of a shared page."""
     from webui.account_command import change_account
 
-    sys.exit(change_account(flags.auth_file, flags.account, flags.admin, flags.remove))
+    return change_account(flags.auth_file, flags.account, flags.admin, flags.remove)
 
 
-def replay(flags):
-    """Make pictures again and exit with 0 if all are equal."""
+def replay(flags, rest):
+    """Make pictures again; 0 if all are equal."""
     from webui.replay_command import replay_files
-    from webui.settings import replay_settings
+    from webui.settings import settings_without_page
 
-    sys.exit(replay_files(replay_settings(flags, ROOT), flags.files, flags.one_at_a_time, flags.input, flags.mask))
+    settings = settings_without_page(flags, ROOT)
+    return replay_files(settings, flags.files, flags.one_at_a_time, flags.input, flags.mask)
+
+
+def draw(flags, rest):
+    """Draw pictures; 0 if all are finished."""
+    from webui.draw_command import draw_pictures
+
+    return draw_pictures(rest, ROOT)
+
+
+def info(flags, rest):
+    """Show what pictures carry; 0 if all could be read."""
+    from webui.info_command import show_files
+    from webui.settings import settings_without_page
+
+    return show_files(settings_without_page(flags, ROOT), flags.files, flags.json)
+
+
+def check(flags, rest):
+    """Check plugins; 0 if they passed."""
+    from webui.check_command import check_files
+
+    return check_files(flags.files, flags.json, flags.distilled)
 
 
 def list_plugins(flags):

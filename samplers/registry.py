@@ -20,7 +20,7 @@ import pluggy
 from .check import CheckFailed, check_quickly, check_schedule_quickly, global_state_kept
 from .sampler import PROJECT, Hooks, Sampler, Schedule
 from .schedule import flow, stable_diffusion
-from .sources import Source, UnsupportedAPI, digest_of_files, sources
+from .sources import Source, UnsupportedAPI, digest_of_files, file_source, sources
 
 Item = TypeVar("Item", Sampler, Schedule)
 
@@ -115,6 +115,14 @@ def discover(
     for source in sources(builtin, folders, packages):
         with _named_while_slow(source.name, patience):
             loader.load(source)
+    return Registry(loader.samplers, loader.schedules, tuple(loader.broken))
+
+
+def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
+    """Load and check one plugin alone: a file, or a folder with `__init__.py`. See `discover`."""
+    loader = _Loader(deep=True)
+    with _named_while_slow(path.name, patience):
+        loader.load(file_source(path.absolute(), path.name))
     return Registry(loader.samplers, loader.schedules, tuple(loader.broken))
 
 

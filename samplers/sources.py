@@ -49,13 +49,13 @@ class Source:
 def sources(builtin: Path, folders: Sequence[Path], packages: bool) -> Iterator[Source]:
     """All plugins in the order in which names are given away."""
     for path in _plugins_in(builtin):
-        yield _file(path, f"built-in/{path.stem}")
+        yield file_source(path, f"built-in/{path.stem}")
     if packages:
         for point in sorted(metadata.entry_points(group=PROJECT), key=lambda point: point.name):
             yield _package(point)
     for folder in folders:
         for path in _plugins_in(folder):
-            yield _file(path, f"{path.parent.name}/{path.name}", f"{folder}/{path.name}")
+            yield file_source(path, f"{path.parent.name}/{path.name}", f"{folder}/{path.name}")
 
 
 def digest_of_files(path: Path | None) -> str:
@@ -79,7 +79,8 @@ def _plugins_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _file(path: Path, name: str, former_name: str = "") -> Source:
+def file_source(path: Path, name: str, former_name: str = "") -> Source:
+    """The plugin in a file or a folder, given by its absolute path, under a name."""
     return Source(name, "", lambda: _load_file(path), lambda: path, former_name)
 
 

@@ -19,10 +19,10 @@ import packaging
 import pytest
 
 import launch
-from webui import environment, settings
+from webui import command_line, environment, settings
 
 ROOT = Path(__file__).parents[1]
-OURS = ["launch.py", "webui/__init__.py", "webui/environment.py", "webui/settings.py"]
+OURS = ["launch.py", "webui/__init__.py", "webui/environment.py", "webui/settings.py", "webui/command_line.py"]
 SERVE = """
 import json, os, sys
 def serve(settings):
@@ -348,7 +348,7 @@ def test_our_requirements_are_readable_and_agree():
 
 def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as end:
-        settings.parse(["--help"])
+        command_line.parse(["--help"])
     text = capsys.readouterr().out
     flags = (
         "host port share auth model device plugins-dir plugins json no-plugins outputs no-browser no-setup torch-index"
@@ -376,7 +376,7 @@ def test_help_explains_every_flag(capsys):
 )
 def test_bad_values_are_refused(arguments, allowed, capsys):
     with pytest.raises(SystemExit) as end:
-        settings.parse(arguments)
+        command_line.parse(arguments)
     assert end.value.code == 2
     assert allowed in capsys.readouterr().err
 
@@ -391,7 +391,7 @@ def test_plugins_are_listed_whatever_they_do(tmp_path, capsys):
     )
 
     def listed(*more: str) -> str:
-        launch.list_plugins(settings.parse(["--plugins", "--plugins-dir", str(tmp_path), *more])[0])
+        launch.list_plugins(command_line.parse(["--plugins", "--plugins-dir", str(tmp_path), *more])[0])
         return capsys.readouterr().out
 
     text, listing = listed(), json.loads(listed("--json"))
@@ -409,7 +409,7 @@ def test_plugins_are_listed_whatever_they_do(tmp_path, capsys):
 
 
 def resolve(*arguments: str) -> settings.Settings:
-    return settings.resolve(settings.parse(list(arguments))[0], ROOT)
+    return settings.resolve(command_line.parse(list(arguments))[0], ROOT)
 
 
 def test_settings_from_flags(tmp_path):

@@ -33,7 +33,7 @@ WITH_GRADIO = {"api", "gradio_ext", "tabs"}
 # What tabs have in common; any other folder of tabs/ is one tab.
 SHARED_BY_TABS = "form"
 # These run before anything is installed.
-EARLY = ["webui/__init__.py", "webui/environment.py", "webui/settings.py"]
+EARLY = ["webui/__init__.py", "webui/environment.py", "webui/settings.py", "webui/command_line.py"]
 
 
 def sources(part: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The command line's flags as settings, before anything starts. Standard library only."""
+"""The settings of the program, and the types of the flags that they come from. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from pathlib import Path
 from .environment import StartError
 
 PORTS_TRIED = 100
-DEVICES = ("auto", "cuda", "mps", "cpu")
-ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
-FOLDER_HELP = "also load the plugins in this folder; may be repeated"
-PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
-NAME_HELP = "host name that the page is also served under, such as draw.example.org; may be repeated"
 
 
 @dataclass(frozen=True)
@@ -69,100 +64,17 @@ class Settings:
         return self.outputs / "users" / account if account else self.outputs
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
-    """Read the command line: the flags, and the arguments for pytest (None when the page is wanted)."""
-    if arguments[:1] == ["test"]:
-        tests = argparse.ArgumentParser(prog="launch.py test", allow_abbrev=False, epilog="The rest goes to pytest.")
-        _add_environment(tests)
-        return tests.parse_known_args(arguments[1:])
-    if arguments[:1] == ["account"]:
-        return _account_flags().parse_args(arguments[1:]), None
-    if arguments[:1] == ["replay"]:
-        return _replay_flags().parse_args(arguments[1:]), None
-    flags = argparse.ArgumentParser(
-        usage="python launch.py [flags]\n       python launch.py test [--no-setup] [--torch-index URL] [pytest flags]"
-        "\n       python launch.py account NAME --auth-file FILE [--admin] [--remove]"
-        "\n       python launch.py replay FILE... [--one-at-a-time] [--input FILE] [--mask FILE] [--outputs DIR]",
-        description="Open Sigmalab in a browser, or run its tests. The first start installs what is needed.",
-        allow_abbrev=False,
-    )
-    page = flags.add_argument_group("the page").add_argument
-    page("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all (default %(default)s)")
-    page("--port", type=port_number, default=7860, help="port, or the next free one (default %(default)s)")
-    page("--share", action="store_true", help="also make a public link through Gradio's tunnel")
-    page("--auth", type=login, metavar="USER:PASSWORD", help="login; a page that others can reach gets one anyway")
-    page("--auth-file", type=Path, metavar="FILE", help="accounts, each with its own pictures, in place of --auth")
-    page("--trusted-proxy", type=network, metavar="ADDRESS", action="append", default=[], help=PROXY_HELP)
-    page("--public-name", metavar="HOST", action="append", default=[], help=NAME_HELP)
-    page("--root-path", type=root_path, metavar="PATH", help="where a proxy serves the page, such as /draw")
-    page("--log", type=Path, metavar="FILE", help="also write a log of jobs and problems to this file, as JSON lines")
-    page("--metrics-port", type=port_number, metavar="PORT", help="answer 127.0.0.1:PORT/metrics for Prometheus")
-    page("--no-browser", action="store_true", help="do not open a browser window")
-    work = flags.add_argument_group("the work").add_argument
-    work("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
-    work("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
-    work("--compile", action="store_true", help="translate the network with torch.compile: slow to begin, then faster")
-    work("--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)")
-    work("--one-at-a-time", action="store_true", help=ONE_HELP)
-    plugins = flags.add_argument_group("plugins").add_argument
-    plugins("--plugins", action="store_true", help="list the samplers and schedules that were found, and end")
-    plugins("--json", action="store_true", help="with --plugins: list them as JSON")
-    plugins("--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP)
-    plugins("--no-plugins", action="store_true", help="load the built-in plugins alone")
-    flags.set_defaults(files=[], account=None)
-    _add_environment(flags.add_argument_group("the environment"))
-    parsed = flags.parse_args(arguments)
-    if parsed.auth and parsed.auth_file:
-        flags.error("--auth and --auth-file exclude one another")
-    if parsed.json and not parsed.plugins:
-        flags.error("--json goes with --plugins")
-    return parsed, None
-
-
-def _account_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        prog="launch.py account",
-        allow_abbrev=False,
-        description="Add an account to a file for --auth-file, or change its password, which is asked for.",
-    )
-    flags.add_argument("account", metavar="NAME", help="1 to 32 of a-z, 0-9, - and _")
-    flags.add_argument("--auth-file", type=Path, required=True, metavar="FILE", help="the file, made if there is none")
-    flags.add_argument("--admin", action=argparse.BooleanOptionalAction, help="may see and stop the jobs of all")
-    flags.add_argument("--remove", action="store_true", help="take the account out; its pictures stay")
-    flags.set_defaults(files=[], plugins=False)
-    _add_environment(flags)
-    return flags
-
-
-def _replay_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        prog="launch.py replay",
-        allow_abbrev=False,
-        description="Make pictures again from what they carry; the exit status is 0 if all are equal, bit for bit.",
-    )
-    flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture made by Sigmalab")
-    flags.add_argument("--one-at-a-time", action="store_true", help="draw each picture alone, whatever its batch was")
-    flags.add_argument("--input", type=Path, metavar="FILE", help="input picture of img2img (default: the kept one)")
-    flags.add_argument("--mask", type=Path, metavar="FILE", help="mask of its inpainting (default: the kept one)")
-    flags.add_argument(
-        "--outputs", type=output_folder, metavar="DIR", help="where inputs were kept (default: outputs/)"
-    )
-    flags.add_argument(
-        "--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP
-    )
-    flags.add_argument("--no-plugins", action="store_true", help="load the built-in plugins alone")
-    flags.set_defaults(plugins=False, account=None)
-    _add_environment(flags)
-    return flags
-
-
-def replay_settings(flags: argparse.Namespace, root: Path) -> Settings:
-    """The settings that a replay needs: no host, no port."""
+def settings_without_page(flags: argparse.Namespace, root: Path) -> Settings:
+    """The settings of a command that works without a page: no host, no port."""
+    given = vars(flags)
     return Settings(
         root=root,
+        device=given.get("device", "auto"),
+        compile=given.get("compile", False),
+        one_at_a_time=given.get("one_at_a_time", False),
         plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
         plugin_packages=not flags.no_plugins,
-        outputs=flags.outputs or root / "outputs",
+        outputs=given.get("outputs") or root / "outputs",
         weights=root / "weights",
     )
 
@@ -197,12 +109,6 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
     if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))
     return settings
-
-
-def _add_environment(group) -> None:
-    group.add_argument("--no-setup", action="store_true", help="install nothing: use this Python as it is")
-    text = "package index to install torch from, for CPU-only or ROCm builds"
-    group.add_argument("--torch-index", type=index_url, metavar="URL", help=text)
 
 
 def is_loopback(host: str) -> bool:

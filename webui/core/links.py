@@ -55,18 +55,19 @@ def from_query(query: str, schema: type[Request] = Request) -> tuple[dict[str, A
         if name.startswith("__") or kind is Path:
             continue
         if key and group in known and known[group].kind is dict:
-            nested.setdefault(group, {})[key] = _read(value)
+            nested.setdefault(group, {})[key] = read_value(value)
         else:
-            fields[name] = value if kind is str else _read(value)
+            fields[name] = value if kind is str else read_value(value)
     return sift(nested | fields, schema)
 
 
 def _write(value: Any) -> str:
     # A text that would be read as a number is quoted.
-    return value if isinstance(value, str) and _read(value) == value else json.dumps(value)
+    return value if isinstance(value, str) and read_value(value) == value else json.dumps(value)
 
 
-def _read(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """The number or truth value that a text stands for in JSON, else the text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -8,6 +8,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -93,6 +94,25 @@ def save_or_keep(folder: Path, seed: int, data: bytes) -> Saved:
         return Saved(save(Path(tempfile.mkdtemp(prefix="sigmalab-")), seed, data), problem)
     except OSError:
         return Saved(None, problem)
+
+
+def move(path: Path, folder: Path) -> Path:
+    """Move a file into a folder, under its name or with -2, -3 ... where that is taken. Raises OSError.
+
+    Its folder goes as well if nothing else is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _names(path.stem):
+        try:
+            _move_new(path, folder / name)
+        except FileExistsError:
+            continue
+        # A link leaves its source behind.
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()
+        return folder / name
+    raise FileExistsError(f"{folder} has {TRIES} pictures of this name")
 
 
 def input_path(folder: Path, digest: str) -> Path:

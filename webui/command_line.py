@@ -1,0 +1,160 @@
+"""The command line: a command and its flags, read before anything is installed. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .settings import existing_folder, index_url, login, network, output_folder, port_number, root_path
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
+FOLDER_HELP = "also load the plugins in this folder; may be repeated"
+PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
+NAME_HELP = "host name that the page is also served under, such as draw.example.org; may be repeated"
+USAGE = """python launch.py [flags]
+       python launch.py draw PROMPT [flags]              draw pictures without the page
+       python launch.py info FILE... [--json]            show what pictures carry
+       python launch.py check FILE... [--json]           check a plugin as its author's tests would
+       python launch.py replay FILE... [flags]           draw pictures again and compare them
+       python launch.py account NAME --auth-file FILE    an account of a shared page
+       python launch.py test [pytest flags]
+       python launch.py COMMAND --help"""
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(the flags, with the command's name as `command`; the arguments that the command reads itself).
+
+    The flags of `draw` are derived from the fields of a request, which need packages: `webui.draw_command` reads them.
+    """
+    command, *rest = arguments or [""]
+    if command in ("draw", "test"):
+        epilog = "The rest goes to pytest." if command == "test" else None
+        flags = _parser(command, "", add_help=command == "test", epilog=epilog)
+        return flags.parse_known_args(rest)
+    parsers = {"account": _account_flags, "replay": _replay_flags, "info": _info_flags, "check": _check_flags}
+    if command in parsers:
+        return parsers[command]().parse_args(rest), []
+    return _page_flags(arguments), []
+
+
+def _page_flags(arguments: list[str]) -> argparse.Namespace:
+    flags = argparse.ArgumentParser(
+        usage=USAGE,
+        description="Open Sigmalab in a browser, or run one of its commands. The first start installs what is needed.",
+        allow_abbrev=False,
+    )
+    page = flags.add_argument_group("the page").add_argument
+    page("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all (default %(default)s)")
+    page("--port", type=port_number, default=7860, help="port, or the next free one (default %(default)s)")
+    page("--share", action="store_true", help="also make a public link through Gradio's tunnel")
+    page("--auth", type=login, metavar="USER:PASSWORD", help="login; a page that others can reach gets one anyway")
+    page("--auth-file", type=Path, metavar="FILE", help="accounts, each with its own pictures, in place of --auth")
+    page("--trusted-proxy", type=network, metavar="ADDRESS", action="append", default=[], help=PROXY_HELP)
+    page("--public-name", metavar="HOST", action="append", default=[], help=NAME_HELP)
+    page("--root-path", type=root_path, metavar="PATH", help="where a proxy serves the page, such as /draw")
+    page("--log", type=Path, metavar="FILE", help="also write a log of jobs and problems to this file, as JSON lines")
+    page("--metrics-port", type=port_number, metavar="PORT", help="answer 127.0.0.1:PORT/metrics for Prometheus")
+    page("--no-browser", action="store_true", help="do not open a browser window")
+    work = flags.add_argument_group("the work")
+    work.add_argument("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
+    add_work(work)
+    work.add_argument(
+        "--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)"
+    )
+    plugins = flags.add_argument_group("plugins")
+    plugins.add_argument("--plugins", action="store_true", help="list the samplers and schedules found, and end")
+    plugins.add_argument("--json", action="store_true", help="with --plugins: list them as JSON")
+    add_plugins(plugins)
+    flags.set_defaults(command="page")
+    add_environment(flags.add_argument_group("the environment"))
+    parsed = flags.parse_args(arguments)
+    if parsed.auth and parsed.auth_file:
+        flags.error("--auth and --auth-file exclude one another")
+    if parsed.json and not parsed.plugins:
+        flags.error("--json goes with --plugins, and with the commands draw, info and check")
+    if parsed.plugins:
+        parsed.command = "plugins"
+    return parsed
+
+
+def _account_flags() -> argparse.ArgumentParser:
+    text = "Add an account to a file for --auth-file, or change its password, which is asked for."
+    flags = _parser("account", text)
+    flags.add_argument("account", metavar="NAME", help="1 to 32 of a-z, 0-9, - and _")
+    flags.add_argument("--auth-file", type=Path, required=True, metavar="FILE", help="the file, made if there is none")
+    flags.add_argument("--admin", action=argparse.BooleanOptionalAction, help="may see and stop the jobs of all")
+    flags.add_argument("--remove", action="store_true", help="take the account out; its pictures stay")
+    return flags
+
+
+def _replay_flags() -> argparse.ArgumentParser:
+    text = "Make pictures again from what they carry; the exit status is 0 if all are equal, bit for bit."
+    flags = _parser("replay", text)
+    flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture made by Sigmalab")
+    flags.add_argument("--one-at-a-time", action="store_true", help="draw each picture alone, whatever its batch was")
+    flags.add_argument("--input", type=Path, metavar="FILE", help="input picture of img2img (default: the kept one)")
+    flags.add_argument("--mask", type=Path, metavar="FILE", help="mask of its inpainting (default: the kept one)")
+    flags.add_argument(
+        "--outputs", type=output_folder, metavar="DIR", help="where inputs were kept (default: outputs/)"
+    )
+    add_plugins(flags)
+    return flags
+
+
+def _info_flags() -> argparse.ArgumentParser:
+    text = (
+        "Show the settings that pictures carry, of this program or another, `name: value` a line, then what of them "
+        "has no counterpart here. The exit status is 0 if all could be read, else 1."
+    )
+    flags = _parser("info", text)
+    flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a PNG, JPEG or WebP")
+    flags.add_argument("--json", action="store_true", help="print a JSON list with an object for each file")
+    add_plugins(flags)
+    return flags
+
+
+def _check_flags() -> argparse.ArgumentParser:
+    text = (
+        "Run every check of samplers.testing on the samplers and schedules of a plugin. The plugin's code runs. The "
+        "exit status is 0 if all passed, 1 if one did not, 2 for a file that is no plugin."
+    )
+    flags = _parser("check", text)
+    flags.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .py file, or a folder with __init__.py")
+    flags.add_argument("--json", action="store_true", help="print a JSON list with an object for each plugin")
+    text = "the samplers are for distilled networks, which answer with the end of the flow, such as LCM"
+    flags.add_argument("--distilled", action="store_true", help=text)
+    return flags
+
+
+def _parser(command: str, description: str, **more) -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog=f"launch.py {command}", allow_abbrev=False, description=description or None, **more
+    )
+    flags.set_defaults(command=command)
+    add_environment(flags)
+    return flags
+
+
+def add_work(group) -> None:
+    """Add the flags that say how pictures are computed."""
+    group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
+    group.add_argument(
+        "--compile", action="store_true", help="translate the network with torch.compile: slow to begin, then faster"
+    )
+    group.add_argument("--one-at-a-time", action="store_true", help=ONE_HELP)
+
+
+def add_plugins(group) -> None:
+    """Add the flags that say which plugins are loaded."""
+    group.add_argument(
+        "--plugins-dir", type=existing_folder, metavar="DIR", action="append", default=[], help=FOLDER_HELP
+    )
+    group.add_argument("--no-plugins", action="store_true", help="load the built-in plugins alone")
+
+
+def add_environment(group) -> None:
+    """Add the flags of the set-up."""
+    group.add_argument("--no-setup", action="store_true", help="install nothing: use this Python as it is")
+    text = "package index to install torch from, for CPU-only or ROCm builds"
+    group.add_argument("--torch-index", type=index_url, metavar="URL", help=text)
