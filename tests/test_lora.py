@@ -3,9 +3,11 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.random_checkpoint import checkpoint, save
@@ -361,6 +363,13 @@ def test_pictures_carry_their_loras_and_are_made_again_with_them_alone(emoji, re
             replay_file(engine, patched)
     finally:
         engine.close()
+
+
+def test_the_embedded_models_own_lora_draws_on_blue_paper(real):
+    job = real.submit(Request(prompt="red apple <lora:blueprint>", steps=8, seed=5), previews=False)
+    assert isinstance(job.wait(120), Finished)
+    red, _, blue = np.asarray(Image.open(job.pictures[0].path)).mean((0, 1))
+    assert blue > red + 30
 
 
 class TestTextualInversion:
