@@ -238,7 +238,7 @@ def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
     made = grid(engine, BASE, ("option:eta", "0.5"))
     _, parts = done(engine, Compare(made))
     record = read_picture(parts[0].picture.path).record.data
-    identity = engine.identity_of("toy")
+    identity = engine.identity_of(Request(model="toy"))
     key = key_of_request(made.cells[0].request, engine.registry, identity)
     assert key_of_record(read_record(record)) == key
     for change in (dict(prompt="x"), dict(seed=8), dict(steps=5), dict(guidance=1.0)):

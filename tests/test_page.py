@@ -105,7 +105,7 @@ def test_the_page_is_compressed_and_its_event_streams_are_not(page):
 def test_exactly_these_endpoints_are_named(page):
     info = api(page, "/gradio_api/info").json()
     assert (
-        set(info["named_endpoints"]) == {"/txt2img", "/img2img", "/schedule", "/catalog"}
+        set(info["named_endpoints"]) == {"/txt2img", "/img2img", "/upscale", "/schedule", "/catalog"}
         and not info["unnamed_endpoints"]
     )
     names = [parameter["parameter_name"] for parameter in info["named_endpoints"]["/txt2img"]["parameters"]]

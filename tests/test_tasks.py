@@ -130,7 +130,8 @@ def test_a_task_gets_the_model_that_it_names_or_none(engine):
         work.go.set()
         assert isinstance(engine.submit_task(work).wait(WAIT), Finished)
         assert (work.context.model.name if model else work.context.model) == (model or None)
-    assert engine.identity_of("other").digest == "0123456789" and engine.identity_of("toy") is None
+    other, toy = (engine.identity_of(Request(model=name)) for name in ("other", "toy"))
+    assert other.digest == "0123456789" and toy is None
     assert engine.status == "other on cpu, ready"
     with pytest.raises(RequestError, match="Unknown model 'nowhere'; known are toy, other"):
         engine.submit_task(Work("nowhere"))

@@ -11,7 +11,7 @@ from samplers.registry import discover
 from .core.request import RequestError
 from .engine.engine import Engine
 from .engine.events import Failed, StoppedEarly
-from .engine.replay import Verdict, compare, into, recipe
+from .engine.replay import Verdict, any_recipe, compare, into, submit_recipe
 from .settings import Settings
 
 
@@ -53,8 +53,8 @@ def replay_file(
 ) -> Verdict:
     """Draw one picture in a temporary folder and compare. Raises RequestError, however it fails."""
     with tempfile.TemporaryDirectory(prefix="sigmalab-replay-") as folder:
-        wanted = into(recipe(file, engine, one_at_a_time, image, mask), Path(folder))
-        job = engine.submit_resolved(wanted.resolved, previews=False, environment=wanted.environment)
+        wanted = into(any_recipe(file, engine, one_at_a_time, image, mask), Path(folder))
+        job = submit_recipe(engine, wanted)
         outcome = job.wait()
         if isinstance(outcome, Failed):
             raise ReplayFailed(outcome.message)

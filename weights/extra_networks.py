@@ -1,4 +1,4 @@
-"""The LoRAs and textual inversions that lie in the folder of weights, by name, from headers alone."""
+"""The LoRAs, textual inversions and upscalers that lie in the folder of weights, by name, from headers alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .lora_file import LoraFile, check_lora, is_lora, read_lora
 from .model_info import ModelError, describe_error
 from .prompt_syntax import LoraTag
 from .tensors import read_shapes
+from .upscaler import Upscaler, check_upscaler, open_upscaler
 
-LORAS, EMBEDDINGS = "loras", "embeddings"  # folders in weights/
+LORAS, EMBEDDINGS, UPSCALERS = "loras", "embeddings", "upscalers"  # folders in weights/
 ENDINGS = (".safetensors", ".sft", ".pt", ".ckpt", ".bin", ".pth")
 MAX_OPEN = 4  # LoRAs whose tensors are kept
 
@@ -32,10 +33,10 @@ class FoundFile:
 
 
 class ExtraNetworks:
-    """What prompts can name beside words. Any thread may ask; what was read is remembered until its file changes.
+    """What a request can name beside a model. Any thread may ask; what was read is remembered until its file changes.
 
     folder  of weights: LoRAs lie in its loras/ and below, and beside the models; textual inversions in its embeddings/
-            and below
+            and below, upscalers in its upscalers/ and below
     """
 
     def __init__(self, folder: Path):
@@ -44,6 +45,7 @@ class ExtraNetworks:
         self._digests: dict[tuple[Path, Hashable], str] = {}
         self._open: dict[tuple[Path, Hashable], LoraFile] = {}
         self._vectors: dict[tuple[Path, Hashable], torch.Tensor] = {}
+        self._known_upscalers: dict[tuple[Path, Hashable], str] = {}
 
     def loras(self) -> dict[str, FoundFile]:
         """The LoRAs by name, those included that cannot be used: the name of the file, or its place under loras/ too
@@ -62,9 +64,16 @@ class ExtraNetworks:
             [(path, self._check(path, check_embedding)) for path in _files(inside, ENDINGS, deep=True)], inside
         )
 
+    def upscalers(self) -> dict[str, FoundFile]:
+        """The upscalers by name, as `loras`; whether their architecture is known, `find_upscaler` tells."""
+        inside = self._folder / UPSCALERS
+        return self._named(
+            [(path, self._check(path, read_shapes)) for path in _files(inside, ENDINGS, deep=True)], inside
+        )
+
     def problems(self) -> dict[str, str]:
         """Why each file that cannot be used cannot, by name."""
-        files = {**self.loras(), **self.embeddings()}
+        files = {**self.loras(), **self.embeddings(), **self.upscalers()}
         return {name: file.problem for name, file in files.items() if file.problem}
 
     def embeddings_in(self, text: str) -> list[str]:
@@ -90,6 +99,27 @@ class ExtraNetworks:
         if known[name].problem:
             raise ModelError(known[name].problem)
         return known[name]
+
+    def find_upscaler(self, name: str) -> FoundFile:
+        """The upscaler of this name. ModelError if there is none, or if it cannot be used."""
+        file = self.upscalers().get(name)
+        if file is None:
+            raise ModelError(f"upscaler {name!r} is not in weights/{UPSCALERS}/")
+        key = file.path, file.stamp
+        if key not in self._known_upscalers:
+            self._known_upscalers[key] = file.problem or _problem(file.path, check_upscaler)
+        if problem := self._known_upscalers[key]:
+            raise ModelError(problem)
+        return file
+
+    def upscaler_patch(self, name: str) -> Patch:
+        """The upscaler of this name, as part of a model's identity. Raises ModelError."""
+        return Patch(name, self._digest(self.find_upscaler(name)), kind="upscaler")
+
+    def open_upscaler(self, name: str, device: torch.device) -> Upscaler:
+        """Open the upscaler of this name on a device. Raises ModelError."""
+        file = self.find_upscaler(name)
+        return open_upscaler(file.path, name, self._digest(file), device)
 
     def patch(self, tag: LoraTag) -> Patch:
         """The LoRA that a prompt names, as part of a model's identity. Raises ModelError."""
@@ -127,7 +157,7 @@ class ExtraNetworks:
                 named.setdefault(name if name not in named else relative.as_posix(), file)
         return dict(sorted(named.items(), key=lambda item: item[0].casefold()))
 
-    def _check(self, path: Path, check: Callable[[Path], None], beside: bool = False) -> FoundFile | None:
+    def _check(self, path: Path, check: Callable[[Path], object], beside: bool = False) -> FoundFile | None:
         try:
             stat = path.stat()
         except OSError:
@@ -139,7 +169,18 @@ class ExtraNetworks:
         return known[1]
 
 
-def _checked(path: Path, stamp: Hashable, check: Callable[[Path], None], beside: bool) -> FoundFile | None:
+def _problem(path: Path, check: Callable[[Path], object]) -> str:
+    """Why a file cannot be used; "" if it can."""
+    try:
+        check(path)
+    except ModelError as error:
+        return str(error)
+    except Exception as error:
+        return f"{path.name} is damaged ({describe_error(error)})"
+    return ""
+
+
+def _checked(path: Path, stamp: Hashable, check: Callable[[Path], object], beside: bool) -> FoundFile | None:
     """What a file is; None for one beside the models that is no LoRA."""
     try:
         if beside and not is_lora(read_shapes(path).shapes):

@@ -13,12 +13,12 @@ import torch
 
 @dataclass(frozen=True)
 class Patch:
-    """A LoRA that acts on a model, or a textual inversion that a prompt uses.
+    """A LoRA that acts on a model, a textual inversion that a prompt uses, or an upscaler between two passes.
 
     name          of its file; another name changes nothing
     digest        of its file
     unet, text    a LoRA's strengths on the network of the steps and on the text encoders
-    kind          "lora" or "embedding"
+    kind          "lora", "embedding" or "upscaler"
     """
 
     name: str = field(compare=False)

@@ -17,6 +17,7 @@ from .unsupported_formats import unsafe_pickle
 
 MAX_PICKLE = 64 << 20  # bytes of the part of a checkpoint that is not numbers; real ones have less than one
 MAX_ENTRIES = 100_000
+NESTED = ("state_dict", "params_ema", "params-ema", "params", "model_state_dict")  # where training code puts weights
 # Lightning leaves the class of its callback in real Stable Diffusion files, as the key of what it remembers.
 LIGHTNING = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
@@ -47,8 +48,9 @@ def open_pickle(path: Path, size: int) -> tuple[dict[str, torch.Tensor], dict[st
             "if you trust where it comes from, rename it to .ckpt"
         )
     content = _unpickle(path, _check_zip(path, size))
-    nested, inversion = content.get("state_dict"), content.get("string_to_param")
-    weights = nested if isinstance(nested, Mapping) else content
+    nested = next((content[name] for name in NESTED if isinstance(content.get(name), Mapping)), content)
+    inversion = content.get("string_to_param")
+    weights: Mapping[Any, Any] = nested
     if isinstance(inversion, Mapping):
         weights = {f"string_to_param.{name}": value for name, value in inversion.items()}
     tensors = {

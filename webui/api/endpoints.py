@@ -27,7 +27,7 @@ TYPES: dict[type, Any] = {Path: FileData, tuple: list}
 
 
 def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
-    """Add /txt2img, /img2img, /schedule and /catalog to the page that is being built."""
+    """Add /txt2img, /img2img, /schedule, /catalog and /upscale to the page that is being built."""
     api, names = Api(engine, schema), upload_fields(schema)
 
     def txt2img(**given: Any) -> Answers:
@@ -51,6 +51,13 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
 
         yield from answers(start)
 
+    def upscale(image: FileData, **given: Any) -> Answers:
+        """A picture enlarged by a factor, not drawn on: [PNG files, info]; give it with gradio_client.handle_file.
+
+        upscaler is "Lanczos" ("" is the same) or the name of a file in weights/upscalers/, see /catalog.
+        """
+        yield from answers(lambda: api.upscale(uploaded(image), **given))
+
     def schedule(**given: Any) -> dict[str, Any]:
         """The noise levels of exactly the run that these settings would make; no model is loaded and nothing is drawn.
 
@@ -61,7 +68,7 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
         return readable(lambda: api.schedule(**given))
 
     def catalog() -> dict:
-        """Samplers, schedules and models that can be named, and the plugins and models that could not be loaded."""
+        """Samplers, schedules, models and upscalers that can be named, and what could not be loaded."""
         return api.catalog()
 
     for function in (
@@ -69,6 +76,7 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
         with_arguments(img2img, arguments("img2img", schema)),
         with_arguments(schedule, arguments("schedule", schema)),
         catalog,
+        with_arguments(upscale, arguments("upscale")),
     ):
         gr.api(function, api_name=function.__name__, concurrency_limit=None)
 

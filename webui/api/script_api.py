@@ -1,4 +1,4 @@
-"""What scripts may call, without gradio: txt2img, img2img, schedule and catalog."""
+"""What scripts may call, without gradio: txt2img, img2img, upscale, schedule and catalog."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from webui.core.fields import RequestField, fields_of
 from webui.core.menus import in_order, schedules_in_order
-from webui.core.request import Request, read
+from webui.core.request import Request, read, read_as
+from webui.core.upscale_request import UpscaleRequest
 from webui.engine.engine import Engine
 from webui.engine.events import Event, Failed
+from webui.engine.jobs import Job
 from webui.engine.run_preview import numbers, preview_run
 
 TICK = 0.25  # seconds between chances to notice that the caller is gone
@@ -26,10 +28,11 @@ SCHEDULE = (
 
 
 def arguments(
-    endpoint: Literal["txt2img", "img2img", "schedule"], schema: type[Request] = Request
+    endpoint: Literal["txt2img", "img2img", "schedule", "upscale"], schema: type[Request] = Request
 ) -> list[RequestField]:
     """The fields of a request that an endpoint takes, in the order of its arguments."""
-    fields = {name: field for name, field in fields_of(schema).items() if name != "mode"}
+    described = UpscaleRequest if endpoint == "upscale" else schema
+    fields = {name: field for name, field in fields_of(described).items() if name != "mode"}
     match endpoint:
         case "txt2img":
             return [field for field in fields.values() if not field.setting.needs_input]
@@ -40,6 +43,8 @@ def arguments(
             # Without a strength, the whole schedule.
             fields["strength"] = replace(fields["strength"], default=1.0)
             return [fields[name] for name in SCHEDULE]
+        case "upscale":
+            return list(fields.values())
 
 
 class RunFailed(RuntimeError):
@@ -57,8 +62,9 @@ class ApiResult:
 class Api:
     """The functions for scripts, on an engine; their keyword arguments are `arguments`.
 
-    txt2img and img2img are generators: they yield what happens (events of `webui.engine.jobs`, None while nothing does)
-    and at the end one ApiResult. Closing them stops the job at once. They raise RequestError and RunFailed.
+    txt2img, img2img and upscale return generators, which yield what happens (events of `webui.engine.jobs`, None while
+    nothing does) and at the end one ApiResult. Closing them stops the job at once. They raise RequestError and
+    RunFailed.
     """
 
     def __init__(self, engine: Engine, schema: type[Request] = Request):
@@ -75,6 +81,14 @@ class Api:
         """
         return self._draw(mode="img2img", image=image, prompt=prompt, **fields)
 
+    def upscale(self, image: Path, **fields: Any) -> Iterator[Event | None | ApiResult]:
+        """A picture enlarged, and not drawn on.
+
+        image  see `img2img`
+        """
+        request = read_as(UpscaleRequest, dict(image=image, **fields))
+        return self._follow(self._engine.submit_upscale(request))
+
     def schedule(self, **fields: Any) -> dict[str, Any]:
         """The noise levels that txt2img (strength 1) or img2img would run with these settings, without running it.
 
@@ -86,7 +100,7 @@ class Api:
         return numbers(preview_run(self._engine, fields))
 
     def catalog(self) -> dict[str, Any]:
-        """Samplers, schedules and models that can be named, and what did not load or open: plain JSON data."""
+        """Samplers, schedules, models and upscalers that can be named, and what did not load or open: JSON data."""
         registry = self._engine.registry
         return dict(
             samplers=[registry.samplers[name].describe() for name in in_order(registry.samplers)],
@@ -105,12 +119,15 @@ class Api:
                 )
                 for info in self._engine.models().values()
             ],
+            upscalers=self._engine.upscalers(),
             refused=[dict(name=name, reason=reason) for name, reason in self._engine.refused().items()],
             broken=[dict(source=one.source, name=one.name, reason=one.reason) for one in registry.broken],
         )
 
     def _draw(self, **fields: Any) -> Iterator[Event | None | ApiResult]:
-        job = self._engine.submit(read(fields, self._schema), previews=False)
+        return self._follow(self._engine.submit(read(fields, self._schema), previews=False))
+
+    def _follow(self, job: Job) -> Iterator[Event | None | ApiResult]:
         try:
             for event in job.events(tick=TICK):
                 if isinstance(event, Failed):

@@ -13,6 +13,7 @@ from typing import Any
 
 from .fields import RequestField, fields_of
 from .request import Request
+from .upscale_request import UpscaleRequest
 
 FIRST = ("steps", "sampler", "schedule", "guidance", "seed")  # always written, before the model
 INTERVAL = "Guidance interval"  # guidance_low and guidance_high in one entry
@@ -21,6 +22,8 @@ NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?"
 
 def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     """A1111's text for a record: a fixed first part, then the fields that differ from their defaults."""
+    if record["request"].get("mode") == "upscale":
+        return _upscaled(record)
     own = {name: value for name, value in record["image"].items() if name != "index"}
     request, model = {**record["request"], **own}, record["model"]
     known = {name: field for name, field in fields_of(schema).items() if field.setting.infotext and name in request}
@@ -44,6 +47,19 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     last = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value != "")
     negative = f"Negative prompt: {request['negative_prompt']}\n" if request["negative_prompt"] else ""
     return _clean(f"{request['prompt']}\n{negative}{last}")
+
+
+def _upscaled(record: Mapping[str, Any]) -> str:
+    """The text of the picture that was enlarged, and how it was: other programs still read its settings."""
+    request = record["request"]
+    fields = {
+        field.setting.infotext: _text(request[name])
+        for name, field in fields_of(UpscaleRequest).items()
+        if field.setting.infotext and name in request
+    }
+    last = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items())
+    before = str(record.get("parameters", "")).rstrip()
+    return _clean(f"{before}, {last}" if before else last)
 
 
 def read_interval(text: str) -> dict[str, str]:

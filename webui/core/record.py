@@ -24,7 +24,8 @@ from weights.identity import Patch
 
 from .fields import MAX_NAME
 from .infotext import infotext
-from .request import Request, RequestError, read
+from .request import Request, RequestError, read, read_as
+from .upscale_request import UpscaleRequest
 
 KEYWORD, A1111_KEYWORD = "sigmalab", "parameters"
 SCHEMA = 1
@@ -93,9 +94,11 @@ class Record:
     noise_version  of samplers.noise
     packages       versions by name
     threads        of the CPU
-    patches        those of `weights.identity.ModelIdentity`: LoRAs and textual inversions
+    patches        those of `weights.identity.ModelIdentity`: LoRAs, textual inversions, and the upscaler of a second
+                   pass
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
+    source         of a picture that was only enlarged: the record of the drawing, None if it is not known
     """
 
     data: Mapping[str, Any]
@@ -116,6 +119,16 @@ class Record:
     mask_digest: str
     later_passes: tuple[PassRecord, ...]
     patches: tuple[Patch, ...] = ()
+    source: Record | None = None
+
+    @property
+    def is_upscaled(self) -> bool:
+        """Whether the picture was enlarged and not drawn, see `upscale_request`; nothing ran in passes then."""
+        return self.request is not None and self.request.get("mode") == "upscale"
+
+    def upscale_request(self) -> UpscaleRequest:
+        """The request that enlarged it, without its input picture. Raises RequestError where it is none."""
+        return read_as(UpscaleRequest, {**(self.request or {}), "image": None})
 
     def single_request(self) -> Request:
         """The request of this one picture: its own seed, count 1. For img2img, the input picture and the mask
@@ -125,6 +138,8 @@ class Record:
         """
         if self.request is None:
             raise MetadataError("The picture's settings are incomplete.")
+        if self.is_upscaled:
+            raise MetadataError("The picture was enlarged and not drawn: there is no run to show or to repeat.")
         own = {} if self.variation_seed is None else {"variation_seed": self.variation_seed}
         return read({**self.request, "seed": self.seed, "count": 1, "image": None, "mask": None, **own})
 
@@ -165,11 +180,42 @@ def make_record(
     )
 
 
-def read_record(data: Mapping[str, Any]) -> Record:
-    """A record from its JSON data. Nothing is refused here, see `Record`."""
+def make_upscale_record(
+    request: UpscaleRequest,
+    model: ModelOrigin,
+    input_digest: str,
+    pixels: str,
+    parameters: str = "",
+    source: Record | None = None,
+) -> Record:
+    """The record of a picture that was enlarged.
+
+    model       the upscaler
+    parameters  A1111's text of the picture that was enlarged, "" if there is none
+    source      the record of its drawing, None if it is not known
+    """
+    data = dict(
+        schema=SCHEMA,
+        request=request.to_json(),
+        model={name: value for name, value in asdict(model).items() if value},
+        packages=packages(),
+        threads=torch.get_num_threads(),
+        input_digest=input_digest,
+        pixels=pixels,
+        **({"parameters": parameters} if parameters else {}),
+        **({"source": dict(source.data)} if source else {}),
+    )
+    return read_record(data)
+
+
+def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
+    """A record from its JSON data. Nothing is refused here, see `Record`.
+
+    is_source  whether it is that of a drawing inside another record; it has none inside itself
+    """
     image, request, nfe, threads = (data.get(name) for name in ("image", "request", "nfe", "threads"))
     seed, varied = (image.get(name) if isinstance(image, dict) else None for name in ("seed", "variation_seed"))
-    batch, later = data.get("batch"), data.get("later_passes")
+    batch, later, source = data.get("batch"), data.get("later_passes"), data.get("source")
     first = _pass(data)
     return Record(
         data,
@@ -190,6 +236,7 @@ def read_record(data: Mapping[str, Any]) -> Record:
         _text(data.get("mask_digest")),
         tuple(_pass(each) for each in later if isinstance(each, dict)) if isinstance(later, list) else (),
         _patches(data.get("model")),
+        read_record(source, is_source=True) if isinstance(source, dict) and not is_source else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,6 +30,8 @@ from .feature_fields import (
 from .field_types import Name, Number, Options, Prompt, Whole
 from .fields import Setting, fields_of, problem_text
 from .limits import MAX_COUNT, MAX_STEPS, SEEDS
+
+AnyRequest = TypeVar("AnyRequest", bound=BaseModel)
 
 
 class RequestError(ValueError):
@@ -256,6 +258,11 @@ class Request(BaseModel):
 
 def read(fields: Mapping[str, Any], schema: type[Request] = Request) -> Request:
     """A request from untrusted fields; RequestError has one readable sentence for every wrong field."""
+    return read_as(schema, fields)
+
+
+def read_as(schema: type[AnyRequest], fields: Mapping[str, Any]) -> AnyRequest:
+    """As `read`, for any class of requests."""
     try:
         return schema(**fields)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
 from .request import Request, RequestError
 from .text import as_sentence
+from .upscale_request import check_upscaler_name
 
 if TYPE_CHECKING:
     from weights.extra_networks import ExtraNetworks
@@ -111,7 +112,8 @@ def resolve(
     check_tags(resolved, extra)
     whole = whole_plan(resolved, registry, model_info)
     if resolved.is_hires:
-        resolved, second = hires_pass(resolved, registry)
+        resolved, second = hires_pass(resolved, registry, [*UPSCALERS, *(extra.upscalers() if extra else ())])
+        check_upscaler_file(resolved.upscaler, extra)
         return ResolvedRequest(
             resolved, model_info, whole, partial_plan(whole_plan(second, registry, model_info), second)
         )
@@ -123,15 +125,15 @@ def drawn_seed(seed: int) -> int:
     return random.SystemRandom().randrange(SEEDS) if seed == -1 else seed
 
 
-def hires_pass(request: Request, registry: Registry) -> tuple[Request, Request]:
+def hires_pass(request: Request, registry: Registry, upscalers: Collection[str] = UPSCALERS) -> tuple[Request, Request]:
     """(a resolved request with the defaults of its second pass filled in, that pass as img2img). RequestError.
 
+    upscalers  the names of those that are here
     The options are those of the first pass where the sampler or the schedule is the same, else the defaults.
     """
     if request.hires_scale < SMALLEST_SCALE:
         raise RequestError(f"Hires scale must be {HIRES_SCALE}.")
-    if request.upscaler and request.upscaler not in UPSCALERS:
-        raise RequestError(f"Unknown upscaler {request.upscaler!r}; known are {', '.join(UPSCALERS)}.")
+    check_upscaler_name(request.upscaler, upscalers)
     sampler = _known(registry.sampler, request.hires_sampler or request.sampler)
     schedule = _known(registry.schedule, request.hires_schedule or request.schedule)
     filled = dict(
@@ -178,6 +180,15 @@ def check_tags(request: Request, extra: ExtraNetworks | None) -> None:
         raise RequestError(
             f"The negative prompt names {wrong[0]}; LoRAs act on the whole run, name them in the prompt."
         )
+
+
+def check_upscaler_file(name: str, extra: ExtraNetworks | None) -> None:
+    """Raises RequestError for an upscaler whose file cannot be used."""
+    try:
+        if extra is not None and name not in UPSCALERS:
+            extra.find_upscaler(name)
+    except ModelError as error:
+        raise RequestError(as_sentence(str(error))) from None
 
 
 def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:

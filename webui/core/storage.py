@@ -70,28 +70,31 @@ def remove_leftovers(folder: Path) -> None:
             log.warning("the leftover file %s could not be removed: %s", path, error)
 
 
-def save(folder: Path, seed: int, data: bytes, now: datetime | None = None) -> Path:
-    """Write a PNG as folder/YYYY-MM-DD/HHMMSS-seed.png, or -2, -3 ... where that is taken. Raises OSError."""
+def save(folder: Path, label: int | str, data: bytes, now: datetime | None = None) -> Path:
+    """Write a PNG as folder/YYYY-MM-DD/HHMMSS-label.png, or -2, -3 ... where that is taken. Raises OSError.
+
+    label  the seed of a drawn picture
+    """
     now = now or datetime.now()
     day = folder / now.strftime("%Y-%m-%d")
     day.mkdir(parents=True, exist_ok=True)
-    for name in _names(f"{now:%H%M%S}-{seed}"):
+    for name in _names(f"{now:%H%M%S}-{label}"):
         try:
             write_new(day / name, data)
             return day / name
         except FileExistsError:
             continue
-    raise FileExistsError(f"{day} has {TRIES} pictures of this second and seed")
+    raise FileExistsError(f"{day} has {TRIES} pictures of this second and name")
 
 
-def save_or_keep(folder: Path, seed: int, data: bytes) -> Saved:
+def save_or_keep(folder: Path, label: int | str, data: bytes) -> Saved:
     """Save a picture; if that fails, save it in the system's temporary folder and name the problem."""
     try:
-        return Saved(save(folder, seed, data))
+        return Saved(save(folder, label, data))
     except OSError as error:
         problem = f"pictures cannot be written to {folder}: {error.strerror or error}"
     try:
-        return Saved(save(Path(tempfile.mkdtemp(prefix="sigmalab-")), seed, data), problem)
+        return Saved(save(Path(tempfile.mkdtemp(prefix="sigmalab-")), label, data), problem)
     except OSError:
         return Saved(None, problem)
 

@@ -112,7 +112,7 @@ def draw(
 
     def enlarged(x: torch.Tensor) -> torch.Tensor:
         progress.enlarging()
-        larger = enlarge(x, resolved.hires_size, drawing.request.upscaler, model)
+        larger = enlarge(x, resolved.hires_size, drawing.request.upscaler, context)
         context.raise_if_stopped()
         progress.begin_pass()
         return larger

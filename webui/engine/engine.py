@@ -14,6 +14,7 @@ from webui.core.inpainting import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest, resolve
+from webui.core.upscale_request import UpscaleRequest, resolve_upscale
 from weights.extra_networks import ExtraNetworks
 from weights.identity import ModelIdentity
 from weights.model import Model
@@ -25,7 +26,8 @@ from .job_context import Task
 from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
 from .opened_models import AvailableModels, ModelHolder
-from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment, identity_of
+from .upscaling import open_upscaling
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -104,13 +106,14 @@ class Engine:
         used = self._holder.named(model)
         return None if used is None else used.count_tokens(text)
 
-    def identity_of(self, model: str, prompt: str = "", negative_prompt: str = "") -> ModelIdentity | None:
-        """What a model draws prompts with, LoRAs and textual inversions included, if it is the one that is open now.
+    def identity_of(self, request: Request) -> ModelIdentity | None:
+        """What a resolved request is drawn with, LoRAs, textual inversions and upscalers included, if its model is the
+        one that is open now.
 
-        Raises ModelError for a LoRA that is not there.
+        Raises ModelError for a LoRA and RequestError for an upscaler that is not there.
         """
-        used = self._holder.named(model)
-        return None if used is None else used.identity_for(prompt, negative_prompt)
+        used = self._holder.named(request.model)
+        return None if used is None else identity_of(used, request, self.worker.upscalers)
 
     @property
     def extra(self) -> ExtraNetworks:
@@ -183,6 +186,19 @@ class Engine:
         if task.model:
             self._available.check(task.model)
         return self._put(TaskJob(task, owner, self._clock))
+
+    def upscalers(self) -> list[str]:
+        """The names of what enlarges pictures or latents, as the folder is now; the default first."""
+        return self._available.upscalers()
+
+    def submit_upscale(
+        self, request: UpscaleRequest, owner: str = "", environment: RunEnvironment = DEFAULT_ENVIRONMENT
+    ) -> TaskJob:
+        """`submit` for a picture that is enlarged and not drawn. Raises RequestError."""
+        account = self._account_of()
+        self.queue.check_room(account=account.name, most=account.waiting)
+        resolved = resolve_upscale(request, self.upscalers())
+        return self.submit_task(open_upscaling(resolved, self.limits, self.extra, environment), owner)
 
     def ask(self, model: str, compute: Callable[[Any], Any]) -> Future[Any]:
         """Compute something small on a model in the worker's thread, between two jobs: the answer to come.

@@ -46,10 +46,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture, on disk with its metadata; `index` is its place in the request."""
+    """A finished picture, on disk with its metadata; `index` is its place in the request.
+
+    seed  None for one that was only enlarged
+    """
 
     path: Path
-    seed: int
+    seed: int | None
     index: int
 
 

@@ -11,6 +11,7 @@ from samplers.registry import Registry
 from samplers.sampler import Stopped
 
 from .events import Event
+from .opened_models import UpscalerHolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,7 @@ class JobContext:
     should_stop  to be asked around every network call; once true, the job has to end
     clock        seconds
     public       leave paths of this machine out of messages, and keep no visitor's input picture
+    upscalers    opens networks that enlarge pictures
     tell         makes an event of the job known to its watchers
     on_saved     to be called with each picture that was written
     """
@@ -32,6 +34,7 @@ class JobContext:
     should_stop: Callable[[], bool]
     clock: Callable[[], float]
     public: bool
+    upscalers: UpscalerHolder
     tell: Callable[[Event], None]
     on_saved: Callable[[Path], None] = lambda path: None
 
@@ -45,7 +48,7 @@ class Task(Protocol):
     """What `Engine.submit_task` takes: it runs alone, with the model that it names.
 
     A task may also have an attribute `environment` of `webui.engine.run_environment`, if it needs another than the
-    engine's own.
+    engine's own, and `held`, the bytes of pictures that it holds while it waits.
     """
 
     @property

@@ -265,6 +265,11 @@ class TaskJob(Job):
         super().__init__(task.model, owner, clock, getattr(task, "environment", DEFAULT_ENVIRONMENT))
         self.task = task
 
+    @property
+    def held(self) -> int:
+        """Bytes of pictures that it holds while it waits, about."""
+        return getattr(self.task, "held", 0)
+
 
 class EngineCall(Job):
     """A small computation on an opened model, between two jobs, whose answer somebody waits for.

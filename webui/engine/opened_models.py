@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from webui.core.menus import UPSCALERS
 from webui.core.request import RequestError
+from webui.core.text import as_sentence
 from weights.catalog import Catalog
 from weights.extra_networks import ExtraNetworks
+from weights.identity import Patch
 from weights.model import Model
 from weights.model_info import ModelError, ModelInfo
 from weights.oom import out_of_memory
+from weights.opening import pick_device
+from weights.upscaler import Upscaler
 
 from .errors import explain, free_memory
 
@@ -47,6 +52,11 @@ class AvailableModels:
     def refused(self) -> dict[str, str]:
         """What lies among the models and LoRAs and cannot be used, by name, with the reason."""
         return {**self._problems(self._settings.weights), **self.extra.problems()}
+
+    def upscalers(self) -> list[str]:
+        """The names of what enlarges pictures or latents, the default first; files come last."""
+        files = (name for name, file in self.extra.upscalers().items() if not file.problem)
+        return [*UPSCALERS, *(name for name in files if name not in UPSCALERS)]
 
     def choices(self, name: str) -> dict[str, ModelInfo]:
         """`all`; RequestError if the model of this name is there and cannot be used. An unknown name passes."""
@@ -140,6 +150,10 @@ class ModelHolder:
         self.status = f"{name} on {model.device}, ready"
         return model
 
+    def upscalers(self) -> UpscalerHolder:
+        """Where the worker keeps its upscaler."""
+        return UpscalerHolder(self._available.extra, self._settings.device)
+
     def warm_up(self) -> None:
         """Open the default model; the status says what goes wrong."""
         models = self._available.all()
@@ -181,3 +195,36 @@ class ModelHolder:
         )
         self.status = explain(full)
         raise full
+
+
+class UpscalerHolder:
+    """Keeps one upscaler open on a device."""
+
+    def __init__(self, extra: ExtraNetworks, device: str):
+        self._extra, self._device = extra, device
+        self._opened: Upscaler | None = None
+
+    def open(self, name: str) -> Upscaler | None:
+        """The upscaler of this name; None for one that needs no network. Raises RequestError."""
+        if (patch := self.patch(name)) is None:
+            return None
+        if self._opened is None or (self._opened.name, self._opened.digest) != (patch.name, patch.digest):
+            self._opened = None
+            with _naming_problems():
+                self._opened = self._extra.open_upscaler(name, pick_device(self._device))
+        return self._opened
+
+    def patch(self, name: str) -> Patch | None:
+        """The upscaler as part of what made a picture; None for one that needs no network. Raises RequestError."""
+        if name in ("", *UPSCALERS):
+            return None
+        with _naming_problems():
+            return self._extra.upscaler_patch(name)
+
+
+@contextmanager
+def _naming_problems() -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        raise RequestError(as_sentence(str(error))) from None

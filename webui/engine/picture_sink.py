@@ -15,7 +15,7 @@ from webui.core.storage import Saved, keep_input, save_or_keep
 from .errors import not_saved
 from .events import Picture
 from .job_context import JobContext
-from .run_environment import origin_of
+from .run_environment import identity_of, origin_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class PictureSink:
             index,
             [PassRecord.of(*names, sigmas) for names, sigmas in zip(self._origins, facts.sigmas, strict=True)],
             facts.nfe,
-            origin_of(model.name, model.identity_for(self._request.prompt, self._request.negative_prompt)),
+            origin_of(model.name, identity_of(model, self._request, self._context.upscalers)),
             facts.batch,
             {**self._input, "threads": torch.get_num_threads(), "pixels": digest_of(image)},
         )

@@ -25,6 +25,7 @@ from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
 from webui.core.text import as_sentence
+from webui.core.upscale_request import UpscaleRequest
 from weights.extra_networks import ExtraNetworks
 from weights.identity import Patch
 from weights.model_info import ModelError
@@ -32,9 +33,11 @@ from weights.opening import pick_device
 from weights.prompt_syntax import LoraTag
 
 from .engine import Engine
+from .jobs import Job
 from .run_environment import RunEnvironment
 
 MAX_THREADS = 4 * (os.cpu_count() or 1)  # more are a slip or an attack, and would only wait for each other
+OTHER_INPUT = "The input picture is another one than this picture was made from."
 MODEL_TITLES = {
     "device": "the device",
     "dtype": "the number format",
@@ -51,6 +54,16 @@ class Recipe:
     environment: RunEnvironment
     index: int
     record: Record
+
+
+@dataclass(frozen=True)
+class UpscaleRecipe:
+    """What a replay of a picture that was enlarged and not drawn does."""
+
+    request: UpscaleRequest
+    environment: RunEnvironment
+    record: Record
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,32 @@ class Verdict:
         return f"{how}, although {'; '.join(self.changed)}" if self.equal else f"{how}; {'; '.join(self.changed)}"
 
 
+def any_recipe(
+    path: Path, engine: Engine, one_at_a_time: bool = False, image: Path | None = None, mask: Path | None = None
+) -> Recipe | UpscaleRecipe:
+    """What a replay of this picture, drawn or only enlarged, does; see `recipe`."""
+    record = read_picture(path).record
+    if record is None or not record.is_upscaled:
+        return recipe(path, engine, one_at_a_time, image, mask)
+    image = image or _kept_input(record.input_digest, "input picture", "--input", engine)
+    request = record.upscale_request().model_copy(update={"image": image})
+    if digest_of(open_picture(image)) != record.input_digest:
+        raise RequestError(OTHER_INPUT)
+    environment = RunEnvironment(threads=_threads(record), digest=record.model.digest or None)
+    return UpscaleRecipe(request, environment, record)
+
+
+def submit_recipe(engine: Engine, wanted: Recipe | UpscaleRecipe, owner: str = "") -> Job:
+    """Queue a replay. Raises RequestError."""
+    if isinstance(wanted, UpscaleRecipe):
+        return engine.submit_upscale(wanted.request, owner, wanted.environment)
+    return engine.submit_resolved(wanted.resolved, owner, False, wanted.environment)
+
+
 def recipe(
     path: Path, engine: Engine, one_at_a_time: bool = False, image: Path | None = None, mask: Path | None = None
 ) -> Recipe:
-    """What a replay of this picture draws.
+    """What a replay of this picture, which was drawn, draws.
 
     one_at_a_time  draw it alone, whatever its batch was
     image, mask    the input picture of img2img and its mask; by default those that were kept under outputs/inputs/
@@ -126,7 +161,7 @@ def recipe(
     resolved = resolved.with_sigmas(*walked)
     environment = RunEnvironment(
         device=None if public else _device(record.model.device),
-        threads=record.threads if record.threads in range(1, MAX_THREADS + 1) else None,
+        threads=_threads(record),
         batch=len(batch),
         # Older pictures do not say the first and the last.
         digest=record.model.digest or None,
@@ -136,19 +171,20 @@ def recipe(
     return Recipe(resolved, environment, batch.index(own), record)
 
 
-def into(recipe: Recipe, folder: Path) -> Recipe:
+def into(recipe: Recipe | UpscaleRecipe, folder: Path) -> Recipe | UpscaleRecipe:
     """The recipe with its pictures in a folder of their own."""
     return replace(recipe, environment=replace(recipe.environment, outputs=folder))
 
 
-def compare(path: Path, made: Path, recipe: Recipe) -> Verdict:
+def compare(path: Path, made: Path, recipe: Recipe | UpscaleRecipe) -> Verdict:
     """Compare a picture with its replay. Raises PictureError and MetadataError."""
     old, new, now = open_picture(path), open_picture(made), read_picture(made).record
     if now is None:
         raise MetadataError("The replay carries no settings to compare.")
     if old.size != new.size:
         raise MetadataError(f"The file is {old.width}x{old.height} and its settings make {new.width}x{new.height}.")
-    changed = tuple(changes(recipe.record, now, own_grid=any(plan.own_grid for plan in recipe.resolved.plans)))
+    own_grid = isinstance(recipe, Recipe) and any(plan.own_grid for plan in recipe.resolved.plans)
+    changed = tuple(changes(recipe.record, now, own_grid))
     with Image.open(path) as file:
         lossy = file.format == "JPEG"
     largest = int(np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16)).max())
@@ -181,6 +217,10 @@ def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
     ]
     ran = [(one.sigmas, *(each.sigmas for each in one.later_passes)) for one in (old, new)]
     return [*phrases, "its sigmas were others"] if own_grid and ran[0] != ran[1] else phrases
+
+
+def _threads(record: Record) -> int | None:
+    return record.threads if record.threads in range(1, MAX_THREADS + 1) else None
 
 
 def _batch(record: Record, seed: int) -> list[int]:
@@ -220,7 +260,7 @@ def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
 
 def _check_patches(record: Record, engine: Engine) -> None:
     for patch in record.patches:
-        what, look_up = ("LoRA", _lora) if patch.kind == "lora" else ("Embedding", ExtraNetworks.embedding_patch)
+        what, look_up = PATCHES.get(patch.kind, PATCHES["embedding"])
         try:
             here = look_up(engine.extra, patch.name).digest
         except ModelError as error:
@@ -234,10 +274,19 @@ def _lora(extra: ExtraNetworks, name: str) -> Patch:
     return extra.patch(LoraTag(name))
 
 
+PATCHES = {
+    "lora": ("LoRA", _lora),
+    "embedding": ("Embedding", ExtraNetworks.embedding_patch),
+    "upscaler": ("Upscaler", ExtraNetworks.upscaler_patch),
+}
+
+
 def _kept_input(digest: str, what: str, flag: str, engine: Engine) -> Path:
     if engine.settings.public:
         # The input picture may be another visitor's.
-        raise RequestError("Pictures from img2img are not made again on a shared page, which keeps no input pictures.")
+        raise RequestError(
+            "Pictures made from another are not made again on a shared page, which keeps no input pictures."
+        )
     if not digest.isalnum():
         raise MetadataError(f"The picture's settings are incomplete: they do not name its {what}.")
     path = input_path(engine.outputs, digest)
@@ -251,6 +300,6 @@ def _check_input(record: Record, request: Request) -> None:
     if source is None:
         return
     if digest_of(source.picture) != record.input_digest:
-        raise RequestError("The input picture is another one than this picture was made from.")
+        raise RequestError(OTHER_INPUT)
     if record.mask_digest != (digest_of(source.mask) if source.mask else ""):
         raise RequestError("The mask is another one than this picture was made with.")

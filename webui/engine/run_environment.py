@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from webui.core.request import RequestError
+from webui.core.request import Request, RequestError
 from weights.identity import ModelIdentity
+
+from .opened_models import UpscalerHolder
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,16 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
         raise RequestError(
             f"The vocabulary, text encoder and VAE of model {name} here have hash {identity.parts}, and {other}."
         )
+
+
+def identity_of(model: Any, request: Request, upscalers: UpscalerHolder) -> ModelIdentity:
+    """Everything that shapes a resolved request's picture on an opened model, with the upscaler of its second pass.
+
+    Raises ModelError and RequestError for a file that is no longer there.
+    """
+    identity = model.identity_for(request.prompt, request.negative_prompt)
+    patch = upscalers.patch(request.upscaler) if request.is_hires else None
+    return identity if patch is None else replace(identity, patches=(*identity.patches, patch))
 
 
 def origin_of(name: str, identity: ModelIdentity) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from samplers.wrappers import SoftlyMasked
 from webui.core.inpainting import InputPicture
 from webui.core.menus import LATENT
 from webui.core.request import Request
+from weights.upscaler import enlarged
+
+from .job_context import JobContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +84,18 @@ def latent_mask(mask: Image.Image, factor: int) -> torch.Tensor:
     return torch.nn.functional.max_pool2d(pixels, factor)
 
 
-def enlarge(x: torch.Tensor, size: tuple[int, int], upscaler: str, model: Any) -> torch.Tensor:
+def enlarge(x: torch.Tensor, size: tuple[int, int], name: str, context: JobContext) -> torch.Tensor:
     """Latents (images, channels, height, width) enlarged for a picture of this width and height, by a known upscaler.
 
     Latents are interpolated; a picture is decoded, enlarged and encoded again, which blurs less and costs more.
     """
-    if mode := LATENT.get(upscaler):
+    model = context.model
+    if mode := LATENT.get(name):
         shape = model.latents_shape(*size)[1:]
         return torch.nn.functional.interpolate(x, size=shape, mode=mode)
-    pictures = [model.decode(one[None])[0] for one in x]
-    return torch.cat([model.encode(picture.resize(size, Image.Resampling.LANCZOS)) for picture in pictures])
+    pictures, upscaler = [model.decode(one[None])[0] for one in x], context.upscalers.open(name)
+
+    def on_tile(done: int, tiles: int) -> None:
+        context.raise_if_stopped()
+
+    return torch.cat([model.encode(enlarged(picture, size, upscaler, on_tile)) for picture in pictures])

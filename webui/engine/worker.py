@@ -53,6 +53,7 @@ class Worker:
     ):
         self._queue, self._holder, self._registry, self._settings = queue, holder, registry, settings
         self._clock, self._on_saved = clock, on_saved
+        self.upscalers = holder.upscalers()
         self._warm_up_wanted = False
         self._thread = self._new_thread()
         self._current: tuple[Job, int] | None = None
@@ -94,6 +95,7 @@ class Worker:
                 should_stop,
                 self._clock,
                 settings.public,
+                self.upscalers,
                 job.tell,
                 self._on_saved,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,16 @@ def _read_external(metadata: PictureMetadata) -> ExternalMetadata:
 
 
 def from_record(record: Record, registry: Registry, models: Mapping[str, Any], text: str = "") -> ImportedSettings:
-    """The settings of our own record. Raises RequestError where its request is none."""
+    """The settings of our own record; of a picture that was enlarged, those of its drawing, if they are known.
+
+    Raises RequestError where its request is none.
+    """
+    if record.is_upscaled:
+        rows, drawn = _upscale_rows(record), record.source
+        if drawn is None:
+            return ImportedSettings("Sigmalab", rows, record=record, text=text)
+        found = from_record(drawn, registry, models, text)
+        return replace(found, rows=(*rows, *found.rows), record=record)
     request = record.single_request()
     fields = request.to_json()
     opened, missing = set(), []
@@ -112,17 +121,25 @@ def from_external(
 
 
 def _rows(record: Record, request: Request) -> tuple[tuple[str, str], ...]:
-    def said(values: Mapping[str, str]) -> str:
-        return ", ".join(f"{key} {value}" for key, value in values.items() if value)
-
     settings = request.used_settings()
     del settings["count"]
     rows = [(title(name), _value(value)) for name, value in settings.items()]
-    rows += [("Sampler from", said(asdict(record.sampler))), ("Schedule from", said(asdict(record.schedule)))]
-    rows += [("Model from", said(asdict(record.model))), ("Made with", said(record.packages))]
+    rows += [("Sampler from", _said(asdict(record.sampler))), ("Schedule from", _said(asdict(record.schedule)))]
+    rows += [("Model from", _said(asdict(record.model))), ("Made with", _said(record.packages))]
     rows += [("CPU threads", str(record.threads or "")), ("Drawn together", _value(list(record.batch)))]
     rows.append(("Input picture", record.input_digest))
     return tuple((label, value) for label, value in rows if value)
+
+
+def _upscale_rows(record: Record) -> tuple[tuple[str, str], ...]:
+    rows = [(title(name), _value(value)) for name, value in record.upscale_request().to_json().items()]
+    rows += [("Upscaler from", _said(asdict(record.model))), ("Made with", _said(record.packages))]
+    rows.append(("Input picture", record.input_digest))
+    return tuple((label, value) for label, value in rows if value)
+
+
+def _said(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value)
 
 
 def _value(value: Any) -> str:

@@ -26,10 +26,10 @@ def overlay(
     saved   the values that the browser keeps now; they stay where `fields` has no possible value
     fields  of a request, each valid by itself
     """
-    models, limits = page.engine.models(), page.engine.limits
+    models, limits, upscalers = page.engine.models(), page.engine.limits, page.engine.upscalers()
 
     def recalled(values: Any) -> dict[str, Any]:
-        return recall(values, page.registry, models, limits, schema)
+        return recall(values, page.registry, models, limits, schema, upscalers)
 
     before = recalled(saved)
     wanted = before | {name: value for name, value in fields.items() if name in form.names}

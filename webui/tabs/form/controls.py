@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,7 +11,7 @@ from gradio.components import Component
 from samplers.registry import Registry
 from webui.core.fields import Group, RequestField, fields_of
 from webui.core.limits import size_range
-from webui.core.menus import UPSCALERS, sampler_choices, schedules_in_order
+from webui.core.menus import sampler_choices, schedules_in_order
 from webui.core.request import Request
 from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.page_context import Page
@@ -102,14 +102,18 @@ def build_inpaint(mode: str, schema: type[Request] = Request) -> dict[str, Compo
     return build_group(mode, "inpaint", schema)
 
 
-def build_hires(
-    registry: Registry, mode: str, most_steps: int, schema: type[Request] = Request
-) -> dict[str, Component]:
+def upscaler_choices(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The menu of upscalers, the default first."""
+    return [("Default", ""), *((name, name) for name in names)]
+
+
+def build_hires(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
     """The folded controls of a second pass that enlarges the picture."""
+    registry, most_steps = page.registry, page.engine.limits.steps
     menus = {
         "hires_sampler": [("As above", ""), *sampler_choices(registry.samplers)],
         "hires_schedule": [("As above", ""), *((name, name) for name in schedules_in_order(registry.schedules))],
-        "upscaler": [("Default", ""), *((name, name) for name in UPSCALERS)],
+        "upscaler": upscaler_choices(page.engine.upscalers()),
     }
     changes: dict[str, dict[str, Any]] = {name: dict(choices=names, min_width=120) for name, names in menus.items()}
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
@@ -160,7 +164,7 @@ def build_form(
         with gr.Accordion(more_label, open=False, elem_id=f"{mode}-more", elem_classes="more"):
             controls |= build_group(mode, "conditioning", schema) | build_group(mode, "interval", schema)
         if mode == "txt2img":
-            controls |= build_hires(registry, mode, engine.limits.steps, schema)
+            controls |= build_hires(page, mode, schema)
         plan = gr.HTML(elem_id=f"{mode}-plan")
     with gr.Column(elem_classes="card"):
         controls |= build_group(mode, "size", schema, width=size_slider(info), height=size_slider(info))

@@ -18,7 +18,7 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_cha
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import as_text, schedule_update, size_slider
+from .controls import as_text, schedule_update, size_slider, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note
 from .form import Form
 from .form_state import recall, recall_options
@@ -54,14 +54,15 @@ def connect_form(page: Page, form: Form) -> None:
 
 def refill(page: Page, form: Form, saved: Any) -> Updates:
     """Updates for `refilled(form)` from what the browser kept; menus are read anew."""
-    models = page.engine.models()
-    values = recall(saved, page.registry, models, page.engine.limits)
+    models, upscalers = page.engine.models(), page.engine.upscalers()
+    values = recall(saved, page.registry, models, page.engine.limits, upscalers=upscalers)
     sizes = size_slider(models.get(values["model"]))
     sizes.pop("value")
     more: dict[str, dict[str, Any]] = {
         "model": dict(choices=list(models)),
         "width": sizes,
         "height": sizes,
+        "upscaler": dict(choices=upscaler_choices(upscalers)),
     }
     values["model"] = values["model"] or None
     updates: Updates = {
@@ -145,6 +146,6 @@ def _second_note(
     fields = {name: values[name] for name in (*HIRES, "steps") if name in values}
     names = dict(sampler=first.sampler.name, schedule=values["schedule"] or found.defaults.schedule)
     request = read(fields | names | dict(options=dict(first.options), schedule_options=dict(chosen)))
-    filled, second = hires_pass(request, page.registry)
+    filled, second = hires_pass(request, page.registry, page.engine.upscalers())
     plan = partial_plan(whole_plan(second, page.registry, found), second)
     return hires_note(plan, second.schedule, request.hires_size(found.defaults.multiple), filled.upscaler)

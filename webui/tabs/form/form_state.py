@@ -5,7 +5,7 @@ What a browser sends is untrusted and may be old: a value that no longer fits fa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from samplers.options import Option
@@ -41,8 +41,12 @@ def recall(
     models: Mapping[str, ModelInfo],
     limits: Limits,
     schema: type[Request] = Request,
+    upscalers: Collection[str] = UPSCALERS,
 ) -> dict[str, Any]:
-    """The form's values from what a browser kept, each one valid here and now."""
+    """The form's values from what a browser kept, each one valid here and now.
+
+    upscalers  the names of those that are here
+    """
     saved = saved if isinstance(saved, dict) else {}
     model = saved.get("model")
     info = models.get(model) if isinstance(model, str) else None
@@ -61,7 +65,7 @@ def recall(
             case "schedule" | "hires_schedule":
                 return value == "" or value in registry.schedules
             case "upscaler":
-                return value == "" or value in UPSCALERS
+                return value == "" or value in upscalers
             case "width" | "height":
                 return info is not None and not size_problem(name, value, info)
             case "seed":

@@ -70,7 +70,7 @@ def settings_outputs(bench: Workbench, tabs: gr.Tabs) -> list[Block]:
 
 def _inputs_of(page: Page, imported: ImportedSettings) -> dict[str, str]:
     """The kept input picture and mask of one from img2img; never on a shared page, where they are another visitor's."""
-    record = imported.record
+    record = imported.record.source if imported.record and imported.record.is_upscaled else imported.record
     if page.engine.settings.public or record is None or not record.single_request().has_input:
         return {}
     digests = {"image": record.input_digest, "mask": record.mask_digest}

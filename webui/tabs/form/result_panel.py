@@ -103,7 +103,8 @@ async def show(panel: ResultPanel, snapshot: Snapshot, before: Snapshot | None =
     ended = snapshot.outcome is not None
     if before is None or len(snapshot.pictures) != len(before.pictures) or ended:
         files = await asyncio.gather(*(asyncio.to_thread(served, picture.path) for picture in snapshot.pictures))
-        made = [(file, picture.seed) for file, picture in zip(files, snapshot.pictures, strict=True)]
+        # Only what was merely enlarged has no seed, and a form draws.
+        made = [(file, picture.seed or 0) for file, picture in zip(files, snapshot.pictures, strict=True)]
         updates |= _pictures(panel, made, ended, small)
         if ended and not made:
             updates[panel.stage] = render("form", "empty_stage")

@@ -180,6 +180,8 @@ def facts(path: Path) -> tuple[str, str, str, int | None]:
     """(prompt, sampler, model, seed) of a picture. Raises RequestError where it has no metadata."""
     carried = read_picture(path)
     record = carried.record
+    if record is not None and record.is_upscaled:
+        record = record.source
     if record is not None and record.request is not None:
         prompt, sampler, model = (_text(record.request.get(name)) for name in ("prompt", "sampler", "model"))
         return prompt, sampler, model, record.seed if record.seed in range(SEEDS) else None

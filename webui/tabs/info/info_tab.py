@@ -16,7 +16,7 @@ from gradio.blocks import Block
 from webui.core.images import open_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.engine.events import Failed
-from webui.engine.replay import Verdict, compare, into, recipe
+from webui.engine.replay import Verdict, any_recipe, compare, into, submit_recipe
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings
@@ -157,11 +157,8 @@ def _replay_of(page: Page, parts: InfoWidgets) -> Any:
         with tempfile.TemporaryDirectory(prefix="sigmalab-replay-", ignore_cleanup_errors=True) as folder:
             try:
                 path = uploaded(image)
-                wanted = into(await asyncio.to_thread(recipe, path, page.engine), Path(folder))
-                owner = page.owner(token, MODE)
-                job = await submit(
-                    page, partial(page.engine.submit_resolved, wanted.resolved, owner, False, wanted.environment)
-                )
+                wanted = into(await asyncio.to_thread(any_recipe, path, page.engine), Path(folder))
+                job = await submit(page, partial(submit_recipe, page.engine, wanted, page.owner(token, MODE)))
             except RequestError as error:
                 yield {parts.verdict: problem(str(error))} | buttons.idle()
                 return

@@ -12,6 +12,7 @@ from webui.engine.engine import Engine
 from webui.engine.errors import explain
 from webui.engine.events import Event, PartialResult, Picture, Progress
 from webui.engine.job_context import JobContext
+from webui.engine.run_environment import identity_of
 
 from .cell_cache import CellCache, CellPicture, key_of_request
 from .grid import Cell, Grid
@@ -58,7 +59,7 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
     cache = CellCache(engine.outputs)
 
     def is_there(cell: Cell) -> bool:
-        identity = engine.identity_of(grid.model, cell.request.prompt, cell.request.negative_prompt)
+        identity = engine.identity_of(cell.request)
         key = identity and key_of_request(cell.request, engine.registry, identity, grid.source(cell))
         return bool(key and cache.find(key))
 
@@ -129,7 +130,7 @@ class _GridRun:
         key = key_of_request(
             cell.request,
             context.registry,
-            context.model.identity_for(cell.request.prompt, cell.request.negative_prompt),
+            identity_of(context.model, cell.request, context.upscalers),
             source,
         )
         result: CellResult
