@@ -134,7 +134,11 @@ def list_plugins(flags):
     broken = [{"source": b.source, "name": b.name, "reason": b.reason} for b in found.broken]
     listing = {
         kind: [dict(entry.describe(), check=entry.check) for entry in entries.values()]
-        for kind, entries in (("samplers", found.samplers), ("schedules", found.schedules))
+        for kind, entries in (
+            ("samplers", found.samplers),
+            ("schedules", found.schedules),
+            ("guidances", found.guidances),
+        )
     }
     if flags.json:
         print(json.dumps(dict(listing, broken=broken), indent=2))

@@ -1,10 +1,11 @@
 """Samplers of diffusion models: the names here are the ones that a plugin may import."""
 
-# First, because importing a submodule binds its name here: `schedule` has to end up as the decorator.
+# First, because importing a submodule binds its name here: `schedule` and `guidance` have to end up as the decorators.
 from .schedule import NoiseSchedule  # isort: skip
+from .guidance import CFG as CFG  # isort: skip
 from .exponential import multistep_weights
 from .options import Choice, Length, Range
-from .sampler import Step, Stopped, hookimpl, sampler, schedule
+from .sampler import Step, Stopped, guidance, hookimpl, sampler, schedule
 
 __all__ = [
     "Choice",
@@ -13,6 +14,7 @@ __all__ = [
     "Range",
     "Step",
     "Stopped",
+    "guidance",
     "hookimpl",
     "multistep_weights",
     "sampler",

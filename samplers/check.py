@@ -1,4 +1,4 @@
-"""Whether a sampler or a schedule keeps its contract: one watched run, and the quick check that every plugin gets.
+"""Whether a plugin keeps its contract: one watched run, and the quick check that every plugin gets.
 
 The quick check is a run of two steps on a toy denoiser; `samplers.testing` does the thorough ones.
 """
@@ -6,8 +6,6 @@ The quick check is a run of two steps on a toy denoiser; `samplers.testing` does
 from __future__ import annotations
 
 import contextlib
-import random
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +15,14 @@ from typing import Any, NoReturn
 import torch
 
 from .closed_form import GaussianDenoiser
+from .global_state import global_state_changed
 from .noise import Noise
-from .sampler import Sampler, Schedule, Step
-from .schedule import NoiseSchedule
+from .sampler import Guidance, GuidanceState, Sampler, Schedule, Step
+from .schedule import NoiseSchedule, stable_diffusion
 from .wrappers import Counted, Reported
 
 TOY = (1.0, 0.6, 0.0)
+TOY_LEVELS, TOY_SCALE = (8.0, 1.0, 0.2), 5.0  # noise levels and scale that a guidance is tried at
 MOST = 100_000  # steps and network calls, more than any sampler makes: it would go on for ever
 
 
@@ -112,21 +112,30 @@ def run_checked(
 
 
 @contextlib.contextmanager
-def explained(sampler: Sampler) -> Iterator[None]:
-    """Turn an error from inside the sampler into CheckFailed that names its line."""
+def global_state_kept(look: str, generators: bool = True) -> Iterator[None]:
+    """Raise CheckFailed if PyTorch's default dtype or, with `generators`, random state changes; put it back."""
+    with global_state_changed(generators) as changed:
+        yield
+    if changed:
+        fail("global state to be left alone", f"a change of {' and '.join(changed)}", look)
+
+
+@contextlib.contextmanager
+def explained(item: Sampler | Guidance) -> Iterator[None]:
+    """Turn an error from inside a sampler or a guidance into CheckFailed that names its line."""
     try:
         yield
     except CheckFailed:
         raise
     except (Exception, SystemExit) as error:
-        fail("a run without an error", f"{type(error).__name__}: {error}".rstrip(": "), place(sampler, error))
+        fail("a run without an error", f"{type(error).__name__}: {error}".rstrip(": "), place(item, error))
 
 
-def place(sampler: Sampler, error: BaseException | None = None) -> str:
-    """Where a sampler is written, or the line of it that raised `error`."""
-    code = getattr(getattr(sampler.function, "__wrapped__", sampler.function), "__code__", None)
+def place(item: Sampler | Guidance, error: BaseException | None = None) -> str:
+    """Where a sampler or a guidance is written, or the line of it that raised `error`."""
+    code = getattr(getattr(item.function, "__wrapped__", item.function), "__code__", None)
     if code is None:
-        return f"sampler {sampler.name}"
+        return f"{type(item).__name__.lower()} {item.name}"
     lines = (
         [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename] if error else []
     )
@@ -213,55 +222,58 @@ def check_schedule_quickly(schedule: Schedule, models: Sequence[NoiseSchedule]) 
     return f"3 steps on each kind of model passed in {_since(began)}"
 
 
+def check_guidance_quickly(guidance: Guidance, shape: Sequence[int] = (2, 2, 4, 4), **options: Any) -> str:
+    """Guide two pictures down three noise levels; return what passed. Raises CheckFailed.
+
+    The guided estimates are finite, like the conditional ones and, for each picture, the same when it is alone; nothing
+    is changed in place.
+    """
+    began = time.perf_counter()
+    _check_declarations(guidance)
+    generator = torch.Generator().manual_seed(0)
+    x, first, second = torch.randn(3, *shape, generator=generator).unbind()
+    kept = [each.clone() for each in (x, first, second)]
+    with global_state_kept(f"random numbers, {place(guidance)}"), explained(guidance), torch.no_grad():
+        together = _guide(guidance, x, first, second, options)
+        alone = [_guide(guidance, x[i : i + 1], first[i : i + 1], second[i : i + 1], options) for i in range(len(x))]
+    if any(not torch.equal(now, before) for now, before in zip((x, first, second), kept, strict=True)):
+        fail("its inputs to be left as they were given", "a change of them", f"in-place operations, {place(guidance)}")
+    for level, (guided, *each) in enumerate(zip(together, *alone, strict=True)):
+        if not torch.isfinite(guided).all():
+            fail("finite numbers", f"NaN or infinity at sigma {TOY_LEVELS[level]:g}", f"divisions, {place(guidance)}")
+        if not torch.allclose(guided, torch.cat(each), rtol=1e-4, atol=1e-5):
+            fail(
+                "a picture alone to equal itself in a batch",
+                "another one",
+                f"sums over the first axis, the pictures, and decisions for all of them at once, {place(guidance)}",
+            )
+    return f"estimates, pictures apart, inputs and global state passed in {_since(began)}"
+
+
+def _guide(guidance: Guidance, x, conditional, unconditional, options) -> list[torch.Tensor]:
+    """What a guidance makes of estimates at TOY_LEVELS; where it skips the unconditional one, the conditional one."""
+    resolved, made = guidance.resolve(options), []
+    state = GuidanceState(x, (*TOY_LEVELS, 0.0), stable_diffusion())
+    for sigma in TOY_LEVELS:
+        if guidance.skips(sigma, TOY_SCALE, state, **resolved):
+            made.append(conditional)
+            continue
+        guided = guidance(conditional, unconditional, sigma, TOY_SCALE, state, **resolved)
+        if not isinstance(guided, torch.Tensor) or _form(guided) != _form(conditional):
+            came = _form(guided) if isinstance(guided, torch.Tensor) else f"a {type(guided).__name__}"
+            fail(f"a guided estimate like the conditional one, {_form(conditional)}", came, place(guidance))
+        made.append(guided)
+    return made
+
+
 def _since(began: float) -> str:
     return f"{1000 * (time.perf_counter() - began):.1f} ms"
 
 
-def _check_declarations(item: Sampler | Schedule) -> None:
+def _check_declarations(item: Sampler | Schedule | Guidance) -> None:
     for name in ("name", "version", "paper"):
         value = getattr(item, name)
         if not isinstance(value, str) or (name == "name" and not value.strip()):
             fail(f"{name} to be a text", repr(value), f"@{type(item).__name__.lower()}")
     if not callable(item.function):
         fail("a function", repr(item.function), f"@{type(item).__name__.lower()}, which makes a {type(item).__name__}")
-
-
-@contextlib.contextmanager
-def global_state_kept(look: str, generators: bool = True) -> Iterator[None]:
-    """Raise CheckFailed if PyTorch's default dtype or, with `generators`, random state changes; put it back."""
-    before = _global_state(generators)
-    try:
-        yield
-    finally:
-        after = _global_state(generators)
-        changed = [name for name, (value, _) in before.items() if name in after and after[name][0] != value]
-        if changed:
-            # What goes on changing now that the code has ended is not its doing, but another thread's.
-            time.sleep(0.005)
-            later = _global_state(generators)
-            changed = [name for name in changed if later[name][0] == after[name][0]]
-        for name in changed:
-            before[name][1]()
-    if changed:
-        fail("global state to be left alone", f"a change of {' and '.join(changed)}", look)
-
-
-def _global_state(generators: bool) -> dict[str, tuple[Any, Callable[[], Any]]]:
-    """What a plugin could change for everybody: each a value that can be compared, and a way back to it."""
-    dtype = torch.get_default_dtype()
-    state: dict[str, tuple[Any, Callable[[], Any]]] = {
-        "torch's default dtype": (dtype, lambda: torch.set_default_dtype(dtype))
-    }
-    if not generators:
-        return state
-    kept, numbers = torch.get_rng_state(), random.getstate()
-    state["torch's generator"] = (bytes(kept.numpy()), lambda: torch.set_rng_state(kept))
-    state["the generator of `random`"] = (numbers, lambda: random.setstate(numbers))
-    if torch.cuda.is_initialized():
-        device = torch.cuda.get_rng_state()
-        state["CUDA's generator"] = (bytes(device.numpy()), lambda: torch.cuda.set_rng_state(device))
-    if "numpy.random" in sys.modules:
-        generator = sys.modules["numpy.random"]
-        name, keys, *rest = legacy = generator.get_state()
-        state["numpy's generator"] = ((name, keys.tobytes(), *rest), lambda: generator.set_state(legacy))
-    return state

@@ -31,25 +31,26 @@ def parts_of(denoise: Denoise, x: torch.Tensor, sigma: float) -> Parts:
     return Parts(denoised, denoised, denoised)
 
 
-def new_run(denoise: Denoise) -> None:
-    """Tell a denoiser that a run begins, so that what it keeps between calls is of this run alone."""
+def new_run(denoise: Denoise, sigmas: tuple[float, ...]) -> None:
+    """Tell a denoiser that a run down this list begins, so that what it keeps between calls is of this run alone."""
     tell = getattr(denoise, "new_run", None)
     if tell is not None:
-        tell()
+        tell(sigmas)
 
 
 class CheckedDenoise:
     """The `denoise` of one run of a sampler. It refuses what would give a wrong picture without a word.
 
-    model  the noise levels that the network was trained on; Stable Diffusion's for a closed form, which takes any
+    sigmas  the list of the run
+    model   the noise levels that the network was trained on; Stable Diffusion's for a closed form, which takes any
 
     Raises ValueError on an x that requires a gradient, because none comes back, and on a sigma that is not positive;
     TypeError on a sigma that is no Python number, because a tensor of several would be taken for pictures.
     """
 
-    def __init__(self, denoise: Denoise):
+    def __init__(self, denoise: Denoise, sigmas: tuple[float, ...]):
         self._denoise = denoise
-        new_run(denoise)
+        new_run(denoise, sigmas)
 
     @property
     def model(self) -> NoiseSchedule:

@@ -9,10 +9,17 @@ from typing import Any
 
 import torch
 
+from .check import place
 from .denoiser import Condition, Network
 from .estimates import Denoise, Parts
-from .sampler import Guidance
+from .sampler import Guidance, GuidanceFailed, GuidanceState, guidance
 from .schedule import NoiseSchedule
+
+
+@guidance("CFG", linear=True, paper="arXiv:2207.12598")
+def CFG(conditional, unconditional, sigma, scale, state):
+    """Classifier-free guidance (Ho & Salimans 2022): uncond + scale * (cond - uncond)."""
+    return unconditional + scale * (conditional - unconditional)
 
 
 @dataclass(frozen=True)
@@ -28,22 +35,61 @@ class Interval:
 
 @dataclass(frozen=True)
 class Method:
-    """A guidance with its options, as a run uses it; `scale` is the request's guidance scale."""
+    """A guidance with its options, as runs use it. Raises ValueError on an unknown or out-of-range option."""
 
-    guidance: Guidance
+    guidance: Guidance = CFG
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Once, and not at every call.
+        object.__setattr__(self, "options", self.guidance.resolve(self.options))
+
+    def __call__(self, conditional, unconditional, sigma: float, scale: float, state: GuidanceState) -> torch.Tensor:
+        """The guided estimate. Raises GuidanceFailed, which names the plugin."""
+        try:
+            guided = self.guidance(conditional, unconditional, sigma, scale, state, **self.options)
+        except Exception as error:
+            raise self._failed(error) from error
+        if not isinstance(guided, torch.Tensor) or guided.shape != conditional.shape:
+            got = tuple(guided.shape) if isinstance(guided, torch.Tensor) else type(guided).__name__
+            shape = tuple(conditional.shape)
+            raise GuidanceFailed(f"guidance {self.guidance.name} must return an estimate of shape {shape}, not {got}")
+        return guided
+
+    def skips(self, sigma: float, scale: float, state: GuidanceState) -> bool:
+        """Whether the conditional estimate is the guided one. Raises GuidanceFailed, which names the plugin."""
+        try:
+            return self.guidance.skips(sigma, scale, state, **self.options)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> Exception:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return error
+        what, where = f"{type(error).__name__}: {error}", place(self.guidance, error)
+        return GuidanceFailed(f"guidance {self.guidance.name} failed ({where}): {what}")
+
+
+PLAIN_CFG = Method()
+
+
+@dataclass
+class Tally:
+    """Evaluations of the network: one for each image and each of its two estimates."""
+
+    evaluations: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """Guidance with two estimates: uncond + scale * (cond - uncond), on the network's outputs.
-
-    Ho & Salimans 2022, arXiv:2207.12598.
+    """Guidance with two estimates.
 
     scale    above 1 extrapolates away from the negative prompt; 1 and 0 ask for one estimate only
     rescale  0 to 1: how far the guided output is brought back to the standard deviation of the conditional one
     on_gap   called with (sigma, conditional minus unconditional estimate of x0) at each call
-    method   another guidance, on the estimates of x0; rescale then acts on these
+    method   how the two make one: a linear guidance acts on the network's outputs, any other on estimates of x0, and so
+             does rescale with it
+    tally    counts what the network is asked for
     """
 
     network: Network
@@ -52,56 +98,73 @@ class Guided:
     scale: float
     rescale: float = 0.0
     on_gap: Callable[[float, torch.Tensor], None] | None = None
-    method: Method | None = None
-    # What a method keeps between the calls of a run, for each shape of x: a sampler may ask at several sizes.
-    states: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict)
+    method: Method = PLAIN_CFG
+    tally: Tally = field(default_factory=Tally)
+    # What the method keeps between the calls of a run, for each shape of x: a sampler may ask at several sizes.
+    _states: dict[tuple[int, ...], GuidanceState] = field(default_factory=dict)
+    _sigmas: list[float] = field(default_factory=list)
 
     @property
     def model(self) -> NoiseSchedule:
         """The noise levels of the network."""
         return self.network.schedule
 
-    def new_run(self) -> None:
+    @property
+    def evaluations(self) -> int:
+        """See `Tally`."""
+        return self.tally.evaluations
+
+    def new_run(self, sigmas: tuple[float, ...]) -> None:
         """Forget what the method kept."""
-        self.states.clear()
+        self._states.clear()
+        self._sigmas[:] = sigmas
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         if self._needs_one(x, sigma):
+            self.tally.evaluations += len(x)
             condition = self.positive if self.scale else self.negative
             return self.network.denoised(self.network.output(x, sigma, condition), x, sigma)
-        uncond, cond = self.network.outputs(x, sigma, self.negative, self.positive)
+        cond, uncond = self._outputs(x, sigma)
         return self._guided(cond, uncond, x, sigma)
 
     def parts(self, x: torch.Tensor, sigma: float) -> Parts:
         """The guided estimate and its two; both are computed, also where the guided one needs one only."""
-        uncond, cond = self.network.outputs(x, sigma, self.negative, self.positive)
+        needs_one = self._needs_one(x, sigma)
+        cond, uncond = self._outputs(x, sigma)
         conditional, unconditional = (self.network.denoised(output, x, sigma) for output in (cond, uncond))
-        if self._needs_one(x, sigma):
+        if needs_one:
             return Parts(conditional if self.scale else unconditional, conditional, unconditional)
         return Parts(self._guided(cond, uncond, x, sigma), conditional, unconditional)
 
+    def _outputs(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network says with the prompt and with the negative prompt."""
+        uncond, cond = self.network.outputs(x, sigma, self.negative, self.positive)
+        self.tally.evaluations += 2 * len(x)
+        return cond, uncond
+
     def _guided(self, cond: torch.Tensor, uncond: torch.Tensor, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        gap = cond - uncond
         if self.on_gap is not None:
             # An estimate is linear in output and state: with a state of zeros, this is the estimates' difference.
+            gap = cond - uncond
             self.on_gap(sigma, self.network.denoised(gap, torch.zeros_like(gap), sigma))
-        if self.method is not None:
+        linear = self.method.guidance.linear
+        if not linear:
             cond, uncond = self.network.denoised(cond, x, sigma), self.network.denoised(uncond, x, sigma)
-            guided = self.method.guidance(cond, uncond, sigma, self.scale, self._state(x), **self.method.options)
-            return rescale_guided(guided, cond, self.rescale) if self.rescale else guided
-        guided = uncond + self.scale * gap
+        guided = self.method(cond, uncond, sigma, self.scale, self._state(x))
         if self.rescale:
             guided = rescale_guided(guided, cond, self.rescale)
-        return self.network.denoised(guided, x, sigma)
+        return self.network.denoised(guided, x, sigma) if linear else guided
 
     def _needs_one(self, x: torch.Tensor, sigma: float) -> bool:
         """Whether one of the two estimates is the guided one: the negative prompt's at scale 0, else the prompt's."""
-        if self.scale in (0.0, 1.0) or self.method is None:
-            return self.scale in (0.0, 1.0)
-        return self.method.guidance.skips(sigma, self.scale, self._state(x), **self.method.options)
+        return self.scale in (0.0, 1.0) or self.method.skips(sigma, self.scale, self._state(x))
 
-    def _state(self, x: torch.Tensor) -> dict[str, Any]:
-        return self.states.setdefault(tuple(x.shape), {})
+    def _state(self, x: torch.Tensor) -> GuidanceState:
+        state = self._states.get(tuple(x.shape))
+        if state is None:
+            state = self._states[tuple(x.shape)] = GuidanceState(x, self._sigmas, self.model)
+        state.x = x
+        return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +183,14 @@ class GuidanceInterval:
         """The noise levels of the network."""
         return self.guided.model
 
-    def new_run(self) -> None:
+    @property
+    def evaluations(self) -> int:
+        """See `Tally`."""
+        return self.guided.evaluations + self.plain.evaluations
+
+    def new_run(self, sigmas: tuple[float, ...]) -> None:
         """Forget what the method kept."""
-        self.guided.new_run()
+        self.guided.new_run(sigmas)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         return (self.guided if sigma in self.interval else self.plain)(x, sigma)
@@ -150,7 +218,7 @@ def guide(
     rescale: float = 0.0,
     interval: Interval = Interval(),
     on_gap: Callable[[float, torch.Tensor], None] | None = None,
-    method: Method | None = None,
+    method: Method = PLAIN_CFG,
 ) -> Denoise:
     """denoise(x, sigma) of a network for a prompt and a negative (or empty) prompt, see `Guided`.
 

@@ -17,19 +17,21 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from .check import CheckFailed, check_quickly, check_schedule_quickly, global_state_kept
-from .sampler import PROJECT, Hooks, Sampler, Schedule
+from .check import CheckFailed, check_guidance_quickly, check_quickly, check_schedule_quickly, global_state_kept
+from .guidance import CFG
+from .sampler import PROJECT, Guidance, Hooks, Sampler, Schedule
 from .schedule import flow, stable_diffusion
 from .sources import Source, UnsupportedAPI, digest_of_files, file_source, sources
 
-Item = TypeVar("Item", Sampler, Schedule)
+Item = TypeVar("Item", Sampler, Schedule, Guidance)
 
+HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 PATIENCE = 5.0  # seconds until a plugin that is still being loaded is named on the console
 
 
 @dataclass(frozen=True)
 class Entry(Generic[Item]):
-    """A usable sampler or schedule, where it comes from, and what the check at its loading said."""
+    """A usable sampler, schedule or guidance, where it comes from, and what the check at its loading said."""
 
     item: Item
     source: str
@@ -64,11 +66,16 @@ class Entry(Generic[Item]):
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin, or one of its samplers or schedules, that cannot be used, and why."""
+    """A plugin, or one of its samplers, schedules or guidances, that cannot be used, and why."""
 
     source: str
     name: str
     reason: str
+
+
+def _usual_guidances() -> dict[str, Entry[Guidance]]:
+    """The guidance that is there without any plugin."""
+    return {CFG.name: Entry(CFG, "samplers", CFG.version)}
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Registry:
     samplers: dict[str, Entry[Sampler]] = field(default_factory=dict)
     schedules: dict[str, Entry[Schedule]] = field(default_factory=dict)
     broken: tuple[Broken, ...] = ()
+    guidances: dict[str, Entry[Guidance]] = field(default_factory=_usual_guidances)
 
     def sampler(self, name: str) -> Entry[Sampler]:
         """The sampler of this name or id; ValueError lists the known names."""
@@ -91,6 +99,12 @@ class Registry:
             raise ValueError(f"unknown schedule {name!r}; known are {', '.join(self.schedules)}")
         return self._schedules[name]
 
+    def guidance(self, name: str) -> Entry[Guidance]:
+        """The guidance of this name or id; ValueError lists the known names."""
+        if name not in self._guidances:
+            raise ValueError(f"unknown guidance {name!r}; known are {', '.join(self.guidances)}")
+        return self._guidances[name]
+
     @cached_property
     def _samplers(self) -> dict[str, Entry[Sampler]]:
         return _by_name_and_id(self.samplers)
@@ -98,6 +112,10 @@ class Registry:
     @cached_property
     def _schedules(self) -> dict[str, Entry[Schedule]]:
         return _by_name_and_id(self.schedules)
+
+    @cached_property
+    def _guidances(self) -> dict[str, Entry[Guidance]]:
+        return _by_name_and_id(self.guidances)
 
 
 def discover(
@@ -115,7 +133,7 @@ def discover(
     for source in sources(builtin, folders, packages):
         with _named_while_slow(source.name, patience):
             loader.load(source)
-    return Registry(loader.samplers, loader.schedules, tuple(loader.broken))
+    return Registry(loader.samplers, loader.schedules, tuple(loader.broken), loader.guidances)
 
 
 def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
@@ -132,11 +150,12 @@ class _Loader:
     def __init__(self, deep: bool):
         self.samplers: dict[str, Entry[Sampler]] = {}
         self.schedules: dict[str, Entry[Schedule]] = {}
+        self.guidances = _usual_guidances()
         self.broken: list[Broken] = []
         self._deep, self._models = deep, (stable_diffusion(), flow())
 
     def load(self, source: Source) -> None:
-        """Load one plugin and check its samplers and schedules, each in a try of its own.
+        """Load one plugin and check what it offers, each in a try of its own.
 
         BaseException, because a plugin may raise SystemExit, and because Ctrl+C gives up the plugin that hangs.
         """
@@ -151,6 +170,9 @@ class _Loader:
         for hook in hooks.register_schedules.get_hookimpls():
             check = lambda schedule: check_schedule_quickly(schedule, self._models)  # noqa: E731
             self._collect(source, digest, "register_schedules", hook.function, Schedule, self.schedules, check)
+        for hook in hooks.register_guidances.get_hookimpls():
+            given = hook.function, Guidance, self.guidances, check_guidance_quickly
+            self._collect(source, digest, "register_guidances", *given)
 
     def _collect(
         self,
@@ -202,12 +224,12 @@ def _hooks(source: Source) -> pluggy.HookRelay:
     manager.register(plugin)
     manager.check_pending()
     if not manager.get_hookcallers(plugin):
-        raise TypeError("it implements no hook; it needs @hookimpl on register_samplers or register_schedules")
+        raise TypeError(f"it implements no hook; it needs @hookimpl on {' or '.join(HOOKS)}")
     return manager.hook
 
 
 def _listed(returned: Any, hook: str, item_type: type) -> list[Any]:
-    if isinstance(returned, Sampler | Schedule | str | bytes | dict) or not hasattr(returned, "__iter__"):
+    if isinstance(returned, Sampler | Schedule | Guidance | str | bytes | dict) or not hasattr(returned, "__iter__"):
         raise TypeError(_wrong_type(hook, returned, item_type))
     return list(returned)
 

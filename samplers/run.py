@@ -14,7 +14,7 @@ import torch
 
 from .check import place
 from .noise import Noise
-from .sampler import Denoise, Sampler, Schedule, Step, Stopped
+from .sampler import Denoise, GuidanceFailed, Sampler, Schedule, Step, Stopped
 from .schedule import NoiseSchedule, cut
 
 
@@ -38,7 +38,7 @@ class Plan:
 
 
 class SamplerFailed(RuntimeError):
-    """A sampler broke its contract or raised while drawing; the message names it and the line."""
+    """A sampler or a guidance broke its contract or raised while drawing; the message names it and the line."""
 
 
 def plan(
@@ -140,6 +140,8 @@ def steps(plan: Plan, denoise: Denoise, x: torch.Tensor, noise: Noise) -> Iterat
             return
         except (Stopped, MemoryError, torch.OutOfMemoryError):
             raise
+        except GuidanceFailed as error:
+            raise SamplerFailed(str(error)) from error
         except Exception as error:
             name, what = plan.sampler.name, f"{type(error).__name__}: {error}"
             raise SamplerFailed(f"sampler {name} failed ({place(plan.sampler, error)}): {what}") from error

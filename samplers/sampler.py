@@ -29,6 +29,7 @@ import torch
 
 from .estimates import CheckedDenoise, Denoise
 from .options import Option, read_options, resolve
+from .schedule import NoiseSchedule
 
 PROJECT = "sigmalab"  # pluggy's project name and the entry-point group of plugin packages
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -37,6 +38,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 class Stopped(Exception):
     """Raised by `denoise` after the user pressed Stop; a sampler lets it pass."""
+
+
+class GuidanceFailed(RuntimeError):
+    """A guidance broke its contract or raised while drawing; the message names it and the line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,8 @@ class Sampler:
 
     def __call__(self, denoise: Denoise, x, sigmas, noise, **options) -> Steps:
         """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
-        return self.function(CheckedDenoise(denoise), x, tuple(sigmas), noise, **self.resolve(options))
+        sigmas = tuple(sigmas)
+        return self.function(CheckedDenoise(denoise, sigmas), x, sigmas, noise, **self.resolve(options))
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options' values, checked; ValueError names what is allowed."""
@@ -126,29 +132,38 @@ class Schedule:
         return resolve(f"schedule {self.name}", self.options, options)
 
 
+class GuidanceState(dict[Any, Any]):
+    """What a guidance keeps between the calls of one run, under keys of its own, and what it may know of a call.
+
+    x       the state x0 + sigma * eps that the estimates are of
+    sigmas  the list of the run, falling; () where a denoiser is asked outside of a run
+    model   the noise levels of the network
+    """
+
+    def __init__(self, x: torch.Tensor, sigmas: Sequence[float], model: NoiseSchedule):
+        super().__init__()
+        self.x, self.sigmas, self.model = x, tuple(sigmas), model
+
+
 @dataclass(frozen=True)
 class Guidance:
-    """A guidance function and its options; made by `@guidance`."""
+    """A guidance function and what it declares of itself; made by `@guidance`."""
 
     name: str
     function: Callable[..., torch.Tensor]
     options: tuple[Option, ...]
     skip: Callable[..., bool] | None = None
+    linear: bool = False
     version: str = "1"
     paper: str = ""
 
     def __call__(self, conditional, unconditional, sigma: float, scale: float, state, **options) -> torch.Tensor:
-        """The guided estimate of x0, like `conditional`; TypeError where the function returns anything else."""
-        guided = self.function(conditional, unconditional, sigma, scale, state, **self.resolve(options))
-        if not isinstance(guided, torch.Tensor) or guided.shape != conditional.shape:
-            got = getattr(guided, "shape", type(guided).__name__)
-            shape = tuple(conditional.shape)
-            raise TypeError(f"guidance {self.name} must return an estimate of x0 of shape {shape}, not {got}")
-        return guided
+        """The guided estimate, like `conditional`; `options` are resolved ones."""
+        return self.function(conditional, unconditional, sigma, scale, state, **options)
 
     def skips(self, sigma: float, scale: float, state, **options) -> bool:
         """Whether the conditional estimate alone is the guided one at this call, which then costs half."""
-        return self.skip is not None and bool(self.skip(sigma, scale, state, **self.resolve(options)))
+        return self.skip is not None and bool(self.skip(sigma, scale, state, **options))
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options' values, checked; ValueError names what is allowed."""
@@ -197,16 +212,20 @@ def schedule(name: str, *, version="1", paper=""):
     return decorate
 
 
-def guidance(name: str, *, skip: Callable[..., bool] | None = None, version="1", paper=""):
+def guidance(name: str, *, skip=None, linear=False, version="1", paper=""):
     """Make a function (conditional, unconditional, sigma, scale, state, *, options) -> guided a `Guidance`.
 
-    All three are estimates of x0 (images, channels, height, width); `state` is a dict of the run, empty at its start.
-    skip  a function (sigma, scale, state, **options): whether this call needs the conditional estimate alone
+    All three are estimates of x0 (images, channels, height, width). `state` is the `GuidanceState` of the run, empty
+    when it begins. The guidance scale is neither 0 nor 1: there one estimate is enough, and no guidance is asked.
+
+    skip    a function (sigma, scale, state, **options): whether this call needs the conditional estimate alone
+    linear  guided is a sum of the two with weights that add up to 1 and depend on sigma and scale alone: it is then
+            given the network's outputs, which saves converting both
     """
 
     def decorate(function: Callable[..., torch.Tensor]) -> Guidance:
         names = ("conditional", "unconditional", "sigma", "scale", "state")
-        return Guidance(name, function, read_options(function, names), skip, version, paper)
+        return Guidance(name, function, read_options(function, names), skip, linear, version, paper)
 
     return decorate
 
@@ -222,6 +241,11 @@ class Hooks:
     @hookspec
     def register_schedules(self) -> list[Schedule]:
         """Return the schedules of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def register_guidances(self) -> list[Guidance]:
+        """Return the guidances of this plugin."""
         raise NotImplementedError
 
 

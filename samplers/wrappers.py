@@ -29,9 +29,14 @@ class Wrapper:
         """The noise levels of the network; None for a closed form."""
         return getattr(self.denoise, "model", None)
 
-    def new_run(self) -> None:
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations of the network so far, of all images; None where they are not counted. See `Guided`."""
+        return getattr(self.denoise, "evaluations", None)
+
+    def new_run(self, sigmas: tuple[float, ...]) -> None:
         """A sampler begins from noise again: guidance forgets what it kept."""
-        new_run(self.denoise)
+        new_run(self.denoise, sigmas)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +99,18 @@ class Counted(Wrapper):
 
     def __init__(self, denoise: Denoise, images: int):
         self.denoise, self._images = denoise, images
-        self._image_calls = 0
+        self._image_calls, self._before = 0, self.evaluations or 0
 
     @property
     def calls(self) -> float:
         """Calls so far, per image; a whole number unless images were solved apart and needed different numbers."""
-        each = self._image_calls / self._images
-        return int(each) if each.is_integer() else each
+        return _whole(self._image_calls / self._images)
+
+    @property
+    def evaluations_each(self) -> float | None:
+        """Evaluations of the network since it was made, per image: two for a call with both estimates; see `calls`."""
+        now = self.evaluations
+        return None if now is None else _whole((now - self._before) / self._images)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         denoised = self.denoise(x, sigma)
@@ -156,3 +166,7 @@ class Stoppable(Wrapper):
     def _raise_if_stopped(self) -> None:
         if self.should_stop():
             raise Stopped("the run was stopped")
+
+
+def _whole(number: float) -> float:
+    return int(number) if number.is_integer() else number

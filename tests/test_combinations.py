@@ -2,7 +2,8 @@
 
 Samplers and schedules are discovered, so a new plugin is covered without a change here. A sampler sees nothing of a
 schedule but its list of sigmas, and what breaks one sampler on a list breaks its relatives, too: every sampler runs the
-shortest lists and a sample of the others, and the samples together cover each list several times. A sampler with a grid
+shortest lists and a sample of the others, and the samples together cover each list several times. Every sampler runs
+every guidance, each on a list of another schedule. A sampler with a grid
 of its own runs once for each first and last sigma. The bridges are slower and tested elsewhere against their packages:
 they take KEPT_FOR_BRIDGES alone, schedules of different kinds. Brownian paths take most of the time of the samplers
 that read them: only lists of Karras have real ones, the others have independent noise of the same law.
@@ -18,6 +19,7 @@ import pytest
 import torch
 from oracles import builtin, guided, sd
 
+from samplers.guidance import Method
 from samplers.noise import Noise
 from samplers.run import Plan, steps
 from samplers.sampler import Denoise
@@ -37,14 +39,14 @@ KEPT_FOR_BRIDGES = {"Custom", "Uniform trailing", "Karras", "Align Your Steps"}
 
 
 class EpsNetwork:
-    """eps of the Gaussian of GaussianDenoiser(), in variance-preserving scaling."""
+    """eps of the Gaussian of GaussianDenoiser(), moved by the condition, in variance-preserving scaling."""
 
     def __init__(self, schedule: NoiseSchedule):
         self.schedule, self.denoise = schedule, GaussianDenoiser()
 
     def __call__(self, scaled, timestep, condition):
         sigma = self.schedule.sigma(timestep)
-        x = scaled * math.sqrt(1 + sigma * sigma)
+        x = scaled * math.sqrt(1 + sigma * sigma) - condition[:, :, :, None]
         return (x - self.denoise(x, sigma)) / sigma
 
 
@@ -53,9 +55,9 @@ class FlowNetwork(EpsNetwork):
 
     def __call__(self, scaled, timestep, condition):
         sigma = self.schedule.sigma(timestep)
-        x = scaled * (1 + sigma)
+        x = scaled * (1 + sigma) - condition[:, :, :, None]
         denoised = self.denoise(x, sigma)
-        return (x - denoised) / sigma - denoised
+        return (x - denoised) / sigma - denoised - condition[:, :, :, None]
 
 
 @functools.cache
@@ -118,6 +120,30 @@ def test_every_sampler_runs_every_schedule(name, kind):
         assert torch.isfinite(last.x).all() and last.sigma == 0, where
         assert plan.calls in (None, counted.calls), f"{where}: {plan.calls} declared, {counted.calls} made"
     assert len(seen) > len(STRENGTHS)
+
+
+@functools.cache
+def short_lists(kind: str) -> list[tuple[float, ...]]:
+    """A list of three steps of each schedule."""
+    return [entry.item(model(kind), 3) for entry in builtin().schedules.values()]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("guidance", builtin().guidances)
+def test_every_sampler_runs_every_guidance(guidance, kind):
+    method = Method(builtin().guidance(guidance).item)
+    prompts = torch.full((1, 1, 1), 0.5), torch.zeros(1, 1, 1)
+    network, prediction = (EpsNetwork, "epsilon") if kind == "eps" else (FlowNetwork, "flow_prediction")
+    denoise = guided(network(model(kind)), model(kind), prediction, *prompts, 3.0, method=method)
+    offset = 7 * list(builtin().guidances).index(guidance)
+    for number, (name, entry) in enumerate(builtin().samplers.items(), offset):
+        if name.startswith(BRIDGES):
+            continue
+        sigmas = short_lists(kind)[number % len(short_lists(kind))]
+        plan, counted = Plan(entry.item, entry.item.resolve({}), sigmas), Counted(denoise, 1)
+        *_, last = steps(plan, counted, sigmas[0] * Noise((7,), "initial")(torch.zeros(1, 2, 4, 4)), Pathless((7,)))
+        assert torch.isfinite(last.x).all(), f"{name} with {guidance} on {kind}"
+        assert counted.calls <= counted.evaluations_each <= 2 * counted.calls
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -9,7 +9,7 @@ from oracles import guided, normal, sd
 from samplers import Step, sampler
 from samplers.closed_form import GaussianDenoiser, end_of
 from samplers.guidance import Interval, Method
-from samplers.sampler import Stopped, guidance
+from samplers.sampler import GuidanceFailed, Stopped, guidance
 from samplers.schedule import flow
 from samplers.wrappers import Counted, Masked, Reported, Stoppable
 
@@ -127,5 +127,5 @@ def euler(denoise, x, sigmas, noise):
 
 def test_a_guidance_that_returns_another_shape_is_named():
     wrong = guidance("Wrong")(lambda conditional, unconditional, sigma, scale, state: conditional[:1])
-    with pytest.raises(TypeError, match=r"guidance Wrong must return an estimate of x0 of shape \(2, 4, 4, 4\)"):
+    with pytest.raises(GuidanceFailed, match=r"guidance Wrong must return an estimate of shape \(2, 4, 4, 4\)"):
         denoiser(5.0, method=Method(wrong))(normal(*SHAPE), SIGMA)

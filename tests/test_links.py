@@ -152,13 +152,13 @@ def test_a_form_gives_a_link_that_fills_it(registry, page):
 
 def test_menus_without_a_choice_are_an_error_that_says_so():
     values = {name: form_defaults()[name] for name in Stub.names} | {
-        "options": {"samplers": {}, "schedules": {}},
+        "options": {"samplers": {}, "schedules": {}, "guidances": {}},
         "model": "toy",
     }
     assert to_request("txt2img", values).sampler == "DDIM"
-    for name in ("sampler", "schedule", "model"):
+    for name in ("sampler", "schedule", "guidance method", "model"):
         with pytest.raises(RequestError, match=f"No {name} is chosen"):
-            to_request("txt2img", values | {name: None})
+            to_request("txt2img", values | {name.replace(" ", "_"): None})
 
 
 def test_the_tab_is_that_of_the_link():

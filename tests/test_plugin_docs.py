@@ -9,14 +9,14 @@ import pytest
 
 import samplers
 import samplers.testing
-from samplers.registry import discover
-from samplers.sampler import Hooks, sampler, schedule
+from samplers.registry import HOOKS, discover
+from samplers.sampler import Hooks, guidance, sampler, schedule
 from samplers.sources import API_VERSION, DECLARED
-from samplers.testing import check_sampler, check_schedule, checks
+from samplers.testing import check_guidance, check_sampler, check_schedule, checks
 
 README = (Path(__file__).parents[1] / "plugins" / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FIRST, OPTIONS, PARTS, SCHEDULE, TESTS = BLOCKS
+FIRST, OPTIONS, PARTS, SCHEDULE, GUIDANCE, TESTS = BLOCKS
 
 
 def load(folder: Path, text: str):
@@ -51,6 +51,10 @@ def test_the_schedule_is_one(tmp_path):
     check_schedule(load(tmp_path, SCHEDULE).schedule("My powers").item)
 
 
+def test_the_guidance_is_one(tmp_path):
+    check_guidance(load(tmp_path, GUIDANCE).guidance("My adaptive").item)
+
+
 def test_the_tests_shown_run(tmp_path, monkeypatch):
     (tmp_path / "my_euler.py").write_text(FIRST, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -71,16 +75,15 @@ def test_every_public_name_is_explained(name):
     assert re.search(rf"`{name}[`(]|import .*\b{name}\b", README), f"plugins/README.md does not mention {name}"
 
 
-@pytest.mark.parametrize("name", ["register_samplers", "register_schedules"])
+@pytest.mark.parametrize("name", HOOKS)
 def test_every_hook_is_there_with_its_signature(name):
     hook = getattr(Hooks, name)
     parameters = ", ".join(p for p in inspect.signature(hook).parameters if p != "self")
     shown = f"`{name}({parameters}) -> {inspect.signature(hook).return_annotation}`"
     assert shown in README
-    assert {n for n, _ in inspect.getmembers(Hooks, inspect.isfunction)} == {"register_samplers", "register_schedules"}
 
 
-@pytest.mark.parametrize("decorator", [sampler, schedule])
+@pytest.mark.parametrize("decorator", [sampler, schedule, guidance])
 def test_the_decorators_are_there_with_their_signature(decorator):
     shown = str(inspect.signature(decorator)).replace("name: 'str'", "name").replace("'", '"')
     assert f"`@{decorator.__name__}{shown}`" in README

@@ -38,7 +38,10 @@ BROKEN = {
     "no_python": ("def broken(:", "SyntaxError: invalid syntax"),
     "exits": ("import sys\nsys.exit('no licence')", "SystemExit.*no licence"),
     "quits": ("raise SystemExit", "SystemExit"),
-    "no_hook": ("x = 1", "implements no hook; it needs @hookimpl on register_samplers or register_schedules"),
+    "no_hook": (
+        "x = 1",
+        "implements no hook; it needs @hookimpl on register_samplers or register_schedules or register_guidances",
+    ),
     "unmarked": ("def register_samplers():\n    return []", "implements no hook"),
     "misspelt": (
         "from samplers import hookimpl\n@hookimpl\ndef register_sampler():\n    return []",

@@ -89,7 +89,7 @@ def test_a_form_without_an_input_picture_has_no_widgets_for_it(engine):
 
 
 def test_the_values_of_a_form_make_the_request(engine):
-    values = form_defaults(Wider) | {"seed_resize": 3, "options": {"samplers": {}, "schedules": {}}}
+    values = form_defaults(Wider) | {"seed_resize": 3, "options": {"samplers": {}, "schedules": {}, "guidances": {}}}
     assert to_request("txt2img", values, Wider) == Wider(seed_resize=3)
 
 
@@ -206,14 +206,15 @@ HIRES = [
     *(VARIATION := [("variation_seed", "int", -1), ("variation_strength", "float", 0.0)]),
     ("hires_strength_as", "str", "steps"),
 ]
+METHOD = [("guidance_method", "str", ""), ("guidance_options", "dict(str, Any)", {})]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
 ENDPOINTS = {
-    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES],
+    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
-        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION],
+        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD],
     ],
     "schedule": [
         ("model", "str", ""),

@@ -201,7 +201,8 @@ def launch_options(
 
 def _announce(registry: Registry, url: str) -> None:
     print(f"\nSigmalab is open at {url}", flush=True)
-    print(f"  Plugins        {len(registry.samplers)} samplers, {len(registry.schedules)} schedules")
+    kinds = ("samplers", "schedules", "guidances")
+    print(f"  Plugins        {', '.join(f'{len(getattr(registry, kind))} {kind}' for kind in kinds)}")
     for broken in registry.broken:
         print(f"  Not loaded     {broken.source}: {broken.reason}")
     print("  Ctrl+C ends it.", flush=True)

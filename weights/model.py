@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from samplers.denoiser import Condition, Network
-from samplers.guidance import Interval, guide
+from samplers.guidance import PLAIN_CFG, Interval, Method, guide
 from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
 
@@ -128,6 +128,7 @@ class Model:
         guidance_low: float = 0.0,
         guidance_high: float = 0.0,
         on_gap: Callable[[float, torch.Tensor], None] | None = None,
+        method: Method = PLAIN_CFG,
     ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
@@ -136,13 +137,14 @@ class Model:
         guidance_low      guidance is used for sigmas above this one
         guidance_high     and up to this one; 0 is without an end
         on_gap            listens to guidance, see `samplers.guidance.Guided`
+        method            how the estimates with the two prompts become one
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
         positive, negative = (model.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
         network = Network(model.network, self.schedule, self.info.prediction)
         interval = Interval(guidance_low, guidance_high)
-        return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap)
+        return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap, method)
 
     def use_channels_last(self, width: int) -> None:
         """Keep weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""

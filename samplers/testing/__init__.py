@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..check import CheckFailed
+from ..check import CheckFailed, check_guidance_quickly
 from ..closed_form import (
     BimodalDenoiser,
     DistilledDenoiser,
@@ -27,7 +27,7 @@ from ..closed_form import (
     measure_order,
     measure_order_bent,
 )
-from ..sampler import Sampler, Schedule
+from ..sampler import Guidance, Sampler, Schedule
 from ..schedule import flow, stable_diffusion
 from . import accuracy_checks, contract_checks
 from .sampler_under_test import SamplerUnderTest, ends
@@ -39,6 +39,7 @@ __all__ = [
     "DistilledDenoiser",
     "GaussianDenoiser",
     "MixtureDenoiser",
+    "check_guidance",
     "check_sampler",
     "check_schedule",
     "checks",
@@ -152,3 +153,16 @@ def check_schedule(schedule: Schedule, steps: tuple[int, ...] = (1, 2, 3, 7, 20,
                 raise CheckFailed(
                     f"{schedule.name}: expected sigmas that {kind} was trained on; got {sigmas[0]:g} to {sigmas[-2]:g}"
                 )
+
+
+def check_guidance(guidance: Guidance, shapes: tuple[tuple[int, ...], ...] = ((2, 4, 8, 8), (3, 1, 5, 3))) -> None:
+    """Guide pictures of these shapes with every option at its ends; CheckFailed names the case.
+
+    See `samplers.check.check_guidance_quickly` for what is checked.
+    """
+    variants = [{}, *({option.name: value} for option in guidance.options for value in ends(option))]
+    for shape, options in ((shape, options) for shape in shapes for options in variants):
+        try:
+            check_guidance_quickly(guidance, shape, **options)
+        except CheckFailed as failure:
+            raise CheckFailed(f"{guidance.name} on {shape} with {options or 'its defaults'}: {failure}") from failure

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from webui.core.fields import RequestField, fields_of
-from webui.core.menus import in_order, schedules_in_order
+from webui.core.menus import guidances_in_order, in_order, schedules_in_order
 from webui.core.request import Request, read, read_as
 from webui.core.upscale_request import UpscaleRequest
 from webui.engine.engine import Engine
@@ -100,11 +100,12 @@ class Api:
         return numbers(preview_run(self._engine, fields))
 
     def catalog(self) -> dict[str, Any]:
-        """Samplers, schedules, models and upscalers that can be named, and what did not load or open: JSON data."""
+        """Everything that can be named, from samplers to upscalers, and what did not load or open: plain JSON data."""
         registry = self._engine.registry
         return dict(
             samplers=[registry.samplers[name].describe() for name in in_order(registry.samplers)],
             schedules=[registry.schedules[name].describe() for name in schedules_in_order(registry.schedules)],
+            guidances=[registry.guidances[name].describe() for name in guidances_in_order(registry.guidances)],
             models=[
                 dict(
                     name=info.name,

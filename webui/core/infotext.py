@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .fields import RequestField, fields_of
+from .plugin_fields import PLUGIN_FIELDS
 from .request import Request
 from .upscale_request import UpscaleRequest
 
@@ -41,8 +42,9 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
             fields[infotext_name] = _text(value)
     if request.get("guidance_low") or request.get("guidance_high"):
         fields[INTERVAL] = f"{_text(request['guidance_low'])}-{_text(request['guidance_high'])}"
-    fields["Sampler options"] = _options(request["options"])
-    fields["Schedule options"] = _options(request["schedule_options"])
+    for each in PLUGIN_FIELDS:
+        # Older records have no guidance.
+        fields[each.infotext_options] = _options(request.get(each.options, {}))
     fields["Version"] = f"Sigmalab {record['packages']['sigmalab']}".strip()
     last = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value != "")
     negative = f"Negative prompt: {request['negative_prompt']}\n" if request["negative_prompt"] else ""

@@ -1,4 +1,4 @@
-"""Order and labels of samplers, schedules and upscalers in menus. Their names, which scripts use, stay unchanged."""
+"""Order and labels of plugins and upscalers in menus. Their names, which scripts use, stay unchanged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 # What a newcomer should try.
 SAMPLERS = ("DDIM", "DDPM", "Euler", "Flow", "Heun")
+GUIDANCES = ("CFG",)
 SCHEDULES = ("Uniform leading", "Uniform trailing", "Uniform linspace", "Karras", "Exponential", "SNR shift")
 # Interpolations of latents, by the name of torch's mode.
 LATENT = MappingProxyType({"Latent bilinear": "bilinear", "Latent bicubic": "bicubic"})
@@ -24,6 +25,11 @@ def in_order(names: Iterable[str]) -> list[str]:
 def schedules_in_order(names: Iterable[str]) -> list[str]:
     """The first ones to try, then the others by the alphabet."""
     return _sorted(names, SCHEDULES)
+
+
+def guidances_in_order(names: Iterable[str]) -> list[str]:
+    """The usual one, then the others by the alphabet."""
+    return _sorted(names, GUIDANCES)
 
 
 def sampler_choices(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -40,11 +40,16 @@ class MetadataError(RequestError):
 
 @dataclass(frozen=True)
 class PluginOrigin:
-    """Which code a sampler or a schedule was."""
+    """Which code a plugin was."""
 
     id: str = ""
     version: str = ""
     digest: str = ""
+
+    @classmethod
+    def of(cls, entry: Entry[Any]) -> PluginOrigin:
+        """That of a loaded plugin."""
+        return cls(entry.id, entry.version, entry.digest)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,7 @@ class PassRecord:
     @classmethod
     def of(cls, sampler: Entry, schedule: Entry, sigmas: Sequence[float]) -> PassRecord:
         """The pass of loaded plugins."""
-        origins = (PluginOrigin(entry.id, entry.version, entry.digest) for entry in (sampler, schedule))
-        return cls(tuple(map(float, sigmas)), *origins)
+        return cls(tuple(map(float, sigmas)), PluginOrigin.of(sampler), PluginOrigin.of(schedule))
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Record:
     data           the JSON data of the file, with anything that is not known here
     request        the fields of the resolved request of all its pictures, not checked; see `single_request`
     sigmas         the ones that ran; `sampler` and `schedule` are their origins
+    guidance       the origin of the guidance of all passes; empty for CFG
     later_passes   the passes that followed, such as the second one of hires fix
     nfe            denoise calls a picture
     batch          what tells the pictures drawn together apart, see `Request.own_seeds`: kernels may round differently
@@ -120,6 +125,7 @@ class Record:
     later_passes: tuple[PassRecord, ...]
     patches: tuple[Patch, ...] = ()
     source: Record | None = None
+    guidance: PluginOrigin = PluginOrigin()
 
     @property
     def is_upscaled(self) -> bool:
@@ -152,12 +158,14 @@ def make_record(
     model: Mapping[str, Any],
     batch: Sequence[int],
     facts: Mapping[str, Any],
+    guidance: PluginOrigin = PluginOrigin(),
 ) -> Record:
     """The record of image `index` of a resolved request.
 
     passes  what ran, one after another
     model   the fields of ModelOrigin that are not empty, and its patches
-    facts   threads, pixels and, for img2img, input_digest and mask_digest
+    facts   threads, pixels and, where there are any, evaluations, input_digest and mask_digest
+    guidance  its origin, if it is another one than CFG
     """
     first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
     return read_record(
@@ -170,6 +178,7 @@ def make_record(
             nfe=nfe,
             sampler=first["sampler"],
             schedule=first["schedule"],
+            **({"guidance": asdict(guidance)} if guidance.id else {}),
             **({"later_passes": later} if later else {}),
             model=dict(model),
             noise_version=NOISE_VERSION,
@@ -237,6 +246,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
         tuple(_pass(each) for each in later if isinstance(each, dict)) if isinstance(later, list) else (),
         _patches(data.get("model")),
         read_record(source, is_source=True) if isinstance(source, dict) and not is_source else None,
+        PluginOrigin(**_texts(data, "guidance", PluginOrigin)),
     )
 
 

@@ -53,7 +53,7 @@ class Request(BaseModel):
     replaces them. Image i of a request has seed (seed + i) mod 2^32; of
     variations, it has the request's seed and variation seed + i. fit says how the input picture comes to
     width x height. Of a mask, white is drawn anew.
-    Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end.
+    Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end. Without a method it is CFG.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -182,6 +182,15 @@ class Request(BaseModel):
     variation_seed: VariationSeed = -1
     variation_strength: VariationStrength = 0.0
     hires_strength_as: HiresStrengthAs = "steps"
+    guidance_method: Annotated[
+        Name,
+        Setting(
+            "Guidance method",
+            "How the estimates with and without the prompt become one",
+            infotext="Guidance method",
+        ),
+    ] = ""
+    guidance_options: Options = {}
 
     @property
     def has_input(self) -> bool:

@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from samplers.guidance import PLAIN_CFG, Method
 from samplers.registry import Registry
 from samplers.run import Plan, plan
 from samplers.schedule import cut
@@ -17,6 +19,7 @@ from weights.prompt_syntax import PromptError, lora_tags
 from .feature_fields import HIRES_SCALE
 from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
+from .plugin_fields import GUIDANCE
 from .request import Request, RequestError
 from .text import as_sentence
 from .upscale_request import check_upscaler_name
@@ -34,6 +37,7 @@ class ResolvedRequest:
     """A request with every default filled in and checked, the model that it names, and the plan of its run.
 
     hires_plan  of the second pass, None without one
+    method      the guidance of all passes
     A replay puts the recorded sigmas into the plans; the request names the schedules that they came from.
     """
 
@@ -41,6 +45,7 @@ class ResolvedRequest:
     model_info: ModelInfo
     plan: Plan
     hires_plan: Plan | None = None
+    method: Method = PLAIN_CFG
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -85,6 +90,7 @@ def resolve(
         _known(registry.sampler, request.sampler),
         _known(registry.schedule, request.schedule or model_info.defaults.schedule),
     )
+    guidance = _known(partial(GUIDANCE.find, registry), request.guidance_method)
     schedule_options = request.schedule_options
     if not request.schedule:
         schedule_options = dict(model_info.defaults.schedule_options) | dict(schedule_options)
@@ -98,6 +104,8 @@ def resolve(
         variation_seed=drawn_seed(request.variation_seed) if request.is_varied else request.variation_seed,
         options=_known(sampler.item.resolve, request.options),
         schedule_options=_known(schedule.item.resolve, schedule_options),
+        guidance_method=GUIDANCE.named(guidance),
+        guidance_options=_known(guidance.item.resolve, request.guidance_options),
     )
     resolved = _with_aligned_sides(request.model_copy(update=update), model_info.defaults.multiple)
     if problems := limit_problems(resolved, model_info, limits):
@@ -110,14 +118,14 @@ def resolve(
     if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
     check_tags(resolved, extra)
-    whole = whole_plan(resolved, registry, model_info)
+    whole, method = whole_plan(resolved, registry, model_info), Method(guidance.item, resolved.guidance_options)
     if resolved.is_hires:
         resolved, second = hires_pass(resolved, registry, [*UPSCALERS, *(extra.upscalers() if extra else ())])
         check_upscaler_file(resolved.upscaler, extra)
-        return ResolvedRequest(
-            resolved, model_info, whole, partial_plan(whole_plan(second, registry, model_info), second)
-        )
-    return ResolvedRequest(resolved, model_info, partial_plan(whole, resolved) if resolved.has_input else whole)
+        later = partial_plan(whole_plan(second, registry, model_info), second)
+        return ResolvedRequest(resolved, model_info, whole, later, method)
+    run = partial_plan(whole, resolved) if resolved.has_input else whole
+    return ResolvedRequest(resolved, model_info, run, method=method)
 
 
 def drawn_seed(seed: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from samplers.guidance import PLAIN_CFG, Method
 from samplers.run import Pass, Plan, run_passes
 from samplers.sampler import Denoise, Step, Stopped
 from samplers.wrappers import Counted, Reported, Stoppable
@@ -46,7 +48,8 @@ class Drawing:
 
         sigmas are those that ran for the first picture (sigmas_each: per picture, where they differ), hires_sigmas
         those of its second pass, nfe is the mean of the denoise calls of a picture (nfe_each); guidance does not double
-        them. seeds are in order; notes, where there are any, are sentences.
+        them, but what the network evaluates (evaluations_each, where that is counted). seeds are in order; notes, where
+        there are any, are sentences.
         """
         settings = {
             key: value
@@ -55,6 +58,7 @@ class Drawing:
         }
         sigmas, nfe = [list(one.facts.sigmas[0]) for one in saved], [one.facts.nfe for one in saved]
         second = saved[0].facts.sigmas[1:] if saved else [plan.sigmas for plan in self.resolved.plans[1:]]
+        evaluations = [one.facts.evaluations for one in saved]
         mean = sum(nfe) / len(nfe) if nfe else 0
         return {
             **settings,
@@ -64,6 +68,7 @@ class Drawing:
             **({"variation_seeds": list(self.request.own_seeds[: len(saved)])} if self.request.is_varied else {}),
             "nfe": int(mean) if mean == int(mean) else mean,
             "nfe_each": nfe,
+            **({"evaluations_each": evaluations} if None not in evaluations else {}),
             "sigmas_each": sigmas if any(each != sigmas[0] for each in sigmas) else [],
             "seconds": round(seconds, 3),
             "stopped": stopped,
@@ -120,7 +125,7 @@ def draw(
     second = [Pass(plan, enlarged) for plan in resolved.plans[1:]]
     try:
         context.raise_if_stopped()
-        guided = guided_denoiser(drawing.request, model, listeners)
+        guided = guided_denoiser(drawing.request, model, listeners, resolved.method)
         if drawing.source is not None:
             sink.keep_input(drawing.source)
         start = start_latents(drawing.request, drawing.source, model)
@@ -128,13 +133,15 @@ def draw(
         for group in groups:
             progress.begin_batch()
             counted = Counted(guided, len(group))
-            reported = Reported(Reported(counted, listeners.on_call), progress.call_done)
+            told = partial(progress.call_done, counted)
+            reported = Reported(Reported(counted, listeners.on_call), told)
             seeds = [drawing.request.seeds[i] for i in group]
             passes = [Pass(drawing.plan, start.of(seeds)), *second]
             stoppable, noise = Stoppable(reported, context.should_stop), initial_noise(drawing.request, group)
             results = run_passes(passes, stoppable, seeds, on_step, noise)
             sigmas = tuple(tuple(map(float, result.sigmas)) for result in results)
-            facts = RunFacts(sigmas, counted.calls, tuple(drawing.request.own_seeds[i] for i in group))
+            own_seeds = tuple(drawing.request.own_seeds[i] for i in group)
+            facts = RunFacts(sigmas, counted.calls, own_seeds, counted.evaluations_each)
             _save(results[-1].x, group, facts, drawing, context, progress, sink)
     except Stopped:
         stopped = True
@@ -155,11 +162,12 @@ def batches(count: int, size: int) -> Iterator[range]:
         yield range(start, min(count, start + size))
 
 
-def guided_denoiser(request: Request, model: Any, listeners: Listeners = Listeners()) -> Denoise:
-    """The model's denoiser for the request's prompts, with guidance, rescale and interval."""
-    return model.denoiser(
-        request.prompt, request.negative_prompt, request.guidance, **request.conditioning, on_gap=listeners.on_gap
-    )
+def guided_denoiser(
+    request: Request, model: Any, listeners: Listeners = Listeners(), method: Method = PLAIN_CFG
+) -> Denoise:
+    """The model's denoiser for the request's prompts, with guidance by `method`, rescale and interval."""
+    prompts = request.prompt, request.negative_prompt
+    return model.denoiser(*prompts, request.guidance, **request.conditioning, on_gap=listeners.on_gap, method=method)
 
 
 def _save(

@@ -20,7 +20,8 @@ class EtaEstimator:
     The remaining calls come from the plans where they declare them, else from the progress of the run: calls *
     (1 - done) / done. done is the share of finished steps or, for a sampler with its own grid, how far sigma has fallen
     in flow time t = sigma / (1 + sigma), in which solvers move about evenly. Later batches need as many calls as
-    finished ones. Calls are counted in those of the first pass.
+    finished ones. Calls are counted in those of the first pass. A call costs what the network evaluates in it, one or
+    both estimates of guidance, and the rest of a run as much as the latest: an adaptive guidance stays with one.
     """
 
     def __init__(self, plans: Sequence[Plan], batches: Sequence[int], areas: Sequence[float] = (1.0,)):
@@ -33,6 +34,7 @@ class EtaEstimator:
         self._finished: list[float] = []
         self._total, self._last = 0, 0.0
         self._per_call: float | None = None
+        self._evaluated, self._latest = 0.0, 1.0
         self._decodings, self._decoding_time = 0, 0.0
 
     @property
@@ -50,7 +52,7 @@ class EtaEstimator:
         if self._batch >= 0:
             self._finished.append(self._units)
         self._batch, self._pass, self._fallen, self._last = self._batch + 1, 0, 0.0, now
-        self._calls, self._units = [0] * len(self._plans), 0.0
+        self._calls, self._units, self._evaluated = [0] * len(self._plans), 0.0, 0.0
         if len(self._plans) > 1:
             self._measured = 0
 
@@ -58,8 +60,14 @@ class EtaEstimator:
         """The next pass of the batch begins to draw."""
         self._pass, self._fallen, self._last, self._measured = self._pass + 1, 0.0, now, 0
 
-    def called(self, sigma: float, now: float, unseen: float = 0.0) -> None:
-        """A call has returned; `unseen` seconds since the last one were not the network's (a preview)."""
+    def called(self, sigma: float, now: float, unseen: float = 0.0, evaluations: float | None = None) -> None:
+        """A call has returned.
+
+        unseen       seconds since the last one that were not the network's, but a preview's
+        evaluations  of the network, for an image of this batch up to now; None where they are not counted
+        """
+        if evaluations is not None:
+            self._evaluated, self._latest = evaluations, max(evaluations - self._evaluated, 1e-9)
         area = self._areas[self._pass]
         self._total, self._units = self._total + 1, self._units + area
         self._calls[self._pass] += 1
@@ -68,7 +76,7 @@ class EtaEstimator:
         top, bottom = self._ends()
         span = max(1e-12, top - bottom)
         self._fallen = max(self._fallen, (top - flow_time_of_sigma(max(0.0, float(sigma)))) / span)
-        gap = max(0.0, now - self._last - unseen) / self._batches[self._batch] / area
+        gap = max(0.0, now - self._last - unseen) / self._batches[self._batch] / area / self._latest
         self._last = now
         # The first call of all warms the device up, and says little about the others.
         if self._total > 1:
@@ -90,7 +98,7 @@ class EtaEstimator:
         known = [*self._finished, self._units + left]
         calls = left * self._batches[self._batch] + later * sum(known) / len(known)
         decoding = self._decoding_time / max(1, self._decodings)
-        return calls * self._per_call + decoding * (sum(self._batches) - self._decodings)
+        return calls * self._per_call * self._latest + decoding * (sum(self._batches) - self._decodings)
 
     def _ends(self) -> tuple[float, float]:
         """The flow times between which the current pass runs."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from webui.core.inpainting import InputPicture
-from webui.core.record import PassRecord, Record, digest_of, encode_png, make_record
+from webui.core.record import PassRecord, PluginOrigin, Record, digest_of, encode_png, make_record
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved, keep_input, save_or_keep
 
@@ -20,11 +20,13 @@ from .run_environment import identity_of, origin_of
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What ran for a picture: the sigmas of each pass, denoise calls in all, and the seeds of those drawn together."""
+    """What ran for a picture: the sigmas of each pass, denoise calls in all, the seeds of those drawn together, and the
+    evaluations of the network, None where they are not counted."""
 
     sigmas: tuple[tuple[float, ...], ...]
     nfe: float
     batch: tuple[int, ...]
+    evaluations: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class PictureSink:
         if resolved.hires_plan:
             second = registry.sampler(request.hires_sampler), registry.schedule(request.hires_schedule)
             self._origins.append(second)
+        method = request.guidance_method
+        self._guidance = PluginOrigin.of(registry.guidance(method)) if method else PluginOrigin()
         self._problems: list[Saved] = []
         self._input: dict[str, str] = {}
         self.saved: list[SavedPicture] = []
@@ -76,6 +80,7 @@ class PictureSink:
 
     def _record(self, image: Image.Image, index: int, facts: RunFacts) -> Record:
         model = self._context.model
+        counted = {} if facts.evaluations is None else {"evaluations": facts.evaluations}
         return make_record(
             self._request,
             index,
@@ -83,5 +88,6 @@ class PictureSink:
             facts.nfe,
             origin_of(model.name, identity_of(model, self._request, self._context.upscalers)),
             facts.batch,
-            {**self._input, "threads": torch.get_num_threads(), "pixels": digest_of(image)},
+            {**self._input, **counted, "threads": torch.get_num_threads(), "pixels": digest_of(image)},
+            self._guidance,
         )

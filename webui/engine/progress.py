@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from samplers.wrappers import Counted
 from webui.core.images import grid, to_jpeg
 from webui.core.resolved_request import ResolvedRequest
 
@@ -51,9 +52,9 @@ class ProgressReporter:
         self._eta.begin_batch(self._context.clock())
         self._tell(self._text())
 
-    def call_done(self, sigma: float, denoised: torch.Tensor) -> None:
-        """A network call has returned."""
-        self._eta.called(sigma, self._context.clock(), self._preview_cost)
+    def call_done(self, counted: Counted, sigma: float, denoised: torch.Tensor) -> None:
+        """A network call has returned; `counted` are those of the batch."""
+        self._eta.called(sigma, self._context.clock(), self._preview_cost, counted.evaluations_each)
         self._preview_cost = 0.0
         preview = self._progress.preview
         if self._previews and self._context.clock() >= self._next_preview:

@@ -142,6 +142,8 @@ def recipe(
         image = image or _kept_input(record.input_digest, "input picture", "--input", engine)
         if record.mask_digest:
             mask = mask or _kept_input(record.mask_digest, "mask", "--mask", engine)
+    if single.guidance_method:
+        named |= dict(guidance_method=_id(record.guidance, "guidance"))
     inputs = dict(image=image, mask=mask if single.has_input else None)
     if single.is_hires:
         if len(record.later_passes) != 1:
@@ -206,6 +208,7 @@ def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
         ("the number of pictures drawn together", len(new.batch), len(old.batch)),
     ]
     origins = [(new.sampler, old.sampler), (new.schedule, old.schedule)]
+    origins += [(new.guidance, old.guidance)] if new.guidance.id else []
     for now, then in zip(new.later_passes, old.later_passes, strict=False):
         origins += [(now.sampler, then.sampler), (now.schedule, then.schedule)]
     for origin, recorded in dict.fromkeys(origins):

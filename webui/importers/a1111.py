@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from webui.core.fields import fields_of
 from webui.core.infotext import INTERVAL, read_interval
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request
 
 from .external_metadata import ExternalMetadata
@@ -27,7 +28,7 @@ NAMES = ("sampler", "schedule", "model")  # fields whose values are names of the
 ALIASES = {"Schedule type": "Sampler sigma", "Hires upscale": "Hires scale"}
 # Shown on the page, but of no use to a run.
 ABOUT = {"Version", "App", "Model hash", "Hashes", "Lora hashes", "User", "Civitai resources", "Civitai metadata"}
-OURS = {"Sampler options", "Schedule options"}
+OURS = {each.infotext_options for each in PLUGIN_FIELDS}
 UNNAMED = "a program with A1111's settings"  # one that does not say its name
 FIRST_PASS = "First pass size"
 SIZES = ("Size", FIRST_PASS, "Hires resize", "Hires size")

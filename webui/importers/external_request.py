@@ -11,6 +11,7 @@ from samplers.registry import Registry
 from webui.core.fields import fields_of
 from webui.core.limits import MAX_STEPS, SEEDS
 from webui.core.menus import LATENT, UPSCALERS
+from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request, sift
 from webui.core.text import title
 
@@ -74,6 +75,12 @@ def external_request(
     values = dict(external.values)
     if external.program != "Sigmalab":
         notes += _second_pass(values, external, fields)
+    elif name := str(values.get(GUIDANCE.name, "")):
+        fields[GUIDANCE.options] = options_in(external.shown.get(GUIDANCE.infotext_options, ""))
+        if name not in registry.guidances:
+            opened.add(GUIDANCE.name)
+            missing.append(f"Guidance {name!r} is not loaded; choose one.")
+            del values[GUIDANCE.name], fields[GUIDANCE.options]
     for name, value in values.items():
         fields[name] = fields_of(schema)[name].parse(str(value))
         if fields[name] is None:

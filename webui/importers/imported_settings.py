@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samplers.registry import Entry, Registry
+from samplers.registry import Registry
 from webui.core.picture_metadata import PictureMetadata, read_picture
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.record import MetadataError, Record
 from webui.core.request import Request
 from webui.core.text import as_sentence, title
@@ -29,7 +30,7 @@ class ImportedSettings:
     program  that made it
     rows     (name, value) of what it says, as text from outside
     fields   of a request, each valid by itself
-    open     menus that these settings leave open: "sampler", "schedule"
+    open     menus that these settings leave open: "sampler", "schedule", "guidance_method"
     missing  the plugins and models that are not here, one sentence each
     notes    what else could not be matched, one sentence each
     record   our own metadata, None from other programs
@@ -88,15 +89,11 @@ def from_record(record: Record, registry: Registry, models: Mapping[str, Any], t
     request = record.single_request()
     fields = request.to_json()
     opened, missing = set(), []
-    places: tuple[tuple[str, Callable[[str], Entry], str], ...] = (
-        ("sampler", registry.sampler, record.sampler.id),
-        ("schedule", registry.schedule, record.schedule.id),
-    )
-    for place, look_up, wanted in places:
+    for place, origin in zip(PLUGIN_FIELDS, (record.sampler, record.schedule, record.guidance), strict=True):
         try:
-            fields[place] = look_up(wanted or fields[place]).name
+            fields[place.name] = place.named(place.find(registry, origin.id or fields[place.name]))
         except ValueError as error:
-            opened.add(place)
+            opened.add(place.name)
             missing.append(as_sentence(str(error)))
     if request.model not in models:
         del fields["model"]
@@ -125,6 +122,7 @@ def _rows(record: Record, request: Request) -> tuple[tuple[str, str], ...]:
     del settings["count"]
     rows = [(title(name), _value(value)) for name, value in settings.items()]
     rows += [("Sampler from", _said(asdict(record.sampler))), ("Schedule from", _said(asdict(record.schedule)))]
+    rows.append(("Guidance from", _said(asdict(record.guidance))))
     rows += [("Model from", _said(asdict(record.model))), ("Made with", _said(record.packages))]
     rows += [("CPU threads", str(record.threads or "")), ("Drawn together", _value(list(record.batch)))]
     rows.append(("Input picture", record.input_digest))

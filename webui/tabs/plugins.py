@@ -1,4 +1,4 @@
-"""The tab Plugins: every sampler and schedule, its origin, its measured order, and plugins that failed to load."""
+"""The tab Plugins: everything that was loaded, its origin, its measured order, and plugins that failed to load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gradio as gr
 from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
 from samplers.testing import measure_order
-from webui.core.menus import in_order, schedules_in_order
+from webui.core.menus import guidances_in_order, in_order, schedules_in_order
 from webui.engine.watchdog import at_most
 from webui.gradio_ext.gradio_events import LONG
 from webui.tabs.form.describe import calls_text, paper_link
@@ -17,6 +17,7 @@ from webui.tabs.form.page_context import Page
 from webui.templates import render
 
 PATIENCE = 30.0  # seconds to measure one order
+COLUMNS = ("Name", "Options", "From", "Version", "Paper", "Check at start")
 SAMPLER_COLUMNS = (
     "Name",
     "Order",
@@ -62,12 +63,17 @@ def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
     """The tables of the tab. `measured` has the orders measured so far, by sampler."""
     samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
     schedules = [
-        [entry.name, *_origin(entry), paper_link(entry.item.paper), entry.check]
+        [entry.name, _options(entry), *_origin(entry), paper_link(entry.item.paper), entry.check]
         for entry in (registry.schedules[name] for name in schedules_in_order(registry.schedules))
+    ]
+    guidances = [
+        [entry.name, _options(entry), *_origin(entry), paper_link(entry.item.paper), entry.check]
+        for entry in (registry.guidances[name] for name in guidances_in_order(registry.guidances))
     ]
     parts = [
         render("tables", "section", "Samplers", SAMPLER_COLUMNS, samplers),
-        render("tables", "section", "Schedules", ("Name", "From", "Version", "Paper", "Check at start"), schedules),
+        render("tables", "section", "Schedules", COLUMNS, schedules),
+        render("tables", "section", "Guidances", COLUMNS, guidances),
     ]
     if registry.broken:
         broken = [(each.source, each.name, render("tables", "failure", each.reason)) for each in registry.broken]
@@ -82,18 +88,21 @@ def _sampler(entry: Entry, measured: str) -> list[str]:
         noise = "fresh each step" if item.stochastic_with() else "none of its own"
     except Exception as error:
         order, calls, noise = None, f"cannot describe itself: {error}", ""
-    options = ", ".join(option.name for option in item.options)
     return [
         entry.name,
         f"{order:g}" if order else "",
         measured,
         calls,
         noise,
-        options,
+        _options(entry),
         *_origin(entry),
         paper_link(item.paper),
         entry.check,
     ]
+
+
+def _options(entry: Entry) -> str:
+    return ", ".join(option.name for option in entry.item.options)
 
 
 def _origin(entry: Entry) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.fields import form_fields
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request
 from webui.core.text import title
 from webui.gradio_ext.gradio_events import Updates
@@ -64,7 +65,7 @@ def fill(
 ) -> tuple[Updates, list[str]]:
     """(updates for `refilled(form)`, a sentence for each field that could not be taken).
 
-    leave_open  menus to leave without a choice, because the named sampler, schedule or model is not here
+    leave_open  menus to leave without a choice, because the named plugin or model is not here
     model_is_missing  whether the settings are those of another model: the next one that is chosen takes the size over
     """
     values, notes = overlay(page, form, saved, fields)
@@ -76,19 +77,19 @@ def fill(
 
 
 def _options(page: Page, kept: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    options = {kind: dict(kept.get(kind) or {}) for kind in ("samplers", "schedules")}
+    options = {each.kind: dict(kept.get(each.kind) or {}) for each in PLUGIN_FIELDS}
     notes = []
-    for kind, place, given in (("samplers", "sampler", "options"), ("schedules", "schedule", "schedule_options")):
-        entry = getattr(page.registry, kind).get(fields.get(place, ""))
-        if entry is None or not isinstance(fields.get(given), Mapping):
+    for place in PLUGIN_FIELDS:
+        entry = place.entries(page.registry).get(fields.get(place.name, ""))
+        if entry is None or not isinstance(fields.get(place.options), Mapping):
             continue
         known, taken = {option.name: option for option in entry.item.options}, {}
-        for name, value in fields[given].items():
+        for name, value in fields[place.options].items():
             try:
                 taken[name] = known[name].check(value)
             except KeyError:
                 notes.append(f"{entry.name} has no option {name[:60]!r}.")
             except ValueError as error:
                 notes.append(f"{entry.name}: {error}.")
-        options[kind][entry.name] = taken
+        options[place.kind][entry.name] = taken
     return options, notes

@@ -11,7 +11,8 @@ from gradio.components import Component
 from samplers.registry import Registry
 from webui.core.fields import Group, RequestField, fields_of
 from webui.core.limits import size_range
-from webui.core.menus import sampler_choices, schedules_in_order
+from webui.core.menus import guidances_in_order, sampler_choices, schedules_in_order
+from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request
 from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.page_context import Page
@@ -148,11 +149,10 @@ def build_form(
     with gr.Column(elem_classes="card"):
         sampler, schedule = build_menus(registry, mode, start["sampler"])
         note = gr.HTML(elem_id=f"{mode}-note")
-        boxes = (
+        boxes = [
             build_options(mode, "samplers", registry.samplers, sampler),
             build_options(mode, "schedules", registry.schedules, schedule),
-        )
-        connect_options(boxes, store, revision, edits)
+        ]
         controls |= {"sampler": sampler, "schedule": schedule} | build_group(
             mode,
             "method",
@@ -162,7 +162,11 @@ def build_form(
         )
         more_label = "More about prompt and guidance"
         with gr.Accordion(more_label, open=False, elem_id=f"{mode}-more", elem_classes="more"):
+            method = build_guidance_menu(registry, mode)
+            boxes.append(build_options(mode, GUIDANCE.kind, registry.guidances, method))
+            controls[GUIDANCE.name] = method
             controls |= build_group(mode, "conditioning", schema) | build_group(mode, "interval", schema)
+        connect_options(boxes, store, revision, edits)
         if mode == "txt2img":
             controls |= build_hires(page, mode, schema)
         plan = gr.HTML(elem_id=f"{mode}-plan")
@@ -218,6 +222,15 @@ def build_menus(registry: Registry, mode: str, sampler: str) -> tuple[gr.Dropdow
             for name, (choices, value) in menus.items()
         )
     return first, second
+
+
+def build_guidance_menu(registry: Registry, mode: str) -> gr.Dropdown:
+    """The menu of guidances, the usual one chosen."""
+    names = guidances_in_order(registry.guidances)
+    choices = [(name, GUIDANCE.named(registry.guidances[name])) for name in names]
+    menu = build_control(fields_of(Request)[GUIDANCE.name], mode, choices=choices)
+    assert isinstance(menu, gr.Dropdown)
+    return menu
 
 
 def schedule_update(own_grid: bool) -> gr.Dropdown:

@@ -132,12 +132,19 @@ def summary(info: Mapping[str, Any]) -> str:
     calls = info.get("nfe")
     parts = [
         f"{_pictures(len(seeds)).capitalize()} in {seconds_text(info.get('seconds', 0.0))}",
-        f"{calls:g} network calls{' each' if len(seeds) > 1 else ''}" if calls is not None else "",
+        f"{calls:g} network calls{' each' if len(seeds) > 1 else ''}{_guided(info)}" if calls is not None else "",
         f"{info.get('sampler', '')}, {info.get('schedule', '')}".strip(", "),
         _numbers("seed", seeds[:1] if variations else seeds),
         _numbers("variation seed", variations),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _guided(info: Mapping[str, Any]) -> str:
+    """How many of the calls computed both estimates of guidance, where some did not."""
+    each, calls = info.get("evaluations_each") or [0], info.get("nfe_each") or [1]
+    both, every = sum(each) - sum(calls), sum(calls)
+    return f", {both / len(calls):g} of them guided" if 0 < both < every else ""
 
 
 def _numbers(name: str, numbers: Sequence[int]) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 
 from webui.core.fields import upload_fields
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request, RequestError, read
+from webui.core.text import title
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.option_rows import OptionBox
 
@@ -18,7 +20,7 @@ from webui.gradio_ext.option_rows import OptionBox
 class Form:
     """The controls of a tab by name, and the states behind them.
 
-    options   {"samplers": {name: {option: value}}, "schedules": ...}, every sampler's, so that switching loses nothing
+    options   {"samplers": {name: {option: value}}, ...}, those of every plugin, so that switching loses nothing
     boxes     the widgets of the options that are shown
     sizes     width and height of a picture whose model is not here, for the next model that is chosen
     revision  0 until the browser's settings are in, `RESTORED` then, and a new number when other settings are put in
@@ -66,11 +68,10 @@ class Form:
 
 def to_request(mode: str, values: Mapping[str, Any], schema: type[Request] = Request) -> Request:
     """The request that a form's values make. Raises RequestError."""
-    for name in ("sampler", "schedule", "model"):
+    for name in (*(each.name for each in PLUGIN_FIELDS), "model"):
         # A picture or link named one that is not here; the default would be another one than the user asked for.
         if not isinstance(values[name], str):
-            raise RequestError(f"No {name} is chosen; choose one from the menu.")
-    sampler, schedule = values["sampler"], values["schedule"]
+            raise RequestError(f"No {title(name).lower()} is chosen; choose one from the menu.")
     uploads = {name: uploaded(values[name]) for name in upload_fields(schema) if values.get(name)}
     fields = {name: value for name, value in values.items() if name not in ("random_seed", "options")} | uploads
     # An empty upload may be more than None.
@@ -79,11 +80,9 @@ def to_request(mode: str, values: Mapping[str, Any], schema: type[Request] = Req
         mode=mode,
         prompt=values["prompt"] or "",
         negative_prompt=values["negative_prompt"] or "",
-        sampler=sampler,
-        schedule=schedule,
         model=values["model"] or "",
         seed=-1 if values["random_seed"] else values["seed"],
-        options=values["options"]["samplers"].get(sampler, {}),
-        schedule_options=values["options"]["schedules"].get(schedule, {}),
     )
+    for each in PLUGIN_FIELDS:
+        fields[each.options] = values["options"][each.kind].get(values[each.name], {})
     return read(fields, schema)

@@ -13,10 +13,9 @@ from samplers.registry import Registry
 from webui.core.fields import form_fields
 from webui.core.limits import Limits, size_problem
 from webui.core.menus import UPSCALERS
+from webui.core.plugin_fields import GUIDANCE, PLUGIN_FIELDS
 from webui.core.request import Request, sift
 from weights.model_info import ModelInfo
-
-KINDS = ("samplers", "schedules")
 
 
 def form_defaults(schema: type[Request] = Request) -> dict[str, Any]:
@@ -62,6 +61,8 @@ def recall(
                 return value in registry.samplers
             case "hires_sampler":
                 return value == "" or value in registry.samplers
+            case GUIDANCE.name:
+                return value == "" or value in registry.guidances
             case "schedule" | "hires_schedule":
                 return value == "" or value in registry.schedules
             case "upscaler":
@@ -81,7 +82,7 @@ def recall(
 def recall_options(saved: Any, registry: Registry) -> dict[str, dict[str, dict[str, Any]]]:
     """{"samplers": {name: {option: value}}, "schedules": ...} with every known option, from what a browser kept."""
     kept = saved.get("options") if isinstance(saved, dict) else None
-    return {kind: _of_kind(getattr(registry, kind), kept, kind) for kind in KINDS}
+    return {each.kind: _of_kind(each.entries(registry), kept, each.kind) for each in PLUGIN_FIELDS}
 
 
 def _of_kind(entries: Mapping[str, Any], kept: Any, kind: str) -> dict[str, dict[str, Any]]:

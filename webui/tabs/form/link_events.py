@@ -8,6 +8,7 @@ import gradio as gr
 
 from webui.core.fields import fields_of
 from webui.core.links import from_query, to_query
+from webui.core.plugin_fields import PLUGIN_FIELDS, PluginField
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, Updates
 from webui.tabs.form.page_context import Page
@@ -17,8 +18,6 @@ from .describe import line, problem
 from .form import to_request
 from .form_events import refilled, restore
 from .workbench import Workbench
-
-PLACES = ("sampler", "schedule", "model")
 
 
 def connect_link(page: Page, bench: Workbench) -> None:
@@ -42,11 +41,10 @@ def shortened(page: Page, request: Request) -> Request:
         usual = {option.name: option.default for option in entry.item.options} if entry else {}
         return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
 
-    sampler, schedule = page.registry.samplers.get(request.sampler), page.registry.schedules.get(request.schedule)
-    options = dict(
-        options=changed(sampler, request.options), schedule_options=changed(schedule, request.schedule_options)
-    )
-    return request.model_copy(update=options)
+    def short(each: PluginField) -> dict[str, Any]:
+        return changed(each.entries(page.registry).get(getattr(request, each.name)), getattr(request, each.options))
+
+    return request.model_copy(update={each.options: short(each) for each in PLUGIN_FIELDS})
 
 
 def open_form(page: Page, bench: Workbench, saved: Any, query: str) -> Updates:
@@ -56,8 +54,7 @@ def open_form(page: Page, bench: Workbench, saved: Any, query: str) -> Updates:
     mode = fields.get("mode", "txt2img")
     if not (fields or problems) or mode != form.mode:
         return restore(page, form, saved)
-    missing = {place: _unknown(page, place, fields[place]) for place in PLACES if fields.get(place)}
-    missing = {place: sentence for place, sentence in missing.items() if sentence}
+    missing = {name: text for name in fields if fields[name] and (text := _unknown(page, name, fields[name]))}
     fields = {name: value for name, value in fields.items() if name not in missing}
     # A field that the link leaves out gets its default; one that is wrong there stays as the form has it.
     usual = {
@@ -81,7 +78,8 @@ def mode_of(query: str, modes: list[str]) -> str | None:
     return mode if (fields or problems) and mode in modes else None
 
 
-def _unknown(page: Page, place: str, name: str) -> str:
-    """Why a sampler, schedule or model of a link cannot be chosen; "" if it can."""
-    known = page.engine.models() if place == "model" else getattr(page.registry, f"{place}s")
-    return "" if name in known else f"Unknown {place} {name!r}; known are {', '.join(known)}."
+def _unknown(page: Page, field: str, name: Any) -> str:
+    """Why a plugin or model of a link cannot be chosen; "" if it can, and for any other field."""
+    nouns = {each.name: (each.noun, each.entries(page.registry)) for each in PLUGIN_FIELDS}
+    noun, known = {**nouns, "model": ("model", page.engine.models())}.get(field, ("", (name,)))
+    return "" if name in known else f"Unknown {noun} {name!r}; known are {', '.join(known)}."

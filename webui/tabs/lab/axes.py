@@ -13,13 +13,16 @@ from typing import Any
 from samplers.options import BoolOption, ChoiceOption, NumberOption, Option
 from samplers.registry import Registry
 from webui.core.fields import RequestField, fields_of
-from webui.core.menus import in_order, schedules_in_order
+from webui.core.menus import guidances_in_order, in_order, schedules_in_order
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request, RequestError, read
 from webui.core.text import as_sentence
+from webui.core.text import title as as_title
 
 MAX_VALUES = 256
 MAX_CHARACTERS = 32_000
-NAMED = ("sampler", "schedule")  # their values are names from a menu
+NAMED = {each.name: each for each in PLUGIN_FIELDS}  # their values are names from a menu
+OPTIONS = {each.options.removesuffix("s"): each for each in PLUGIN_FIELDS}  # what the kind of an option begins with
 PROMPT_HINT = "red apple -> rocket, cat face"
 
 
@@ -48,9 +51,12 @@ def axis_fields(schema: type[Request] = Request) -> dict[str, RequestField]:
 def kinds(registry: Registry, schema: type[Request] = Request) -> dict[str, str]:
     """Every kind of axis with its title: the request's own settings, then each declared option."""
     titles = {name: fields_of(schema)[name].title for name in (*NAMED, *axis_fields(schema))}
-    options = {f"option:{name}": f"Option {name}" for name in declared(registry.samplers)}
-    schedules = {f"schedule_option:{name}": f"Schedule option {name}" for name in declared(registry.schedules)}
-    return titles | {"prompt": "Prompt replacement"} | options | schedules
+    options = {
+        f"{where}:{name}": f"{as_title(where)} {name}"
+        for where, each in OPTIONS.items()
+        for name in declared(each.entries(registry))
+    }
+    return titles | {"prompt": "Prompt replacement"} | options
 
 
 def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:
@@ -65,7 +71,8 @@ def declared(entries: Mapping[str, Any]) -> dict[str, list[Option]]:
 def menu(kind: str, registry: Registry) -> list[str] | None:
     """The names that an axis of this kind can take, None if its values are typed."""
     if kind in NAMED:
-        return in_order(registry.samplers) if kind == "sampler" else schedules_in_order(registry.schedules)
+        order = {"sampler": in_order, "schedule": schedules_in_order}.get(kind, guidances_in_order)
+        return order(NAMED[kind].entries(registry))
     options = _options(kind, registry)
     if options and all(isinstance(option, ChoiceOption | BoolOption) for option in options):
         texts = [option.choices if isinstance(option, ChoiceOption) else ("true", "false") for option in options]
@@ -121,9 +128,7 @@ def split(text: str) -> list[str]:
 
 def _options(kind: str, registry: Registry) -> list[Option]:
     where, _, name = kind.partition(":")
-    if where not in ("option", "schedule_option"):
-        return []
-    return declared(registry.samplers if where == "option" else registry.schedules).get(name, [])
+    return declared(OPTIONS[where].entries(registry)).get(name, []) if where in OPTIONS else []
 
 
 def _expanded(kind: str, texts: Sequence[str], registry: Registry, title: str, schema: type[Request]) -> list[str]:
@@ -160,14 +165,14 @@ def _range(text: str, title: str) -> list[str]:
 
 def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Request]) -> Value:
     where, _, name = kind.partition(":")
-    if where in ("option", "schedule_option"):
-        return _option_value(f"{'schedule_' * (where != 'option')}options", name, text, _options(kind, registry))
+    if where in OPTIONS:
+        return _option_value(OPTIONS[where].options, name, text, _options(kind, registry))
     if kind in NAMED:
         try:
-            chosen = getattr(registry, kind)(text).name
+            chosen = NAMED[kind].find(registry, text)
         except ValueError as error:
             raise RequestError(as_sentence(str(error))) from None
-        return _setting(kind, chosen)
+        return Value(chosen.name, partial(_with, kind, NAMED[kind].named(chosen)))
     field = axis_fields(schema)[kind]
     value = _number(text) if field.kind in (int, float) else field.parse(text)
     if value is None:
@@ -180,7 +185,11 @@ def _value(kind: str, text: str, title: str, registry: Registry, schema: type[Re
 
 
 def _setting(name: str, value: bool | int | float | str) -> Value:
-    return Value(_shown(value), lambda fields: {**fields, name: value})
+    return Value(_shown(value), partial(_with, name, value))
+
+
+def _with(name: str, value: bool | int | float | str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {**fields, name: value}
 
 
 def _option_value(group: str, name: str, text: str, options: Sequence[Option]) -> Value:

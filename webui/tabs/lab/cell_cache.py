@@ -17,7 +17,7 @@ from webui.core.fields import input_fields
 from webui.core.images import PictureError
 from webui.core.inpainting import InputPicture
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, Record, digest_of
+from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
 from webui.core.request import Request
 from weights.identity import ModelIdentity, weights_digest
 
@@ -34,14 +34,23 @@ class CellPicture:
     nfe: float
 
 
-def key_of(request: Mapping[str, Any], sampler: Any, schedule: Any, digest: str, device: str, source: str = "") -> str:
+def key_of(
+    request: Mapping[str, Any],
+    sampler: PluginOrigin,
+    schedule: PluginOrigin,
+    guidance: PluginOrigin,
+    digest: str,
+    device: str,
+    source: str = "",
+) -> str:
     """The key of a picture: a hash of settings, plugins' code, weights, device, noise, and the input's digest.
 
     request  a resolved request of one picture as plain data
     """
     unused = () if request.get("mode") == "img2img" else input_fields(Request)
     settings = {name: value for name, value in request.items() if name not in ("image", "mask", *unused)}
-    parts = [settings, sampler, schedule, digest, device, NOISE_VERSION, source]
+    plugins = [asdict(each) for each in (sampler, schedule, guidance)]
+    parts = [settings, *plugins, digest, device, NOISE_VERSION, source]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -49,10 +58,13 @@ def key_of_request(
     request: Request, registry: Registry, model: ModelIdentity, source: InputPicture | None = None
 ) -> str:
     """The key of a resolved request of one picture on a model, with its input picture."""
-    sampler, schedule = registry.sampler(request.sampler), registry.schedule(request.schedule)
-    first, second = (dict(id=entry.id, version=entry.version, digest=entry.digest) for entry in (sampler, schedule))
+    sampler, schedule = (
+        PluginOrigin.of(entry) for entry in (registry.sampler(request.sampler), registry.schedule(request.schedule))
+    )
+    method = request.guidance_method
+    guidance = PluginOrigin.of(registry.guidance(method)) if method else PluginOrigin()
     inputs = "".join(digest_of(image) for image in (source.picture, source.mask) if image) if source else ""
-    return key_of(request.to_json(), first, second, model.digest, model.device, inputs)
+    return key_of(request.to_json(), sampler, schedule, guidance, model.digest, model.device, inputs)
 
 
 def key_of_record(record: Record) -> str | None:
@@ -63,7 +75,7 @@ def key_of_record(record: Record) -> str | None:
     request, model = {**record.request, "seed": record.seed, "count": 1, **own}, record.model
     weights = weights_digest(model.digest, model.vae, model.parts, record.patches)
     inputs = record.input_digest + record.mask_digest
-    return key_of(request, asdict(record.sampler), asdict(record.schedule), weights, model.device, inputs)
+    return key_of(request, record.sampler, record.schedule, record.guidance, weights, model.device, inputs)
 
 
 class CellCache:
@@ -131,7 +143,8 @@ def cost_class(request: Request) -> str:
     """A name for all requests whose network calls cost about the same."""
     halves = 1 if request.guidance in (0.0, 1.0) else 2
     enlarged = f" x{request.hires_scale:g}" if request.is_hires else ""
-    return f"{request.model} {request.width}x{request.height}{enlarged} {halves}"
+    method = f" {request.guidance_method}" if request.guidance_method else ""
+    return f"{request.model} {request.width}x{request.height}{enlarged} {halves}{method}"
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

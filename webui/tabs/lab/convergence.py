@@ -14,7 +14,8 @@ from samplers.sampler import Denoise, Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
-from webui.core.resolved_request import planning
+from webui.core.resolved_request import ResolvedRequest, planning
+from webui.engine.drawing import guided_denoiser
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
@@ -61,14 +62,19 @@ class Reference:
 class Convergence:
     """The task (`webui.engine.job_context.Task`); its parts are Excluded, the Reference, then a Point for each run.
 
-    request  prompt, guidance, size, seed and model of the run; None for the closed-form mixture, without a model
+    resolved  prompt, guidance, size, seed and model of the run; None for the closed-form mixture, without a model
     """
 
     samplers: tuple[Candidate | Excluded, ...]
     schedule: Schedule
     schedule_options: Mapping[str, Any]
-    request: Request | None = None
+    resolved: ResolvedRequest | None = None
     budgets: tuple[int, ...] = BUDGETS
+
+    @property
+    def request(self) -> Request | None:
+        """The request of the run."""
+        return self.resolved.request if self.resolved else None
 
     @property
     def model(self) -> str:
@@ -131,7 +137,7 @@ def make_convergence(
         chosen = engine.registry.schedule(schedule).item
         resolved = None
         if request is not None:
-            resolved = engine.resolve(request.model_copy(update=dict(count=1, mode="txt2img", image=None))).request
+            resolved = engine.resolve(request.model_copy(update=dict(count=1, mode="txt2img", image=None)))
         task = Convergence(candidates, chosen, schedule_options or {}, resolved, tuple(budgets))
         calls = task.calls(levels_of(engine, task))
     if calls > engine.limits.calls:
@@ -183,11 +189,12 @@ class _Meter:
             self._context.tell(PartialResult(self._point(problem, exact, one, setting, plan)))
 
     def _problem(self) -> Problem:
-        request, model = self._task.request, self._context.model
-        if request is None:
+        resolved, model = self._task.resolved, self._context.model
+        if resolved is None:
             return mixture_problem()
+        request = resolved.request
         zeros = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
-        denoise = model.denoiser(request.prompt, request.negative_prompt, request.guidance, **request.conditioning)
+        denoise = guided_denoiser(request, model, method=resolved.method)
         return Problem(denoise, model.schedule, zeros, request.seeds)
 
     def _reference(self, problem: Problem) -> torch.Tensor:

@@ -11,6 +11,7 @@ from samplers.run import Plan
 from webui.core.fields import input_fields
 from webui.core.inpainting import InputPicture, fit_input, open_upload
 from webui.core.limits import SEEDS, Limits
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request, RequestError, read
 from webui.core.resolved_request import ResolvedRequest, drawn_seed, resolve
 from webui.engine.engine import Engine
@@ -19,7 +20,7 @@ from .axes import Axis
 
 POLICIES = {"same": "The same seed in every cell", "each": "A seed of its own for every cell"}
 MOST_AXES = 3
-NAMES = ("sampler", "schedule")  # axes that are put in before options, which belong to them
+NAMES = {each.name for each in PLUGIN_FIELDS}  # axes that are put in before options, which belong to them
 Fit = tuple[int, int, str, bool]  # width, height, fit, and whether the picture keeps its own size
 
 
@@ -112,8 +113,8 @@ def make_grid(
     """Every combination of the axes' values put into the base request, each resolved as a request of its own.
 
     policy   one of POLICIES: "each" gives cell n the seed base + n; a seed axis overrules both
-    options  {"samplers": {name: {option: value}}, "schedules": ...}: what a cell's own sampler and schedule take;
-             without it, the base's options go with the base's names only
+    options  {"samplers": {name: {option: value}}, "schedules": ...}: what a cell's own plugins take; without it, the
+             base's options go with the base's names only
     Raises RequestError for axes that do not fit, too many cells, and if no cell at all can be made.
     """
     _check(engine, base, axes, policy)
@@ -123,10 +124,7 @@ def make_grid(
     for axis in axes:
         # What fails for every cell (words that are not in the prompt) is an error of the grid.
         axis.values[0].change(fields)
-    stored = options or {
-        "samplers": {base.sampler: base.options},
-        "schedules": {base.schedule: base.schedule_options},
-    }
+    stored = options or {each.kind: {getattr(base, each.name): getattr(base, each.options)} for each in PLUGIN_FIELDS}
     seeded = policy == "each" and all(axis.kind != "seed" for axis in axes)
     models, cells = engine.models(), []
     for number, reversed_at in enumerate(product(*(range(len(axis.values)) for axis in reversed(axes)))):
@@ -135,10 +133,7 @@ def make_grid(
         wanted = dict(fields, seed=(seed + number) % SEEDS if seeded else seed)
         for is_name, value in values:
             wanted = value.change(wanted) if is_name else wanted
-        wanted |= dict(
-            options=stored["samplers"].get(wanted["sampler"], {}),
-            schedule_options=stored["schedules"].get(wanted["schedule"], {}),
-        )
+        wanted |= {each.options: stored.get(each.kind, {}).get(wanted[each.name], {}) for each in PLUGIN_FIELDS}
         for is_name, value in values:
             wanted = wanted if is_name else value.change(wanted)
         if not wanted["variation_strength"] and wanted["variation_seed"] == drawn["variation_seed"]:

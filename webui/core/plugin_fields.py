@@ -1,0 +1,56 @@
+"""The fields of a request that name a plugin, each with the field of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from samplers.guidance import CFG
+from samplers.registry import Entry, Registry
+
+
+@dataclass(frozen=True)
+class PluginField:
+    """A field that names a plugin.
+
+    name     of the field
+    options  the field of its options
+    kind     of the plugins, as a registry and a form's options name it: "samplers"
+    default  the plugin that an empty name stands for, "" where that depends on the model
+    """
+
+    name: str
+    options: str
+    kind: str
+    default: str = ""
+
+    @property
+    def noun(self) -> str:
+        """One of its kind: "sampler"."""
+        return self.kind[:-1]
+
+    @property
+    def infotext_options(self) -> str:
+        """The name of its options in A1111's text."""
+        return f"{self.noun.capitalize()} options"
+
+    def entries(self, registry: Registry) -> Mapping[str, Entry[Any]]:
+        """The plugins that it can name."""
+        return getattr(registry, self.kind)
+
+    def find(self, registry: Registry, name: str) -> Entry[Any]:
+        """The plugin of this name or id; ValueError lists the known names."""
+        return getattr(registry, self.noun)(name or self.default)
+
+    def named(self, entry: Entry[Any]) -> str:
+        """How a request names a plugin: the default one by ""."""
+        return "" if entry.name == self.default else entry.name
+
+
+GUIDANCE = PluginField("guidance_method", "guidance_options", "guidances", CFG.name)
+PLUGIN_FIELDS = (
+    PluginField("sampler", "options", "samplers"),
+    PluginField("schedule", "schedule_options", "schedules"),
+    GUIDANCE,
+)
