@@ -57,7 +57,7 @@ class Served:
 
 
 @contextmanager
-def served(registry, folder: Path, auth=None, auth_file=None, **engine_arguments) -> Iterator[Served]:
+def served(registry, folder: Path, auth=None, auth_file=None, page_settings=(), **engine_arguments) -> Iterator[Served]:
     """Serve a page on toy models with all its files under `folder`."""
     accounts = Accounts(auth_file) if auth_file else None
     pace = Pace()
@@ -72,6 +72,7 @@ def served(registry, folder: Path, auth=None, auth_file=None, **engine_arguments
             auth=auth,
             auth_file=auth_file,
             open_browser=False,
+            **dict(page_settings),
         )
         models = {name: toy(name) for name in ("toy", "other")}
         engine = Engine(

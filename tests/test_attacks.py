@@ -128,7 +128,7 @@ def test_guessing_for_one_name_from_many_addresses_is_slowed_down_but_not_for_it
         await send({"type": "http.response.start", "status": 200 if b"lovelace" in body else 400, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    throttle = login_throttle.LoginThrottle(right)
+    throttle = login_throttle.LoginThrottle(right, login_throttle.LoginAttempts())
 
     def login(address, password):
         given, answers = [{"type": "http.request", "body": b"username=ada&password=" + password}], []

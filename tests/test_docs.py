@@ -33,7 +33,8 @@ def python_blocks(text: str) -> list[str]:
 
 # A block without a test below cannot be unpacked here.
 PLUGIN, SCRIPT = python_blocks(README)
-(DIFFUSERS,) = (block for path, text in TEXTS.items() if path.parent.name == "docs" for block in python_blocks(text))
+APIS = python_blocks(TEXTS[ROOT / "docs" / "apis.md"])
+(DIFFUSERS,) = python_blocks(TEXTS[ROOT / "docs" / "weights.md"])
 HELP = subprocess.run(
     [sys.executable, str(ROOT / "launch.py"), "--help"], capture_output=True, text=True, check=True
 ).stdout
@@ -53,6 +54,14 @@ def test_the_script_that_is_shown_makes_a_picture(registry, tmp_path, capsys):
     assert shown["files"][0].endswith(".png")
     assert shown["info"]["seeds"] == [7]
     assert "[7] 20" in capsys.readouterr().out
+
+
+def test_clients_of_other_programs_draw_as_shown(registry, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with served(registry, tmp_path, page_settings=dict(api=True)) as page:
+        for code in APIS:
+            exec(compile(code.replace("http://127.0.0.1:7860", page.url), "docs/apis.md", "exec"), {})
+    assert '1 {"prompt": "red apple"' in capsys.readouterr().out
 
 
 def test_diffusers_draws_with_the_flow_network_as_shown(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from .core.storage import remove_leftovers
 from .engine.engine import Engine
 from .engine.jobs import Job
 from .environment import StartError
+from .gradio_ext.api_login import Logins
 from .gradio_ext.connections import watch_connections
 from .gradio_ext.guard import Guard
 from .gradio_ext.proxies import TrustedProxies
@@ -106,7 +107,7 @@ def open_page(page: gr.Blocks, engine: Engine, accounts: Accounts | None = None)
     # Uvicorn would trust every program on this machine as a proxy; `TrustedProxies` decides that.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
     _, url, _ = page.launch(
-        **launch_options(settings, accounts, engine.queue.seconds_until_room),
+        **launch_options(settings, accounts, engine.queue.seconds_until_room, _apis(engine)),
         server_name=settings.host,
         server_port=settings.port,
     )
@@ -120,6 +121,15 @@ def _accounts(settings: Settings) -> Accounts | None:
         return Accounts(settings.auth_file) if settings.auth_file else None
     except AccountsError as error:
         raise StartError(f"--auth-file: {error}") from error
+
+
+def _apis(engine: Engine) -> Any:
+    if not engine.settings.api:
+        return None
+    # Not needed by anybody else.
+    from .api.rest_server import rest_app
+
+    return rest_app(engine, engine.settings.api_fit)
 
 
 def _metrics(settings: Settings) -> Metrics | None:
@@ -154,8 +164,12 @@ def launch_options(
     settings: Settings,
     accounts: Accounts | None = None,
     seconds_until_room: Callable[[], float | None] = lambda: None,
+    apis: Any = None,
 ) -> dict[str, Any]:
-    """How the page is served: hardened, offline, in its own looks."""
+    """How the page is served: hardened, offline, in its own looks.
+
+    apis  the app of the APIs of other programs, None without
+    """
 
     async def login(name: str, password: str) -> bool:
         # In a thread: the check is slow on purpose, and others are served meanwhile.
@@ -168,6 +182,10 @@ def launch_options(
         hosts=(settings.host, *settings.public_names),
         share=settings.share,
         seconds_until_room=seconds_until_room,
+        apis=apis,
+        logins=Logins(
+            (*settings.api_auth, *((settings.auth,) if settings.auth else ())), accounts.verify if accounts else None
+        ),
     )
     # Not for event streams and pictures, which this middleware leaves alone by their content type.
     compression = Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .settings import existing_folder, index_url, login, network, output_folder, port_number, root_path
+from .settings import existing_folder, index_url, login, logins, network, output_folder, port_number, root_path
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
@@ -56,6 +56,11 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
     page("--log", type=Path, metavar="FILE", help="also write a log of jobs and problems to this file, as JSON lines")
     page("--metrics-port", type=port_number, metavar="PORT", help="answer 127.0.0.1:PORT/metrics for Prometheus")
     page("--no-browser", action="store_true", help="do not open a browser window")
+    api = flags.add_argument_group("the APIs of other programs").add_argument
+    api("--api", action="store_true", help="answer A1111's API, /sdapi/v1; /docs describes it")
+    text = "logins that these APIs ask for, beside the page's own"
+    api("--api-auth", type=logins, metavar="USER:PASSWORD,...", default=[], help=text)
+    api("--api-fit", action="store_true", help="draw the nearest size that the model makes, where another is asked for")
     work = flags.add_argument_group("the work")
     work.add_argument("--model", metavar="NAME", help="model in weights/ to open first (default: the embedded one)")
     add_work(work)
@@ -71,6 +76,10 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
     parsed = flags.parse_args(arguments)
     if parsed.auth and parsed.auth_file:
         flags.error("--auth and --auth-file exclude one another")
+    if parsed.api_auth and parsed.auth_file:
+        flags.error("--api-auth and --auth-file exclude one another: the APIs ask for the accounts")
+    if (parsed.api_auth or parsed.api_fit) and not parsed.api:
+        flags.error("--api-auth and --api-fit go with --api")
     if parsed.json and not parsed.plugins:
         flags.error("--json goes with --plugins, and with the commands draw, info and check")
     if parsed.plugins:

@@ -30,6 +30,9 @@ class Settings:
     trusted_proxies  addresses and networks of reverse proxies whose X-Forwarded headers count
     public_names    host names that the page is served under besides its addresses
     root_path       path or address of the page behind a proxy, such as "/draw"
+    api             answer the APIs of other programs, too
+    api_auth        (user, password) pairs that these ask for, beside the page's login
+    api_fit         draw the nearest size that the model makes, where another one is asked for through them
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
     """
 
@@ -53,6 +56,9 @@ class Settings:
     weights: Path = Path("weights")
     open_browser: bool = True
     one_at_a_time: bool = False
+    api: bool = False
+    api_auth: tuple[tuple[str, str], ...] = ()
+    api_fit: bool = False
 
     @property
     def public(self) -> bool:
@@ -105,6 +111,9 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         weights=root / "weights",
         open_browser=not flags.no_browser,
         one_at_a_time=flags.one_at_a_time,
+        api=flags.api,
+        api_auth=tuple(flags.api_auth),
+        api_fit=flags.api_fit,
     )
     if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))
@@ -155,6 +164,11 @@ def login(text: str) -> tuple[str, str]:
     if not user or not password:
         raise argparse.ArgumentTypeError("it has to be USER:PASSWORD, neither of them empty")
     return user, password
+
+
+def logins(text: str) -> list[tuple[str, str]]:
+    """Argument type: users and their passwords, with commas between."""
+    return [login(each.strip()) for each in text.split(",")]
 
 
 def network(text: str) -> str:

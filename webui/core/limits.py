@@ -61,6 +61,21 @@ def size_problem(name: str, size: int, info: ModelInfo) -> str:
     return f"{title(name)} is {size}; model {info.name} makes {smallest} to {largest}, in multiples of {step}."
 
 
+def nearest_size(width: int, height: int, info: ModelInfo, limits: Limits = LOCAL) -> tuple[int, int]:
+    """The size of about this shape that is nearest among those that a model makes and the limits allow, in pixels.
+
+    0 is the model's own size.
+    """
+    smallest, largest, step = size_range(info)
+    width, height = width or info.defaults.size, height or info.defaults.size
+    scale = min(1.0, largest / max(width, height), math.sqrt(limits.picture / (width * height)))
+    scale = max(scale, smallest / min(width, height))
+    # Downwards where the limits cut, so that rounding does not cross them.
+    near = math.floor if scale < 1 else round
+    fitted = (min(largest, max(smallest, near(side * scale / step) * step)) for side in (width, height))
+    return next(fitted), next(fitted)
+
+
 def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[str]:
     """What of a resolved request goes beyond its model or the limits, one sentence each."""
     width, height = request.hires_size(size_range(info)[2]) if request.is_hires else request.drawn_size

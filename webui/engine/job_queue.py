@@ -19,6 +19,10 @@ RECENT = 20  # jobs whose time counts for the estimate of the next ones
 MAX_FINISHED = 32  # finished jobs remembered at most
 
 
+class QueueFull(RequestError):
+    """There is no room for another job now; there will be."""
+
+
 class JobQueue:
     """Waiting jobs in order, urgent ones first; running ones; and finished ones, until they are forgotten.
 
@@ -67,7 +71,7 @@ class JobQueue:
         return self._closed
 
     def check_room(self, urgent: bool = False, account: str = "", most: int | None = None, held: int = 0) -> None:
-        """Raises RequestError if another job would be too much.
+        """Raises QueueFull if another job would be too much, RequestError while the program ends.
 
         most  waiting jobs that its account may have; None for no limit of its own
         held  bytes of pictures that it would hold
@@ -78,15 +82,15 @@ class JobQueue:
             waiting = [job for job in self._waiting if job.urgent == urgent]
         if urgent:
             if len(waiting) >= MAX_URGENT:
-                raise RequestError("Too many are asking at once. Try again in a moment.")
+                raise QueueFull("Too many are asking at once. Try again in a moment.")
             return
         own = sum(job.account == account for job in waiting)
         if most is not None and own >= most:
-            raise RequestError(f"{own} jobs of yours are waiting, as many as you may have. {self._come_back()}")
+            raise QueueFull(f"{own} jobs of yours are waiting, as many as you may have. {self._come_back()}")
         if len(waiting) >= MAX_WAITING:
-            raise RequestError(f"The queue is full: {MAX_WAITING} jobs are waiting. {self._come_back()}")
+            raise QueueFull(f"The queue is full: {MAX_WAITING} jobs are waiting. {self._come_back()}")
         if held and sum(job.held for job in waiting) + held > MAX_HELD:
-            raise RequestError(f"The queue is full: its input pictures fill the memory. {self._come_back()}")
+            raise QueueFull(f"The queue is full: its input pictures fill the memory. {self._come_back()}")
 
     def seconds_until_room(self) -> float | None:
         """About how long a full queue takes until it has room; None while it has room."""

@@ -17,8 +17,9 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from webui.core.images import MAX_BYTES
 
 from .api_calls import ApiCalls
+from .api_login import ApiLogin, Logins
 from .json_bodies import JsonBodies
-from .login_throttle import LoginThrottle
+from .login_throttle import LoginAttempts, LoginThrottle
 from .signed_in import HiddenEndpoints
 from .unfetched_calls import UnfetchedCalls
 
@@ -32,6 +33,9 @@ UPLOAD = re.compile(r"^(/gradio_api)?/upload/?$")
 MAX_BODY = 2 * 1024 * 1024
 # Gradio limits each file of an upload after the login; this also limits their number.
 MAX_UPLOAD = 2 * MAX_BYTES
+# JSON with pictures as base64: one of MAX_BYTES and a mask. It is read in one piece, while everybody else waits.
+MAX_API_BODY = 48 * 1024 * 1024
+APIS = re.compile(r"^/(sdapi/v1|v1|mcp|docs|openapi\.json)(/|$)")
 # Gradio would fetch any address for a caller, write state files, or scale an icon to any size.
 CLOSED = re.compile(r"^(/gradio_api)?/(file=https?:|proxy=|pwa_icon|deep_link|stream/https?:)", re.IGNORECASE)
 # Everything that the page needs comes from its own server; blob: and data: are its previews and uploads.
@@ -64,10 +68,12 @@ class Guard:
     hosts  names that the page is served under besides localhost and bare addresses
     share  whether the public tunnel's names are good, too
     seconds_until_room  of a full queue, see `ApiCalls`
+    apis    the app of the APIs of other programs, None if they are off; logins: who may call it
 
     Any other name is refused with 400: another site's page reaches a local server by one (DNS rebinding). A request
     that a browser marks as coming from another site is refused with 403, unless it only opens the page. A body above
-    MAX_BODY, or MAX_UPLOAD for an upload, is refused with 413: FastAPI parses bodies before it checks the login.
+    MAX_BODY, MAX_UPLOAD for an upload or MAX_API_BODY for the APIs, is refused with 413: FastAPI parses bodies before
+    it checks the login.
     """
 
     def __init__(
@@ -76,11 +82,14 @@ class Guard:
         hosts: Iterable[str] = (),
         share: bool = False,
         seconds_until_room: Callable[[], float | None] = lambda: None,
+        apis: App | None = None,
+        logins: Logins | None = None,
     ):
-        self._share = share
+        self._share, attempts = share, LoginAttempts()
         checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(app), seconds_until_room)))
-        self._app = RequestBodyLimitMiddleware(LoginThrottle(checked), MAX_BODY)
+        self._app = RequestBodyLimitMiddleware(LoginThrottle(checked, attempts), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
+        self._api_app = apis and ApiLogin(RequestBodyLimitMiddleware(apis, MAX_API_BODY), logins or Logins(), attempts)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
@@ -107,6 +116,8 @@ class Guard:
             # By default Gradio would end every session of the user's name.
             scope = {**scope, "query_string": b"all_session=false"}
         app = self._upload_app if UPLOAD.match(scope["path"]) else self._app
+        if self._api_app and APIS.match(scope["path"]):
+            app = self._api_app
         try:
             await app(scope, receive, send_hardened)
         except Exception:

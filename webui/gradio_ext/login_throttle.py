@@ -31,50 +31,39 @@ class Attempts:
     allowed_at: float
 
 
-class LoginThrottle:
-    """ASGI middleware: after 5 failed logins of an address, or 20 for a name, 429 for 1, 2, 4 ... 60 s after each.
+class LoginAttempts:
+    """After 5 failed logins of an address, or 20 for a name, a wait of 1, 2, 4 ... 60 s after each.
 
     Who has signed in under a name before, from the same address, does not wait for what others do under that name.
     """
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    def __init__(self) -> None:
         self._attempts: dict[Key, Attempts] = {}
         self._welcome: dict[tuple[str, str], None] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST" or scope["path"].rstrip("/") != "/login":
-            await self._app(scope, receive, send)
-            return
-        try:
-            body = await Request(scope, receive).body()
-        except ClientDisconnect:
-            return
-        address, name = (scope.get("client") or ("",))[0], await _name(scope, body)
+    def begin(self, address: str, name: str) -> float:
+        """Count an attempt as failed and return 0; or return the seconds until the next one is allowed."""
+        now, keys = time.monotonic(), self._keys(address, name)
+        wait = max(self._attempts[key].allowed_at - now if key in self._attempts else 0.0 for key in keys)
+        if wait <= 0:
+            # Counted before the answer: many attempts at once must not all be free.
+            for key in keys:
+                self._count(key, now)
+        return max(0.0, wait)
+
+    def succeeded(self, address: str, name: str) -> None:
+        """The attempt that began was no failure."""
+        for key in self._keys(address, name):
+            self._attempts.pop(key, None)
+        self._welcome[address, name] = None
+        if len(self._welcome) > MAX_KEYS:
+            del self._welcome[next(iter(self._welcome))]
+
+    def _keys(self, address: str, name: str) -> list[Key]:
         keys: list[Key] = [("address", address)]
         if name and (address, name) not in self._welcome:
             keys.append(("name", name))
-        now = time.monotonic()
-        wait = max(self._attempts[key].allowed_at - now if key in self._attempts else 0.0 for key in keys)
-        if wait > 0:
-            seconds = f"{max(1, round(wait))}"
-            text = f"Too many failed logins; try again in {seconds} seconds."
-            await JSONResponse({"detail": text}, 429, {"retry-after": seconds})(scope, receive, send)
-            return
-        # Counted before the answer: many attempts at once must not all be free.
-        for key in keys:
-            self._count(key, now)
-
-        async def send_counted(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 400:
-                for key in keys:
-                    self._attempts.pop(key, None)
-                self._welcome[address, name] = None
-                if len(self._welcome) > MAX_KEYS:
-                    del self._welcome[next(iter(self._welcome))]
-            await send(message)
-
-        await self._app(scope, _again(body, receive), send_counted)
+        return keys
 
     def _count(self, key: Key, now: float) -> None:
         free = FREE if key[0] == "address" else FREE_OF_NAME
@@ -88,6 +77,45 @@ class LoginThrottle:
         if len(self._attempts) >= MAX_KEYS:
             del self._attempts[next(iter(self._attempts))]
         self._attempts[key] = Attempts(count, now + pause)
+
+
+class LoginThrottle:
+    """ASGI middleware that slows down guessing of the page's login: 429 while an address or a name has to wait."""
+
+    def __init__(self, app: ASGIApp, attempts: LoginAttempts):
+        self._app, self._attempts = app, attempts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST" or scope["path"].rstrip("/") != "/login":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return
+        address, name = address_of(scope), await _name(scope, body)
+        if wait := self._attempts.begin(address, name):
+            await too_many(wait)(scope, receive, send)
+            return
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                self._attempts.succeeded(address, name)
+            await send(message)
+
+        await self._app(scope, _again(body, receive), send_counted)
+
+
+def address_of(scope: Scope) -> str:
+    """The address of a request's sender."""
+    return (scope.get("client") or ("",))[0]
+
+
+def too_many(wait: float) -> JSONResponse:
+    """The answer to an attempt that comes so many seconds too early."""
+    seconds = f"{max(1, round(wait))}"
+    text = f"Too many failed logins; try again in {seconds} seconds."
+    return JSONResponse({"detail": text}, 429, {"retry-after": seconds})
 
 
 async def _name(scope: Scope, body: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from typing import Any
 
 from gradio.context import LocalContext
@@ -10,21 +11,28 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API_INFO = re.compile(rb"(<script>window\.gradio_api_info = ).*?(;</script>)", re.DOTALL)
+# Whose call of an API this thread or task answers, see `ApiLogin`; None for events of the page.
+API_CALLER: ContextVar[str | None] = ContextVar("api_caller", default=None)
 NO_ENDPOINTS = rb'\1{"named_endpoints": {}, "unnamed_endpoints": {}}\2'
 
 
 def signed_in(scope: Scope) -> bool:
     """Whether the sender of a request may use the page: it asks for no login, or the sender has one."""
+    return scope["app"].auth is None or signed_in_name(scope) is not None
+
+
+def signed_in_name(scope: Scope) -> str | None:
+    """The name under which the sender of a request has signed in on the page; None without a login."""
     app: Any = scope["app"]
-    if app.auth is None:
-        return True
     cookies = HTTPConnection(scope).cookies
     names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    return any(app.tokens.get(cookies.get(name)) is not None for name in names)
+    return next((found for name in names if (found := app.tokens.get(cookies.get(name))) is not None), None)
 
 
 def current_user() -> str:
     """The name of whoever caused the event that is running in this thread or task; "" without a login."""
+    if (caller := API_CALLER.get()) is not None:
+        return caller
     request = LocalContext.request.get(None)
     return getattr(request, "username", None) or ""
 

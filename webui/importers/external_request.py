@@ -66,7 +66,7 @@ def external_request(
             continue
         here = f" is {ours.name} here, and that is not loaded" if ours else f": no {place} here is known to be the same"
         missing.append(f"{place.capitalize()} {theirs!r}{here}; choose one.")
-    model = _model(external.model, models)
+    model = model_named(external.model, models)
     if model:
         fields["model"] = model
     else:
@@ -146,18 +146,18 @@ def _strength(fields: dict[str, Any], external: ExternalMetadata) -> list[str]:
         steps = fields.get("hires_steps") or fields.get("steps")
         if not external.all_hires_steps_run or steps is None:
             return []
-        fields["hires_steps"] = _whole_run(steps, fields["hires_strength"])
+        fields["hires_steps"] = whole_run(steps, fields["hires_strength"])
         return [f"Hires steps: {steps} run in the second pass; here that is a share of {fields['hires_steps']}."]
     if "strength" not in fields:
         return []
     fields |= {"mode": "img2img", "strength_as": "steps"}
     if not external.all_steps_run or "steps" not in fields:
         return [STEPS_NOTE]
-    steps, fields["steps"] = fields["steps"], _whole_run(fields["steps"], fields["strength"])
+    steps, fields["steps"] = fields["steps"], whole_run(fields["steps"], fields["strength"])
     return [f"Steps: {steps} run at this strength; here that is a share of {fields['steps']}."]
 
 
-def _whole_run(steps: int, strength: float) -> int:
+def whole_run(steps: int, strength: float) -> int:
     """The steps of a whole run of which `steps` are run at a strength."""
     return int(min(MAX_STEPS, steps / strength)) if 0 < strength < 1 and steps <= MAX_STEPS else steps
 
@@ -179,7 +179,7 @@ def _syntax(external: ExternalMetadata) -> list[str]:
     return [f"{match[0][:SHOWN]!r} in the prompt: {what}, which is plain text here." for what, match in found if match]
 
 
-def _model(name: str, models: Mapping[str, Any]) -> str | None:
+def model_named(name: str, models: Mapping[str, Any]) -> str | None:
     """Our model of this name, with or without folder and ending, upper or lower case."""
 
     def plain(text: str) -> str:

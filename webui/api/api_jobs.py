@@ -1,0 +1,99 @@
+"""The jobs of the APIs of other programs: made from fields, watched until they end, found again by their account."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+
+from webui.core.request import read
+from webui.core.upscale_request import UpscaleRequest
+from webui.engine.engine import Engine
+from webui.engine.events import Failed
+from webui.engine.jobs import DrawJob, Job
+
+from .script_api import RunFailed
+
+LOOK = 0.25  # seconds between looks at whether the caller is still there
+
+
+class CallerGone(Exception):
+    """The caller has hung up; nobody hears the answer."""
+
+
+class ApiJobs:
+    """What the APIs have running and waiting in an engine."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self._lock, self._jobs = threading.Lock(), list[Job]()
+
+    def current(self) -> Job | None:
+        """The running job of the caller's account, else the one that waits longest; None if it has none."""
+        account = self.engine.account.name
+        with self._lock:
+            own = [job for job in self._jobs if job.account == account and job.outcome is None]
+        return next((job for job in own if job.started is not None), own[0] if own else None)
+
+    def waiting(self) -> int:
+        """How many jobs of the caller's account have not ended."""
+        account = self.engine.account.name
+        with self._lock:
+            return sum(job.account == account and job.outcome is None for job in self._jobs)
+
+    async def draw(self, http: HttpRequest, make_fields: Callable[[Path], dict[str, Any]]) -> DrawJob:
+        """Draw what `make_fields(folder for uploads)` asks for, and return the job once it has ended well or early.
+
+        The job stops when the caller hangs up. Raises RequestError, RunFailed and CallerGone.
+        """
+
+        def submit() -> DrawJob:
+            # The engine has opened what it needs of these files when it has taken the job.
+            with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
+                return self.engine.submit(read(make_fields(Path(folder))))
+
+        job = await run_in_threadpool(submit)
+        await self.watch(http, job)
+        return job
+
+    async def upscale(self, http: HttpRequest, make_request: Callable[[Path], UpscaleRequest]) -> Job:
+        """Enlarge what `make_request(folder for uploads)` asks for; as `draw`."""
+
+        def submit() -> Job:
+            with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
+                return self.engine.submit_upscale(make_request(Path(folder)))
+
+        job = await run_in_threadpool(submit)
+        await self.watch(http, job)
+        return job
+
+    async def watch(self, http: HttpRequest, job: Job) -> None:
+        """Wait for a job of one's own. Raises RunFailed and CallerGone."""
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(ended.set)
+
+        with self._lock:
+            self._jobs.append(job)
+        job.add_done_callback(tell)
+        try:
+            while not ended.is_set():
+                if await http.is_disconnected():
+                    raise CallerGone
+                try:
+                    await asyncio.wait_for(ended.wait(), LOOK)
+                except TimeoutError:
+                    pass
+        finally:
+            with self._lock:
+                self._jobs.remove(job)
+            self.engine.abandon(job)
+        if isinstance(job.outcome, Failed):
+            raise RunFailed(job.outcome.message)
