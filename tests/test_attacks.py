@@ -13,12 +13,13 @@ import httpx
 import pytest
 from conftest import until
 from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from pages import idle, served
 
 from webui.engine import job_queue
-from webui.gradio_ext import connections, login_throttle, unfetched_calls
+from webui.gradio_ext import connections, failed_events, login_throttle, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 from webui.gradio_ext.proxies import TrustedProxies
 
@@ -169,12 +170,74 @@ def test_nobody_learns_the_endpoints_before_the_login(locked):
         ("call/v2/nothing", {}, 404, "no endpoint /nothing"),
         ("call/v2/txt2img", {"words": "a"}, 422, "no argument words"),
         ("call/v2/txt2img", {}, 422, "needs prompt"),
+        ("call/v2/catalog", {"data": []}, 422, "no argument data; it has none"),
+        ("call/look", {"data": []}, 404, "no endpoint /look"),
+        ("call/v2/look", {}, 404, "no endpoint /look"),
         ("queue/join", {"fn_index": 99999, "data": [], "session_hash": "a"}, 404, "reload"),
+        ("run/predict", {"fn_index": -1, "data": []}, 404, "reload"),
+        ("api/predict", {"fn_index": "x", "data": []}, 404, "reload"),
+        ("run/look", {"data": []}, 404, "no endpoint /look"),
+        ("component_server", {"component_id": 99999, "fn_name": "x", "session_hash": "a", "data": 0}, 422, "reload"),
+        ("component_server", {"component_id": {}, "fn_name": [], "session_hash": "a", "data": 0}, 400, "Invalid"),
     ],
 )
 def test_a_wrong_call_is_refused_in_words(page, path, body, status, said):
     answer = post(page, f"/gradio_api/{path}", json=body)
     assert answer.status_code == status and said in answer.text
+
+
+def test_an_event_that_the_browser_runs_alone_is_none_for_the_server(page):
+    dependencies = httpx.get(f"{page.url}/config", timeout=20).json()["dependencies"]
+    number = next(each["id"] for each in dependencies if not each["backend_fn"])
+    for path in ("queue/join", "run/predict"):
+        answer = post(page, f"/gradio_api/{path}", json={"fn_index": number, "data": [], "session_hash": "a"})
+        assert answer.status_code == 404 and "in the browser alone" in answer.json()["detail"]
+
+
+UPLOADED = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    "file, said",
+    [
+        ({"path": "/etc/passwd"}, "not uploaded"),
+        ({"path": "\0"}, "not uploaded"),
+        ({"path": "a" * 5000}, "not uploaded"),
+        ({"path": "{folder}/gone.png"}, "upload it again"),
+        ({"path": "{folder}"}, "upload it again"),
+        ({"path": "{folder}/x.png", "size": "a"}, "wrong 'size'"),
+    ],
+)
+def test_a_file_that_is_no_upload_is_refused_in_words(page, file, said):
+    given = UPLOADED | file | {"path": file["path"].replace("{folder}", get_upload_folder())}
+    answer = post(page, "/gradio_api/call/img2img", json={"data": [given, "a"]})
+    assert answer.status_code == 422 and said in answer.json()["detail"][0]["message"]
+
+
+def test_an_error_of_the_program_has_words_and_no_details():
+    def answered(path, kind, status, body):
+        async def app(scope, receive, send):
+            headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(failed_events.FailedEvents(app)({"type": "http", "path": path}, None, send))
+        assert dict(sent[0]["headers"])[b"content-length"] == b"%d" % len(sent[1]["body"]) or status == 200
+        return sent[1]["body"]
+
+    run, stream = ("/gradio_api/run/x", b"application/json", 500), ("/gradio_api/queue/data", b"text/event-stream", 200)
+    assert json.loads(answered(*run, b'{"error":null}')) == {"error": failed_events.TEXT}
+    assert answered(*run, b'{"error":"Steps is 0"}') == b'{"error":"Steps is 0"}'
+    message = b'data: {"msg":"process_completed","output":{"error":null},"success":false}\n\n'
+    assert failed_events.TEXT.encode() in answered(*stream, message)
+    assert failed_events.TEXT.encode() in answered(*stream, b'event: error\ndata: {"error": null}\n\n')
+    message = b'data: {"msg":"process_completed","output":{"data":[{"error":null}]},"success":true}\n\n'
+    assert answered(*stream, message) == message
 
 
 def test_arguments_left_out_have_their_defaults(page):

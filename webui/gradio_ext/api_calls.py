@@ -17,7 +17,10 @@ from .json_bodies import JSON_BODY
 from .signed_in import signed_in
 
 CALL = re.compile(r"^/gradio_api/call/(?P<v2>v2/)?(?P<name>[^/]+)/?$")
+# The page runs the events here that need no queue.
+RUN = re.compile(r"^/gradio_api/(run|api)/(?P<name>[^/]+)/?$")
 JOIN = re.compile(r"^/gradio_api/queue/join/?$")
+COMPONENT = re.compile(r"^/gradio_api/component_server/?$")
 
 
 class ApiCalls:
@@ -33,21 +36,17 @@ class ApiCalls:
         self._app, self._seconds_until_room = app, seconds_until_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = scope.get(JSON_BODY)
-        call = CALL.match(scope["path"])
-        if not (call or JOIN.match(scope["path"])) or not isinstance(body, dict) or not signed_in(scope):
+        body, path = scope.get(JSON_BODY), scope["path"]
+        if COMPONENT.match(path) and signed_in(scope):
+            await self._component(scope, receive, send)
+            return
+        call, run = CALL.match(path), RUN.match(path)
+        if not (call or run or JOIN.match(path)) or not isinstance(body, dict) or not signed_in(scope):
             await self._app(scope, receive, send)
             return
         functions = scope["app"].get_blocks().fns
-        function: Any
-        if call:
-            name = unquote(call["name"])
-            functions = {key: each for key, each in functions.items() if each.api_name == name}
-            problem = "" if functions else f"There is no endpoint /{name}; the list is at /gradio_api/info."
-            function = next(iter(functions.values()), None)
-        else:
-            function = functions.get(body.get("fn_index")) if isinstance(body.get("fn_index"), int) else None
-            problem = "" if function else f"There is no event {body.get('fn_index')!r}; reload the page."
+        named = call or (run if body.get("fn_index") is None else None)
+        function, problem = _by_name(functions, unquote(named["name"])) if named else _by_number(functions, body)
         if problem:
             await JSONResponse({"detail": problem}, 404)(scope, receive, send)
             return
@@ -73,6 +72,41 @@ class ApiCalls:
 
         await self._app({**scope, JSON_BODY: filled}, receive_filled, send)
 
+    async def _component(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a component's own function be called; what it cannot take is refused."""
+        begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            if begun:
+                raise
+            text = "No component of the page takes this; reload the page."
+            await JSONResponse({"detail": text}, 422)(scope, receive, send)
+
+
+def _by_name(functions: Mapping[int, Any], name: str) -> tuple[Any, str]:
+    """(the endpoint of this name, what is wrong); events of the page have names, too, but are not for scripts."""
+    for function in functions.values():
+        if function.api_name == name and function.api_visibility != "private":
+            return function, ""
+    return None, f"There is no endpoint /{name}; the list is at /gradio_api/info."
+
+
+def _by_number(functions: Mapping[int, Any], body: Mapping[str, Any]) -> tuple[Any, str]:
+    """(the event that a body names by its number, what is wrong)."""
+    number = body.get("fn_index")
+    function = functions.get(number) if isinstance(number, int) else None
+    if function is None:
+        return None, f"There is no event {str(number)[:50]}; reload the page."
+    # Gradio would answer with an error of its own.
+    return function, "" if function.fn else f"Event {number} runs in the browser alone."
+
 
 def complete(function: Any, given: Any) -> tuple[str, Any]:
     """(what is wrong with the arguments of a call, the arguments with the defaults of those left out at the end).
@@ -83,27 +117,27 @@ def complete(function: Any, given: Any) -> tuple[str, Any]:
     parameters = _parameters(function, len(inputs))
     name = f"/{function.api_name}" if function.api_name else "This event"
     if isinstance(given, Mapping):
-        if not parameters:
+        if parameters is None:
             return "", given
-        unknown = [key for key in given if key not in parameters and key != "oauth_token"]
+        unknown = [str(key)[:50] for key in given if key not in parameters and key != "oauth_token"]
         missing = [key for key, each in parameters.items() if each.default is Parameter.empty and key not in given]
         if unknown:
-            return f"{name} has no argument {unknown[0]}; it has {', '.join(parameters)}.", given
+            return f"{name} has no argument {unknown[0]}; it has {', '.join(parameters) or 'none'}.", given
         return (f"{name} needs {', '.join(missing)}." if missing else ""), given
     if not isinstance(given, list) or len(given) in (len(inputs), len(function.inputs)):
         return "", given
     if len(given) > len(inputs):
         return f"{name} takes {len(inputs)} values, not {len(given)}.", given
-    rest = list(parameters.values())[len(given) :]
+    rest = list((parameters or {}).values())[len(given) :]
     if parameters and all(each.default is not Parameter.empty for each in rest):
         return "", given + [each.default for each in rest]
     wanted = f" ({', '.join(parameters)})" if parameters else ""
     return f"{name} takes {len(inputs)} values{wanted}; {len(given)} came.", given
 
 
-def _parameters(function: Any, count: int) -> Mapping[str, Parameter]:
-    """The arguments of an endpoint for scripts; none for an event of the page, whose values have no defaults."""
+def _parameters(function: Any, count: int) -> Mapping[str, Parameter] | None:
+    """The arguments of an endpoint for scripts; None for an event of the page, whose values have no defaults."""
     if function.api_visibility == "private" or not callable(function.fn):
-        return {}
+        return None
     parameters = signature(function.fn).parameters
-    return parameters if len(parameters) == count else {}
+    return parameters if len(parameters) == count else None

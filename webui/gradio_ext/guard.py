@@ -18,6 +18,7 @@ from webui.core.images import MAX_BYTES
 
 from .api_calls import ApiCalls
 from .api_login import ApiLogin, Logins
+from .failed_events import FailedEvents
 from .json_bodies import JsonBodies
 from .login_throttle import LoginAttempts, LoginThrottle
 from .signed_in import HiddenEndpoints
@@ -86,7 +87,7 @@ class Guard:
         logins: Logins | None = None,
     ):
         self._share, attempts = share, LoginAttempts()
-        checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(app), seconds_until_room)))
+        checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(FailedEvents(app)), seconds_until_room)))
         self._app = RequestBodyLimitMiddleware(LoginThrottle(checked, attempts), MAX_BODY)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._api_app = apis and ApiLogin(RequestBodyLimitMiddleware(apis, MAX_API_BODY), logins or Logins(), attempts)

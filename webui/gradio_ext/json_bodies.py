@@ -1,4 +1,4 @@
-"""Checks of JSON bodies that Gradio does not make: numbers and texts that JSON cannot carry, and addresses of files."""
+"""Checks of JSON bodies that Gradio does not make: numbers and texts that JSON cannot carry, and wrong files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .files import file_problem
+
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-ADDRESSES = ("http://", "https://")  # what Gradio takes for an address
 MAX_DEPTH = 100
 JSON_BODY = "sigmalab.json"  # where the scope has the value of the body for the middleware below
 
@@ -71,13 +72,8 @@ def _value_problem(value: Any) -> str | None:
             if isinstance(value, list):
                 below += value
             elif isinstance(value, dict):
-                path = value.get("path")
-                if isinstance(path, str) and path.startswith(ADDRESSES):
-                    return (
-                        "A file is given by its address; upload it, with gradio_client as handle_file('picture.png')."
-                    )
-                if "path" in value and not isinstance(value.get("meta", {}), dict):
-                    return "The 'meta' of a file must be an object."
+                if problem := file_problem(value):
+                    return problem
                 below += value.keys()
                 below += value.values()
             elif isinstance(value, str) and not _encodable(value):
