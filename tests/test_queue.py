@@ -82,6 +82,22 @@ def test_positions_come_with_the_time_that_jobs_took(queue, clock):
     assert [(each.snapshot().position, each.snapshot().wait) for each in (first, second)] == [(1, 6.0), (2, 16.0)]
 
 
+def test_a_job_that_waits_hears_again_how_long(queue, clock):
+    put(queue)
+    job = queue.take(0)
+    clock.now = 30.0
+    queue.finish(job, Finished({}))
+    put(queue), queue.take(0)
+    waiting = put(queue)
+    events = waiting.events(tick=0.01)
+    assert next(events).seconds == 30.0
+    for now, told in ((31.0, None), (35.0, 25.0), (36.0, None), (45.0, 15.0)):
+        clock.now = now
+        queue.sweep()
+        event = next(events)
+        assert (event and event.seconds) == told
+
+
 def test_a_full_queue_says_when_to_come_back(queue, clock, monkeypatch):
     monkeypatch.setattr(job_queue, "MAX_WAITING", 1)
     assert queue.seconds_until_room() is None

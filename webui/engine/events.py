@@ -92,7 +92,7 @@ Event = Waiting | Progress | Picture | PartialResult | Outcome
 class Snapshot:
     """The state of a job: all that a reloaded page needs. `position` is None once the job has begun.
 
-    wait   seconds until it begins, when its position became known; None where nothing is known
+    wait   seconds until it begins, as estimated when this was known; None where nothing is known
 
     parts  the values of every `PartialResult` that was told, in order
     """
@@ -114,7 +114,7 @@ class Snapshot:
         """Whether nothing but progress came after that snapshot."""
         return (
             self.outcome is None
-            and self.position == seen.position
+            and (self.position, self.wait) == (seen.position, seen.wait)
             and len(self.pictures) == len(seen.pictures)
             and len(self.parts) == len(seen.parts)
         )
@@ -122,7 +122,7 @@ class Snapshot:
 
 def news(seen: Snapshot, now: Snapshot) -> Iterator[Event]:
     """The events that lead from one snapshot of a job to a later one."""
-    if now.position is not None and now.position != seen.position:
+    if now.position is not None and (now.position, now.wait) != (seen.position, seen.wait):
         yield Waiting(now.position, now.wait)
     # Progress goes first: a picture that it announced as being drawn may be finished by now.
     if now.progress is not None and now.progress is not seen.progress:

@@ -16,6 +16,7 @@ MAX_WAITING = 256  # jobs in the queue, running and urgent ones not counted
 MAX_HELD = 512 * 1024 * 1024  # bytes of pictures that waiting jobs hold
 MAX_URGENT = 16  # urgent jobs in the queue
 RECENT = 20  # jobs whose time counts for the estimate of the next ones
+TOLD_AGAIN = 2.0  # seconds until waiting jobs are told anew how long they wait, or a tenth for each if that is more
 MAX_FINISHED = 32  # finished jobs remembered at most
 
 
@@ -43,7 +44,7 @@ class JobQueue:
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._finished: list[Job] = []
-        self._closed = False
+        self._closed, self._told = False, clock()
 
     @property
     def waiting(self) -> tuple[Job, ...]:
@@ -162,12 +163,12 @@ class JobQueue:
         return self._closed or job.should_stop(self.patience)
 
     def sweep(self) -> None:
-        """End waiting jobs that were stopped or abandoned; forget finished ones after a while."""
+        """End waiting jobs that were stopped or abandoned, tell the others how long they wait; forget finished ones."""
         with self._changed:
             ending = [job for job in self._waiting if job.should_stop(self.patience)]
             self._waiting = [job for job in self._waiting if job not in ending]
-            if ending:
-                self._tell_positions()
+            if ending or self._clock() - self._told >= max(TOLD_AGAIN, len(self._waiting) / 10):
+                self._tell_positions(anew=True)
         for job in ending:
             self.finish(job, StoppedEarly(job.stopped_info()))
         with self._changed:
@@ -186,11 +187,15 @@ class JobQueue:
         for job in dropped:
             job.tell(StoppedEarly(job.stopped_info()))
 
-    def _tell_positions(self) -> None:
-        """Tell waiting jobs how many are ahead, urgent ones not counted; the lock is held."""
-        ahead = sum(not job.urgent for job in self._running)
+    def _tell_positions(self, anew: bool = False) -> None:
+        """Tell waiting jobs how many are ahead, urgent ones not counted; the lock is held.
+
+        anew  also tell those whose place is the same how long they wait
+        """
+        ahead, self._told = sum(not job.urgent for job in self._running), self._clock()
         for position, job in enumerate((each for each in self._waiting if not each.urgent), start=ahead):
-            job.tell(Waiting(position, self._seconds_ahead(position)))
+            if anew or position != job.snapshot().position:
+                job.tell(Waiting(position, self._seconds_ahead(position)))
 
     def _seconds_ahead(self, position: int) -> float | None:
         """About how long so many jobs take, the running ones included; None before any was measured."""

@@ -163,7 +163,7 @@ class Job:
             if now.outcome:
                 return
             if isinstance(event, Waiting):
-                if event.position == now.position:
+                if (event.position, event.seconds) == (now.position, now.wait):
                     return
                 self._now = replace(now, position=event.position, wait=event.seconds)
             elif isinstance(event, Progress):
