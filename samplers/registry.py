@@ -7,6 +7,7 @@ group "sigmalab", folders named by the user. Within one place the order is alpha
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ Item = TypeVar("Item", Sampler, Schedule, Guidance)
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 PATIENCE = 5.0  # seconds until a plugin that is still being loaded is named on the console
+LIMIT = 120.0  # seconds until it is given up
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,10 @@ def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
     return Registry(loader.samplers, loader.schedules, tuple(loader.broken))
 
 
+class TookTooLong(BaseException):
+    """A plugin was still being loaded after LIMIT; no Exception, so that its `except Exception` lets it pass."""
+
+
 class _Loader:
     """Fills the lists of a Registry, one source after the other."""
 
@@ -210,7 +216,7 @@ class _Loader:
         return check_quickly(sampler)
 
     def _refuse(self, source: Source, name: str, error: BaseException) -> None:
-        plain = isinstance(error, CheckFailed | UnsupportedAPI)
+        plain = isinstance(error, CheckFailed | UnsupportedAPI | TookTooLong)
         reason = str(error) if plain else f"{type(error).__name__}: {error}".rstrip(": ")
         self.broken.append(Broken(source.name, name, reason))
 
@@ -240,15 +246,42 @@ def _wrong_type(hook: str, value: Any, item_type: type) -> str:
 
 @contextlib.contextmanager
 def _named_while_slow(name: str, patience: float) -> Iterator[None]:
-    """Name a plugin on the console if the block takes longer than `patience` seconds."""
+    """Name a plugin on the console if the block takes longer than `patience` seconds; after LIMIT it is interrupted."""
     text = f"sigmalab: the plugin {name} is still being loaded after {patience:g} s; Ctrl+C gives it up and goes on"
     timer = threading.Timer(patience, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
     try:
-        yield
+        with _interrupted_after(LIMIT):
+            yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """A block of plugin code in which TookTooLong is raised after so many seconds, and again after as many more.
+
+    A signal also ends a plugin that sleeps or waits. There is none on Windows, and only the main thread gets one: there
+    the block may go on.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = False
+
+    def end(*_: Any) -> None:
+        if not over:
+            raise TookTooLong(f"it was still being loaded after {seconds:g} seconds and was given up")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _or_none(declaration: Callable[[], Any]) -> Any:

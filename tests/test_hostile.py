@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from samplers import registry
 from samplers.registry import discover
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,20 @@ def test_a_plugin_that_takes_long_is_named_while_one_waits(tmp_path, capsys):
     assert said == (
         "sigmalab: the plugin mine/stops_early.py is still being loaded after 0.05 s; Ctrl+C gives it up and goes on\n"
     )
+
+
+@pytest.mark.parametrize("forever", ["time.sleep(600)", "while True: pass", "except_all()"])
+def test_a_plugin_that_loads_for_ever_is_given_up_and_named(tmp_path, monkeypatch, forever):
+    monkeypatch.setattr(registry, "LIMIT", 0.2)
+    wait = "        try:\n            time.sleep(600)\n        except Exception:\n            pass\n"
+    hangs = f"import time\ndef except_all():\n    while True:\n{wait}{forever}\n"
+    hangs = ("from itertools", hangs + "from itertools")
+    folder = written(tmp_path / "mine", "stops_early", GOOD=GOOD, hangs=hangs)
+    (folder / "works.py").write_text((HOSTILE / "stops_early.py").read_text("utf-8").replace(*GOOD), "utf-8")
+    found = discover(tmp_path / "nowhere", [folder], packages=False)
+    assert list(found.samplers) == ["Stops early"]
+    (broken,) = found.broken
+    assert broken.source == "mine/stops_early.py" and "given up" in broken.reason
 
 
 def test_quick_plugins_are_not_named(without, capsys):
