@@ -1,0 +1,87 @@
+"""Kill the page while it draws, again and again in one folder: what was finished must be whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from webui.core.storage import LEFTOVER_AGE
+from webui.tabs.history.history_store import History
+
+from .server import Page
+
+LONGEST = 4.0  # seconds from a call to the kill, at most
+
+
+def kills(page: Page, numbers: range) -> Iterator[tuple[int, list[str], dict[str, float]]]:
+    """Each case draws eight pictures, from words or from a picture, and kills the page at a random moment."""
+    seen: set[Path] = set()
+    for number in numbers:
+        chance = page.chance("kills", number)
+        begun = time.time()
+        fields = dict(prompt="red apple", steps=chance.choice([1, 2, 5]), count=8)
+        if chance.random() < 0.3 and seen:
+            _start(page, "img2img", image=_upload(page, chance.choice(sorted(seen))), **fields)
+        else:
+            _start(page, "txt2img", **fields)
+        time.sleep(chance.uniform(0, LONGEST))
+        page.kill()
+        findings = [f"case {number}: {told}" for told in _broken(page, seen)]
+        # As if the next start came later, for half of them.
+        if chance.random() < 0.5:
+            for left in _leftovers(page):
+                os.utime(left, (begun - 2 * LEFTOVER_AGE,) * 2)
+        page.start()
+        old = [left for left in _leftovers(page) if time.time() - left.stat().st_mtime > LEFTOVER_AGE]
+        findings += [f"case {number}: leftover {left.name}" for left in old]
+        findings += [f"case {number}: {told}" for told in _missing(page)] if number % 10 == 9 else []
+        yield 1, findings, {"pictures": len(seen)}
+
+
+def _start(page: Page, endpoint: str, **fields: object) -> None:
+    try:
+        page.client.post(f"/gradio_api/call/v2/{endpoint}", json=fields)
+    except httpx.HTTPError:
+        pass
+
+
+def _upload(page: Page, path: Path) -> dict:
+    with open(path, "rb") as file:
+        (stored,) = page.client.post("/gradio_api/upload", files={"files": file}).json()
+    return {"path": stored, "meta": {"_type": "gradio.FileData"}}
+
+
+def _leftovers(page: Page) -> list[Path]:
+    return list(page.outputs.glob("*/.*.part"))
+
+
+def _broken(page: Page, seen: set[Path]) -> Iterator[str]:
+    """Pictures that were there and are gone, and new ones that cannot be read."""
+    now = set(page.outputs.glob("*/*.png"))
+    yield from (f"{path.name} is gone" for path in seen - now)
+    for path in now - seen:
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+                # The end of its file, which the decoder need not have read.
+                if not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
+                    yield f"{path.name} has no end"
+        except (OSError, SyntaxError) as error:
+            yield f"{path.name} is broken: {error}"
+    seen |= {path for path in now if path.parent.name != "inputs"}
+
+
+def _missing(page: Page) -> Iterator[str]:
+    """Pictures that History does not find."""
+    history = History(page.outputs)
+    if not history.refresh(60) or history.problem:
+        yield f"the index is not up to date: {history.problem}"
+    pictures = [path for path in page.outputs.glob("*/*.png") if path.parent.name != "inputs"]
+    found = len(history.find(limit=len(pictures) + 1))
+    if found != len(pictures):
+        yield f"History finds {found} of {len(pictures)} pictures"
