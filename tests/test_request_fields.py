@@ -207,6 +207,7 @@ HIRES = [
     ("hires_strength_as", "str", "steps"),
 ]
 METHOD = [("guidance_method", "str", ""), ("guidance_options", "dict(str, Any)", {})]
+TILES = [("scale", "float", 0.0), ("upscaler", "str", "")]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
@@ -214,7 +215,7 @@ ENDPOINTS = {
     "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
-        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD],
+        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD, *TILES],
     ],
     "schedule": [
         ("model", "str", ""),

@@ -16,6 +16,7 @@ from samplers.denoiser import Condition, Network
 from samplers.guidance import PLAIN_CFG, Interval, Method, guide
 from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
+from samplers.tiles import Function
 
 from .autoencoder import Autoencoder
 from .embedding_file import Embeddings
@@ -129,6 +130,7 @@ class Model:
         guidance_high: float = 0.0,
         on_gap: Callable[[float, torch.Tensor], None] | None = None,
         method: Method = PLAIN_CFG,
+        around: Callable[[Function], Function] = lambda network: network,
     ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
@@ -138,11 +140,12 @@ class Model:
         guidance_high     and up to this one; 0 is without an end
         on_gap            listens to guidance, see `samplers.guidance.Guided`
         method            how the estimates with the two prompts become one
+        around            makes the network another one, such as `samplers.tiles.Tiled`
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
         positive, negative = (model.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
-        network = Network(model.network, self.schedule, self.info.prediction)
+        network = Network(around(model.network), self.schedule, self.info.prediction)
         interval = Interval(guidance_low, guidance_high)
         return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap, method)
 

@@ -38,7 +38,11 @@ def arguments(
             return [field for field in fields.values() if not field.setting.needs_input]
         case "img2img":
             first = [fields.pop(name) for name in IMG2IMG_FIRST]
-            return first + [field for field in fields.values() if not field.setting.needs_words]
+            # The upscaler came to txt2img first, and here together with the scale.
+            upscaler = fields.pop("upscaler")
+            rest = [field for field in fields.values() if not field.setting.needs_words]
+            at = [field.name for field in rest].index("scale") + 1
+            return [*first, *rest[:at], upscaler, *rest[at:]]
         case "schedule":
             # Without a strength, the whole schedule.
             fields["strength"] = replace(fields["strength"], default=1.0)

@@ -1,4 +1,4 @@
-"""The annotations of the fields of inpainting, of a second pass and of variations, which `Request` puts in order."""
+"""The annotations of the fields of inpainting, of enlarging and of variations, which `Request` puts in order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .field_types import Name, Number, Sides, Whole
 from .fields import Setting
 from .limits import MAX_STEPS, SEEDS
 
+SCALE = "0, which is off, or a number from 1 to 8"
 HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
 SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
@@ -117,7 +118,21 @@ HiresSchedule = Annotated[
 ]
 Upscaler = Annotated[
     Name,
-    Setting("Upscaler", group="hires", infotext="Hires upscaler", axis="Lanczos, Latent bicubic", needs_words=True),
+    Setting("Upscaler", group="upscaler", infotext="Hires upscaler", axis="Lanczos, Latent bicubic"),
+]
+Scale = Annotated[
+    Number,
+    Field(ge=0, le=8),
+    Setting(
+        "Enlarge by",
+        "In tiles of width × height; 0 is off",
+        group="tiles",
+        step=0.25,
+        infotext="Tiled upscale",
+        axis="1, 2, 3",
+        allowed=SCALE,
+        needs_input=True,
+    ),
 ]
 VariationSeed = Annotated[
     Whole,

@@ -23,7 +23,20 @@ from samplers.options import MOST_LENGTH
 from .text import title
 
 MAX_NAME = 200  # characters
-Group = Literal["", "method", "conditioning", "interval", "size", "seed", "input", "inpaint", "hires", "variation"]
+Group = Literal[
+    "",
+    "method",
+    "conditioning",
+    "interval",
+    "size",
+    "seed",
+    "input",
+    "inpaint",
+    "tiles",
+    "upscaler",
+    "hires",
+    "variation",
+]
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ def read_interval(text: str) -> dict[str, str]:
 
 def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
     from_picture, setting = request["mode"] == "img2img", field.setting
-    off = {"hires": "hires_scale", "variation": "variation_strength"}.get(setting.group)
+    off = {"hires": "hires_scale", "variation": "variation_strength", "tiles": "scale"}.get(setting.group)
+    if setting.group == "upscaler":
+        off = "scale" if from_picture else "hires_scale"
     if off and not request.get(off):
         return False
     return from_picture if setting.needs_input else not (setting.needs_words and from_picture)
@@ -80,7 +82,9 @@ def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
 
 def _always(field: RequestField) -> bool:
     """Whether it is written even if it is the default, wherever it counts at all."""
-    return field.setting.group == "hires" or (field.setting.needs_input and field.setting.group != "inpaint")
+    return field.setting.group in ("hires", "upscaler") or (
+        field.setting.needs_input and field.setting.group != "inpaint"
+    )
 
 
 def _options(options: Mapping[str, Any]) -> str:

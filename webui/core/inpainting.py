@@ -24,14 +24,16 @@ KEPT, FREE = 0, 255
 class InputPicture:
     """The input picture of img2img, ready to be drawn on.
 
-    picture  RGB, at the size of the request or, for "only the masked area", at its own
-    mask     L of the same size, 255 is drawn anew; None without a mask
-    request  the resolved request
+    picture   RGB, at the size of the request or, for "only the masked area" and for tiles, at its own
+    mask      L of the same size, 255 is drawn anew; None without a mask
+    request   the resolved request
+    multiple  what the sides of a picture drawn in tiles are filled up to, in pixels
     """
 
     picture: Image.Image
     mask: Image.Image | None
     request: Request
+    multiple: int = 1
 
     @cached_property
     def canvas(self) -> Image.Image:
@@ -81,6 +83,8 @@ class InputPicture:
 
         Where the mask is 0 every pixel is the canvas's own; where it is a half or more, the drawn one.
         """
+        if self.request.is_tiled:
+            drawn = drawn.crop((0, 0, *self._canvas_size))
         if self.soft_mask is None:
             return drawn
         left, top, right, bottom = self.box
@@ -101,6 +105,8 @@ class InputPicture:
         return extended
 
     def _at_drawn_size(self, image: Image.Image) -> Image.Image:
+        if self.request.is_tiled:
+            return filled_up(image, self.multiple)
         # Only the masked area is drawn at another size than it has.
         whole = self.soft_mask is None or self.request.inpaint_area == "whole"
         return image if whole else _resized(image.crop(self.box), self.request.drawn_size)
@@ -133,9 +139,26 @@ def fit_input(picture: Image.Image, mask: Image.Image | None, request: Request, 
                 "the whole picture, which scales it to the size of the request, or give a smaller one."
             )
         return found
+    if request.is_tiled:
+        width, height = request.tiled_size(picture.size)
+        if width * height > limits.picture:
+            raise PictureError(
+                f"Enlarged, the picture would be {width}x{height}; allowed are {limits.picture / MEGA:.1f} megapixels. "
+                "Choose a smaller scale."
+            )
+        return InputPicture(picture, mask, request)
     size = request.width, request.height
     fitted = None if mask is None else fit_picture(mask, *size, request.fit)
     return InputPicture(fit_picture(picture, *size, request.fit), fitted, request)
+
+
+def filled_up(image: Image.Image, multiple: int) -> Image.Image:
+    """A picture whose right and lower edges go on up to a multiple of pixels."""
+    right, below = (-side % multiple for side in image.size)
+    if not right and not below:
+        return image
+    values = np.asarray(image)
+    return Image.fromarray(np.pad(values, [(0, below), (0, right), *[(0, 0)] * (values.ndim - 2)], "edge"))
 
 
 def open_mask(path: Path, size: tuple[int, int]) -> Image.Image:

@@ -23,6 +23,7 @@ from .feature_fields import (
     MaskFill,
     Outpaint,
     Padding,
+    Scale,
     Upscaler,
     VariationSeed,
     VariationStrength,
@@ -52,7 +53,7 @@ class Request(BaseModel):
     Empty names, 0 for width and height and -1 for the seed mean the model's default and a random seed; `resolve`
     replaces them. Image i of a request has seed (seed + i) mod 2^32; of
     variations, it has the request's seed and variation seed + i. fit says how the input picture comes to
-    width x height. Of a mask, white is drawn anew.
+    width x height; with a scale it keeps its own size, and is drawn in tiles. Of a mask, white is drawn anew.
     Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end. Without a method it is CFG.
     """
 
@@ -191,6 +192,7 @@ class Request(BaseModel):
         ),
     ] = ""
     guidance_options: Options = {}
+    scale: Scale = 0.0
 
     @property
     def has_input(self) -> bool:
@@ -201,6 +203,21 @@ class Request(BaseModel):
     def inpaints(self) -> bool:
         """Whether a part of the input picture is kept: there is a mask, or the picture is extended."""
         return self.has_input and (self.mask is not None or any(self.outpaint))
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the input picture is enlarged and drawn in tiles of width x height."""
+        return self.has_input and self.scale > 0
+
+    def tiled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of what is drawn in tiles from an input picture of this size."""
+        width, height = (max(1, round(side * self.scale)) for side in size)
+        return width, height
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether a picture is enlarged by the upscaler before it is drawn on."""
+        return self.is_hires or self.is_tiled
 
     @property
     def is_hires(self) -> bool:
@@ -247,7 +264,7 @@ class Request(BaseModel):
     def used_settings(self) -> dict[str, Any]:
         """As `to_json`, without the settings that do not count: those of an input picture, a mask, a second pass."""
         fields, groups = fields_of(type(self)), {"inpaint": self.inpaints, "hires": self.is_hires}
-        groups["variation"] = self.is_varied
+        groups |= {"variation": self.is_varied, "tiles": self.is_tiled, "upscaler": self.enlarges}
 
         def counts(setting: Setting) -> bool:
             wanted = not setting.needs_input if not self.has_input else not setting.needs_words

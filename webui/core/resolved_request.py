@@ -16,13 +16,13 @@ from samplers.schedule import cut
 from weights.model_info import ModelError
 from weights.prompt_syntax import PromptError, lora_tags
 
-from .feature_fields import HIRES_SCALE
+from .feature_fields import HIRES_SCALE, SCALE
 from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
 from .plugin_fields import GUIDANCE
 from .request import Request, RequestError
 from .text import as_sentence
-from .upscale_request import check_upscaler_name
+from .upscale_request import check_upscaler_name, pixel_upscalers
 
 if TYPE_CHECKING:
     from weights.extra_networks import ExtraNetworks
@@ -118,9 +118,11 @@ def resolve(
     if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
     check_tags(resolved, extra)
+    if resolved.is_tiled:
+        resolved = _tiled(resolved, extra)
     whole, method = whole_plan(resolved, registry, model_info), Method(guidance.item, resolved.guidance_options)
     if resolved.is_hires:
-        resolved, second = hires_pass(resolved, registry, [*UPSCALERS, *(extra.upscalers() if extra else ())])
+        resolved, second = hires_pass(resolved, registry, _upscalers(extra))
         check_upscaler_file(resolved.upscaler, extra)
         later = partial_plan(whole_plan(second, registry, model_info), second)
         return ResolvedRequest(resolved, model_info, whole, later, method)
@@ -160,6 +162,24 @@ def hires_pass(request: Request, registry: Registry, upscalers: Collection[str] 
         schedule_options=request.schedule_options if schedule.name == request.schedule else schedule.item.resolve({}),
     )
     return request.model_copy(update=filled), request.model_copy(update=second)
+
+
+def _tiled(request: Request, extra: ExtraNetworks | None) -> Request:
+    """A resolved request that is drawn in tiles, with its upscaler. Raises RequestError."""
+    if request.scale < 1:
+        raise RequestError(f"Scale must be {SCALE}.")
+    if any(request.outpaint) or (request.inpaints and request.inpaint_area == "masked"):
+        raise RequestError(
+            "A picture that is drawn in tiles is drawn whole and not extended: set scale to 0, or draw the whole "
+            "picture and extend it by 0."
+        )
+    check_upscaler_name(request.upscaler, pixel_upscalers(_upscalers(extra)))
+    check_upscaler_file(request.upscaler or UPSCALERS[0], extra)
+    return request.model_copy(update={"upscaler": request.upscaler or UPSCALERS[0]})
+
+
+def _upscalers(extra: ExtraNetworks | None) -> list[str]:
+    return [*UPSCALERS, *(extra.upscalers() if extra else ())]
 
 
 def _with_aligned_sides(request: Request, multiple: int) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from samplers.guidance import PLAIN_CFG, Method
 from samplers.run import Pass, Plan, run_passes
 from samplers.sampler import Denoise, Step, Stopped
+from samplers.tiles import Tiled
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.inpainting import InputPicture
 from webui.core.request import Request
@@ -20,7 +21,9 @@ from webui.core.resolved_request import ResolvedRequest
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
-from .start_latents import enlarge, initial_noise, start_latents
+from .start_latents import enlarge, enlarged_input, initial_noise, start_latents
+
+TILE_OVERLAP = 0.25  # of a tile's shorter side
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +128,12 @@ def draw(
     second = [Pass(plan, enlarged) for plan in resolved.plans[1:]]
     try:
         context.raise_if_stopped()
-        guided = guided_denoiser(drawing.request, model, listeners, resolved.method)
+        guided = guided_denoiser(drawing.request, model, listeners, resolved.method, context.raise_if_stopped)
         if drawing.source is not None:
             sink.keep_input(drawing.source)
+            if drawing.request.is_tiled:
+                progress.enlarging()
+                drawing = replace(drawing, source=enlarged_input(drawing.source, context))
         start = start_latents(drawing.request, drawing.source, model)
         guided = start.masked(guided, drawing.plan.sigmas[0])
         for group in groups:
@@ -163,11 +169,22 @@ def batches(count: int, size: int) -> Iterator[range]:
 
 
 def guided_denoiser(
-    request: Request, model: Any, listeners: Listeners = Listeners(), method: Method = PLAIN_CFG
+    request: Request,
+    model: Any,
+    listeners: Listeners = Listeners(),
+    method: Method = PLAIN_CFG,
+    on_tile: Callable[[], None] = lambda: None,
 ) -> Denoise:
-    """The model's denoiser for the request's prompts, with guidance by `method`, rescale and interval."""
-    prompts = request.prompt, request.negative_prompt
-    return model.denoiser(*prompts, request.guidance, **request.conditioning, on_gap=listeners.on_gap, method=method)
+    """The model's denoiser for the request's prompts, with guidance by `method`, rescale and interval; in tiles, if
+    the request has any.
+
+    on_tile  called before each tile; what it raises ends the run
+    """
+    prompts, more = (request.prompt, request.negative_prompt), dict[str, Any](request.conditioning)
+    if request.is_tiled:
+        tile = model.latents_shape(request.width, request.height)[1:]
+        more["around"] = partial(Tiled, tile=tile, overlap=round(TILE_OVERLAP * min(tile)), on_tile=on_tile)
+    return model.denoiser(*prompts, request.guidance, on_gap=listeners.on_gap, method=method, **more)
 
 
 def _save(

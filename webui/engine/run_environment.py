@@ -70,12 +70,12 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
 
 
 def identity_of(model: Any, request: Request, upscalers: UpscalerHolder) -> ModelIdentity:
-    """Everything that shapes a resolved request's picture on an opened model, with the upscaler of its second pass.
+    """Everything that shapes a resolved request's picture on an opened model, with its upscaler.
 
     Raises ModelError and RequestError for a file that is no longer there.
     """
     identity = model.identity_for(request.prompt, request.negative_prompt)
-    patch = upscalers.patch(request.upscaler) if request.is_hires else None
+    patch = upscalers.patch(request.upscaler) if request.enlarges else None
     return identity if patch is None else replace(identity, patches=(*identity.patches, patch))
 
 

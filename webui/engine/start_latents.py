@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 from samplers.noise import Noise, spherical
 from samplers.sampler import Denoise
 from samplers.wrappers import SoftlyMasked
+from webui.core.images import fit_picture
 from webui.core.inpainting import InputPicture
 from webui.core.menus import LATENT
 from webui.core.request import Request
@@ -82,6 +83,18 @@ def latent_mask(mask: Image.Image, factor: int) -> torch.Tensor:
     """A mask as (1, 1, height, width) from 0 to 1: a latent is as free as the freest of its factor x factor pixels."""
     pixels = torch.from_numpy(np.array(mask, np.float32))[None, None] / 255
     return torch.nn.functional.max_pool2d(pixels, factor)
+
+
+def enlarged_input(source: InputPicture, context: JobContext) -> InputPicture:
+    """The input picture of a request that is drawn in tiles, with its mask, at the size that it is drawn at."""
+    size = source.request.tiled_size(source.picture.size)
+
+    def on_tile(done: int, tiles: int) -> None:
+        context.raise_if_stopped()
+
+    picture = enlarged(source.picture, size, context.upscalers.open(source.request.upscaler), on_tile)
+    mask = None if source.mask is None else fit_picture(source.mask, *size, "stretch")
+    return replace(source, picture=picture, mask=mask, multiple=context.model.info.defaults.multiple)
 
 
 def enlarge(x: torch.Tensor, size: tuple[int, int], name: str, context: JobContext) -> torch.Tensor:

@@ -10,7 +10,7 @@ from webui.core.images import fit_picture, open_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
-from webui.tabs.form.controls import build_inpaint, build_input, build_upload
+from webui.tabs.form.controls import build_inpaint, build_input, build_tiles, build_upload
 from webui.tabs.form.describe import fitted
 from webui.tabs.form.mask_painter import MaskPainter, build_mask_painter, connect_mask_painter
 from webui.tabs.form.page_context import Page
@@ -36,7 +36,7 @@ def build_img2img(page: Page) -> Workbench:
 
     def strength() -> dict[str, Any]:
         with gr.Column(elem_classes="card"):
-            controls = build_input("img2img")
+            controls = build_input("img2img") | build_tiles(page, "img2img")
         with gr.Column(visible=False, elem_classes="card", elem_id="img2img-inpaint-settings") as inpainting:
             controls |= build_inpaint("img2img")
         settings.append(inpainting)

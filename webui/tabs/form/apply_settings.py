@@ -49,7 +49,7 @@ def overlay(
             notes.append(f"{title(name)} {str(wanted[name])[:60]} is not possible here; it stays {after[name]}.")
     for field in form_fields(schema):
         if field.name in fields and field.name not in form.names and fields[field.name] != field.default:
-            notes.append(f"{field.title} is for img2img alone.")
+            notes.append(f"{field.title} is for {'img2img' if field.setting.needs_input else 'txt2img'} alone.")
     options = (saved if isinstance(saved, dict) else {}).get("options")
     after["options"], wrong = _options(page, options if isinstance(options, dict) else {}, fields)
     return after, notes + wrong

@@ -14,6 +14,7 @@ from webui.core.limits import size_range
 from webui.core.menus import guidances_in_order, sampler_choices, schedules_in_order
 from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request
+from webui.core.upscale_request import pixel_upscalers
 from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
@@ -120,7 +121,17 @@ def build_hires(page: Page, mode: str, schema: type[Request] = Request) -> dict[
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
         gr.HTML(note("A second pass enlarges the picture and draws its details anew."))
         first = dict(hires_scale={}, hires_strength={}, hires_strength_as={}, hires_steps=dict(maximum=most_steps))
-        return build_group(mode, "hires", schema, **first, **changes)
+        upscaler = build_control(fields_of(schema)["upscaler"], mode, **changes.pop("upscaler"))
+        return build_group(mode, "hires", schema, **first, **changes) | {"upscaler": upscaler}
+
+
+def build_tiles(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
+    """The folded controls of a picture that is drawn in tiles."""
+    menu = dict(choices=upscaler_choices(pixel_upscalers(page.engine.upscalers())), min_width=120)
+    with gr.Accordion("Enlarge and draw in tiles", open=False, elem_id=f"{mode}-tiles", elem_classes="more"):
+        gr.HTML(note("Adds detail to a picture that is larger than the model makes, at a low strength."))
+        controls = build_group(mode, "tiles", schema)
+        return controls | {"upscaler": build_control(fields_of(schema)["upscaler"], mode, **menu)}
 
 
 def build_form(

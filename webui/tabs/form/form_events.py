@@ -14,6 +14,7 @@ from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
 from webui.core.request import NO_PROMPT, Request, read
 from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
+from webui.core.upscale_request import pixel_upscalers
 from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
@@ -23,7 +24,12 @@ from .describe import hires_note, note, plan_note, sampler_note
 from .form import Form
 from .form_state import recall, recall_options
 
-HIRES = ("width", "height", *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"))
+HIRES = (
+    "width",
+    "height",
+    "upscaler",
+    *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"),
+)
 # Fields that change the plan of a run.
 PLANNED = ("model", "sampler", "schedule", "steps", "guidance", "strength", "strength_as", *HIRES)
 
@@ -55,6 +61,8 @@ def connect_form(page: Page, form: Form) -> None:
 def refill(page: Page, form: Form, saved: Any) -> Updates:
     """Updates for `refilled(form)` from what the browser kept; menus are read anew."""
     models, upscalers = page.engine.models(), page.engine.upscalers()
+    if form.mode == "img2img":
+        upscalers = pixel_upscalers(upscalers)
     values = recall(saved, page.registry, models, page.engine.limits, upscalers=upscalers)
     sizes = size_slider(models.get(values["model"]))
     sizes.pop("value")

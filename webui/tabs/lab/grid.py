@@ -21,7 +21,7 @@ from .axes import Axis
 POLICIES = {"same": "The same seed in every cell", "each": "A seed of its own for every cell"}
 MOST_AXES = 3
 NAMES = {each.name for each in PLUGIN_FIELDS}  # axes that are put in before options, which belong to them
-Fit = tuple[int, int, str, bool]  # width, height, fit, and whether the picture keeps its own size
+Fit = tuple[int, int, str, bool, float]  # width, height, fit, whether the picture keeps its own size, and scale
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def _cell(
 
 
 def _fit_of(request: Request) -> Fit:
-    return request.width, request.height, request.fit, request.inpaints and request.inpaint_area == "masked"
+    keeps_size = request.inpaints and request.inpaint_area == "masked"
+    return request.width, request.height, request.fit, keeps_size, request.scale
 
 
 def _finished(

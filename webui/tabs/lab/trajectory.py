@@ -89,6 +89,10 @@ def trajectory_of(
     """The task for a resolved request, see `Trajectory`. Raises RequestError."""
     if resolved.hires_plan:
         raise RequestError("A trajectory shows one pass, and this run has a second one: set hires scale to 0.")
+    if resolved.request.is_tiled:
+        raise RequestError(
+            "A trajectory shows a picture that is drawn whole, and this one is in tiles: set scale to 0."
+        )
     steps = len(resolved.plan.sigmas) - 1
     if steps > MOST_STEPS:
         raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {steps}.")
