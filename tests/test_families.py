@@ -12,7 +12,7 @@ from samplers.run import plan, run
 from samplers.schedule import flow
 from weights.catalog import Catalog
 from weights.condition import TensorCondition
-from weights.families import FAMILIES, recognize_folder
+from weights.families import FAMILIES, ConditionedNetwork, recognize_folder
 from weights.module_part import Source, empty_part
 from weights.opening import check_model, open_model
 
@@ -41,7 +41,7 @@ class Unet(torch.nn.Module):
         return self.conv(x) * at / 1000 + told[:, :, None, None]
 
 
-class Network:
+class Network(ConditionedNetwork):
     """The opened made-up model; it remembers the batches that it was asked for."""
 
     def __init__(self, unet, encoders, tokenize):
@@ -55,10 +55,12 @@ class Network:
     def count_tokens(self, prompt):
         return len(self.tokenize(prompt)), 75
 
-    @torch.no_grad()
-    def __call__(self, scaled, timestep, condition):
-        self.batches.append(len(scaled))
-        return self.unet(scaled, timestep, **condition.tensors)
+    def inputs(self, scaled, timestep, condition):
+        return {"x": scaled, "at": torch.tensor([timestep]), **condition.tensors}
+
+    def step(self, inputs):
+        self.batches.append(len(inputs["x"]))
+        return self.unet(**inputs)
 
 
 def made_up_vae():

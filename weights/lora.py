@@ -76,7 +76,7 @@ def applied(changes: Changes) -> Iterator[None]:
             hook.remove()
 
 
-class PatchedNetwork:
+class PatchedNetwork(ConditionedNetwork):
     """A network under LoRAs; see `ConditionedNetwork`. It shares all modules with the plain one."""
 
     def __init__(self, network: ConditionedNetwork, changes: Changes):
@@ -92,10 +92,14 @@ class PatchedNetwork:
         """See `ConditionedNetwork.count_tokens`."""
         return self._network.count_tokens(prompt, embeddings)
 
-    def __call__(self, scaled: torch.Tensor, timestep: float, condition: Any) -> torch.Tensor:
-        """See `ConditionedNetwork`."""
+    def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
+        """See `ConditionedNetwork.inputs`."""
+        return self._network.inputs(scaled, timestep, condition)
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `ConditionedNetwork.step`."""
         with applied(self._changes):
-            return self._network(scaled, timestep, condition)
+            return self._network.step(inputs)
 
 
 def _hook(changes: Sequence[LayerChange]) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], torch.Tensor]:

@@ -21,6 +21,8 @@ from ..tensors import TensorFile
 class ConditionedNetwork(Protocol):
     """The opened networks of a model but for its VAE: a text encoder or several, and the network of the steps.
 
+    A class that inherits from it has `__call__`.
+
     unet        the network that every step calls; may be replaced by a compiled one
     components  the modules that a LoRA may change, uncompiled, by the name of their component
     """
@@ -41,12 +43,25 @@ class ConditionedNetwork(Protocol):
         """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
         ...
 
-    def __call__(self, scaled: torch.Tensor, timestep: float, condition: Any) -> torch.Tensor:
-        """The output for noised latents, on their device and in their dtype, under a condition that `encode` made.
+    def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
+        """What `step` takes for noised latents under a condition that `encode` made: tensors by name, in one order.
 
         timestep  may lie between training timesteps
         """
         ...
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The output of the network of the steps, by torch, in any float type.
+
+        Only tensors go in and come out, so that another backend may take its place (`weights.backends`); it uses `unet`
+        and no other module.
+        """
+        ...
+
+    @torch.no_grad()
+    def __call__(self, scaled: torch.Tensor, timestep: float, condition: Any) -> torch.Tensor:
+        """The output for noised latents, on their device and in their dtype. See `inputs` and `step`."""
+        return self.step(self.inputs(scaled, timestep, condition)).to(scaled)
 
 
 class Checkpoint(Protocol):

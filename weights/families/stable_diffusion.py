@@ -31,6 +31,7 @@ from .clip_text import (
     open_clip_config,
     open_clip_source,
 )
+from .family import ConditionedNetwork
 from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source
 from .ldm_vae import VAE, is_vae, vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
@@ -155,7 +156,7 @@ class StableDiffusionFile:
         return {"tokenizer": clip_tokenizer() if self.version == 1 else clip_tokenizer("!")}
 
 
-class StableDiffusionNetwork:
+class StableDiffusionNetwork(ConditionedNetwork):
     """The opened UNet and text encoder. See `ConditionedNetwork`."""
 
     def __init__(self, unet: Any, prompts: PromptEncoder):
@@ -171,13 +172,15 @@ class StableDiffusionNetwork:
         """See `PromptEncoder.count_tokens`."""
         return self.prompts.count_tokens(prompt, embeddings)
 
-    @torch.no_grad()
-    def __call__(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> torch.Tensor:
-        """The UNet's output for noised latents."""
+    def inputs(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> dict[str, torch.Tensor]:
+        """See `ConditionedNetwork.inputs`."""
         at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
-        text = condition.tensors["text"]
-        output = self.unet(scaled.to(self._device, self._dtype), at, encoder_hidden_states=text).sample
-        return output.to(scaled)
+        return {"latents": scaled.to(self._device), "timestep": at, "text": condition.tensors["text"]}
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `ConditionedNetwork.step`."""
+        latents, text = (inputs[name].to(self._dtype) for name in ("latents", "text"))
+        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text).sample
 
 
 def usual_name(name: str) -> str:

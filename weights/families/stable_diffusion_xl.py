@@ -30,6 +30,7 @@ from .clip_text import (
     open_clip_config,
     open_clip_source,
 )
+from .family import ConditionedNetwork
 from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source
 from .ldm_vae import VAE, is_vae, vae_config, vae_part
 from .stable_diffusion import SCHEDULER, Sizes
@@ -167,7 +168,7 @@ class StableDiffusionXLFile:
         return {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer("!")}
 
 
-class StableDiffusionXLNetwork:
+class StableDiffusionXLNetwork(ConditionedNetwork):
     """The opened UNet and text encoders. See `ConditionedNetwork`.
 
     factor  pixels of a side that a latent stands for; the UNet is told the size of the picture in pixels
@@ -199,23 +200,20 @@ class StableDiffusionXLNetwork:
         """See `PromptEncoder.count_tokens`; both encoders read the same tokens."""
         return self.first.count_tokens(prompt, embeddings)
 
-    @torch.no_grad()
-    def __call__(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> torch.Tensor:
-        """The UNet's output for noised latents. It is told that the picture was neither enlarged nor cropped."""
+    def inputs(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> dict[str, torch.Tensor]:
+        """See `ConditionedNetwork.inputs`. It is told that the picture was neither enlarged nor cropped."""
         at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
         height, width = (self._factor * side for side in scaled.shape[-2:])
         # Original height and width, top and left of the crop, height and width that were aimed at.
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self._dtype, device=self._device)
-        output = self.unet(
-            scaled.to(self._device, self._dtype),
-            at,
-            encoder_hidden_states=condition.tensors["text"],
-            added_cond_kwargs={
-                "text_embeds": condition.tensors["pooled"],
-                "time_ids": sizes.expand(len(scaled), -1),
-            },
-        ).sample
-        return output.to(scaled)
+        told = {"sizes": sizes.expand(len(scaled), -1), **condition.tensors}
+        return {"latents": scaled.to(self._device), "timestep": at, **told}
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `ConditionedNetwork.step`."""
+        latents, text, pooled, sizes = (inputs[name].to(self._dtype) for name in ("latents", "text", "pooled", "sizes"))
+        added = {"text_embeds": pooled, "time_ids": sizes}
+        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text, added_cond_kwargs=added).sample
 
     def _halves(self, embeddings: Embeddings) -> tuple[Embeddings, Embeddings]:
         """The vectors of each encoder; a textual inversion holds those of both side by side. Raises ModelError."""
