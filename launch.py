@@ -16,6 +16,7 @@ if sys.version_info < (3, 11):
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -76,6 +77,8 @@ def open_page(flags):
     from webui.settings import resolve
 
     settings = resolve(flags, ROOT)
+    if flags.clear_cache and settings.cache:
+        shutil.rmtree(settings.cache, ignore_errors=True)
     if settings.port != flags.port:
         print("Port %d is taken; using %d." % (flags.port, settings.port))
     if settings.auth != flags.auth:

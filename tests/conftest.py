@@ -57,6 +57,13 @@ class ToyModel:
     def identity_for(self, prompt, negative_prompt=""):
         return self.identity
 
+    def able_to_draw(self, prompt):
+        return self
+
+    @property
+    def by_torch(self):
+        return self
+
     def latents_shape(self, width, height):
         return 3, height // 8, width // 8
 

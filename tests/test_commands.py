@@ -35,7 +35,7 @@ def register_samplers():
 @pytest.fixture
 def toy_drawing(monkeypatch):
     """`draw` on a closed-form network, which costs nothing."""
-    monkeypatch.setattr(draw_command, "open_model", lambda found, device, compiled: ToyModel(found))
+    monkeypatch.setattr(draw_command, "open_model", lambda found, device: ToyModel(found))
 
 
 def draw(tmp_path, *arguments: str) -> int:
@@ -109,7 +109,7 @@ def test_a_wrong_request_has_status_2(tmp_path, capsys):
 
 
 def test_a_failing_run_has_status_1_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
-    def broken(found, device, compiled):
+    def broken(found, device):
         model = ToyModel(found)
 
         def fail_in_the_second_picture(sigma):

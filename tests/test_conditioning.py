@@ -16,7 +16,7 @@ from webui.core.limits import LOCAL
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError, read
 from webui.engine.engine import Engine
-from webui.settings import Settings, parse
+from webui.settings import Settings
 from webui.tabs.form.form_state import recall
 
 SHAPE = (3, 4, 8, 8)
@@ -167,10 +167,6 @@ def test_an_empty_interval_is_refused(engine):
         engine.submit(Request(guidance_low=3.0, guidance_high=2.0))
 
 
-def test_compiling_is_a_flag_and_off():
-    assert [parse(flags)[0].compile for flags in ([], ["--compile"])] == [False, True]
-
-
 class TestModel:
     """On the embedded model."""
 
@@ -188,12 +184,3 @@ class TestModel:
         made = emoji.denoiser("a", "b", 5.0, guidance_rescale=0.5, guidance_low=0.1)
         assert (made.guided.rescale, made.interval) == (0.5, Interval(0.1))
         assert emoji.denoiser("a", guidance=2.0, guidance_high=3.0).interval == Interval(0.0, 3.0)
-
-    def test_compiling_that_fails_is_left_out(self, emoji, monkeypatch, caplog):
-        def refuse(module):
-            raise RuntimeError("no compiler here\nlong trace")
-
-        monkeypatch.setattr(torch, "compile", refuse)
-        unet = emoji.network.unet
-        emoji.compile()
-        assert emoji.network.unet is unet and "no compiler here" in caplog.text and "long trace" not in caplog.text

@@ -24,7 +24,7 @@ def test_half_precision_on_cuda_alone_and_never_in_the_vae():
 
 
 def test_a_model_in_half_precision_draws_nearly_the_same_picture(emoji, registry, monkeypatch):
-    monkeypatch.setattr(weights.opening, "dtype_of", lambda name, device: dtype_of(name, torch.device("cuda")))
+    monkeypatch.setattr(weights.opening, "dtype_of", lambda name, **_: dtype_of(name, torch.device("cuda")))
     half = open_model(read_folder(ROOT / "weights" / "emoji"), "cpu")
     assert half.network.unet.dtype == half.network.prompts.encoder.dtype == torch.float16
     assert half.vae.module.dtype == torch.float32

@@ -194,7 +194,7 @@ def test_what_changed_is_named(bench):
     said = str(replay_file(engine, edited(path, change)))
     version = torch.__version__
     assert said.startswith(f"bit-equal, although torch is {version} and was 1.0; the processor is ")
-    assert "the prediction type is epsilon and was v_prediction; compilation is off and was on" in said
+    assert "the prediction type is epsilon and was v_prediction; the backend is torch and was compile" in said
     assert "was abacus" in said
     assert "the digest of built-in/ddim/DDIM is" in said
     assert "the thread count is" in said

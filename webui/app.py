@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from samplers.registry import Registry, discover
-from weights.opening import check_model, open_model
+from weights.opening import check_model
 
 from .core.accounts import EVERYBODY, Account, Accounts, AccountsError
 from .core.images import MAX_BYTES
@@ -49,7 +49,6 @@ def serve(settings: Settings) -> None:
     """Run the page until Ctrl+C."""
     remove_leftovers(settings.outputs)
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
-    opening = partial(open_model, compiled=settings.compile)
     accounts = _accounts(settings)
     for account in accounts.all() if accounts else ():
         remove_leftovers(settings.outputs_of(account))
@@ -65,7 +64,6 @@ def serve(settings: Settings) -> None:
     engine = Engine(
         registry,
         settings,
-        opening,
         check_model=check_model,
         on_saved=history.add,
         account_of=account_of,

@@ -8,6 +8,10 @@ from pathlib import Path
 from .settings import existing_folder, index_url, login, logins, network, output_folder, port_number, root_path
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
+BACKENDS = ("auto", "torch", "openvino", "compile")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+BACKEND_HELP = "what computes the network; auto measures once what is fastest here (default %(default)s)"
+DTYPE_HELP = "its number format; auto takes none that shows in pictures (default %(default)s)"
 ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
 FOLDER_HELP = "also load the plugins in this folder; may be repeated"
 PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
@@ -67,6 +71,7 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
     work.add_argument(
         "--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)"
     )
+    work.add_argument("--clear-cache", action="store_true", help="empty cache/ before the start")
     plugins = flags.add_argument_group("plugins")
     plugins.add_argument("--plugins", action="store_true", help="list the samplers and schedules found, and end")
     plugins.add_argument("--json", action="store_true", help="with --plugins: list them as JSON")
@@ -148,9 +153,10 @@ def _parser(command: str, description: str, **more) -> argparse.ArgumentParser:
 def add_work(group) -> None:
     """Add the flags that say how pictures are computed."""
     group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
-    group.add_argument(
-        "--compile", action="store_true", help="translate the network with torch.compile: slow to begin, then faster"
-    )
+    group.add_argument("--backend", choices=BACKENDS, default="auto", help=BACKEND_HELP)
+    group.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
+    group.add_argument("--compile", action="store_true", help="the same as --backend compile")
+    group.add_argument("--no-cache", action="store_true", help="keep and use no conversions in cache/")
     group.add_argument("--one-at-a-time", action="store_true", help=ONE_HELP)
 
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def _options(field: RequestField, pairs: Sequence[str]) -> dict[str, Any]:
 
 def _submit(request: Request, settings: Settings) -> tuple[DrawJob, Engine]:
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
-    engine = Engine(registry, settings, partial(open_model, compiled=settings.compile), check_model=check_model)
+    engine = Engine(registry, settings, open_model, check_model=check_model)
     job = engine.submit(request, previews=False)
     engine.start()
     return job, engine

@@ -186,6 +186,9 @@ def _requirement_parser() -> Callable[[str], Any] | None:
 
 
 def _satisfied(requirement: Any) -> bool:
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        # For another kind of machine.
+        return True
     try:
         # Development builds of torch count, as they do for pip once they are installed.
         return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)

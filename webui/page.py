@@ -101,7 +101,7 @@ def _build_header(engine: Engine) -> gr.HTML:
 
     def look() -> tuple[str, Any]:
         now = engine.status
-        return status_html(now), gr.Timer(RARELY if "ready" in now else SOON)
+        return status_html(now), gr.Timer(RARELY if "ready" in now and "converting" not in now else SOON)
 
     timer.tick(look, None, [status, timer], **QUIET)
     return status

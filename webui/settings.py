@@ -8,12 +8,15 @@ import ipaddress
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .environment import StartError
 
 PORTS_TRIED = 100
+CACHE = "cache"  # folder beside outputs/
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,10 @@ class Settings:
 
     auth            (user, password) that the page asks for; None only on a private page
     model           name of the model to open first; None is the default one
-    compile         have torch.compile translate the network
+    backend, dtype  what computes the network of the steps, and in which number format; "auto" measures. The default
+                    is torch, so that programs and tests draw what they always drew
+    background      whether a conversion may be made behind the pictures
+    cache           folder of conversions and measurements; None keeps neither
     one_at_a_time   draw the pictures of a request one by one, so that each equals itself drawn alone, bit for bit
     auth_file       the file of accounts, see `webui.core.accounts`; None for one login or none
     log             file that everything logged is written to, as JSON lines
@@ -49,7 +55,10 @@ class Settings:
     root_path: str = ""
     model: str | None = None
     device: str = "auto"
-    compile: bool = False
+    backend: str = "torch"
+    dtype: str = "auto"
+    background: bool = True
+    cache: Path | None = None
     plugin_folders: tuple[Path, ...] = ()
     plugin_packages: bool = True
     outputs: Path = Path("outputs")
@@ -76,7 +85,8 @@ def settings_without_page(flags: argparse.Namespace, root: Path) -> Settings:
     return Settings(
         root=root,
         device=given.get("device", "auto"),
-        compile=given.get("compile", False),
+        background=False,
+        **_computing(given, root),
         one_at_a_time=given.get("one_at_a_time", False),
         plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
         plugin_packages=not flags.no_plugins,
@@ -104,7 +114,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         root_path=flags.root_path or "",
         model=flags.model,
         device=flags.device,
-        compile=flags.compile,
+        **_computing(vars(flags), root),
         plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
         plugin_packages=not flags.no_plugins,
         outputs=flags.outputs or root / "outputs",
@@ -118,6 +128,17 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
     if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))
     return settings
+
+
+def _computing(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The settings of what computes; torch where a command has no flags for that. Raises StartError."""
+    backend = given.get("backend", "torch")
+    if given.get("compile"):
+        if backend not in ("auto", "compile"):
+            raise StartError(f"--compile is --backend compile, and --backend {backend} is given as well")
+        backend = "compile"
+    cache = None if given.get("no_cache") else root / CACHE
+    return dict(backend=backend, dtype=given.get("dtype", "auto"), cache=cache)
 
 
 def is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,13 @@ class Autoencoder:
     def __init__(self, module: Any, factor: int, device: torch.device):
         self.module, self._factor, self._device = module, factor, device
         self._projection: torch.Tensor | None = None
+        self._decoder: Callable[[torch.Tensor], torch.Tensor] = lambda latents: self.module.decode(latents).sample
+
+    def decoded_by(self, decode: Callable[[torch.Tensor], torch.Tensor]) -> Autoencoder:
+        """The same with another decoder, (1, channels, h, w) -> (1, 3, height, width)."""
+        other = copy(self)
+        other._decoder = decode
+        return other
 
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> torch.Tensor:
@@ -63,7 +71,7 @@ class Autoencoder:
         return [picture.resize((picture.width * 4, picture.height * 4)) for picture in small]
 
     def _decode_one(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.module.decode(latents[None]).sample[0]
+        return self._decoder(latents[None])[0]
 
     def _with_room(self, work: Callable[[], torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Do it at once if there is room for a picture of this width and height; else, or if that fails, in tiles."""

@@ -40,7 +40,7 @@ class ModelIdentity:
     dtype       number format of the network, as "float16"
     device      as torch names it, "cuda:0"
     hardware    which kernels compute, and so how they round: the GPU's name, or the CPU's kind and instruction set
-    compiled    whether torch.compile has translated the network
+    backend     what computes the network of the steps, see `weights.backends`
     """
 
     weights: str
@@ -51,7 +51,7 @@ class ModelIdentity:
     vae: str = ""
     parts: str = ""
     patches: tuple[Patch, ...] = ()
-    compiled: bool = False
+    backend: str = "torch"
 
     @property
     def digest(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import copy
@@ -19,6 +18,7 @@ from samplers.schedule import NoiseSchedule
 from samplers.tiles import Function
 
 from .autoencoder import Autoencoder
+from .backends.backend import Backend, BackendNetwork
 from .embedding_file import Embeddings
 from .extra_networks import ExtraNetworks
 from .families import ConditionedNetwork
@@ -29,8 +29,6 @@ from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 
 CACHED_PROMPTS = 64
 PROBE_SIDE = 16  # of the latents that a network is tried with
-
-log = logging.getLogger(__name__)
 
 
 class Model:
@@ -54,8 +52,7 @@ class Model:
     ):
         self.info, self.identity, self.network, self.vae, self.device = info, identity, network, vae, device
         self.extra = extra or ExtraNetworks(info.path.parent)
-        # Shares its modules. A compiled network need not notice that its layers are being listened to.
-        self._uncompiled = copy(network)
+        self._plain: Model | None = None
         self._patched: Model | None = None
         self._prompts: OrderedDict[Hashable, Condition] = OrderedDict()
 
@@ -75,8 +72,26 @@ class Model:
         loras = tuple(map(self.extra.patch, _tags(prompt)))
         words = self.extra.embeddings_in(f"{without_tags(prompt)}\n{negative_prompt}")
         patches = loras + tuple(map(self.extra.embedding_patch, words))
-        # Only the plain network is compiled.
-        return replace(self.identity, patches=patches, compiled=self.identity.compiled and not loras)
+        return replace(self.able_to_draw(prompt).identity, patches=patches)
+
+    def able_to_draw(self, prompt: str) -> Model:
+        """The model that draws a prompt: itself, or torch's where it names LoRAs, which act on torch's layers alone."""
+        return self.by_torch if _tags(prompt) else self
+
+    @property
+    def by_torch(self) -> Model:
+        """The model as torch computes it, which other backends fall back to."""
+        return self._plain or self
+
+    def computed_by(self, backend: Backend) -> Model:
+        """The model with its steps computed by a backend. It shares all else with this one."""
+        model = copy(self.by_torch)
+        model._plain = self.by_torch
+        model.network = BackendNetwork(model._plain.network, backend)
+        if backend.decode is not None:
+            model.vae = self.vae.decoded_by(backend.decode)
+        model.identity = replace(self.identity, backend=backend.name, dtype=backend.dtype)
+        return model
 
     def for_prompt(self, prompt: str) -> Model:
         """The model with the LoRAs that a prompt names applied: itself if there are none.
@@ -87,14 +102,16 @@ class Model:
         tags = _tags(prompt)
         if not tags:
             return self
-        identity = replace(self.identity, patches=tuple(map(self.extra.patch, tags)), compiled=False)
+        if self._plain is not None:
+            return self._plain.for_prompt(prompt)
+        identity = replace(self.identity, patches=tuple(map(self.extra.patch, tags)))
         if self._patched is None or self._patched.identity != identity:
             loras = [(self.extra.read(tag.name), Strength(tag.unet, tag.text)) for tag in tags]
             changes = changes_of(loras, self.network.components, self.name)
             self._patched = None
             self._patched = copy(self)
             self._patched.identity = identity
-            self._patched.network = PatchedNetwork(self._uncompiled, changes)
+            self._patched.network = PatchedNetwork(self.network, changes)
         return self._patched
 
     def encode_prompt(self, text: str, clip_skip: int = 1) -> Condition:
@@ -153,21 +170,6 @@ class Model:
         """Keep weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""
         if self.network.unet.config.block_out_channels[0] >= width:
             self.network.unet.to(memory_format=torch.channels_last)
-
-    def compile(self) -> None:
-        """Let torch.compile translate the UNet; where that fails, warn and go on without."""
-        uncompiled = self.network.unet
-        try:
-            self.network.unet = torch.compile(uncompiled)
-            side = max(PROBE_SIDE, self.info.defaults.size // self.info.factor)
-            latents = torch.zeros(1, self.info.channels, side, side, device=self.device)
-            self.network(latents, 1.0, self.encode_prompt(""))
-            self.identity = replace(self.identity, compiled=True)
-        except Exception as error:
-            log.warning(
-                "--compile does not work here, drawing goes on without it: %s", str(error).strip().split("\n")[0]
-            )
-            self.network.unet = uncompiled
 
     def latents_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of this size in pixels."""

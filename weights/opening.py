@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from .module_part import ModulePart, check_part, fill
 from .tensors import read_shapes
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
 # width of 320, nothing at the embedded model's 64.
 WIDE = 256
@@ -52,19 +54,21 @@ def check_model(info: ModelInfo, families: Sequence[Family] = FAMILIES) -> None:
 
 
 def open_model(
-    info: ModelInfo, device: str = "auto", compiled: bool = False, families: Sequence[Family] = FAMILIES
+    info: ModelInfo, device: str = "auto", dtype: str = "auto", families: Sequence[Family] = FAMILIES
 ) -> Model:
-    """Open a diffusers folder or a single file on a device: half precision on CUDA, float32 elsewhere.
+    """Open a diffusers folder or a single file on a device, to be computed by torch.
 
-    compiled  have torch.compile translate the UNet, which takes minutes at the first run of each size
+    dtype  number format of the network of the steps, one of DTYPES; "auto" is half precision on CUDA, float32 elsewhere
     Raises ModelError that names the model and what is wrong; nothing is fetched, no code of a model is run.
     """
     target = pick_device(device)
+    formats = partial(dtype_of, device=target, unet=pick_dtype(dtype, target))
     folder = Folder(info, families) if info.path.is_dir() else None
     with ThreadPoolExecutor(1) as pool:
         # Hashing does not hold up the reading.
         hashing = pool.submit(_digests, info, folder)
-        network, vae = _open_folder(folder, info, target) if folder else _open_file(info, target, families)
+        opened = _open_folder(folder, info, target, formats) if folder else _open_file(info, target, families, formats)
+        network, vae = opened
         digests = hashing.result()
     if not info.is_certain:
         prediction = guess_prediction(network, network.encode(""), info, target)
@@ -75,14 +79,12 @@ def open_model(
         vae=digests.get("vae", ""),
         parts=digests.get("parts", ""),
         prediction=info.prediction,
-        dtype=str(dtype_of("unet", target)).removeprefix("torch."),
+        dtype=str(formats("unet")).removeprefix("torch."),
         device=str(target),
         hardware=hardware_of(target),
     )
     model = Model(info, identity, network, vae, target)
     model.use_channels_last(WIDE)
-    if compiled:
-        model.compile()
     return model
 
 
@@ -97,13 +99,36 @@ def checked_parts(info: ModelInfo, checkpoint: Checkpoint) -> dict[str, ModulePa
     return parts
 
 
-def dtype_of(component: str, device: torch.device) -> torch.dtype:
-    """Number format of a component on a device: half precision on CUDA, except for the VAE, which would overflow."""
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of this name for the network of the steps, or the usual one on a device for "auto".
+
+    Raises ModelError for float16 on a CPU, which has no fast arithmetic for it and overflows.
+    """
+    if name not in DTYPES:
+        raise ModelError(f"dtype {name!r} is unknown; allowed are {', '.join(DTYPES)}")
+    chosen = DTYPES[name]
+    if chosen is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise ModelError("dtype float16 needs a GPU; on a CPU use auto, float32 or bfloat16")
+    return chosen
+
+
+def dtype_of(component: str, device: torch.device, unet: torch.dtype | None = None) -> torch.dtype:
+    """Number format of a component on a device.
+
+    unet  that of the network of the steps; None is the usual one
+    Text encoders have half precision on CUDA only, for they cost a CPU little; the VAE never has, which would overflow.
+    """
+    if component == "unet" and unet is not None:
+        return unet
     return torch.float16 if device.type == "cuda" and component != "vae" else torch.float32
 
 
-def _open_folder(folder: Folder, info: ModelInfo, device: torch.device) -> tuple[ConditionedNetwork, Autoencoder]:
-    modules = {name: folder.open_module(name, dtype_of(name, device)) for name in folder.modules}
+def _open_folder(
+    folder: Folder, info: ModelInfo, device: torch.device, formats: Callable[[str], torch.dtype]
+) -> tuple[ConditionedNetwork, Autoencoder]:
+    modules = {name: folder.open_module(name, formats(name)) for name in folder.modules}
     tokenizers = {name: folder.open_tokenizer(name) for name in folder.tokenizers}
     for module in modules.values():
         module.eval().requires_grad_(False).to(device)
@@ -111,11 +136,11 @@ def _open_folder(folder: Folder, info: ModelInfo, device: torch.device) -> tuple
 
 
 def _open_file(
-    info: ModelInfo, device: torch.device, families: Sequence[Family]
+    info: ModelInfo, device: torch.device, families: Sequence[Family], formats: Callable[[str], torch.dtype]
 ) -> tuple[ConditionedNetwork, Autoencoder]:
     family, checkpoint = recognize_file(read_shapes(info.path), families)
     parts = checked_parts(info, checkpoint)
-    fill(parts, device, lambda name: dtype_of(name, device))
+    fill(parts, device, formats)
     modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
     return family.build(info.name, modules | checkpoint.tokenizers()), Autoencoder(modules["vae"], info.factor, device)
 

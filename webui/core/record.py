@@ -68,7 +68,10 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """What drew a picture, see `weights.identity.ModelIdentity`; `digest` is that of the weights."""
+    """What drew a picture, see `weights.identity.ModelIdentity`; `digest` is that of the weights.
+
+    A picture that names no backend was computed by torch, or by torch.compile where it says `compiled`.
+    """
 
     name: str = ""
     digest: str = ""
@@ -79,6 +82,7 @@ class ModelOrigin:
     parts: str = ""
     prediction: str = ""
     compiled: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from .start_latents import enlarge, enlarged_input, initial_noise, start_latents
 
 TILE_OVERLAP = 0.25  # of a tile's shorter side
 
+WITH_LORA = "A LoRA acts on torch's layers, so torch drew this; without one the faster backend does."
+
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
@@ -107,7 +109,9 @@ def draw(
                 own always draws one by one
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
     """
-    model, resolved = context.model, drawing.resolved
+    model, resolved = context.model.able_to_draw(drawing.request.prompt), drawing.resolved
+    fell_back = model is not context.model
+    context = replace(context, model=model)
     groups = list(batches(drawing.request.count, batch_size_of(resolved, batch_size)))
     progress = ProgressReporter(resolved, [len(group) for group in groups], context, previews)
     sink, stopped = PictureSink(drawing.resolved, context), False
@@ -151,7 +155,8 @@ def draw(
             _save(results[-1].x, group, facts, drawing, context, progress, sink)
     except Stopped:
         stopped = True
-    return drawing.info(sink.saved, progress.seconds, stopped)
+    info = drawing.info(sink.saved, progress.seconds, stopped)
+    return info | ({"notes": [*info.get("notes", ()), WITH_LORA]} if fell_back else {})
 
 
 def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:

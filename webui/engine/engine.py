@@ -21,6 +21,7 @@ from weights.model import Model
 from weights.model_info import ModelInfo
 from weights.opening import open_model
 
+from .backend_chooser import BackendChooser
 from .drawing import Drawing
 from .job_context import Task
 from .job_queue import JobQueue
@@ -43,7 +44,8 @@ class Engine:
 
     registry     the plugins
     settings     model, device, outputs, weights and public are read
-    open_model   open_model(info, device) -> Model, called in the worker's thread
+    open_model   open_model(info, device) -> Model, called in the worker's thread; with dtype=... where another number
+                 format than the usual one is asked for
     find_models  find_models(folder) -> {name: ModelInfo}; by default what is in the folder, remembered until it changes
     check_model  check_model(info) raises ModelError for a model that cannot be opened, while another is still in use
     clock        seconds, for tests
@@ -57,7 +59,7 @@ class Engine:
         self,
         registry: Registry,
         settings: Settings,
-        open_model: Callable[[ModelInfo, str], Model] = open_model,
+        open_model: Callable[..., Model] = open_model,
         find_models: Callable[[Path], dict[str, ModelInfo]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
@@ -69,8 +71,9 @@ class Engine:
         self.registry, self.settings = registry, settings
         self._clock, self._account_of = clock, account_of
         self._available = AvailableModels(settings, find_models)
-        self._holder = ModelHolder(settings, self._available, open_model, check_model)
         self.queue = JobQueue(clock, patience, on_ended)
+        chooser = BackendChooser(settings, self.queue.wake)
+        self._holder = ModelHolder(settings, self._available, open_model, check_model, chooser)
         self.worker = Worker(self.queue, self._holder, registry, settings, clock, on_saved)
 
     @property

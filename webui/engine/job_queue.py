@@ -71,6 +71,10 @@ class JobQueue:
         """Whether the program is ending."""
         return self._closed
 
+    def is_wanted(self) -> bool:
+        """Whether a worker has something to do that does not wait: a job, or the end of the program."""
+        return self._closed or bool(self._waiting)
+
     def check_room(self, urgent: bool = False, account: str = "", most: int | None = None, held: int = 0) -> None:
         """Raises QueueFull if another job would be too much, RequestError while the program ends.
 

@@ -21,10 +21,13 @@ from weights.oom import out_of_memory
 from weights.opening import pick_device
 from weights.upscaler import Upscaler
 
+from .backend_chooser import BackendChooser
 from .errors import explain, free_memory
 
 if TYPE_CHECKING:
     from webui.settings import Settings
+
+READY = "ready"
 
 log = logging.getLogger(__name__)
 
@@ -78,45 +81,57 @@ class AvailableModels:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A model, and the files and the device that were asked for: what `Model.identity` is before weights are hashed."""
+    """A model, and the files, device and number format that were asked for: what `Model.identity` is before weights are
+    hashed."""
 
     model: Model
     info: ModelInfo
     device: str
+    dtype: str
 
-    def is_for(self, info: ModelInfo, device: str) -> bool:
-        # A replay names the device that "auto" stands for.
-        return self.info == info and device in (self.device, self.model.device.type)
+    def is_for(self, info: ModelInfo, device: str, dtype: str) -> bool:
+        # A replay names the device and the format that "auto" stands for.
+        return (
+            self.info == info
+            and device in (self.device, self.model.device.type)
+            and dtype in (self.dtype, self.model.identity.dtype)
+        )
 
 
 class ModelHolder:
     """Keeps one model open on a worker's device. Only the worker's thread opens; any thread may ask.
 
     See `Engine` for the arguments.
-    status  what is being done with a model, in a few words: "loading emoji ...", "emoji on cpu, ready", or why not
     """
 
     def __init__(
         self,
         settings: Settings,
         available: AvailableModels,
-        open_model: Callable[[ModelInfo, str], Model],
+        open_model: Callable[..., Model],
         check_model: Callable[[ModelInfo], None],
+        backends: BackendChooser,
     ):
         self._settings, self._available = settings, available
-        self._open_model, self._check_model = open_model, check_model
-        self.status = "starting"
+        self._open_model, self._check_model, self._backends = open_model, check_model, backends
+        self._status = "starting"
         self._opened: _Opened | None = None
 
     @property
+    def status(self) -> str:
+        """What is being done with a model, in a few words: "loading emoji ...", "emoji on cpu, ready", or why not."""
+        status = self._status
+        return status + self._backends.note if status.endswith(READY) else status
+
+    @property
     def opened(self) -> Model | None:
-        """The open model, None before the first."""
-        return self._opened.model if self._opened else None
+        """The open model as its fastest backend computes it, None before the first."""
+        return self._backends.fastest(self._opened.model) if self._opened else None
 
     def named(self, name: str) -> Model | None:
         """The open model if it is the one of this name, else None."""
         opened = self._opened
-        return opened.model if opened and opened.info.name == name else None
+        return self._backends.fastest(opened.model) if opened and opened.info.name == name else None
 
     def open(
         self,
@@ -124,31 +139,64 @@ class ModelHolder:
         device: str,
         on_load: Callable[[str], None] = lambda name: None,
         known: ModelInfo | None = None,
+        backend: str | None = None,
+        dtype: str | None = None,
     ) -> Model:
         """The model of this name on a device, opened unless it is open; the memory of another one is freed before.
 
         on_load  called with the name before a model is loaded
         known    what was known of the model when the job was submitted; the folder is not read again if that is open
+        backend  what is to compute it; None is the fastest that is ready
+        dtype    number format of the steps; None is what the settings say
         Raises RequestError if it is no longer there, ModelError, and whatever `open_model` raises.
         """
-        if known is not None and self._opened and self._opened.is_for(known, device):
-            return self._opened.model
+        opened = self._open(name, device, on_load, known, self._backends.torch_dtype(device, backend, dtype))
+        if backend is None:
+            return self._backends.fastest(opened.model)
+        return self._backends.exactly(opened.model, backend, dtype, lambda: on_load(f"{name} for {backend}"))
+
+    def _open(
+        self, name: str, device: str, on_load: Callable[[str], None], known: ModelInfo | None, dtype: str
+    ) -> _Opened:
+        if known is not None and self._opened and self._opened.is_for(known, device, dtype):
+            return self._opened
         info = self._available.get(name)
         if info is None:
             raise RequestError(f"Model {name!r} is no longer there.")
-        if self._opened and self._opened.is_for(info, device):
-            return self._opened.model
+        if self._opened and self._opened.is_for(info, device, dtype):
+            return self._opened
         on_load(name)
         if self._opened:
             # What is wrong with this one must not cost the one in use.
             self._check_model(info)
             self.close()
             free_memory()
-        self.status = f"loading {name} ..."
-        model = self._load(info, device)
-        self._opened = _Opened(model, info, device)
-        self.status = f"{name} on {model.device}, ready"
-        return model
+        self._status = f"loading {name} ..."
+        model = self._load(info, device, dtype)
+        self._opened = opened = _Opened(model, info, device, dtype)
+        self._backends.begin(model)
+        self._tell_ready()
+        return opened
+
+    @property
+    def can_improve(self) -> bool:
+        """Whether `improve` has something to do."""
+        return self._opened is not None and self._backends.can_improve(self._opened.model)
+
+    def improve(self, should_stop: Callable[[], bool]) -> None:
+        """Find what computes the open model fastest, as far as that is possible now; the status tells it.
+
+        should_stop  true once somebody waits for a picture
+        """
+        if self._opened:
+            self._backends.improve(self._opened.model, should_stop)
+            self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        if self._opened:
+            model = self._backends.fastest(self._opened.model)
+            how = self._backends.describe(model)
+            self._status = ", ".join(part for part in (f"{model.name} on {model.device}", how, READY) if part)
 
     def upscalers(self) -> UpscalerHolder:
         """Where the worker keeps its upscaler."""
@@ -160,7 +208,7 @@ class ModelHolder:
         name = self._settings.model or next(iter(models), "")
         if name not in models:
             folder = self._settings.weights.name
-            self.status = f"no model {name!r} in {folder}/" if name else "no model found in weights/"
+            self._status = f"no model {name!r} in {folder}/" if name else "no model found in weights/"
             return
         try:
             self.open(name, self._settings.device)
@@ -170,22 +218,23 @@ class ModelHolder:
     def close(self) -> None:
         """Let go of the open model."""
         self._opened = None
+        self._backends.close()
 
     @contextmanager
     def drawing(self, model: Model) -> Iterator[None]:
         """While the open model draws, the status says so."""
-        before, self.status = self.status, f"{model.name} on {model.device}, drawing"
+        before, self._status = self._status, f"{model.name} on {model.device}, drawing"
         try:
             yield
         finally:
-            self.status = before
+            self._status = before
 
-    def _load(self, info: ModelInfo, device: str) -> Model:
+    def _load(self, info: ModelInfo, device: str, dtype: str) -> Model:
         try:
-            return self._open_model(info, device)
+            return self._open_model(info, device, **({} if dtype == "auto" else {"dtype": dtype}))
         except BaseException as error:
             if not out_of_memory(error):
-                self.status = explain(error, public=self._settings.public)
+                self._status = explain(error, public=self._settings.public)
                 raise
         # Only here is the exception gone, and with it what had been loaded. No size of picture would help.
         free_memory()
@@ -193,7 +242,7 @@ class ModelHolder:
             f"model {info.name} does not fit into the memory; close other programs, or use a smaller model or "
             "--device cpu"
         )
-        self.status = explain(full)
+        self._status = explain(full)
         raise full
 
 

@@ -17,7 +17,7 @@ from .events import Progress
 from .job_context import JobContext
 
 PREVIEW_GAP = 0.25  # seconds between previews at least
-PREVIEW_SHARE = 0.1  # of the run's time that previews may cost
+PREVIEW_SHARE = 0.05  # of the run's time that previews may cost
 
 
 class ProgressReporter:

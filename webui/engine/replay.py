@@ -26,10 +26,11 @@ from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
 from webui.core.text import as_sentence
 from webui.core.upscale_request import UpscaleRequest
+from weights.backends.backend import COMPILE, TORCH
 from weights.extra_networks import ExtraNetworks
 from weights.identity import Patch
 from weights.model_info import ModelError
-from weights.opening import pick_device
+from weights.opening import pick_device, pick_dtype
 from weights.prompt_syntax import LoraTag
 
 from .engine import Engine
@@ -161,8 +162,11 @@ def recipe(
         for plan, sigmas in zip(resolved.plans, ran, strict=True)
     ]
     resolved = resolved.with_sigmas(*walked)
+    device = None if public else _device(record.model.device)
     environment = RunEnvironment(
-        device=None if public else _device(record.model.device),
+        device=device,
+        backend=_backend(record),
+        dtype=_dtype(record.model.dtype, device),
         threads=_threads(record),
         batch=len(batch),
         # Older pictures do not say the first and the last.
@@ -203,7 +207,7 @@ def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
     pairs: list[tuple[str, Any, Any]] = [
         *((name, version, old.packages.get(name)) for name, version in new.packages.items()),
         *((title, after[name], before[name]) for name, title in MODEL_TITLES.items()),
-        ("compilation", "on" if new.model.compiled else "off", "on" if old.model.compiled else "off"),
+        ("the backend", _backend(new), _backend(old)),
         ("the thread count", new.threads, old.threads),
         ("the number of pictures drawn together", len(new.batch), len(old.batch)),
     ]
@@ -248,6 +252,20 @@ def _device(name: str) -> str | None:
         return str(pick_device(kind)) if kind not in ("", "auto") else None
     except ModelError:
         return None
+
+
+def _backend(record: Record) -> str:
+    """What computed the steps of a picture."""
+    return record.model.backend or (COMPILE if record.model.compiled else TORCH)
+
+
+def _dtype(name: str, device: str | None) -> str:
+    """The recorded number format where the recorded device is here and has it, else the device's usual one."""
+    try:
+        target = pick_device(device or "auto")
+        return "auto" if device is None or pick_dtype(name or "auto", target) == pick_dtype("auto", target) else name
+    except ModelError:
+        return "auto"
 
 
 def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from webui.core.request import Request, RequestError
+from weights.backends.backend import COMPILE, TORCH
 from weights.identity import ModelIdentity
 
 from .opened_models import UpscalerHolder
@@ -21,6 +22,8 @@ class RunEnvironment:
     """What a replay prescribes for a job; None leaves it to the engine.
 
     device   "cpu", "cuda" or "mps"
+    backend  what computes the steps, see `weights.backends`
+    dtype    number format of the steps; "auto" is the device's usual one
     threads  of the CPU
     batch    how many pictures are drawn together
     digest   the weights of `ModelIdentity` that the picture needs
@@ -30,6 +33,8 @@ class RunEnvironment:
     """
 
     device: str | None = None
+    backend: str | None = None
+    dtype: str | None = None
     threads: int | None = None
     batch: int | None = None
     digest: str | None = None
@@ -93,4 +98,8 @@ def origin_of(name: str, identity: ModelIdentity) -> dict[str, Any]:
     origin |= {key: value for key, value in others.items() if value}
     if identity.patches:
         origin["patches"] = [asdict(patch) for patch in identity.patches]
-    return origin | ({"compiled": "torch.compile"} if identity.compiled else {})
+    if identity.backend == COMPILE:
+        origin["compiled"] = "torch.compile"
+    elif identity.backend != TORCH:
+        origin["backend"] = identity.backend
+    return origin

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ import torch
 from samplers.registry import Registry
 from samplers.sampler import Stopped
 from webui.core.request import RequestError
+from webui.core.text import as_sentence
+from weights.backends.backend import BackendError, backend_error
 from weights.model import Model
 from weights.oom import out_of_memory
 
@@ -88,6 +91,7 @@ class Worker:
         try:
             if should_stop():
                 return StoppedEarly(job.stopped_info())
+            failed: BackendError | None = None
             context = JobContext(
                 self._open_model(job),
                 self._registry,
@@ -100,7 +104,17 @@ class Worker:
                 self._on_saved,
             )
             with threads(environment.threads):
-                info = self._run(job, context)
+                try:
+                    info = self._run(job, context)
+                except Exception as error:
+                    failed = backend_error(error)
+                    # What has been shown and saved is not drawn again.
+                    if failed is None or job.snapshot().pictures:
+                        raise
+                if failed is not None:
+                    log.warning("%s, so torch draws the job %s", failed, job.id)
+                    info = self._run(job, replace(context, model=context.model.by_torch))
+                    info["notes"] = [*info.get("notes", ()), f"{as_sentence(str(failed))} Torch drew this."]
             return StoppedEarly(info) if info["stopped"] else Finished(info)
         except Stopped:
             return StoppedEarly(job.stopped_info())
@@ -132,10 +146,18 @@ class Worker:
         """The opened model of a job; None for a task without one."""
         if not job.model:
             return None
-        device = job.environment.device or self._settings.device
+        environment = job.environment
+        device = environment.device or self._settings.device
         known = job.drawing.resolved.model_info if isinstance(job, DrawJob) else None
-        model = self._holder.open(job.model, device, lambda name: job.tell(Progress(text=f"loading {name}")), known)
-        check_weights(job.environment, model.identity, job.model)
+        model = self._holder.open(
+            job.model,
+            device,
+            lambda name: job.tell(Progress(text=f"loading {name}")),
+            known,
+            environment.backend,
+            environment.dtype,
+        )
+        check_weights(environment, model.identity, job.model)
         return model
 
     @property
@@ -177,7 +199,7 @@ class Worker:
     def _work(self) -> None:
         """The thread: one job after another, until the queue is closed or another thread has taken its place."""
         while not self._queue.closed and self._thread is threading.current_thread():
-            job = self._queue.take(IDLE_TICK, lambda: self._warm_up_wanted)
+            job = self._queue.take(IDLE_TICK, lambda: self._warm_up_wanted or self._holder.can_improve)
             # Nothing that a job or a model raises may end this thread, SystemExit from a plugin included.
             try:
                 if job is not None:
@@ -186,6 +208,8 @@ class Worker:
                 elif self._warm_up_wanted and not self._queue.closed:
                     self._warm_up_wanted = False
                     self._holder.warm_up()
+                elif self._holder.can_improve and not self._queue.closed:
+                    self._holder.improve(self._queue.is_wanted)
                 self._queue.sweep()
             except BaseException:
                 log.exception("the engine met an error of its own")

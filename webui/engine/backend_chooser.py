@@ -1,0 +1,292 @@
+"""Choose what computes the open model: torch at once, and what is faster as soon as it is known and ready."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samplers.sampler import Stopped
+from weights.backends.backend import COMPILE, OPENVINO, TORCH, CompiledBackend
+from weights.backends.conversions import Conversion, Conversions
+from weights.backends.measurement import Compute, Measured, fastest, measure
+from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
+from weights.identity import ModelIdentity
+from weights.model import Model
+from weights.model_info import ModelError, describe_error
+from weights.opening import pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from webui.settings import Settings
+
+CHOICES = "backends.json"  # what was measured, by machine and model
+AUTO = "auto"
+WORTH = 5.0  # seconds of a picture that are worth a wait for a kept conversion to be opened
+
+log = logging.getLogger(__name__)
+
+
+class BackendChooser:
+    """What computes the open model. The worker's thread calls it; any thread may ask for `note` and `fastest`.
+
+    settings  backend, dtype, device and cache are read
+    wake      lets the worker look whether `can_improve`
+    """
+
+    def __init__(self, settings: Settings, wake: Callable[[], None]):
+        self._settings, self._wake = settings, wake
+        self._conversions: Conversions | None = None
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything that belongs to the open model."""
+        if (conversion := getattr(self, "_conversion", None)) is not None:
+            conversion.close()
+        self._conversion: Conversion | None = None
+        self._base: Model | None = None
+        self._fastest: Model | None = None
+        self._exact: Model | None = None
+        self._candidates: dict[Compute, Model] = {}
+        self._wanted = False
+        self._said = ""
+
+    @property
+    def note(self) -> str:
+        """What else there is to say about the open model, for the line at the top; "" for nothing."""
+        conversion = self._conversion
+        if conversion is not None and conversion.running:
+            return f"; converting for {OPENVINO}" + (f", {conversion.progress}" if conversion.progress else "")
+        return self._said
+
+    def fastest(self, base: Model) -> Model:
+        """An open model as the fastest backend that is ready computes it."""
+        return self._fastest if self._fastest is not None and self._base is base else base
+
+    def describe(self, model: Model) -> str:
+        """What computes a model, where it is not what usually does: "openvino float32"."""
+        identity = model.identity
+        usual = str(pick_dtype(AUTO, model.device)).removeprefix("torch.")
+        return "" if (identity.backend, identity.dtype) == (TORCH, usual) else f"{identity.backend} {identity.dtype}"
+
+    def torch_dtype(self, device: str, backend: str | None, dtype: str | None) -> str:
+        """The number format that a model has to be opened in; None is what the settings say."""
+        backend, dtype = backend or self._settings.backend, dtype or self._settings.dtype
+        try:
+            target = pick_device(device)
+            if pick_dtype(dtype, target) == pick_dtype(AUTO, target):
+                return AUTO
+        except ModelError:
+            # Whoever opens the model says so.
+            return dtype
+        if backend in (TORCH, COMPILE) or not self._is_possible(target):
+            return dtype
+        # OpenVINO's networks are made from float32.
+        return AUTO if backend == OPENVINO or dtype in _openvino_dtypes() else dtype
+
+    def begin(self, base: Model) -> None:
+        """A model has been opened: begin to find what computes it fastest."""
+        self.close()
+        self._base, wanted = base, self._settings.backend
+        if wanted == COMPILE:
+            self._fastest = self._compiled(base)
+        if wanted not in (OPENVINO, AUTO):
+            return
+        if not self._is_possible(base.device):
+            if wanted == OPENVINO:
+                self._give_up("openvino computes on CPUs only" if openvino_version() else "openvino is not installed")
+            return
+        known = self._known(base.identity)
+        self._wanted = base.identity.dtype == "float32" and (known is None or self._choose(known).backend != TORCH)
+        kept = self._wanted and self._conversions_here.find(base.identity) is not None
+        if self._wanted and not kept and self._settings.background:
+            self._conversion = self._convert(base)
+        if self._settings.background:
+            # Where pictures take long, they all wait for what makes them faster.
+            if kept and known is not None and _saved(known, self._choose(known)) > WORTH:
+                self.improve(base, lambda: False)
+        elif self._wanted:
+            self._wanted = False
+            if wanted == OPENVINO or (kept and known is not None):
+                chosen = self._choose(known) if known else Compute(OPENVINO, self._settings.dtype)
+                self._fastest = self.exactly(base, chosen.backend, chosen.dtype)
+
+    def can_improve(self, base: Model) -> bool:
+        """Whether `improve` has something to do."""
+        return self._wanted and self._base is base and not (self._conversion and self._conversion.running)
+
+    def improve(self, base: Model, should_stop: Callable[[], bool]) -> None:
+        """Take a finished conversion into use, and measure it where nothing is known of it yet.
+
+        should_stop  true once somebody waits for a picture; what is missing is done later
+        """
+        try:
+            self._fastest = self._improved(base, should_stop)
+            self._wanted = False
+        except Stopped:
+            return
+        except Exception as error:
+            self._wanted = False
+            self._give_up(f"openvino does not work here: {describe_error(error)}")
+        self._candidates = {}
+
+    def exactly(self, base: Model, backend: str, dtype: str | None, tell: Callable[[], None] = lambda: None) -> Model:
+        """A model computed by this backend in this number format, whatever that takes; torch where it cannot be had.
+
+        dtype  None and "auto" are float32
+        tell   called before it takes long
+        """
+        wanted = Compute(backend, "float32" if dtype in (None, AUTO) else str(dtype))
+        for ready in (self.fastest(base), self._exact):
+            if ready is not None and ready.by_torch is base.by_torch and _compute_of(ready) == wanted:
+                return ready
+        try:
+            if backend == COMPILE:
+                self._exact = self._compiled(base)
+            elif backend == OPENVINO and self._is_possible(base.device):
+                self._exact = self._by_openvino(base, wanted.dtype, tell)
+            else:
+                return base
+        except Exception as error:
+            log.warning("%s cannot be had here, so torch computes: %s", backend, describe_error(error))
+            return base
+        return self._exact or base
+
+    def _improved(self, base: Model, should_stop: Callable[[], bool]) -> Model:
+        if self._conversion is not None and self._conversion.problem:
+            raise ModelError(self._conversion.problem)
+        known, settings = self._known(base.identity), self._settings
+        formats = [name for name in _openvino_dtypes() if settings.dtype in (AUTO, name)]
+        if known is None and settings.backend == OPENVINO and len(formats) == 1:
+            return self._by_openvino(base, formats[0])
+        if known is None:
+            if not self._candidates:
+                self._candidates = {_compute_of(base): base}
+                self._candidates |= {Compute(OPENVINO, name): self._by_openvino(base, name) for name in formats}
+            known = measure(base, self._candidates, should_stop)
+            self._remember(base, known)
+        chosen = self._choose(known)
+        self._offer(known, chosen)
+        if chosen.backend == TORCH:
+            return base
+        return self._candidates.get(chosen) or self._by_openvino(base, chosen.dtype)
+
+    def _choose(self, known: Mapping[Compute, Measured]) -> Compute:
+        """The fastest of what the settings allow and nobody can tell from torch; what they name goes before that."""
+        backend, dtype = self._settings.backend, self._settings.dtype
+        named = {
+            compute: each
+            for compute, each in known.items()
+            if backend in (AUTO, compute.backend) and dtype in (AUTO, compute.dtype)
+        }
+        if dtype != AUTO and named:
+            return min(named, key=lambda compute: named[compute].seconds)
+        if not any(each.same_pictures for each in named.values()):
+            named = dict(known)
+        return fastest(named)
+
+    def _offer(self, known: Mapping[Compute, Measured], chosen: Compute) -> None:
+        """Name what is faster still and would show."""
+        for compute, each in known.items():
+            if each.seconds < known[chosen].seconds and each.apart is not None and not each.same_pictures:
+                times = known[chosen].seconds / each.seconds
+                self._said = f"; --dtype {compute.dtype} is {times:.1f} times as fast, {each.apart:.1f}/255 off"
+
+    def _by_openvino(self, base: Model, dtype: str, tell: Callable[[], None] = lambda: None) -> Model:
+        path = self._conversions_here.find(base.identity)
+        if path is None:
+            tell()
+            conversion = self._conversion or self._convert(base)
+            conversion.wait()
+            path = self._conversions_here.find(base.identity)
+            if path is None:
+                raise ModelError(conversion.problem or "the conversion is gone")
+        return base.computed_by(OpenVinoBackend(path, dtype))
+
+    def _convert(self, base: Model) -> Conversion:
+        return self._conversions_here.begin(base.info, base.identity, self._wake, threads=1)
+
+    def _compiled(self, base: Model) -> Model | None:
+        """The model with its network translated by torch.compile, None where that fails."""
+        try:
+            model = base.computed_by(CompiledBackend(base.network, base.identity.dtype))
+            shape = model.latents_shape(base.info.defaults.size, base.info.defaults.size)
+            model.network(torch.zeros(1, *shape, device=base.device), 1.0, base.encode_prompt(""))
+            return model
+        except Exception as error:
+            self._give_up(f"torch.compile does not work here: {describe_error(error)}")
+            return None
+
+    def _give_up(self, why: str) -> None:
+        self._said = f"; {why}"
+        log.warning("%s; torch computes", why)
+
+    def _is_possible(self, device: torch.device) -> bool:
+        return device.type == "cpu" and bool(openvino_version())
+
+    @property
+    def _conversions_here(self) -> Conversions:
+        if self._conversions is None:
+            self._conversions = Conversions(self._settings.cache)
+        return self._conversions
+
+    def _known(self, identity: ModelIdentity) -> dict[Compute, Measured] | None:
+        """What was measured of a model on this machine, None if nothing was."""
+        kept = self._read().get(_key(identity))
+        try:
+            return (
+                {Compute(*name.split()): Measured(**each) for name, each in kept["measured"].items()} if kept else None
+            )
+        except (TypeError, KeyError, AttributeError):
+            return None
+
+    def _remember(self, base: Model, measured: Mapping[Compute, Measured]) -> None:
+        if self._settings.cache is None:
+            return
+        named = {f"{compute.backend} {compute.dtype}": asdict(each) for compute, each in measured.items()}
+        content = self._read() | {_key(base.identity): dict(model=base.name, measured=named)}
+        path = self._settings.cache / CHOICES
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(content, indent=1), "utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            log.warning("what was measured could not be kept: %s", error)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self._settings.cache or Path("nowhere")).joinpath(CHOICES).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def _openvino_dtypes() -> tuple[str, ...]:
+    try:
+        return openvino_dtypes()
+    except Exception as error:
+        log.warning("openvino does not work here: %s", describe_error(error))
+        return ()
+
+
+def _saved(known: Mapping[Compute, Measured], chosen: Compute) -> float:
+    """Seconds of a usual picture of 20 calls that the chosen candidate saves."""
+    return 20 * (next(iter(known.values())).seconds - known[chosen].seconds)
+
+
+def _compute_of(model: Model) -> Compute:
+    return Compute(model.identity.backend, model.identity.dtype)
+
+
+def _key(identity: ModelIdentity) -> str:
+    """What a measurement holds for: the weights, the processor, the threads, and what computes."""
+    facts = (identity.digest, identity.hardware, torch.get_num_threads(), torch.__version__, openvino_version())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
