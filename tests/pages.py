@@ -7,20 +7,31 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ToyModel, toy
+from PIL import Image
 
 from webui.app import open_page, signed_in_account
 from webui.core.accounts import Accounts
 from webui.engine.engine import Engine
 from webui.page import build_page
 from webui.settings import Settings
+from weights.card import Addition, Card, Example
 
 TICK = 0.05
+# Of the model "other".
+CARD = Card(
+    draws="two things",
+    familiar=("cat face", "rocket"),
+    words={"kitten": ("cat face",)},
+    sizes=(64,),
+    additions=(Addition(label="Ground", phrase=" on a {} background", choices=("blue", "red")),),
+    examples=(Example(prompt="cat face", picture="cat.png"),),
+)
 
 
 class Pace:
@@ -74,7 +85,8 @@ def served(registry, folder: Path, auth=None, auth_file=None, page_settings=(), 
             open_browser=False,
             **dict(page_settings),
         )
-        models = {name: toy(name) for name in ("toy", "other")}
+        models = {"toy": toy(), "other": replace(toy("other"), card=CARD, card_file=folder / "card.json")}
+        Image.new("RGB", (8, 8), "teal").save(folder / "cat.png")
         engine = Engine(
             registry,
             settings,

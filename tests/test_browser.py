@@ -217,6 +217,38 @@ def test_an_example_becomes_a_picture(visit, server):
     assert download.value.suggested_filename.endswith(".png")
 
 
+def test_a_model_with_a_card_shows_what_it_draws(visit, server):
+    page = visit()
+    choose(page, "#txt2img-model", "other")
+    prompt, words = page.locator("#txt2img-prompt textarea"), page.locator("#txt2img-tokens")
+    expect(page.locator("#txt2img-wall .headline")).to_have_text("other draws two things.")
+    prompt.fill("kitten ")
+    expect(words).to_contain_text("other knows no kitten. Near: cat face")
+    words.get_by_role("button", name="cat face").click()
+    page.locator("#txt2img-chips").get_by_role("button", name="blue").click()
+    expect(prompt).to_have_value("cat face on a blue background")
+    page.locator("#txt2img-chips").get_by_role("button", name="rocket", exact=True).click()
+    expect(prompt).to_have_value("rocket on a blue background")
+    prompt.fill("cat fa")
+    words.get_by_role("button", name="cat face").click()
+    expect(prompt).to_have_value("cat face")
+    # A picture of the wall draws one like it, and what is seen of a run that is stopped stays.
+    prompt.fill("")
+    server.pace.slow_after(5)
+    page.locator("#txt2img-wall [data-prompt='cat face']").click()
+    expect(page.locator("#txt2img-stage img")).to_be_visible()
+    expect(prompt).to_have_value("cat face")
+    page.locator("#txt2img-stop").click()
+    server.pace.fast()
+    expect(message(page)).to_contain_text("before a picture was finished")
+    expect(page.locator("#txt2img-stage img")).to_be_visible()
+    expect(page.locator("#txt2img-stage [role=progressbar]")).to_have_count(0)
+    prompt.fill("wombat")
+    generate(page)
+    finished(page)
+    expect(message(page)).to_contain_text("other does not know wombat. It draws two things. Try cat face")
+
+
 def test_gradio_goes_through_no_list_that_grows(visit):
     """What page.js changes in Gradio still exists; without the change every event costs seconds (see page.js)."""
     assert visit(stay=True).evaluate("window.sigmalab.calmed")
@@ -231,7 +263,7 @@ def test_keys_generate_and_stop(visit, server):
     page.keyboard.press("Escape")
     expect(page.locator("#txt2img-stop")).to_be_disabled()
     server.pace.fast()
-    expect(message(page)).to_contain_text("Stopped before a picture was finished.")
+    expect(message(page)).to_contain_text("Stopped at step 5 of 20 before a picture was finished.")
     expect(page.locator("#txt2img-generate")).to_be_enabled()
     assert server.pace.calls == 0  # the call that was being made was the last
     idle(server.engine)

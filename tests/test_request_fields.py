@@ -55,7 +55,7 @@ def engine(registry, tmp_path_factory):
 def form_of(engine, mode, schema):
     page = Page(engine, None, {}, None)
     with gr.Blocks():
-        prompt, _ = build_prompt(mode)
+        prompt = build_prompt(mode, None).prompt
         return build_form(page, mode, prompt, build_input(mode, schema) if mode == "img2img" else {}, schema)
 
 

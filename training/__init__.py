@@ -11,7 +11,8 @@ The account reads in the order in which the model is trained:
 7. ``flow``         the same on straight lines (rectified flow, arXiv:2209.03003)
 8. ``decoder``      the autoencoder's second half once more, on latents that stay
 9. ``export``       the weights as diffusers folders
-10. ``evaluate``    does it draw what it is asked for? judged by ``classifier`` and ``styles``
+10. ``card``        what the page says of it: names, examples
+11. ``evaluate``    does it draw what it is asked for? judged by ``classifier`` and ``styles``
 
 Apart from these, ``lora`` teaches the published model one more style, without data.
 

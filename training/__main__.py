@@ -23,6 +23,7 @@ STEPS = {
     "enlarge": "train an autoencoder of larger pictures with the same latents (--size 256)",
     "lora": "teach the published model a style, in a file of half a megabyte",
     "export": "write the weights as a diffusers folder",
+    "card": "write what the exported model draws, for the page: names, examples with pictures",
     "evaluate": "print one table: how well the judge recognizes what the exported model draws",
 }
 
@@ -49,7 +50,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
     from . import loop  # torch and diffusers take seconds to import, which --help need not wait for
 
     module = importlib.import_module(f".{step}", __package__)
-    if step in ("export", "evaluate"):
+    if step in ("export", "card", "evaluate"):
         module.run(config, weights)
     elif step == "lora":
         module.run(config, loop.Budget(minutes=minutes) if minutes else None, weights)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .card import FILE
 from .diffusers_folder import part_folder
 from .families import Family
 from .model_info import ModelError
@@ -56,7 +57,7 @@ def stamp_of(path: Path, families: Iterable[Family]) -> Hashable:
     if path.is_dir():
         names = sorted({"scheduler", *(name for family in families for name in family.components)})
         parts = [_part(path, name) for name in names]
-        files = [path / "model_index.json", *parts]
+        files = [path / "model_index.json", _part(path, FILE), *parts]
         files += [file for part in parts for file in sorted(part.glob("*.[js]*"))]  # .json, .safetensors
     else:
         files = [path, *(path.with_name(path.stem + ending) for ending in (*VAES, OVERRIDES, *NOT_READ))]

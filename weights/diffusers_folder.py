@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from .card import FILE, Card, CardError, read_card
 from .families.unsupported_models import extra_input
 from .model_info import Defaults, ModelError, ModelInfo, describe_error
 from .scheduler_config import default_schedule, read_schedule, whole_number
@@ -33,7 +34,7 @@ def part_folder(path: Path, part: str) -> Path:
     Raises ModelError if the lender is no folder beside it.
     """
     own = path / part
-    lender = None if own.is_dir() else read_index(path).get(BORROWS)
+    lender = None if own.exists() else read_index(path).get(BORROWS)
     if lender is None:
         return own
     # A name alone: a downloaded folder must not point anywhere else.
@@ -75,7 +76,35 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
     max_batch = max(1, min(16, (64 * 64) // (latents * latents)))
     guidance = 5.0 if latents < 32 else 7.5
     defaults = Defaults(size, factor, 4 * size, guidance, default.name, max_batch, default.options)
-    return ModelInfo(path.name, path, schedule, prediction, channels, factor, defaults, stamp, default.notes)
+    card_file, card, notes = _card(path)
+    notes = (*default.notes, *notes)
+    return ModelInfo(
+        path.name,
+        path,
+        schedule,
+        prediction,
+        channels,
+        factor,
+        defaults,
+        stamp,
+        notes,
+        card=card,
+        card_file=card_file,
+    )
+
+
+def card_beside(path: Path) -> Path:
+    """The file of a model's card, there or not: in the folder itself, else in the one that it borrows from."""
+    return part_folder(path, FILE)
+
+
+def _card(path: Path) -> tuple[Path | None, Card | None, tuple[str, ...]]:
+    """(the file of the card, the card, what is wrong with it as notes)."""
+    try:
+        file = card_beside(path)
+        return (file, read_card(file), ()) if file.is_file() else (None, None, ())
+    except (CardError, ModelError) as error:
+        return None, None, (f"{error}.",)
 
 
 def _config(path: Path, part: str) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samplers.schedule import NoiseSchedule
+
+from .card import Card
 
 
 class ModelError(ValueError):
@@ -45,6 +47,7 @@ class ModelInfo:
     notes       what its user should know about how it was read, a sentence each
     is_certain  whether the prediction is known; else the network is probed when it is opened
     vae         the file of a VAE that replaces its own
+    card        what it draws, if that is written beside it, and the file that says so
     """
 
     name: str
@@ -58,6 +61,8 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
     is_certain: bool = True
     vae: Path | None = None
+    card: Card | None = field(default=None, hash=False)
+    card_file: Path | None = None
 
 
 def describe_error(error: Exception) -> str:

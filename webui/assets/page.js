@@ -2,12 +2,12 @@
 window.sigmalab = (() => {
   const KEY = "sigmalab-token";
   const read = (store) => { try { return store().getItem(KEY) || ""; } catch { return ""; } };
-  const write = (store, value) => { try { store().setItem(KEY, value); } catch { /* private mode: the token lives as long as the page */ } };
+  const keep = (store, value) => { try { store().setItem(KEY, value); } catch { /* private mode: the token lives as long as the page */ } };
   const tab = () => window.sessionStorage, browser = () => window.localStorage;
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { write(tab, token); write(browser, token); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); };
 
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
   const press = (selector) => { const button = visible(selector); if (button) button.click(); return Boolean(button); };
@@ -84,6 +84,54 @@ window.sigmalab = (() => {
     const label = button.textContent;
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = label; }, 1200);
+  });
+
+  // Prompts that are clicked together: chips below a prompt, pictures of the wall, names that are offered for a word.
+  const boxOf = (mode) => document.querySelector(`#${mode}-prompt textarea`);
+  const write = (box, text) => { box.value = text; box.dispatchEvent(new Event("input", { bubbles: true })); };
+  const quoted = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  // A prompt as the thing that it names and a choice of each addition, "" where there is none.
+  const taken = (text, additions) => {
+    let thing = text;
+    const choices = additions.map(({ phrase, choices }) => {
+      const [head, tail] = phrase.split("{}");
+      const [, comma, lead] = head.match(/^(,?)\s*(.*?)\s*$/);
+      const names = choices.map(quoted).join("|");
+      const pattern = new RegExp(`[,\\s]*(?:\\b${quoted(lead || "")}\\s+)?\\b(${names})${quoted(tail)}\\b,?`, "i");
+      const found = thing.match(pattern);
+      if (found) thing = thing.replace(pattern, " ");
+      return found ? found[1].toLowerCase() : "";
+    });
+    return { thing: thing.replace(/\s+/g, " ").replace(/^[\s,]+|[\s,]+$/g, ""), choices };
+  };
+  const joined = ({ thing, choices }, additions) =>
+    thing + choices.map((choice, i) => (choice ? additions[i].phrase.replace("{}", choice) : "")).join("");
+  const any = (list) => list[Math.floor(Math.random() * list.length)];
+  const rewritten = (asked, text, chips) => {
+    if ("prompt" in asked) return asked.prompt;
+    if ("complete" in asked) {
+      const words = text.trimEnd().split(/\s+/);
+      return [...words.slice(0, words.length - Number(asked.typed)), asked.complete].join(" ");
+    }
+    const additions = JSON.parse(chips.dataset.additions), parts = taken(text, additions);
+    if ("thing" in asked) parts.thing = asked.thing;
+    if ("addition" in asked) {
+      const place = Number(asked.addition);
+      parts.choices[place] = parts.choices[place] === asked.choice.toLowerCase() ? "" : asked.choice;
+    }
+    if ("dice" in asked) {
+      parts.thing = any(JSON.parse(chips.dataset.things));
+      parts.choices = additions.map(({ choices }) => (Math.random() < 0.6 ? any(choices) : ""));
+    }
+    return joined(parts, additions);
+  };
+  document.addEventListener("click", (event) => {
+    const asked = event.target.closest && event.target.closest("[data-mode] button");
+    const mode = asked && asked.closest("[data-mode]").dataset.mode, box = mode && boxOf(mode);
+    if (!box) return;
+    write(box, rewritten(asked.dataset, box.value, document.querySelector(`#${mode}-chips [data-things]`)));
+    // A frame later: by then Gradio has heard of the prompt.
+    if ("draw" in asked.dataset) requestAnimationFrame(() => setTimeout(() => press(`#${mode}-generate`), 0));
   });
 
   return { identify, remember, link, hold, calmed, entered, chosen };

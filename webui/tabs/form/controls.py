@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -19,20 +20,10 @@ from webui.gradio_ext.option_rows import build_options, connect_options
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
+from .card_view import chips
 from .describe import note
 from .form import Form
 from .form_state import fresh, recall_options
-
-EXAMPLES = (
-    "red apple",
-    "rocket",
-    "cat face on a blue background",
-    "sunflower",
-    "blue whale",
-    "birthday cake",
-    "crescent moon",
-    "octopus",
-)
 
 
 def build_control(field: RequestField, mode: str, **changes: Any) -> Component:
@@ -78,19 +69,23 @@ def build_group(
         return {name: build_control(fields[name], mode, **{**wide[name], **changes.get(name, {})}) for name in order}
 
 
-def build_prompt(mode: str) -> tuple[gr.Textbox, gr.HTML]:
-    """The prompt and, below it, its tokens and examples that fill it with one click."""
+@dataclass(frozen=True, eq=False)
+class PromptBox:
+    """The prompt, what is said of its words, and the chips that write it."""
+
+    prompt: gr.Textbox
+    words: gr.HTML
+    chips: gr.HTML
+
+
+def build_prompt(mode: str, info: ModelInfo | None) -> PromptBox:
+    """The prompt of a tab and, below it, its tokens and words and the chips of a model."""
     field = fields_of(Request)["prompt"]
     prompt = build_control(
         field, mode, placeholder="What do you want to see?", lines=2, max_lines=8, elem_classes="prompt"
     )
-    tokens = gr.HTML(elem_id=f"{mode}-tokens", elem_classes="tokens-box")
-    with gr.Row(elem_classes="examples"):
-        for text in EXAMPLES:
-            example = gr.Button(text, size="sm", elem_classes="chip", min_width=0, scale=0)
-            # Filled in by the browser itself: nothing to ask the server.
-            example.click(None, None, prompt, js=f"() => {text!r}", api_visibility="private")
-    return prompt, tokens
+    words = gr.HTML(elem_id=f"{mode}-tokens", elem_classes="tokens-box")
+    return PromptBox(prompt, words, gr.HTML(chips(mode, info), elem_id=f"{mode}-chips"))
 
 
 def build_input(mode: str, schema: type[Request] = Request, **strength: Any) -> dict[str, Component]:

@@ -91,16 +91,17 @@ def seconds_text(seconds: float) -> str:
 
 
 def stage(snapshot: Snapshot | None, small: bool = False) -> str:
-    """The live preview and its progress bar; empty when nothing runs.
+    """The live preview and its progress bar; the last preview alone once a run has ended; "" if there is none.
 
-    small  whether the picture is so small that its pixels should be seen
+    small  whether the picture is so small that it looks better at a few times its size
     """
-    if snapshot is None or snapshot.outcome:
+    progress = snapshot.progress if snapshot else None
+    preview = progress.preview if progress else None
+    if snapshot is None or (snapshot.outcome and not preview):
         return ""
-    progress = snapshot.progress
     total = progress.total_calls if progress else None
     done = min(100, round(100 * progress.calls / total)) if progress and total else None
-    return render("form", "stage", progress.preview if progress else None, small, done)
+    return render("form", "stage", preview, small, done, snapshot.outcome is None, bool(snapshot.pictures))
 
 
 def message(snapshot: Snapshot | None) -> str:
@@ -115,7 +116,7 @@ def message(snapshot: Snapshot | None) -> str:
         return line(
             f"Stopped. {_pictures(made).capitalize()} finished before it."
             if made
-            else "Stopped before a picture was finished."
+            else f"Stopped{_where(snapshot.progress)} before a picture was finished."
         )
     if outcome:
         return line(summary(outcome.info))
@@ -123,7 +124,13 @@ def message(snapshot: Snapshot | None) -> str:
         ahead = snapshot.position or 0
         soon = f", about {seconds_text(snapshot.wait)}" if snapshot.wait else ""
         return line(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one{soon}" if ahead else "Starting")
-    return line(running(snapshot.progress))
+    return render("messages", "progress", running(snapshot.progress))
+
+
+def _where(progress: Progress | None) -> str:
+    if progress is None or not progress.step:
+        return ""
+    return f" at step {progress.step}{f' of {progress.steps}' if progress.steps else ''}"
 
 
 def summary(info: Mapping[str, Any]) -> str:

@@ -14,11 +14,12 @@ import gradio as gr
 from gradio.components import Component
 
 from webui.core.request import RequestError
-from webui.engine.events import Snapshot
+from webui.engine.events import Finished, Snapshot
 from webui.engine.jobs import DrawJob, Job
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.tabs.form.page_context import Page
 
+from .card_view import result_hint
 from .form import Form, to_request
 from .result_panel import SMALL, ResultPanel, show, show_problem
 
@@ -188,11 +189,13 @@ def connect_run(page: Page, form: Form, result: ResultPanel, generate: gr.Button
         assert isinstance(job, DrawJob)  # nothing else is submitted in a form's mode
         before, request = None, job.request
         small = max(request.width, request.height) <= SMALL
+        info, words = page.engine.models().get(request.model), tuple(page.engine.extra.embeddings_in(request.prompt))
+        hint = "" if request.has_input else result_hint(mode, info, request.prompt, words)
 
         async def updates(now: Snapshot) -> Updates:
             nonlocal before
             used = {seed: request.seed} if before is None else {}
-            shown = await show(result, now, before, small)
+            shown = await show(result, now, before, small, hint if isinstance(now.outcome, Finished) else "")
             before = now
             return shown | used
 

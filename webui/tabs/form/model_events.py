@@ -7,35 +7,54 @@ from collections.abc import Mapping, Sequence
 import gradio as gr
 
 from webui.core.menus import chosen_name
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 from weights.model_info import ModelInfo
 
+from .card_view import chips, read_prompt, wall, words_note
+from .controls import PromptBox
 from .form import Form
 from .lora_menu import prompt_notes
 
 SHOWN = 4  # files that cannot be used, by name; a folder may be full of them
 
 
-def connect_model(page: Page, form: Form, tokens: gr.HTML) -> None:
-    """Count the prompt's tokens as it is typed, and tell what is to know about the model and the files beside it."""
-    prompt, model, revision = form.fields["prompt"], form.fields["model"], form.revision
+def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None = None) -> None:
+    """Tell of the prompt's tokens and words as it is typed, and what is to know about the model and its card.
 
-    def count(text: str | None, name: str | None) -> str:
+    stage  where the wall of the model's pictures is shown
+    """
+    prompt, model, revision = form.fields["prompt"], form.fields["model"], form.revision
+    first = page.first_model
+    # What the page was built with: the wall of the same model need not be sent again.
+    shown = gr.State(first.name if first else "")
+
+    def read(text: str | None, name: str | None) -> str:
+        text, extra = text or "", page.engine.extra
         # What is too long to run is not read either.
-        short = len(text or "") <= page.engine.limits.prompt
-        if not short:
-            return tokens_note(None)
-        return tokens_note(
-            page.engine.count_tokens(text or "", name or ""), prompt_notes(text or "", page.engine.extra)
-        )
+        if len(text) > page.engine.limits.prompt:
+            return ""
+        info = page.engine.models().get(chosen_name(name))
+        counted = tokens_note(page.engine.count_tokens(text, name or ""), prompt_notes(text, extra))
+        if info is None or info.card is None:
+            return counted
+        return words_note(form.mode, info, read_prompt(info.card, text, tuple(extra.embeddings_in(text)))) + counted
 
     def describe(name: str | None) -> str:
         return model_note(page.engine.models().get(chosen_name(name)), page.engine.refused())
 
-    on_change([prompt, model, revision, page.status], count, [prompt, model], tokens, **QUIET, **RAW)
+    def introduce(name: str | None, before: str) -> Updates:
+        info = page.engine.models().get(chosen_name(name))
+        if info is None or info.name == before:
+            return gr.skip()
+        walls = {stage: wall(form.mode, info)} if stage else {}
+        return {box.chips: chips(form.mode, info), shown: info.name, **walls}
+
+    on_change([prompt, model, revision, page.status], read, [prompt, model], box.words, **QUIET, **RAW)
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
+    walls = [stage] if stage else []
+    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET, **RAW)
 
 
 def tokens_note(count: tuple[int, int] | None, notes: Sequence[str] = ()) -> str:

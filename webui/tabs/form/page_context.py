@@ -11,6 +11,7 @@ import gradio as gr
 from samplers.registry import Registry
 from webui.engine.engine import Engine
 from webui.engine.jobs import Job
+from weights.model_info import ModelInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,11 @@ class Page:
     def registry(self) -> Registry:
         """The plugins."""
         return self.engine.registry
+
+    @property
+    def first_model(self) -> ModelInfo | None:
+        """The model that a form begins with; None if there is none."""
+        return next(iter(self.engine.models().values()), None)
 
     def owner(self, token: str, mode: str) -> str:
         """Whom a job of this tab and mode belongs to: txt2img and img2img may each have one."""

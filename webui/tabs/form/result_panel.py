@@ -12,17 +12,20 @@ from webui.engine.events import Snapshot
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.templates import render
+from weights.model_info import ModelInfo
 
+from .card_view import wall
 from .describe import message, problem, stage
 from .export_menu import connect_format, format_menu
 
-SMALL = 128  # pixels of a side up to which enlarged pictures show their pixels
+SMALL = 128  # pixels of a side up to which pictures are small
 
 
 @dataclass(frozen=True, eq=False)
 class ResultPanel:
     """The parts of a result panel; `made` holds (file, seed) of the pictures shown, `chosen` the index of one."""
 
+    wall: gr.HTML
     stage: gr.HTML
     message: gr.HTML
     gallery: gr.Gallery
@@ -52,34 +55,50 @@ class ResultPanel:
         ]
 
 
-def build_result(mode: str) -> ResultPanel:
-    """An empty panel."""
-    live = gr.HTML(render("form", "empty_stage"), elem_id=f"{mode}-stage", elem_classes="stage-box")
-    gallery = gr.Gallery(
-        visible=False,
-        show_label=False,
-        format="png",
-        type="filepath",
-        columns=3,
-        object_fit="contain",
-        height="auto",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_id=f"{mode}-gallery",
-        elem_classes="pictures",
-    )
+def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
+    """An empty panel, which shows what a model draws."""
+    # One place of one size for the wall, the preview and the pictures: what comes covers what was there.
+    with gr.Column(elem_classes="frame"):
+        empty = gr.HTML(wall(mode, info), elem_id=f"{mode}-wall", elem_classes="wall-box")
+        live = gr.HTML("", elem_id=f"{mode}-stage", elem_classes="stage-box")
+        gallery = gr.Gallery(
+            visible=False,
+            show_label=False,
+            format="png",
+            type="filepath",
+            columns=3,
+            object_fit="contain",
+            height="auto",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+            elem_id=f"{mode}-gallery",
+            elem_classes="pictures",
+        )
     text = gr.HTML(message(None), elem_id=f"{mode}-message")
     with gr.Row(visible=False, elem_classes="actions", elem_id=f"{mode}-actions") as actions:
         picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
         reuse = gr.Button("Use this seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
         vary = gr.Button("Vary", size="sm", scale=0, min_width=0, elem_id=f"{mode}-vary")
         send = gr.Button("Send to img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
-        info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
+        details = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
         again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
         kind = format_menu(mode)
         download = gr.DownloadButton("Download", size="sm", scale=0, min_width=0, elem_id=f"{mode}-download")
     result = ResultPanel(
-        live, text, gallery, actions, picked, download, reuse, vary, send, info, again, gr.State([]), gr.State(0)
+        empty,
+        live,
+        text,
+        gallery,
+        actions,
+        picked,
+        download,
+        reuse,
+        vary,
+        send,
+        details,
+        again,
+        gr.State([]),
+        gr.State(0),
     )
 
     def select(made: list[tuple[str, int]], event: gr.SelectData) -> Updates:
@@ -94,21 +113,32 @@ def build_result(mode: str) -> ResultPanel:
     return result
 
 
-async def show(panel: ResultPanel, snapshot: Snapshot, before: Snapshot | None = None, small: bool = False) -> Updates:
+async def show(
+    panel: ResultPanel, snapshot: Snapshot, before: Snapshot | None = None, small: bool = False, hint: str = ""
+) -> Updates:
     """Updates that turn the panel from `before` (None at the start of a run) into `snapshot`.
 
-    small  whether the pictures are so small that their pixels should be seen
+    The former pictures stay until there is something new to see. What was seen last of a run that was stopped stays.
+    small  whether the pictures are so small that they look better at a few times their size
+    hint   what to add below the line about a finished run
     """
-    updates: Updates = {panel.stage: stage(snapshot, small), panel.message: message(snapshot)}
+    updates: Updates = {panel.stage: stage(snapshot, small), panel.message: message(snapshot) + hint}
     ended = snapshot.outcome is not None
-    if before is None or len(snapshot.pictures) != len(before.pictures) or ended:
+    if _has_news(snapshot) and (ended or not _has_news(before) or len(snapshot.pictures) != _count(before)):
         files = await asyncio.gather(*(asyncio.to_thread(served, picture.path) for picture in snapshot.pictures))
         # Only what was merely enlarged has no seed, and a form draws.
         made = [(file, picture.seed or 0) for file, picture in zip(files, snapshot.pictures, strict=True)]
         updates |= _pictures(panel, made, ended, small)
-        if ended and not made:
-            updates[panel.stage] = render("form", "empty_stage")
     return updates
+
+
+def _has_news(snapshot: Snapshot | None) -> bool:
+    """Whether there is something to see of a run."""
+    return snapshot is not None and bool(snapshot.pictures or (snapshot.progress and snapshot.progress.preview))
+
+
+def _count(snapshot: Snapshot | None) -> int:
+    return len(snapshot.pictures) if snapshot else 0
 
 
 def show_problem(panel: ResultPanel, text: str) -> Updates:
@@ -129,7 +159,7 @@ def _pictures(panel: ResultPanel, made: list[tuple[str, int]], ended: bool, smal
         visible=bool(made),
         columns=min(4, max(2, round(len(made) ** 0.5 + 0.4))),
         selected_index=None,
-        elem_classes=["pictures", *["pixels"] * small, *["single"] * (len(made) == 1)],
+        elem_classes=["pictures", *["small"] * small, *["single"] * (len(made) == 1)],
     )
     updates: Updates = {
         panel.gallery: gallery,

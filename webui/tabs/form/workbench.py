@@ -50,8 +50,8 @@ def build_workbench(
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="compose"):
             more = dict(picture())
-            prompt, tokens = build_prompt(mode)
-            loras = build_lora_menu(mode, prompt, page.engine.extra)
+            box = build_prompt(mode, page.first_model)
+            loras = build_lora_menu(mode, box.prompt, page.engine.extra)
             with gr.Row(elem_classes="run"):
                 generate = gr.Button(
                     "Generate",
@@ -70,12 +70,12 @@ def build_workbench(
                     "Copy link", size="sm", elem_id=f"{mode}-link", elem_classes="link", min_width=0, scale=0
                 )
         with gr.Column(elem_classes="result"):
-            result = build_result(mode)
+            result = build_result(mode, page.first_model)
         with gr.Column(elem_classes="controls"):
             more |= strength()
-            form = build_form(page, mode, prompt, more)
+            form = build_form(page, mode, box.prompt, more)
     connect_form(page, form)
-    connect_model(page, form, tokens)
+    connect_model(page, form, box, result.wall)
     connect_lora_menu(page, form, loras)
     events = connect_run(page, form, result, generate, stop)
     return Workbench(mode, form, result, events, link)

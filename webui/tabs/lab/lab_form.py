@@ -31,13 +31,13 @@ class LabForm:
 def build_settings(page: Page) -> LabForm:
     """Build the prompt and, folded, all other settings."""
     with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
-        prompt, tokens = build_prompt(MODE)
+        prompt = build_prompt(MODE, page.first_model)
         with gr.Accordion("Settings of the run", open=False, elem_id="lab-more"):
             with gr.Column(elem_classes="lab-form"):
                 more = _picture()
-                form = build_form(page, MODE, prompt, more)
+                form = build_form(page, MODE, prompt.prompt, more)
     connect_form(page, form)
-    connect_model(page, form, tokens)
+    connect_model(page, form, prompt)
     return LabForm(form, box)
 
 
