@@ -7,8 +7,9 @@ Every network is asked for the same thing, the estimate of x0 given x = x0 + sig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol, Self
 
 import torch
@@ -56,6 +57,38 @@ class Condition(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Scheduled:
+    """Conditions that take turns as the noise falls.
+
+    conditions  in order
+    levels      one less: condition i ends, and the next begins, at sigma levels[i]; falling
+    """
+
+    conditions: tuple[Any, ...]
+    levels: tuple[float, ...]
+
+    def at(self, sigma: float) -> Any:
+        """The condition that counts at a noise level."""
+        return self.conditions[sum(sigma <= level for level in self.levels)]
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """Conditions whose outputs are added: sum of weight * output. An estimate of x0 wants weights that sum to 1.
+
+    Liu et al. 2022, arXiv:2206.01714, for prompts c_i of weight w_i: uncond + sum w_i (c_i - uncond).
+    """
+
+    terms: tuple[tuple[float, Any], ...]
+
+    @classmethod
+    def of(cls, weighted: Sequence[tuple[float, Any]], unconditional: Any) -> Combined:
+        """The combination of prompts of these weights, with the rest from the negative prompt's condition."""
+        rest = 1.0 - sum(weight for weight, _ in weighted)
+        return cls((*weighted, *([(rest, unconditional)] if rest else [])))
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """A network and how it was trained.
 
@@ -71,14 +104,22 @@ class Network:
     prediction: str
     rounded: bool = False
 
-    def output(self, x: torch.Tensor, sigma: float, condition: Condition) -> torch.Tensor:
-        """What the network says of x under one condition, before it is converted to an estimate of x0."""
+    def output(self, x: torch.Tensor, sigma: float, condition: Any) -> torch.Tensor:
+        """What the network says of x under one condition, before it is converted to an estimate of x0.
+
+        condition  a `Condition`, or one that changes with sigma (`Scheduled`), or several (`Combined`)
+        """
+        if isinstance(condition, Scheduled):
+            return self.output(x, sigma, condition.at(sigma))
+        if isinstance(condition, Combined):
+            return self._combined(x, sigma, condition)[0]
         return self._call(to_network(x, sigma, self.schedule.flow), sigma, condition.repeat(len(x)))
 
-    def outputs(
-        self, x: torch.Tensor, sigma: float, first: Condition, second: Condition
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What it says under two conditions, in one call where these can be joined."""
+    def outputs(self, x: torch.Tensor, sigma: float, first: Any, second: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What it says under two conditions, see `output`, in one call where these can be joined."""
+        if isinstance(first, Scheduled | Combined) or isinstance(second, Scheduled | Combined):
+            one, other = self._combined(x, sigma, first, second)
+            return one, other
         joined = first.repeat(len(x)).join(second.repeat(len(x)))
         if joined is None:
             return self.output(x, sigma, first), self.output(x, sigma, second)
@@ -90,7 +131,39 @@ class Network:
         """The estimate of x0 that an output stands for."""
         return to_denoised(output, x, sigma, self.prediction)
 
+    def _combined(self, x: torch.Tensor, sigma: float, *conditions: Any) -> list[torch.Tensor]:
+        """What it says under each condition; it is asked once for each that takes part."""
+        terms = [_terms(condition, sigma) for condition in conditions]
+        leaves = {id(leaf): leaf for each in terms for _, leaf in each}
+        if len(leaves) == 2:
+            said = dict(zip(leaves, self.outputs(x, sigma, *leaves.values()), strict=True))
+        else:
+            said = {name: self.output(x, sigma, leaf) for name, leaf in leaves.items()}
+        return [
+            said[id(each[0][1])]
+            if len(each) == 1 and each[0][0] == 1.0
+            # One after another: a sum that begins with 0 would round otherwise.
+            else reduce(torch.add, [weight * said[id(leaf)] for weight, leaf in each])
+            for each in terms
+        ]
+
     def _call(self, scaled: torch.Tensor, sigma: float, condition: Condition) -> torch.Tensor:
         timestep = self.schedule.timestep(sigma)
         # The output in the state's own precision: guidance would multiply what half precision has lost.
         return self.function(scaled, float(round(timestep)) if self.rounded else timestep, condition).to(scaled)
+
+
+def _terms(condition: Any, sigma: float) -> list[tuple[float, Any]]:
+    """The plain conditions that count at a noise level, with their weights."""
+    if isinstance(condition, Scheduled):
+        return _terms(condition.at(sigma), sigma)
+    if isinstance(condition, Combined):
+        return [(weight * inner, leaf) for weight, each in condition.terms for inner, leaf in _terms(each, sigma)]
+    return [(1.0, condition)]
+
+
+def evaluations(sigma: float, *conditions: Any) -> int:
+    """How often a network is asked for outputs under these conditions, an image each."""
+    if not any(isinstance(condition, Scheduled | Combined) for condition in conditions):
+        return len(conditions)
+    return len({id(leaf) for condition in conditions for _, leaf in _terms(condition, sigma)})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .check import place
-from .denoiser import Condition, Network
+from .denoiser import Network, evaluations
 from .estimates import Denoise, Parts
 from .sampler import Guidance, GuidanceFailed, GuidanceState, guidance
 from .schedule import NoiseSchedule
@@ -75,14 +75,14 @@ PLAIN_CFG = Method()
 
 @dataclass
 class Tally:
-    """Evaluations of the network: one for each image and each of its two estimates."""
+    """Evaluations of the network: one for each image and each of its estimates, two for most."""
 
     evaluations: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """Guidance with two estimates.
+    """Guidance with two estimates, of conditions as `Network.output` takes them.
 
     scale    above 1 extrapolates away from the negative prompt; 1 and 0 ask for one estimate only
     rescale  0 to 1: how far the guided output is brought back to the standard deviation of the conditional one
@@ -93,8 +93,8 @@ class Guided:
     """
 
     network: Network
-    positive: Condition
-    negative: Condition
+    positive: Any
+    negative: Any
     scale: float
     rescale: float = 0.0
     on_gap: Callable[[float, torch.Tensor], None] | None = None
@@ -121,8 +121,8 @@ class Guided:
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         if self._needs_one(x, sigma):
-            self.tally.evaluations += len(x)
             condition = self.positive if self.scale else self.negative
+            self.tally.evaluations += len(x) * evaluations(sigma, condition)
             return self.network.denoised(self.network.output(x, sigma, condition), x, sigma)
         cond, uncond = self._outputs(x, sigma)
         return self._guided(cond, uncond, x, sigma)
@@ -139,7 +139,7 @@ class Guided:
     def _outputs(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network says with the prompt and with the negative prompt."""
         uncond, cond = self.network.outputs(x, sigma, self.negative, self.positive)
-        self.tally.evaluations += 2 * len(x)
+        self.tally.evaluations += len(x) * evaluations(sigma, self.negative, self.positive)
         return cond, uncond
 
     def _guided(self, cond: torch.Tensor, uncond: torch.Tensor, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -212,8 +212,8 @@ def rescale_guided(guided: torch.Tensor, cond: torch.Tensor, share: float) -> to
 
 def guide(
     network: Network,
-    positive: Condition,
-    negative: Condition,
+    positive: Any,
+    negative: Any,
     scale: float = 1.0,
     rescale: float = 0.0,
     interval: Interval = Interval(),

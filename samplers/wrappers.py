@@ -8,7 +8,7 @@ run(plan, Stoppable(Reported(counted, report), should_stop), start, seeds)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,36 @@ class SoftlyMasked(Wrapper):
         level = flow_time_of_sigma(float(sigma)) / flow_time_of_sigma(self.top)
         # A sampler may ask above its start, where what is free from the start is free, too.
         return torch.where(self.mask >= min(1.0, level), denoised, self.clean)
+
+
+class ByPass(Wrapper):
+    """The denoiser of the pass that runs, one for each pass of a run; `next_pass` goes on to the next."""
+
+    def __init__(self, denoisers: Sequence[Denoise]):
+        self._denoisers, self._now = denoisers, 0
+
+    @property
+    def denoise(self) -> Denoise:
+        """That of this pass."""
+        return self._denoisers[self._now]
+
+    @property
+    def evaluations(self) -> int | None:
+        """Those of all passes."""
+        counts = [getattr(each, "evaluations", None) for each in self._denoisers]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def next_pass(self) -> None:
+        """The pass is finished."""
+        self._now += 1
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return self.denoise(x, sigma)
+
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """Those of this pass's denoiser."""
+        return parts_of(self.denoise, x, sigma)
 
 
 class Counted(Wrapper):

@@ -102,7 +102,9 @@ class TestRequest:
             read({name: value})
 
     def test_off_is_the_default(self):
-        assert Request().conditioning == dict(clip_skip=1, guidance_rescale=0.0, guidance_low=0.0, guidance_high=0.0)
+        assert Request().conditioning == dict(
+            clip_skip=1, guidance_rescale=0.0, guidance_low=0.0, guidance_high=0.0, prompt_syntax="full"
+        )
 
     def test_a_browsers_wrong_values_fall_back_alone(self, registry):
         saved = dict(model="toy", clip_skip=2, guidance_rescale=7, guidance_low=0.5, guidance_high="x")

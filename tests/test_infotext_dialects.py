@@ -106,9 +106,22 @@ def test_forge_is_told_by_its_versions(version):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["[cat:dog:0.5]", "[dog:0.25]", "[cat|dog]", "a cat AND a dog", "a __colour__ cat", "{red|blue}", "2::cat::"],
+    ["a __colour__ cat", "{red|blue}", "2::cat::", "{{cat}}", "(cat)++", "(a, b).and()", "embedding:cat"],
 )
-def test_syntax_that_is_plain_text_here_is_told(registry, prompt):
-    notes = offered(registry, f"x {prompt}\n{HIRES}").notes
-    assert any("in the prompt:" in note for note in notes)
-    assert not any("in the prompt:" in note for note in offered(registry, f"(a:1.2), [b], BREAK\n{HIRES}").notes)
+def test_syntax_that_is_drawn_as_words_is_told(registry, prompt):
+    assert any("drawn as words" in note for note in offered(registry, f"x {prompt}\n{HIRES}").notes)
+
+
+@pytest.mark.parametrize(
+    "prompt, syntax",
+    [("[cat:dog:0.5]", "fixed"), ("[a|b]", "fixed"), ("a AND b", "fixed"), ("{a|b}", "fixed"), ("(a:1.2), [b]", None)],
+)
+def test_prompts_of_kindred_programs_keep_their_syntax(registry, prompt, syntax):
+    offer = offered(registry, f"{prompt}\n{HIRES}")
+    assert offer.fields.get("prompt_syntax") == syntax
+    assert any("drawn as words" in note for note in offer.notes) == (prompt == "{a|b}")
+
+
+def test_and_in_a_negative_prompt_is_a_word_as_it_was_there(registry):
+    offer = offered(registry, f"[a|b]\nNegative prompt: c AND d\n{HIRES}")
+    assert offer.fields["prompt_syntax"] == "weights"

@@ -208,14 +208,15 @@ HIRES = [
 ]
 METHOD = [("guidance_method", "str", ""), ("guidance_options", "dict(str, Any)", {})]
 TILES = [("scale", "float", 0.0), ("upscaler", "str", "")]
+PROMPTS = [("prompt_syntax", "str", "full")]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
 ENDPOINTS = {
-    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD],
+    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD, *PROMPTS],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
-        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD, *TILES],
+        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD, *TILES, *PROMPTS],
     ],
     "schedule": [
         ("model", "str", ""),

@@ -72,6 +72,8 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
         "--outputs", type=output_folder, metavar="DIR", help="where pictures are saved (default: outputs/)"
     )
     work.add_argument("--clear-cache", action="store_true", help="empty cache/ before the start")
+    text = "allow {a|b} and __file__ in prompts on a shared page, too"
+    work.add_argument("--wildcards", action="store_true", help=text)
     plugins = flags.add_argument_group("plugins")
     plugins.add_argument("--plugins", action="store_true", help="list the samplers and schedules found, and end")
     plugins.add_argument("--json", action="store_true", help="with --plugins: list them as JSON")

@@ -39,6 +39,7 @@ class Settings:
     api             answer the APIs of other programs, too
     api_auth        (user, password) pairs that these ask for, beside the page's login
     api_fit         draw the nearest size that the model makes, where another one is asked for through them
+    wildcards       whether prompts on a shared page may have random choices and wildcards
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
     """
 
@@ -68,6 +69,7 @@ class Settings:
     api: bool = False
     api_auth: tuple[tuple[str, str], ...] = ()
     api_fit: bool = False
+    wildcards: bool = False
 
     @property
     def public(self) -> bool:
@@ -124,6 +126,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         api=flags.api,
         api_auth=tuple(flags.api_auth),
         api_fit=flags.api_fit,
+        wildcards=flags.wildcards,
     )
     if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))

@@ -40,7 +40,7 @@ class ExtraNetworks:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
         self._checked: dict[Path, tuple[Hashable, FoundFile | None]] = {}
         self._digests: dict[tuple[Path, Hashable], str] = {}
         self._open: dict[tuple[Path, Hashable], LoraFile] = {}
@@ -50,23 +50,23 @@ class ExtraNetworks:
     def loras(self) -> dict[str, FoundFile]:
         """The LoRAs by name, those included that cannot be used: the name of the file, or its place under loras/ too
         where another one has that name."""
-        inside = self._folder / LORAS
+        inside = self.folder / LORAS
         return self._named(
             [(path, self._check(path, check_lora)) for path in _files(inside, ENDINGS, deep=True)]
-            + [(path, self._check(path, check_lora, beside=True)) for path in _files(self._folder, ENDINGS[:2])],
+            + [(path, self._check(path, check_lora, beside=True)) for path in _files(self.folder, ENDINGS[:2])],
             inside,
         )
 
     def embeddings(self) -> dict[str, FoundFile]:
         """The textual inversions by name, as `loras`."""
-        inside = self._folder / EMBEDDINGS
+        inside = self.folder / EMBEDDINGS
         return self._named(
             [(path, self._check(path, check_embedding)) for path in _files(inside, ENDINGS, deep=True)], inside
         )
 
     def upscalers(self) -> dict[str, FoundFile]:
         """The upscalers by name, as `loras`; whether their architecture is known, `find_upscaler` tells."""
-        inside = self._folder / UPSCALERS
+        inside = self.folder / UPSCALERS
         return self._named(
             [(path, self._check(path, read_shapes)) for path in _files(inside, ENDINGS, deep=True)], inside
         )
@@ -152,7 +152,7 @@ class ExtraNetworks:
         named: dict[str, FoundFile] = {}
         for path, file in files:
             if file is not None:
-                relative = path.relative_to(folder if path.is_relative_to(folder) else self._folder)
+                relative = path.relative_to(folder if path.is_relative_to(folder) else self.folder)
                 name = path.stem if path.stem not in named else relative.with_suffix("").as_posix()
                 named.setdefault(name if name not in named else relative.as_posix(), file)
         return dict(sorted(named.items(), key=lambda item: item[0].casefold()))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from samplers.denoiser import Condition, Network
+from samplers.denoiser import Combined, Condition, Network, Scheduled
 from samplers.guidance import PLAIN_CFG, Interval, Method, guide
 from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
@@ -25,9 +25,11 @@ from .families import ConditionedNetwork
 from .identity import ModelIdentity
 from .lora import PatchedNetwork, Strength, changes_of
 from .model_info import ModelError, ModelInfo
+from .prompt_schedule import Clock, changes, stages, subprompts
 from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 
 CACHED_PROMPTS = 64
+COUNTED = Clock((1.0,) * 21)  # steps of a run, for counting the tokens of its prompt
 PROBE_SIDE = 16  # of the latents that a network is tried with
 
 
@@ -128,9 +130,10 @@ class Model:
         return self._prompts[key]
 
     def count_tokens(self, text: str) -> tuple[int, int]:
-        """See `ConditionedNetwork.count_tokens`."""
-        text = without_tags(text)
-        return self.network.count_tokens(text, *self._vectors(self.extra.embeddings_in(text)))
+        """See `ConditionedNetwork.count_tokens`; of a prompt that changes, or of several, the one with the most."""
+        found = [stage for part in subprompts(without_tags(text)) for _, stage in stages(part.text, COUNTED)]
+        vectors = self._vectors(self.extra.embeddings_in(text))
+        return max(self.network.count_tokens(each, *vectors) for each in dict.fromkeys(found))
 
     def _vectors(self, words: list[str]) -> tuple[Embeddings, ...]:
         # Left out where there are none: a family need not know of them.
@@ -148,6 +151,8 @@ class Model:
         on_gap: Callable[[float, torch.Tensor], None] | None = None,
         method: Method = PLAIN_CFG,
         around: Callable[[Function], Function] = lambda network: network,
+        prompt_syntax: str = "full",
+        clock: Clock | None = None,
     ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
@@ -158,13 +163,36 @@ class Model:
         on_gap            listens to guidance, see `samplers.guidance.Guided`
         method            how the estimates with the two prompts become one
         around            makes the network another one, such as `samplers.tiles.Tiled`
+        prompt_syntax     "weights" takes brackets as weights alone; anything else also reads `weights.prompt_schedule`
+        clock             the steps of the pass, by which prompts change; not needed for those that do not
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
-        positive, negative = (model.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
+        positive: Any
+        negative: Any
+        if prompt_syntax == "weights":
+            positive, negative = (model.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
+        else:
+            negative = model._scheduled(negative_prompt, clip_skip, clock)
+            parts = subprompts(without_tags(prompt))
+            weighted = [(part.weight, model._scheduled(part.text, clip_skip, clock)) for part in parts]
+            positive = Combined.of(weighted, negative) if len(parts) > 1 else weighted[0][1]
         network = Network(around(model.network), self.schedule, self.info.prediction)
         interval = Interval(guidance_low, guidance_high)
         return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap, method)
+
+    def _scheduled(self, text: str, clip_skip: int, clock: Clock | None) -> Any:
+        """The condition of a prompt, or its conditions in turn."""
+        text = without_tags(text)
+        if clock is None:
+            if changes(text):
+                raise ModelError("a prompt that changes during the run needs to know its steps")
+            return self.encode_prompt(text, clip_skip)
+        found = stages(text, clock)
+        conditions = tuple(self.encode_prompt(stage, clip_skip) for _, stage in found)
+        return (
+            Scheduled(conditions, tuple(clock.sigmas[last] for last, _ in found[:-1])) if found[1:] else conditions[0]
+        )
 
     def use_channels_last(self, width: int) -> None:
         """Keep weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""

@@ -1,4 +1,4 @@
-"""The annotations of the fields of inpainting, of enlarging and of variations, which `Request` puts in order."""
+"""The annotations of the fields of inpainting, enlarging, variations and prompts, which `Request` puts in order."""
 
 from __future__ import annotations
 
@@ -161,4 +161,15 @@ VariationStrength = Annotated[
 HiresStrengthAs = Annotated[
     Literal["steps", "noise"],
     Setting("Hires strength is a", group="hires", choices=("Share of the steps", "Noise level"), needs_words=True),
+]
+PromptSyntax = Annotated[
+    Literal["full", "fixed", "weights"],
+    Setting(
+        "Prompt syntax",
+        "Beside weights: [a:b:0.5], AND, {a|b}",
+        group="conditioning",
+        choices=("All of it", "No random choices", "Weights only"),
+        infotext="Prompt syntax",
+        conditioning=True,
+    ),
 ]

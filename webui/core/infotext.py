@@ -42,6 +42,11 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
             fields[infotext_name] = _text(value)
     if request.get("guidance_low") or request.get("guidance_high"):
         fields[INTERVAL] = f"{_text(request['guidance_low'])}-{_text(request['guidance_high'])}"
+    # As the extension that made choices common calls them.
+    written = record.get("written", {})
+    for name, title in (("prompt", "Template"), ("negative_prompt", "Negative Template")):
+        if name in written and written[name] != request[name]:
+            fields[title] = written[name]
     for each in PLUGIN_FIELDS:
         # Older records have no guidance.
         fields[each.infotext_options] = _options(request.get(each.options, {}))

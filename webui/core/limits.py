@@ -22,7 +22,8 @@ MEGA = 1_000_000
 class Limits:
     """What one request may cost: steps, pictures, pixels of a picture and of all together, characters of a prompt.
 
-    cells  pictures of a grid of the Lab; calls: network calls of one of its measurements
+    cells    pictures of a grid of the Lab; calls: network calls of one of its measurements
+    choices  whether prompts may have random choices and wildcards
     """
 
     steps: int = MAX_STEPS
@@ -32,6 +33,7 @@ class Limits:
     prompt: int = 10_000
     cells: int = 400
     calls: int = 200_000
+    choices: bool = True
 
     def problem(self, name: str, value: Any) -> str:
         """Why a field of this name, valid by itself, is too much here; "" if it is not."""
@@ -44,7 +46,9 @@ class Limits:
 
 
 LOCAL = Limits()
-PUBLIC = Limits(steps=150, count=8, picture=1024 * 1024, total=8 * 1024 * 1024, prompt=2_000, cells=36, calls=4_000)
+PUBLIC = Limits(
+    steps=150, count=8, picture=1024 * 1024, total=8 * 1024 * 1024, prompt=2_000, cells=36, calls=4_000, choices=False
+)
 
 
 def size_range(info: ModelInfo) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -24,6 +24,7 @@ from weights.identity import Patch
 
 from .fields import MAX_NAME
 from .infotext import infotext
+from .prompt_dialects import uses_syntax
 from .request import Request, RequestError, read, read_as
 from .upscale_request import UpscaleRequest
 
@@ -105,6 +106,7 @@ class Record:
     threads        of the CPU
     patches        those of `weights.identity.ModelIdentity`: LoRAs, textual inversions, and the upscaler of a second
                    pass
+    written        the prompts as they were written, where random choices in them came out as the request says
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
     source         of a picture that was only enlarged: the record of the drawing, None if it is not known
@@ -130,6 +132,7 @@ class Record:
     patches: tuple[Patch, ...] = ()
     source: Record | None = None
     guidance: PluginOrigin = PluginOrigin()
+    written: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_upscaled(self) -> bool:
@@ -168,7 +171,8 @@ def make_record(
 
     passes  what ran, one after another
     model   the fields of ModelOrigin that are not empty, and its patches
-    facts   threads, pixels and, where there are any, evaluations, input_digest and mask_digest
+    facts   threads, pixels and, where there are any, evaluations, input_digest and mask_digest; "written" are the
+            prompts before their random choices
     guidance  its origin, if it is another one than CFG
     """
     first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
@@ -232,7 +236,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
     first = _pass(data)
     return Record(
         data,
-        request if isinstance(request, dict) else None,
+        _with_syntax(request) if isinstance(request, dict) else None,
         seed if type(seed) is int else None,
         varied if type(varied) is int else None,
         first.sigmas,
@@ -251,6 +255,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
         _patches(data.get("model")),
         read_record(source, is_source=True) if isinstance(source, dict) and not is_source else None,
         PluginOrigin(**_texts(data, "guidance", PluginOrigin)),
+        _texts(data, "written", longest=MAX_TEXT),
     )
 
 
@@ -306,12 +311,23 @@ def _is_float(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
-def _text(value: Any) -> str:
-    return value[:MAX_NAME] if isinstance(value, str) else ""
+def _text(value: Any, longest: int = MAX_NAME) -> str:
+    return value[:longest] if isinstance(value, str) else ""
+
+
+def _with_syntax(request: dict[str, Any]) -> dict[str, Any]:
+    """A recorded request; one from before prompts had more syntax than weights was drawn without it."""
+    texts = (request.get(name) for name in ("prompt", "negative_prompt"))
+    if "prompt_syntax" in request or not any(isinstance(text, str) and uses_syntax(text) for text in texts):
+        return request
+    return {**request, "prompt_syntax": "weights"}
 
 
 def _texts(
-    data: Mapping[str, Any], part: str, known: type[PluginOrigin] | type[ModelOrigin] | None = None
+    data: Mapping[str, Any],
+    part: str,
+    known: type[PluginOrigin] | type[ModelOrigin] | None = None,
+    longest: int = MAX_NAME,
 ) -> dict[str, str]:
     """The texts in a part of a record, of a dataclass's fields if one is given."""
     values = data.get(part)
@@ -319,7 +335,9 @@ def _texts(
     if not isinstance(values, dict):
         return {}
     return {
-        name: _text(value) for name, value in values.items() if isinstance(value, str) and (not names or name in names)
+        name: _text(value, longest)
+        for name, value in values.items()
+        if isinstance(value, str) and (not names or name in names)
     }
 
 

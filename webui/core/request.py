@@ -23,6 +23,7 @@ from .feature_fields import (
     MaskFill,
     Outpaint,
     Padding,
+    PromptSyntax,
     Scale,
     Upscaler,
     VariationSeed,
@@ -54,7 +55,9 @@ class Request(BaseModel):
     replaces them. Image i of a request has seed (seed + i) mod 2^32; of
     variations, it has the request's seed and variation seed + i. fit says how the input picture comes to
     width x height; with a scale it keeps its own size, and is drawn in tiles. Of a mask, white is drawn anew.
-    Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end. Without a method it is CFG.
+    A prompt is read with all of its syntax, or with its random choices ("fixed") or everything but weights ("weights")
+    taken as words. Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end. Without a
+    method it is CFG.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -193,6 +196,7 @@ class Request(BaseModel):
     ] = ""
     guidance_options: Options = {}
     scale: Scale = 0.0
+    prompt_syntax: PromptSyntax = "full"
 
     @property
     def has_input(self) -> bool:

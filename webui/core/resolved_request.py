@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any
 
 from samplers.guidance import PLAIN_CFG, Method
@@ -14,12 +15,14 @@ from samplers.registry import Registry
 from samplers.run import Plan, plan
 from samplers.schedule import cut
 from weights.model_info import ModelError
-from weights.prompt_syntax import PromptError, lora_tags
+from weights.prompt_schedule import Clock
+from weights.prompt_syntax import lora_tags
 
 from .feature_fields import HIRES_SCALE, SCALE
 from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
 from .plugin_fields import GUIDANCE
+from .prompt_checks import check_prompts, prompts_as_they_come_out
 from .request import Request, RequestError
 from .text import as_sentence
 from .upscale_request import check_upscaler_name, pixel_upscalers
@@ -38,6 +41,7 @@ class ResolvedRequest:
 
     hires_plan  of the second pass, None without one
     method      the guidance of all passes
+    came_out    (prompt, negative prompt) of each picture after its random choices; empty where there are none
     A replay puts the recorded sigmas into the plans; the request names the schedules that they came from.
     """
 
@@ -46,6 +50,28 @@ class ResolvedRequest:
     plan: Plan
     hires_plan: Plan | None = None
     method: Method = PLAIN_CFG
+    came_out: tuple[tuple[str, str], ...] = ()
+
+    def request_of(self, index: int) -> Request:
+        """The request with the prompts of picture `index` as they came out."""
+        if not self.came_out:
+            return self.request
+        prompt, negative = self.came_out[index]
+        return self.request.model_copy(
+            update=dict(prompt=prompt, negative_prompt=negative, prompt_syntax="fixed"),
+        )
+
+    @property
+    def prompt_with_loras(self) -> str:
+        """The first prompt that names LoRAs, or the first."""
+        prompts = [prompt for prompt, _ in self.came_out] or [self.request.prompt]
+        return next((prompt for prompt in prompts if lora_tags(prompt)), prompts[0])
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        """The steps of each pass, by which prompts change."""
+        before = accumulate((len(plan.sigmas) - 1 for plan in self.plans), initial=0)
+        return tuple(Clock(plan.sigmas, *counts) for plan, *counts in zip(self.plans, before, count(), strict=False))
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -117,7 +143,9 @@ def resolve(
         )
     if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
-    check_tags(resolved, extra)
+    came_out = prompts_as_they_come_out(resolved, limits, extra)
+    for prompt, negative in dict.fromkeys(came_out or [(resolved.prompt, resolved.negative_prompt)]):
+        check_prompts(prompt, negative, extra, resolved.prompt_syntax)
     if resolved.is_tiled:
         resolved = _tiled(resolved, extra)
     whole, method = whole_plan(resolved, registry, model_info), Method(guidance.item, resolved.guidance_options)
@@ -125,9 +153,9 @@ def resolve(
         resolved, second = hires_pass(resolved, registry, _upscalers(extra))
         check_upscaler_file(resolved.upscaler, extra)
         later = partial_plan(whole_plan(second, registry, model_info), second)
-        return ResolvedRequest(resolved, model_info, whole, later, method)
+        return ResolvedRequest(resolved, model_info, whole, later, method, came_out)
     run = partial_plan(whole, resolved) if resolved.has_input else whole
-    return ResolvedRequest(resolved, model_info, run, method=method)
+    return ResolvedRequest(resolved, model_info, run, method=method, came_out=came_out)
 
 
 def drawn_seed(seed: int) -> int:
@@ -192,22 +220,6 @@ def _with_aligned_sides(request: Request, multiple: int) -> Request:
     left, top, right, bottom = sides
     sides = (left, top, right, bottom + below) if bottom else (left, top + below, right, bottom)
     return request.model_copy(update={"outpaint": sides})
-
-
-def check_tags(request: Request, extra: ExtraNetworks | None) -> None:
-    """Raises RequestError for a LoRA in the prompt that is not read rightly or not there, or in the negative prompt."""
-    try:
-        tags = lora_tags(request.prompt)
-        if extra is not None:
-            for tag in tags:
-                extra.find(tag.name)
-        wrong = lora_tags(request.negative_prompt)
-    except (PromptError, ModelError) as error:
-        raise RequestError(as_sentence(str(error))) from None
-    if wrong:
-        raise RequestError(
-            f"The negative prompt names {wrong[0]}; LoRAs act on the whole run, name them in the prompt."
-        )
 
 
 def check_upscaler_file(name: str, extra: ExtraNetworks | None) -> None:

@@ -13,10 +13,11 @@ from samplers.guidance import PLAIN_CFG, Method
 from samplers.run import Pass, Plan, run_passes
 from samplers.sampler import Denoise, Step, Stopped
 from samplers.tiles import Tiled
-from samplers.wrappers import Counted, Reported, Stoppable
+from samplers.wrappers import ByPass, Counted, Reported, Stoppable
 from webui.core.inpainting import InputPicture
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
+from weights.prompt_schedule import Clock
 
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
@@ -70,6 +71,7 @@ class Drawing:
             "seeds": [one.seed for one in saved],
             "sigmas": sigmas[0] if sigmas else list(self.plan.sigmas),
             **({"hires_sigmas": list(second[0])} if second else {}),
+            **({"prompts": [list(each) for each in self.resolved.came_out]} if self.resolved.came_out else {}),
             **({"variation_seeds": list(self.request.own_seeds[: len(saved)])} if self.request.is_varied else {}),
             "nfe": int(mean) if mean == int(mean) else mean,
             "nfe_each": nfe,
@@ -109,7 +111,7 @@ def draw(
                 own always draws one by one
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
     """
-    model, resolved = context.model.able_to_draw(drawing.request.prompt), drawing.resolved
+    model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
     fell_back = model is not context.model
     context = replace(context, model=model)
     groups = list(batches(drawing.request.count, batch_size_of(resolved, batch_size)))
@@ -122,31 +124,34 @@ def draw(
         listeners.on_step(step)
         progress.step_done()
 
-    def enlarged(x: torch.Tensor) -> torch.Tensor:
+    def enlarged(denoise: ByPass, x: torch.Tensor) -> torch.Tensor:
+        denoise.next_pass()
         progress.enlarging()
         larger = enlarge(x, resolved.hires_size, drawing.request.upscaler, context)
         context.raise_if_stopped()
         progress.begin_pass()
         return larger
 
-    second = [Pass(plan, enlarged) for plan in resolved.plans[1:]]
     try:
         context.raise_if_stopped()
-        guided = guided_denoiser(drawing.request, model, listeners, resolved.method, context.raise_if_stopped)
         if drawing.source is not None:
             sink.keep_input(drawing.source)
             if drawing.request.is_tiled:
                 progress.enlarging()
                 drawing = replace(drawing, source=enlarged_input(drawing.source, context))
         start = start_latents(drawing.request, drawing.source, model)
-        guided = start.masked(guided, drawing.plan.sigmas[0])
         for group in groups:
+            request = resolved.request_of(group[0])
+            guiding = partial(guided_denoiser, request, model, listeners, resolved.method, context.raise_if_stopped)
+            by_pass = ByPass([guiding(clock) for clock in resolved.clocks])
+            guided = start.masked(by_pass, drawing.plan.sigmas[0])
             progress.begin_batch()
             counted = Counted(guided, len(group))
             told = partial(progress.call_done, counted)
             reported = Reported(Reported(counted, listeners.on_call), told)
             seeds = [drawing.request.seeds[i] for i in group]
-            passes = [Pass(drawing.plan, start.of(seeds)), *second]
+            later = [Pass(plan, partial(enlarged, by_pass)) for plan in resolved.plans[1:]]
+            passes = [Pass(drawing.plan, start.of(seeds)), *later]
             stoppable, noise = Stoppable(reported, context.should_stop), initial_noise(drawing.request, group)
             results = run_passes(passes, stoppable, seeds, on_step, noise)
             sigmas = tuple(tuple(map(float, result.sigmas)) for result in results)
@@ -160,8 +165,9 @@ def draw(
 
 
 def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:
-    """How many pictures are drawn together: fewer where a second pass makes them larger, one on a grid of its own."""
-    if any(plan.own_grid for plan in resolved.plans):
+    """How many pictures are drawn together: fewer where a second pass makes them larger, one on a grid of its own or
+    where each has a prompt of its own."""
+    if any(plan.own_grid for plan in resolved.plans) or resolved.came_out:
         return 1
     area = resolved.request.hires_scale**2 if resolved.hires_plan else 1.0
     return wanted or max(1, int(resolved.model_info.defaults.max_batch / area))
@@ -179,13 +185,15 @@ def guided_denoiser(
     listeners: Listeners = Listeners(),
     method: Method = PLAIN_CFG,
     on_tile: Callable[[], None] = lambda: None,
+    clock: Clock | None = None,
 ) -> Denoise:
     """The model's denoiser for the request's prompts, with guidance by `method`, rescale and interval; in tiles, if
     the request has any.
 
     on_tile  called before each tile; what it raises ends the run
+    clock    the steps of the pass, for prompts that change during it
     """
-    prompts, more = (request.prompt, request.negative_prompt), dict[str, Any](request.conditioning)
+    prompts, more = (request.prompt, request.negative_prompt), dict[str, Any](request.conditioning, clock=clock)
     if request.is_tiled:
         tile = model.latents_shape(request.width, request.height)[1:]
         more["around"] = partial(Tiled, tile=tile, overlap=round(TILE_OVERLAP * min(tile)), on_tile=on_tile)

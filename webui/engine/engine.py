@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,7 +85,8 @@ class Engine:
     @property
     def limits(self) -> Limits:
         """What one request may cost, for whoever asks."""
-        return self._account_of().limits or (PUBLIC if self.settings.public else LOCAL)
+        public = replace(PUBLIC, choices=self.settings.wildcards)
+        return self._account_of().limits or (public if self.settings.public else LOCAL)
 
     @property
     def account(self) -> Account:

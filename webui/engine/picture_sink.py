@@ -41,7 +41,7 @@ class PictureSink:
     """Saves the pictures of a request; `saved` is what was saved so far, in order."""
 
     def __init__(self, resolved: ResolvedRequest, context: JobContext):
-        self._request, self._context = resolved.request, context
+        self._resolved, self._request, self._context = resolved, resolved.request, context
         request, registry = resolved.request, context.registry
         self._origins = [(registry.sampler(request.sampler), registry.schedule(request.schedule))]
         if resolved.hires_plan:
@@ -79,15 +79,22 @@ class PictureSink:
             raise not_saved(self._problems, self._context.public)
 
     def _record(self, image: Image.Image, index: int, facts: RunFacts) -> Record:
-        model = self._context.model
+        model, request = self._context.model, self._resolved.request_of(index)
         counted = {} if facts.evaluations is None else {"evaluations": facts.evaluations}
+        written = {name: getattr(self._request, name) for name in ("prompt", "negative_prompt")}
         return make_record(
-            self._request,
+            request,
             index,
             [PassRecord.of(*names, sigmas) for names, sigmas in zip(self._origins, facts.sigmas, strict=True)],
             facts.nfe,
-            origin_of(model.name, identity_of(model, self._request, self._context.upscalers)),
+            origin_of(model.name, identity_of(model, request, self._context.upscalers)),
             facts.batch,
-            {**self._input, **counted, "threads": torch.get_num_threads(), "pixels": digest_of(image)},
+            {
+                **self._input,
+                **counted,
+                "threads": torch.get_num_threads(),
+                "pixels": digest_of(image),
+                **({"written": written} if self._resolved.came_out else {}),
+            },
             self._guidance,
         )

@@ -28,6 +28,7 @@ NAMES = ("sampler", "schedule", "model")  # fields whose values are names of the
 ALIASES = {"Schedule type": "Sampler sigma", "Hires upscale": "Hires scale"}
 # Shown on the page, but of no use to a run.
 ABOUT = {"Version", "App", "Model hash", "Hashes", "Lora hashes", "User", "Civitai resources", "Civitai metadata"}
+ABOUT |= {"Template", "Negative Template"}  # the prompt before its random choices; the prompt itself is what came out
 OURS = {each.infotext_options for each in PLUGIN_FIELDS}
 UNNAMED = "a program with A1111's settings"  # one that does not say its name
 FIRST_PASS = "First pass size"

@@ -12,10 +12,12 @@ from webui.core.fields import fields_of
 from webui.core.limits import MAX_STEPS, SEEDS
 from webui.core.menus import LATENT, UPSCALERS
 from webui.core.plugin_fields import GUIDANCE
+from webui.core.prompt_dialects import unapplied, uses_syntax
 from webui.core.request import Request, sift
 from webui.core.text import title
+from weights.prompt_schedule import subprompts
 
-from .a1111 import options_in
+from .a1111 import UNNAMED, options_in
 from .external_metadata import ExternalMetadata
 from .sampler_names import Match, levels, method, split
 
@@ -26,15 +28,8 @@ NUMBERS = ("steps", "guidance", "seed")  # what a picture from words cannot be m
 SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")  # A1111's entries for "as above"
 # A1111's latent upscalers that are torch's interpolations without antialiasing.
 LATENT_NAMES = {"latent": "Latent bilinear"} | {name.casefold(): name for name in LATENT}
-# Syntax of other programs' prompts that is plain text here, with bounds on every repetition: texts come from strangers.
-SYNTAX = (
-    ("a switch of words during the run", re.compile(r"\[[^\[\]:|]{0,200}:(?:[^\[\]:|]{0,200}:)? ?\d*\.?\d+ ?\]")),
-    ("words that alternate", re.compile(r"\[[^\[\]|]{1,200}\|[^\[\]]{1,200}\]")),
-    ("prompts joined by AND", re.compile(r"\bAND\b")),
-    ("a wildcard", re.compile(r"__[\w/*-]{1,60}?__")),
-    ("a random choice", re.compile(r"\{[^{}|]{0,200}\|[^{}]{0,200}\}")),
-    ("NovelAI's weight", re.compile(r"-?\d{1,4}(?:\.\d{1,4})?::[^:]{1,200}::")),
-)
+# Programs whose prompts are read as ours are; random choices in them had been made.
+KINDRED = ("AUTOMATIC1111", "Forge", "SD.Next", "Civitai", UNNAMED)
 SHOWN = 60  # characters of a value in a sentence
 
 
@@ -91,7 +86,7 @@ def external_request(
     if unnamed := [title(name).lower() for name in NUMBERS if name not in external.values]:
         notes.append(f"The picture does not name its {' and '.join(unnamed)}; the form keeps what it has.")
     if external.program != "Sigmalab":
-        notes += [*_syntax(external), NOISE_NOTE]
+        notes += [*_syntax(external, fields), NOISE_NOTE]
     good, problems = sift(fields, schema)
     told = (f"{text[:-1]}, and is {str(fields[name])[:SHOWN]!r}." for name, text in problems.items())
     return ExternalRequest(good, frozenset(opened), tuple(missing), (*told, *notes))
@@ -172,11 +167,13 @@ def _seed(fields: dict[str, Any]) -> list[str]:
     return [f"Seed {seed} has more than 32 bits; the form has its lower 32 bits, {fields['seed']}."]
 
 
-def _syntax(external: ExternalMetadata) -> list[str]:
-    """A sentence for each syntax in the prompts that is plain text here."""
+def _syntax(external: ExternalMetadata, fields: dict[str, Any]) -> list[str]:
+    """Choose the syntax that the prompts were written in; sentences about what of them is drawn as words."""
     text = f"{external.prompt}\n{external.negative_prompt}"
-    found = ((what, pattern.search(text)) for what, pattern in SYNTAX)
-    return [f"{match[0][:SHOWN]!r} in the prompt: {what}, which is plain text here." for what, match in found if match]
+    syntax = "fixed" if external.program in KINDRED else "weights"
+    if uses_syntax(text) or re.search("AND", external.negative_prompt):
+        fields["prompt_syntax"] = syntax if len(subprompts(external.negative_prompt)) == 1 else "weights"
+    return unapplied(text, fields.get("prompt_syntax", syntax))
 
 
 def model_named(name: str, models: Mapping[str, Any]) -> str | None:

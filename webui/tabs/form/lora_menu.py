@@ -1,18 +1,14 @@
-"""The menu of LoRAs below a prompt, which writes `<lora:name:0.8>` into it, and what the page says of those there."""
+"""The menu of LoRAs below a prompt, which writes `<lora:name:0.8>` into it."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import gradio as gr
 
-from webui.core.text import as_sentence
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
 from webui.tabs.form.page_context import Page
 from weights.extra_networks import ExtraNetworks
-from weights.model_info import ModelError
-from weights.prompt_syntax import PromptError, lora_tags
 
 from .form import Form
 
@@ -23,15 +19,6 @@ INSERT = """(prompt, name, strength) => {
         /\\s*<lora:([^:<>]*)[^<>]*>/g, (tag, other) => other.trim() === name ? "" : tag);
     return `${others.trimEnd()} <lora:${name}:${strength ?? 1}>`.trimStart();
 }"""
-# LoRAs that make few steps enough are called after their method.
-DISTILLED = re.compile(r"(?i)(?<![a-z])(lcm|tcd|hyper|turbo|lightning)(?![a-z])")
-HOW_TO_USE = {
-    "lcm": "sampler LCM, 4 to 8 steps, guidance 1 to 2",
-    "tcd": "sampler TCD, 4 to 8 steps, guidance 1",
-    "hyper": "sampler TCD or DDIM, as many steps as its name says, guidance 1, schedule Uniform trailing",
-    "turbo": "4 to 8 steps, guidance 1 to 2, schedule Uniform trailing",
-    "lightning": "sampler Euler, as many steps as its name says, guidance 1, schedule Uniform trailing",
-}
 
 
 def build_lora_menu(mode: str, prompt: gr.Textbox, extra: ExtraNetworks) -> gr.Dropdown:
@@ -67,25 +54,3 @@ def connect_lora_menu(page: Page, form: Form, menu: gr.Dropdown) -> None:
 def names(extra: ExtraNetworks) -> list[str]:
     """The names of the LoRAs that can be used."""
     return [name for name, file in extra.loras().items() if not file.problem]
-
-
-def prompt_notes(text: str, extra: ExtraNetworks) -> list[str]:
-    """What is to know about the LoRAs that a prompt names, a sentence each; errors among them."""
-    try:
-        tags = lora_tags(text)
-    except PromptError as error:
-        return [as_sentence(str(error))]
-    notes = []
-    for tag in tags:
-        try:
-            extra.find(tag.name)
-        except ModelError as error:
-            notes.append(as_sentence(str(error)))
-            continue
-        how = f"{tag.text:g} in the text encoder, {tag.unet:g} in the UNet" if tag.text != tag.unet else f"{tag.unet:g}"
-        notes.append(f"LoRA {tag.name} at {how}.")
-        if method := DISTILLED.search(tag.name):
-            notes.append(f"It is made for few steps: {HOW_TO_USE[method[1].lower()]}.")
-    if words := extra.embeddings_in(text):
-        notes.append(f"Textual inversion: {', '.join(words)}.")
-    return notes

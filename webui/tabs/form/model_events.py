@@ -15,7 +15,7 @@ from weights.model_info import ModelInfo
 from .card_view import chips, read_prompt, wall, words_note
 from .controls import PromptBox
 from .form import Form
-from .lora_menu import prompt_notes
+from .prompt_notes import example_of
 
 SHOWN = 4  # files that cannot be used, by name; a folder may be full of them
 
@@ -26,20 +26,23 @@ def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None 
     stage  where the wall of the model's pictures is shown
     """
     prompt, model, revision = form.fields["prompt"], form.fields["model"], form.revision
+    syntax = form.fields["prompt_syntax"]
     first = page.first_model
     # What the page was built with: the wall of the same model need not be sent again.
     shown = gr.State(first.name if first else "")
 
-    def read(text: str | None, name: str | None) -> str:
-        text, extra = text or "", page.engine.extra
+    def read(text: str | None, name: str | None, syntax: str | None) -> str:
+        text, extra, limits = text or "", page.engine.extra, page.engine.limits
         # What is too long to run is not read either.
-        if len(text) > page.engine.limits.prompt:
+        if len(text) > limits.prompt:
             return ""
         info = page.engine.models().get(chosen_name(name))
-        counted = tokens_note(page.engine.count_tokens(text, name or ""), prompt_notes(text, extra))
+        example, notes = example_of(text, extra, syntax or "full", limits.choices)
+        counted = tokens_note(page.engine.count_tokens(example, name or ""), notes)
         if info is None or info.card is None:
             return counted
-        return words_note(form.mode, info, read_prompt(info.card, text, tuple(extra.embeddings_in(text)))) + counted
+        words = tuple(extra.embeddings_in(example))
+        return words_note(form.mode, info, read_prompt(info.card, example, words)) + counted
 
     def describe(name: str | None) -> str:
         return model_note(page.engine.models().get(chosen_name(name)), page.engine.refused())
@@ -51,7 +54,7 @@ def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None 
         walls = {stage: wall(form.mode, info)} if stage else {}
         return {box.chips: chips(form.mode, info), shown: info.name, **walls}
 
-    on_change([prompt, model, revision, page.status], read, [prompt, model], box.words, **QUIET, **RAW)
+    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], box.words, **QUIET, **RAW)
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
     walls = [stage] if stage else []
     on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET, **RAW)

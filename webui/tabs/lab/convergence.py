@@ -19,6 +19,7 @@ from webui.engine.drawing import guided_denoiser
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext
+from weights.prompt_schedule import changes
 
 from .reference_problem import (
     Candidate,
@@ -192,7 +193,9 @@ class _Meter:
         resolved, model = self._task.resolved, self._context.model
         if resolved is None:
             return mixture_problem()
-        request = resolved.request
+        request = resolved.request_of(0)
+        if request.prompt_syntax != "weights" and any(map(changes, (request.prompt, request.negative_prompt))):
+            raise RequestError("A prompt that changes during the run has no order to measure; write one that does not.")
         zeros = torch.zeros(1, *model.latents_shape(request.width, request.height), device=model.device)
         denoise = guided_denoiser(request, model, method=resolved.method)
         return Problem(denoise, model.schedule, zeros, request.seeds)

@@ -50,7 +50,7 @@ class Cell(Place):
     @property
     def request(self) -> Request:
         """What is drawn."""
-        return self.resolved.request
+        return self.resolved.request_of(0)
 
     @property
     def plan(self) -> Plan:
