@@ -11,8 +11,7 @@ from samplers.closed_form import BimodalDenoiser
 from samplers.reference import observed_order, solve_flow
 from samplers.registry import Entry, Registry
 from webui.core.request import Request, RequestError
-from webui.engine.events import StoppedEarly
-from webui.tabs.lab.convergence import (
+from webui.engine.convergence import (
     REFERENCE_STEPS,
     Point,
     Reference,
@@ -21,7 +20,8 @@ from webui.tabs.lab.convergence import (
     make_convergence,
     orders,
 )
-from webui.tabs.lab.reference_problem import MIXTURE, Excluded, exact_end, mixture_problem, relative_error, solved_end
+from webui.engine.events import StoppedEarly
+from webui.engine.reference_problem import MIXTURE, Excluded, exact_end, mixture_problem, relative_error, solved_end
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")
 

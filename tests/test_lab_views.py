@@ -9,18 +9,18 @@ from labs import laboratory
 from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
 from webui.core.request import Request
+from webui.engine.convergence import Point, make_convergence
 from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEarly
+from webui.engine.reference_problem import Excluded
 from webui.tabs.lab.axes import read_axis
 from webui.tabs.lab.cell_cache import CellPicture
 from webui.tabs.lab.compare import CellFailed, CellMade, Cost
 from webui.tabs.lab.compare_view import grid_html
-from webui.tabs.lab.convergence import Point, make_convergence
 from webui.tabs.lab.convergence_view import results_table
 from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
 from webui.tabs.lab.grid import make_grid
 from webui.tabs.lab.lab_text import ahead_text, compared, cost_text, percent_done, status
 from webui.tabs.lab.plane import DENSITIES, PlanePath, exact_path
-from webui.tabs.lab.reference_problem import Excluded
 from webui.tabs.lab.trajectory import Frame
 
 EVIL = "<img src=x onerror=alert(1)>"

@@ -9,19 +9,19 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from webui.engine.convergence import BUDGETS, Convergence, Point, Reference, group, levels_of, make_convergence, orders
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
+from webui.engine.reference_problem import Candidate, Excluded
 from webui.gradio_ext.gradio_events import Updates
 from webui.tabs.form.describe import note, seconds_text
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
-from .convergence import BUDGETS, Convergence, Point, Reference, group, levels_of, make_convergence, orders
 from .figures import convergence_figure
 from .lab_form import LabForm, build_samplers, build_schedule, request_of
 from .lab_text import ahead_text
-from .reference_problem import Candidate, Excluded
 from .tool_view import build_buttons, connect_cost, connect_tool
 
 TOOL = "convergence"

@@ -9,9 +9,9 @@ from statistics import median
 import plotly.graph_objects as go
 
 from samplers.closed_form import MixtureDenoiser
+from webui.engine.convergence import Point, group
 from webui.tabs.form.plots import FAINT, GRID, figure, line
 
-from .convergence import Point, group
 from .plane import REACH, PlanePath, direction, lattice, probability
 from .trajectory import Frame
 

@@ -15,12 +15,12 @@ from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest, planning
-from webui.engine.drawing import guided_denoiser
-from webui.engine.engine import Engine
-from webui.engine.events import PartialResult, Progress
-from webui.engine.job_context import JobContext
 from weights.prompt_schedule import changes
 
+from .drawing import guided_denoiser
+from .engine import Engine
+from .events import PartialResult, Progress
+from .job_context import JobContext
 from .reference_problem import (
     Candidate,
     Excluded,
