@@ -61,6 +61,7 @@ def test_clients_of_other_programs_draw_as_shown(registry, tmp_path, capsys, mon
     with served(registry, tmp_path, page_settings=dict(api=True)) as page:
         for code in APIS:
             exec(compile(code.replace("http://127.0.0.1:7860", page.url), "docs/apis.md", "exec"), {})
+    assert Image.open(tmp_path / "apple.png").size == (64, 64)
     assert '1 {"prompt": "red apple"' in capsys.readouterr().out
 
 

@@ -327,7 +327,7 @@ def test_the_login_of_the_page_counts_and_accounts_are_apart(registry, tmp_path)
     file = tmp_path / "accounts.toml"
     for name in ("ada", "bob"):
         write_account(file, name, f"{name}-password")
-    with served(registry, tmp_path, auth_file=file, page_settings=dict(api=True)) as page:
+    with served(registry, tmp_path, auth_file=file, page_settings=dict(api=True, mcp=True)) as page:
         ada, bob = (
             httpx.Client(base_url=f"{page.url}/sdapi/v1", auth=(name, f"{name}-password")) for name in ("ada", "bob")
         )
@@ -344,6 +344,12 @@ def test_the_login_of_the_page_counts_and_accounts_are_apart(registry, tmp_path)
         page.pace.fast()
         drawing.join(60)
         assert list((page.outputs / "users" / "ada").glob("*/*.png"))
+        called = dict(name="draw", arguments=dict(prompt="a", steps=1))
+        body = dict(jsonrpc="2.0", id=1, method="tools/call", params=called)
+        accept = {"accept": "application/json, text/event-stream"}
+        answer = bob.post(f"{page.url}/mcp", json=body, headers=accept, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert list((page.outputs / "users" / "bob").glob("*/*.png")), "an agent's pictures are those of its account"
         browser = httpx.Client(base_url=page.url)
         browser.post("/login", data=dict(username="bob", password="bob-password"))
         assert browser.get("/sdapi/v1/options").status_code == 200

@@ -122,12 +122,12 @@ def _accounts(settings: Settings) -> Accounts | None:
 
 
 def _apis(engine: Engine) -> Any:
-    if not engine.settings.api:
+    if not (engine.settings.api or engine.settings.mcp):
         return None
     # Not needed by anybody else.
     from .api.rest_server import rest_app
 
-    return rest_app(engine, engine.settings.api_fit)
+    return rest_app(engine)
 
 
 def _metrics(settings: Settings) -> Metrics | None:

@@ -61,7 +61,12 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
     page("--metrics-port", type=port_number, metavar="PORT", help="answer 127.0.0.1:PORT/metrics for Prometheus")
     page("--no-browser", action="store_true", help="do not open a browser window")
     api = flags.add_argument_group("the APIs of other programs").add_argument
-    api("--api", action="store_true", help="answer A1111's API, /sdapi/v1; /docs describes it")
+    api(
+        "--api",
+        action="store_true",
+        help="answer A1111's API, /sdapi/v1, and OpenAI's images, /v1; /docs describes them",
+    )
+    api("--mcp", action="store_true", help="answer agents, by the Model Context Protocol, under /mcp")
     text = "logins that these APIs ask for, beside the page's own"
     api("--api-auth", type=logins, metavar="USER:PASSWORD,...", default=[], help=text)
     api("--api-fit", action="store_true", help="draw the nearest size that the model makes, where another is asked for")
@@ -85,8 +90,10 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
         flags.error("--auth and --auth-file exclude one another")
     if parsed.api_auth and parsed.auth_file:
         flags.error("--api-auth and --auth-file exclude one another: the APIs ask for the accounts")
-    if (parsed.api_auth or parsed.api_fit) and not parsed.api:
-        flags.error("--api-auth and --api-fit go with --api")
+    if parsed.api_auth and not (parsed.api or parsed.mcp):
+        flags.error("--api-auth goes with --api and --mcp")
+    if parsed.api_fit and not parsed.api:
+        flags.error("--api-fit goes with --api")
     if parsed.json and not parsed.plugins:
         flags.error("--json goes with --plugins, and with the commands draw, info and check")
     if parsed.plugins:

@@ -40,6 +40,7 @@ class Settings:
     api_auth        (user, password) pairs that these ask for, beside the page's login
     api_fit         draw the nearest size that the model makes, where another one is asked for through them
     wildcards       whether prompts on a shared page may have random choices and wildcards
+    mcp             answer the Model Context Protocol under /mcp
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
     """
 
@@ -70,6 +71,7 @@ class Settings:
     api_auth: tuple[tuple[str, str], ...] = ()
     api_fit: bool = False
     wildcards: bool = False
+    mcp: bool = False
 
     @property
     def public(self) -> bool:
@@ -127,6 +129,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         api_auth=tuple(flags.api_auth),
         api_fit=flags.api_fit,
         wildcards=flags.wildcards,
+        mcp=flags.mcp,
     )
     if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from webui.core.request import read
 from webui.core.upscale_request import UpscaleRequest
 from webui.engine.engine import Engine
-from webui.engine.events import Failed
+from webui.engine.events import Failed, Progress
 from webui.engine.jobs import DrawJob, Job
 
 from .script_api import RunFailed
@@ -25,6 +25,10 @@ LOOK = 0.25  # seconds between looks at whether the caller is still there
 
 class CallerGone(Exception):
     """The caller has hung up; nobody hears the answer."""
+
+
+async def _never() -> bool:
+    return False
 
 
 class ApiJobs:
@@ -75,7 +79,17 @@ class ApiJobs:
 
     async def watch(self, http: HttpRequest, job: Job) -> None:
         """Wait for a job of one's own. Raises RunFailed and CallerGone."""
-        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+        await self.follow(job, http.is_disconnected)
+
+    async def follow(
+        self, job: Job, gone: Callable[[], Awaitable[bool]] = _never, report: Callable[[Progress], Any] | None = None
+    ) -> None:
+        """Wait for a job of one's own, which stops when nobody waits any more. Raises RunFailed and CallerGone.
+
+        gone    whether the caller has hung up
+        report  an async function that hears of the job's progress
+        """
+        ended, loop, last = asyncio.Event(), asyncio.get_running_loop(), None
 
         def tell() -> None:
             loop.call_soon_threadsafe(ended.set)
@@ -85,8 +99,12 @@ class ApiJobs:
         job.add_done_callback(tell)
         try:
             while not ended.is_set():
-                if await http.is_disconnected():
+                if await gone():
                     raise CallerGone
+                progress = job.snapshot().progress
+                if report and progress is not None and progress is not last:
+                    last = progress
+                    await report(progress)
                 try:
                     await asyncio.wait_for(ended.wait(), LOOK)
                 except TimeoutError:

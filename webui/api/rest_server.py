@@ -11,14 +11,17 @@ from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from webui.core.record import packages
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.job_queue import QueueFull
+from webui.gradio_ext.guard import MAX_API_BODY
 from webui.templates import render
 
 from .api_jobs import ApiJobs, CallerGone
+from .openai_routes import openai_routes
 from .script_api import RunFailed
 from .sdapi_request import Translator
 from .sdapi_routes import sdapi_routes
@@ -27,15 +30,20 @@ ABOUT = "Other programs' APIs, over the same requests, limits and queue as the p
 GONE = 499  # nginx's status for a caller who hung up; nobody reads it
 
 
-def rest_app(engine: Engine, fit: bool = False) -> FastAPI:
-    """The app that answers `/sdapi/v1` and its description, `/openapi.json` and `/docs`.
-
-    fit  sizes that the model does not make become the nearest that it makes
-    """
+def rest_app(engine: Engine) -> FastAPI:
+    """The app that answers `/sdapi/v1`, `/v1`, `/openapi.json` and `/docs`, and `/mcp`, whichever are wanted."""
     # FastAPI's own page of a description loads its code from another server.
     app = FastAPI(title="Sigmalab", version=packages()["sigmalab"], description=ABOUT, docs_url=None, redoc_url=None)
-    jobs, translator = ApiJobs(engine), Translator(engine, fit)
-    app.include_router(sdapi_routes(engine, jobs, translator))
+    jobs, settings = ApiJobs(engine), engine.settings
+    if settings.api:
+        translator = Translator(engine, settings.api_fit)
+        app.include_router(sdapi_routes(engine, jobs, translator))
+        app.include_router(openai_routes(engine, jobs, translator))
+    if settings.mcp:
+        # Slow to import, and not needed without.
+        from .mcp_server import PATH, McpApp, mcp_server
+
+        app.router.routes.append(Route(PATH, McpApp(mcp_server(engine, jobs), MAX_API_BODY), include_in_schema=False))
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -71,7 +79,11 @@ def rest_app(engine: Engine, fit: bool = False) -> FastAPI:
 
 
 def problem(http: HttpRequest, status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error in the form of A1111's API."""
+    """An error in the form of A1111's API or of OpenAI's."""
+    if http.url.path.startswith("/v1/"):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        error = dict(message=text, type=kind, param=None, code=None)
+        return JSONResponse(dict(error=error), 400 if status == 422 else status, headers)
     return JSONResponse(dict(error="refused", detail=text, body="", errors=text), status, headers)
 
 
