@@ -73,3 +73,32 @@ def test_a_visitor_enlarges_a_picture_and_varies_it(visit, server):  # noqa: F81
     records = [read_picture(path).record for path in varied]
     assert {record.seed for record in records} == {read_picture(first).record.seed}
     assert len({record.variation_seed for record in records}) == 4
+
+
+def test_a_visitor_upscales_a_result_and_adds_detail(visit, server):  # noqa: F811
+    page = visit()
+    page.locator("#txt2img-prompt textarea").fill("red apple")
+    page.locator("#txt2img-steps input").fill("2")
+    page.locator("#txt2img-generate").click()
+    page.locator("#txt2img-enlarge").click()
+    expect(page.locator("#upscale-image img")).to_be_visible()
+    page.locator("#upscale-scale input[type=number]").fill("1.5")
+    page.locator("#upscale-scale input[type=number]").press("Tab")
+    before = set(server.outputs.glob("*/*-*.png"))
+    page.locator("#upscale-start").click()
+    expect(page.locator("#upscale-message")).to_contain_text("Enlarged to 96 × 96")
+    expect(page.locator("#upscale-compared img").first).to_be_visible()
+    (path,) = set(server.outputs.glob("*/*-*.png")) - before
+    record = read_picture(path).record
+    assert record.is_upscaled and record.source.request["prompt"] == "red apple" and Image.open(path).size == (96, 96)
+    with page.expect_download() as downloaded:
+        page.locator("#upscale-download").click()
+    assert downloaded.value.path().read_bytes() == path.read_bytes()
+    page.get_by_label("Add detail").check()
+    expect(page.locator("#upscale-prompt textarea")).to_have_value("red apple")
+    page.locator("#upscale-start").click()
+    expect(page.locator("#upscale-message")).to_contain_text("One picture in")
+    (drawn,) = set(server.outputs.glob("*/*-*.png")) - before - {path}
+    request = read_picture(drawn).record.data["request"]
+    assert (request["mode"], request["scale"], request["strength"]) == ("img2img", 1.5, 0.3)
+    assert Image.open(drawn).size == (96, 96)

@@ -33,6 +33,7 @@ from .tabs.plugins import build_plugins
 from .tabs.queue import build_queue
 from .tabs.schedule.schedule_tab import build_schedule, connect_schedule
 from .tabs.txt2img import build_txt2img
+from .tabs.upscale import UpscaleTab, build_upscale
 from .templates import render
 
 TOKEN = re.compile(r"[\w-]{16,64}")
@@ -57,6 +58,8 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             with gr.Tab("img2img", id="img2img"):
                 picture = build_img2img(page)
             benches = (words, picture)
+            with gr.Tab("Upscale", id="upscale") as tab:
+                upscale = build_upscale(page, tab, picture)
             with gr.Tab("Schedule", id="schedule"):
                 schedule = build_schedule(page)
             with gr.Tab("Lab", id="lab"):
@@ -74,10 +77,10 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
                     build_queue(page, tab)
                 blocks.load(lambda: gr.Tab(visible=engine.account.admin), None, tab, **QUIET)
         for bench in benches:
-            _connect_result_actions(bench, picture, tabs)
+            _connect_result_actions(bench, picture, upscale, tabs)
             connect_vary(page, bench)
             connect_link(page, bench)
-        _connect_opening(page, blocks, benches, lab, tabs)
+        _connect_opening(page, blocks, benches, lab, upscale, tabs)
         connect_schedule(page, blocks, schedule, benches, tabs)
         build_endpoints(engine)
     return blocks
@@ -107,8 +110,8 @@ def _build_header(engine: Engine) -> gr.HTML:
     return status
 
 
-def _connect_result_actions(bench: Workbench, target: Workbench, tabs: gr.Tabs) -> None:
-    """Send the chosen picture and its prompts to img2img; take the seed of the chosen picture."""
+def _connect_result_actions(bench: Workbench, target: Workbench, upscale: UpscaleTab, tabs: gr.Tabs) -> None:
+    """Send the chosen picture and its prompts to img2img or to Upscale; take the seed of the chosen picture."""
     names = ("prompt", "negative_prompt")
     result, fields = bench.result, bench.form.fields
 
@@ -121,22 +124,35 @@ def _connect_result_actions(bench: Workbench, target: Workbench, tabs: gr.Tabs) 
             return gr.skip()
         return {image: choice[0], **dict(zip(prompts, given, strict=True)), tabs: gr.Tabs(selected=target.mode)}
 
+    def enlarge(made: list, chosen: int, prompt: str) -> Updates:
+        choice = chosen_of(made, chosen)
+        if choice is None:
+            return gr.skip()
+        return {upscale.image: choice[0], upscale.prompt: prompt, tabs: gr.Tabs(selected="upscale")}
+
     def reuse(made: list, chosen: int) -> Updates:
         choice = chosen_of(made, chosen)
         return {seed: choice[1], random_seed: False} if choice else gr.skip()
 
     picture = [result.made, result.chosen]
     result.send.click(send, [*picture, *(fields[name] for name in names)], [image, *prompts, tabs], **QUIET)
+    outputs = [upscale.image, upscale.prompt, tabs]
+    result.enlarge.click(enlarge, [*picture, fields["prompt"]], outputs, **QUIET)
     result.reuse.click(reuse, picture, [seed, random_seed], **QUIET)
 
 
-def _connect_opening(page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], lab: Lab, tabs: gr.Tabs) -> None:
+def _connect_opening(
+    page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], lab: Lab, upscale: UpscaleTab, tabs: gr.Tabs
+) -> None:
     """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs.
 
     A link fills the form that it is for, and its tab comes to the front.
     """
     known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    modes, followed = [bench.mode for bench in benches], (*(bench.events for bench in benches), *lab.tools)
+    modes, followed = (
+        [bench.mode for bench in benches],
+        (*(bench.events for bench in benches), *lab.tools, upscale.events),
+    )
 
     def recognize(claims: str) -> tuple[str, str]:
         token = choose_token(page, claims, [each.mode for each in followed])

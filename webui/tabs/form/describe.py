@@ -104,10 +104,10 @@ def stage(snapshot: Snapshot | None, small: bool = False) -> str:
     return render("form", "stage", preview, small, done, snapshot.outcome is None, bool(snapshot.pictures))
 
 
-def message(snapshot: Snapshot | None) -> str:
-    """One line below the picture: the progress of a run, or its outcome."""
+def message(snapshot: Snapshot | None, invitation: str = "Nothing made yet. Write a prompt and press Generate.") -> str:
+    """One line below the picture: the progress of a run, or its outcome; an invitation where there is no job."""
     if snapshot is None:
-        return line("Nothing made yet. Write a prompt and press Generate.")
+        return line(invitation)
     outcome, made = snapshot.outcome, len(snapshot.pictures)
     if isinstance(outcome, Failed):
         kept = f" What was finished before it, {_pictures(made)}, is kept." if made else ""
@@ -135,6 +135,9 @@ def _where(progress: Progress | None) -> str:
 
 def summary(info: Mapping[str, Any]) -> str:
     """A finished run in a line."""
+    if info.get("mode") == "upscale":
+        size = f"{info['width']} × {info['height']}"
+        return f"Enlarged to {size} in {seconds_text(info['seconds'])} · {info['upscaler']}"
     seeds, variations = info.get("seeds") or [], info.get("variation_seeds") or []
     calls = info.get("nfe")
     parts = [

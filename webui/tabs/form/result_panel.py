@@ -35,6 +35,7 @@ class ResultPanel:
     reuse: gr.Button
     vary: gr.Button
     send: gr.Button
+    enlarge: gr.Button
     info: gr.Button
     again: gr.Button
     made: gr.State
@@ -80,6 +81,7 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
         reuse = gr.Button("Use this seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
         vary = gr.Button("Vary", size="sm", scale=0, min_width=0, elem_id=f"{mode}-vary")
         send = gr.Button("Send to img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
+        enlarge = gr.Button("Upscale", size="sm", scale=0, min_width=0, elem_id=f"{mode}-enlarge")
         details = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
         again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
         kind = format_menu(mode)
@@ -95,6 +97,7 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
         reuse,
         vary,
         send,
+        enlarge,
         details,
         again,
         gr.State([]),
