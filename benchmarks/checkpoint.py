@@ -168,7 +168,7 @@ def steps(file: Path, side: int, count: int, repeat: int) -> dict[str, Any]:
     start = ready.sigmas[0] * Noise((1,), "initial")(zeros) / math.sqrt(1 + ready.sigmas[0] ** 2)
     results: dict[str, Any] = dict(ours=[], theirs=[], apart=0.0, side=side)
     for _ in range(repeat):
-        model.use_channels_last(0)
+        model.network.unet.to(memory_format=torch.channels_last)
         mine, theirs = Stopwatch(), Stopwatch()
         x = run(ready, model.denoiser("a cat", "", 7.5), zeros, (1,), mine).x
         model.network.unet.to(memory_format=torch.contiguous_format)

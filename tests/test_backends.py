@@ -14,6 +14,8 @@ from conftest import ROOT, ToyModel, toy, until
 from PIL import Image
 from safetensors.torch import save_file
 
+import weights.opening
+from benchmarks.random_checkpoint import checkpoint, save
 from webui import command_line
 from webui.core.picture_metadata import read_picture
 from webui.core.record import read_record
@@ -31,6 +33,7 @@ from weights.backends.backend import BackendError
 from weights.backends.conversions import Conversions
 from weights.backends.measurement import Compute, Measured, fastest, measure
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_version
+from weights.catalog import Catalog
 from weights.extra_networks import ExtraNetworks
 from weights.model_info import ModelError
 from weights.opening import open_model
@@ -343,6 +346,55 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
             assert str(replay_file(engine, path)) == "bit-equal" and opened == ["bfloat16", "auto", "bfloat16"]
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_weights_that_were_let_go_are_read_again(emoji, kind, tmp_path, monkeypatch):
+    """While OpenVINO draws, torch's copy of large weights is not in memory; whoever needs it finds it as it was."""
+    if kind == "file":
+        info = Catalog().find_models(save(tmp_path / "mini.safetensors", checkpoint(1)).parent)["mini"]
+    else:
+        info = Catalog().find_models(ROOT / "weights")["emoji"]
+    monkeypatch.setattr(weights.opening, "WIDE", 0)
+    model = open_model(info, "cpu")
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = model.denoiser("red apple", "", 5.0)(x, 3.0)
+    model.weights.release()
+    assert not model.weights.held and model.network.unet.conv_in.weight.is_meta
+    assert torch.equal(model.denoiser("red apple", "", 5.0)(x, 3.0), before) and model.weights.held
+    assert model.network.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    if kind == "file":
+        model.weights.release()
+        info.path.touch()
+        with pytest.raises(ModelError, match="the files of model mini have changed; open it anew"):
+            model.denoiser("red apple")
+
+
+@needs_openvino
+def test_large_weights_are_not_kept_twice(engine, registry, cache, tmp_path, monkeypatch):
+    by_torch, _ = draw(engine())
+    monkeypatch.setattr("webui.engine.backend_chooser.LARGE", 0)
+    own = open_model(Catalog().find_models(ROOT / "weights")["emoji"], "cpu")
+    settings = Settings(ROOT, outputs=tmp_path, weights=ROOT / "weights", device="cpu", model="emoji", cache=cache)
+    one = Engine(registry, replace(settings, backend="openvino", dtype="float32"), lambda found, device: own)
+    one.start()
+    try:
+        draw(one)
+        until(lambda: not own.weights.held)
+        assert record(draw(one)[0])["backend"] == "openvino" and not own.weights.held
+        # Drawn by torch, whose weights come back for that and go again.
+        assert str(replay_file(one, by_torch)) == "bit-equal"
+        until(lambda: not own.weights.held)
+    finally:
+        one.close()
+
+
+def test_where_memory_is_short_nothing_is_converted(engine, monkeypatch, tmp_path):
+    monkeypatch.setattr("webui.engine.backend_chooser.openvino_version", lambda: "1.0")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1 << 20))
+    one = engine(backend="auto", cache=tmp_path / "other")
+    draw(one)
+    assert one.status == "emoji on cpu, ready; there is too little memory to convert it for openvino"
 
 
 def test_half_precision_on_a_cpu_is_refused_in_words(emoji):

@@ -27,6 +27,7 @@ from .lora import PatchedNetwork, Strength, changes_of
 from .model_info import ModelError, ModelInfo
 from .prompt_schedule import Clock, changes, stages, subprompts
 from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
+from .step_weights import StepWeights
 
 CACHED_PROMPTS = 64
 COUNTED = Clock((1.0,) * 21)  # steps of a run, for counting the tokens of its prompt
@@ -41,6 +42,7 @@ class Model:
     network   text encoder and UNet
     vae       stays float32, which half precision overflows
     extra     the LoRAs that prompts may name; by default those beside its file
+    weights   those of the network of the steps, where they may be let go while another backend computes
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Model:
         vae: Autoencoder,
         device: torch.device,
         extra: ExtraNetworks | None = None,
+        weights: StepWeights | None = None,
     ):
         self.info, self.identity, self.network, self.vae, self.device = info, identity, network, vae, device
+        self.weights = weights
         self.extra = extra or ExtraNetworks(info.path.parent)
         self._plain: Model | None = None
         self._patched: Model | None = None
@@ -85,6 +89,11 @@ class Model:
         """The model as torch computes it, which other backends fall back to."""
         return self._plain or self
 
+    def restore(self) -> None:
+        """Have the weights that torch computes with in memory. Raises ModelError where they cannot be read again."""
+        if self.weights is not None:
+            self.weights.restore()
+
     def computed_by(self, backend: Backend) -> Model:
         """The model with its steps computed by a backend. It shares all else with this one."""
         model = copy(self.by_torch)
@@ -107,6 +116,7 @@ class Model:
         if self._plain is not None:
             return self._plain.for_prompt(prompt)
         identity = replace(self.identity, patches=tuple(map(self.extra.patch, tags)))
+        self.restore()
         if self._patched is None or self._patched.identity != identity:
             loras = [(self.extra.read(tag.name), Strength(tag.unet, tag.text)) for tag in tags]
             changes = changes_of(loras, self.network.components, self.name)
@@ -168,6 +178,8 @@ class Model:
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
+        if model._plain is None:
+            model.restore()
         positive: Any
         negative: Any
         if prompt_syntax == "weights":
@@ -193,11 +205,6 @@ class Model:
         return (
             Scheduled(conditions, tuple(clock.sigmas[last] for last, _ in found[:-1])) if found[1:] else conditions[0]
         )
-
-    def use_channels_last(self, width: int) -> None:
-        """Keep weights of a UNet with so many channels or more in channels-last order; the numbers stay the same."""
-        if self.network.unet.config.block_out_channels[0] >= width:
-            self.network.unet.to(memory_format=torch.channels_last)
 
     def latents_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of this size in pixels."""

@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 from .autoencoder import Autoencoder
+from .companion_files import stamp_of
 from .families import FAMILIES, Checkpoint, ConditionedNetwork, Family, recognize_file
 from .folder_parts import Folder
 from .identity import ModelIdentity, file_digest, hardware_of
 from .model import Model, guess_prediction
 from .model_info import ModelError, ModelInfo
 from .module_part import ModulePart, check_part, fill
+from .step_weights import StepWeights
 from .tensors import read_shapes
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
@@ -25,6 +27,9 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "f
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
 # width of 320, nothing at the embedded model's 64.
 WIDE = 256
+
+# The networks, the VAE, and what reads the weights of the network of the steps again.
+Opened = tuple[ConditionedNetwork, Autoencoder, Callable[[], None]]
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ def open_model(
         # Hashing does not hold up the reading.
         hashing = pool.submit(_digests, info, folder)
         opened = _open_folder(folder, info, target, formats) if folder else _open_file(info, target, families, formats)
-        network, vae = opened
+        network, vae, read = opened
         digests = hashing.result()
     if not info.is_certain:
         prediction = guess_prediction(network, network.encode(""), info, target)
@@ -83,9 +88,18 @@ def open_model(
         device=str(target),
         hardware=hardware_of(target),
     )
-    model = Model(info, identity, network, vae, target)
-    model.use_channels_last(WIDE)
-    return model
+    wide = network.unet.config.block_out_channels[0] >= WIDE
+    if wide:
+        _order_channels_last(network.unet)
+
+    def read_again() -> None:
+        if info.stamp is not None and stamp_of(info.path, families) != info.stamp:
+            raise ModelError(f"the files of model {info.name} have changed; open it anew")
+        read()
+        if wide:
+            _order_channels_last(network.unet)
+
+    return Model(info, identity, network, vae, target, weights=StepWeights(network.unet, read_again))
 
 
 def checked_parts(info: ModelInfo, checkpoint: Checkpoint) -> dict[str, ModulePart]:
@@ -127,22 +141,39 @@ def dtype_of(component: str, device: torch.device, unet: torch.dtype | None = No
 
 def _open_folder(
     folder: Folder, info: ModelInfo, device: torch.device, formats: Callable[[str], torch.dtype]
-) -> tuple[ConditionedNetwork, Autoencoder]:
+) -> Opened:
     modules = {name: folder.open_module(name, formats(name)) for name in folder.modules}
     tokenizers = {name: folder.open_tokenizer(name) for name in folder.tokenizers}
     for module in modules.values():
         module.eval().requires_grad_(False).to(device)
-    return folder.family.build(info.name, modules | tokenizers), Autoencoder(modules["vae"], info.factor, device)
+    network = folder.family.build(info.name, modules | tokenizers)
+
+    def read() -> None:
+        unet = folder.open_module("unet", formats("unet")).requires_grad_(False).to(device)
+        network.unet.load_state_dict(unet.state_dict(), assign=True)
+
+    return network, Autoencoder(modules["vae"], info.factor, device), read
 
 
 def _open_file(
     info: ModelInfo, device: torch.device, families: Sequence[Family], formats: Callable[[str], torch.dtype]
-) -> tuple[ConditionedNetwork, Autoencoder]:
+) -> Opened:
     family, checkpoint = recognize_file(read_shapes(info.path), families)
     parts = checked_parts(info, checkpoint)
     fill(parts, device, formats)
     modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
-    return family.build(info.name, modules | checkpoint.tokenizers()), Autoencoder(modules["vae"], info.factor, device)
+    network = family.build(info.name, modules | checkpoint.tokenizers())
+
+    def read() -> None:
+        fill({"unet": parts["unet"]}, device, formats)
+        network.unet.requires_grad_(False)
+
+    return network, Autoencoder(modules["vae"], info.factor, device), read
+
+
+def _order_channels_last(unet: torch.nn.Module) -> None:
+    """Keep weights in channels-last order; the numbers stay the same."""
+    unet.to(memory_format=torch.channels_last)
 
 
 def _digests(info: ModelInfo, folder: Folder | None) -> dict[str, str]:

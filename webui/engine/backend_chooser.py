@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from samplers.sampler import Stopped
 from weights.backends.backend import COMPILE, OPENVINO, TORCH, CompiledBackend
 from weights.backends.conversions import Conversion, Conversions
+from weights.backends.kept_measurements import KeptMeasurements
 from weights.backends.measurement import Compute, Measured, fastest, measure
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
-from weights.identity import ModelIdentity
 from weights.model import Model
 from weights.model_info import ModelError, describe_error
 from weights.opening import pick_device, pick_dtype
 
+from .errors import free_memory
+
 if TYPE_CHECKING:
     from webui.settings import Settings
 
-CHOICES = "backends.json"  # what was measured, by machine and model
 AUTO = "auto"
+LARGE = 256 << 20  # bytes of weights that are not kept twice
+CONVERSION = 1 << 30  # bytes that a conversion takes beside a second copy of the weights, and that is kept free
 WORTH = 5.0  # seconds of a picture that are worth a wait for a kept conversion to be opened
 
 log = logging.getLogger(__name__)
@@ -44,6 +42,7 @@ class BackendChooser:
     def __init__(self, settings: Settings, wake: Callable[[], None]):
         self._settings, self._wake = settings, wake
         self._conversions: Conversions | None = None
+        self._kept = KeptMeasurements(settings.cache)
         self.close()
 
     def close(self) -> None:
@@ -103,10 +102,14 @@ class BackendChooser:
             if wanted == OPENVINO:
                 self._give_up("openvino computes on CPUs only" if openvino_version() else "openvino is not installed")
             return
-        known = self._known(base.identity)
+        known = self._kept.of(base.identity)
         self._wanted = base.identity.dtype == "float32" and (known is None or self._choose(known).backend != TORCH)
         kept = self._wanted and self._conversions_here.find(base.identity) is not None
         if self._wanted and not kept and self._settings.background:
+            if _lacks_memory(base):
+                self._wanted = False
+                self._give_up("there is too little memory to convert it for openvino")
+                return
             self._conversion = self._convert(base)
         if self._settings.background:
             # Where pictures take long, they all wait for what makes them faster.
@@ -120,13 +123,18 @@ class BackendChooser:
 
     def can_improve(self, base: Model) -> bool:
         """Whether `improve` has something to do."""
-        return self._wanted and self._base is base and not (self._conversion and self._conversion.running)
+        if self._base is not base:
+            return False
+        return self._is_doubled(base) or (self._wanted and not (self._conversion and self._conversion.running))
 
     def improve(self, base: Model, should_stop: Callable[[], bool]) -> None:
         """Take a finished conversion into use, and measure it where nothing is known of it yet.
 
         should_stop  true once somebody waits for a picture; what is missing is done later
         """
+        if not self._wanted:
+            self._release(base)
+            return
         try:
             self._fastest = self._improved(base, should_stop)
             self._wanted = False
@@ -136,6 +144,7 @@ class BackendChooser:
             self._wanted = False
             self._give_up(f"openvino does not work here: {describe_error(error)}")
         self._candidates = {}
+        self._release(base)
 
     def exactly(self, base: Model, backend: str, dtype: str | None, tell: Callable[[], None] = lambda: None) -> Model:
         """A model computed by this backend in this number format, whatever that takes; torch where it cannot be had.
@@ -159,10 +168,20 @@ class BackendChooser:
             return base
         return self._exact or base
 
+    def _is_doubled(self, base: Model) -> bool:
+        """Whether torch's copy of large weights lies in memory although OpenVINO has its own and draws."""
+        faster = self._fastest is not None and self._fastest.identity.backend == OPENVINO
+        return faster and base.weights is not None and base.weights.size > LARGE and base.weights.held
+
+    def _release(self, base: Model) -> None:
+        if self._is_doubled(base) and base.weights is not None:
+            base.weights.release()
+            free_memory()
+
     def _improved(self, base: Model, should_stop: Callable[[], bool]) -> Model:
         if self._conversion is not None and self._conversion.problem:
             raise ModelError(self._conversion.problem)
-        known, settings = self._known(base.identity), self._settings
+        known, settings = self._kept.of(base.identity), self._settings
         formats = [name for name in _openvino_dtypes() if settings.dtype in (AUTO, name)]
         if known is None and settings.backend == OPENVINO and len(formats) == 1:
             return self._by_openvino(base, formats[0])
@@ -171,7 +190,7 @@ class BackendChooser:
                 self._candidates = {_compute_of(base): base}
                 self._candidates |= {Compute(OPENVINO, name): self._by_openvino(base, name) for name in formats}
             known = measure(base, self._candidates, should_stop)
-            self._remember(base, known)
+            self._kept.add(base.name, base.identity, known)
         chosen = self._choose(known)
         self._offer(known, chosen)
         if chosen.backend == TORCH:
@@ -216,6 +235,7 @@ class BackendChooser:
     def _compiled(self, base: Model) -> Model | None:
         """The model with its network translated by torch.compile, None where that fails."""
         try:
+            base.restore()
             model = base.computed_by(CompiledBackend(base.network, base.identity.dtype))
             shape = model.latents_shape(base.info.defaults.size, base.info.defaults.size)
             model.network(torch.zeros(1, *shape, device=base.device), 1.0, base.encode_prompt(""))
@@ -237,37 +257,6 @@ class BackendChooser:
             self._conversions = Conversions(self._settings.cache)
         return self._conversions
 
-    def _known(self, identity: ModelIdentity) -> dict[Compute, Measured] | None:
-        """What was measured of a model on this machine, None if nothing was."""
-        kept = self._read().get(_key(identity))
-        try:
-            return (
-                {Compute(*name.split()): Measured(**each) for name, each in kept["measured"].items()} if kept else None
-            )
-        except (TypeError, KeyError, AttributeError):
-            return None
-
-    def _remember(self, base: Model, measured: Mapping[Compute, Measured]) -> None:
-        if self._settings.cache is None:
-            return
-        named = {f"{compute.backend} {compute.dtype}": asdict(each) for compute, each in measured.items()}
-        content = self._read() | {_key(base.identity): dict(model=base.name, measured=named)}
-        path = self._settings.cache / CHOICES
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content, indent=1), "utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            log.warning("what was measured could not be kept: %s", error)
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads((self._settings.cache or Path("nowhere")).joinpath(CHOICES).read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
 
 def _openvino_dtypes() -> tuple[str, ...]:
     try:
@@ -277,6 +266,11 @@ def _openvino_dtypes() -> tuple[str, ...]:
         return ()
 
 
+def _lacks_memory(base: Model) -> bool:
+    size = base.weights.size if base.weights is not None else 0
+    return psutil.virtual_memory().available < 1.5 * size + CONVERSION
+
+
 def _saved(known: Mapping[Compute, Measured], chosen: Compute) -> float:
     """Seconds of a usual picture of 20 calls that the chosen candidate saves."""
     return 20 * (next(iter(known.values())).seconds - known[chosen].seconds)
@@ -284,9 +278,3 @@ def _saved(known: Mapping[Compute, Measured], chosen: Compute) -> float:
 
 def _compute_of(model: Model) -> Compute:
     return Compute(model.identity.backend, model.identity.dtype)
-
-
-def _key(identity: ModelIdentity) -> str:
-    """What a measurement holds for: the weights, the processor, the threads, and what computes."""
-    facts = (identity.digest, identity.hardware, torch.get_num_threads(), torch.__version__, openvino_version())
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
