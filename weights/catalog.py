@@ -11,6 +11,7 @@ from .diffusers_folder import read_folder
 from .families import FAMILIES, Family
 from .model_info import ModelError, ModelInfo, describe_error
 from .single_file import read_single
+from .weight_files import find_files
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +32,17 @@ class Catalog:
         return {name: str(error) for name, error in self._read(folder).items() if isinstance(error, ModelError)}
 
     def _read(self, folder: Path) -> dict[str, ModelInfo | ModelError]:
-        """What every subfolder in diffusers' format and every single file is.
+        """What every folder in diffusers' format and every single file is, in subfolders too.
 
-        A file is called after its stem, or in full where a folder or a .safetensors file has that name.
+        A file is called after its stem, or in full where a folder or a .safetensors file has that name, or with its
+        folders where another one has that, too.
         """
-        paths = [index.parent for index in sorted(folder.glob("*/model_index.json"))]
-        files = [path for ending in (".safetensors", ".ckpt") for path in sorted(folder.glob(f"*{ending}"))]
+        found = [one for one in find_files(folder) if one.path.is_dir() or not is_companion(one.path)]
         read: dict[str, ModelInfo | ModelError] = {}
-        for path in paths + [file for file in files if file.is_file() and not is_companion(file)]:
-            stem = path.name if path.is_dir() else path.stem
-            name = path.name if stem in read else stem
-            read[name] = self._one(path, name)
+        for one in found:
+            names = (one.name, one.path.name, one.path.relative_to(folder).as_posix())
+            name = next((name for name in names if name not in read), names[-1])
+            read[name] = self._one(one.path, name)
         return read
 
     def _one(self, path: Path, name: str) -> ModelInfo | ModelError:
@@ -54,7 +55,7 @@ class Catalog:
 
     def _try_to_read(self, path: Path, name: str, stamp: Hashable) -> ModelInfo | ModelError:
         try:
-            return read_folder(path, stamp) if path.is_dir() else read_single(path, name, self._families, stamp)
+            return read_folder(path, stamp, name) if path.is_dir() else read_single(path, name, self._families, stamp)
         except ModelError as error:
             return error
         except OSError as error:

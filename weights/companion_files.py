@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .diffusers_folder import part_folder
 from .families import Family
 from .model_info import ModelError
 
-VAES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
+VAES = (".vae.safetensors", ".vae.sft", ".vae.pt", ".vae.ckpt")
 OVERRIDES = ".sigmalab.json"
 NOT_READ = (".yaml", ".yml", ".json")  # settings of other programs
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -37,14 +38,19 @@ class Override:
 
 
 def is_companion(path: Path) -> bool:
-    """Whether a file belongs to a checkpoint beside it."""
-    return path.name.endswith(VAES)
+    """Whether a file is a VAE that belongs to a checkpoint beside it."""
+    ending = next((ending for ending in VAES if path.name.lower().endswith(ending)), None)
+    if ending is None:
+        return False
+    stem = path.name[: -len(ending)]
+    return any(file != path and file.name.startswith(stem) for file in path.parent.glob(f"{escape(stem)}*"))
 
 
 def vae_beside(path: Path, override: Override) -> Path | None:
     """The file of the VAE that replaces a checkpoint's own, if any. ModelError if a named one is missing."""
     if override.vae is None:
-        beside = (path.with_name(path.stem + ending) for ending in VAES)
+        wanted = {f"{path.stem}{ending}".lower() for ending in VAES}
+        beside = (file for file in sorted(path.parent.glob(f"{escape(path.stem)}.*")) if file.name.lower() in wanted)
         return next((file for file in beside if file.is_file()), None)
     vae = path.with_name(override.vae)
     if not vae.is_file():

@@ -45,11 +45,13 @@ def part_folder(path: Path, part: str) -> Path:
     return path.parent / lender / part
 
 
-def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
+def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo:
     """What a diffusers folder is, from its configurations. ModelError says which file is wrong and how.
 
     stamp  see `ModelInfo`
+    name   by default that of the folder
     """
+    _check_formats(path)
     unet, vae, scheduler = (_config(path, part) for part in ("unet", "vae", "scheduler"))
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -79,7 +81,7 @@ def read_folder(path: Path, stamp: Hashable = None) -> ModelInfo:
     card_file, card, notes = _card(path)
     notes = (*default.notes, *notes)
     return ModelInfo(
-        path.name,
+        name or path.name,
         path,
         schedule,
         prediction,
@@ -105,6 +107,17 @@ def _card(path: Path) -> tuple[Path | None, Card | None, tuple[str, ...]]:
         return (file, read_card(file), ()) if file.is_file() else (None, None, ())
     except (CardError, ModelError) as error:
         return None, None, (f"{error}.",)
+
+
+def _check_formats(path: Path) -> None:
+    """Raises ModelError for weights in pickles alone, which can carry code and are read from single files only."""
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        folder = part_folder(path, part)
+        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"model {path.name} has its {part} as .bin alone; download its .safetensors files as well, or save it "
+                "anew in diffusers with save_pretrained"
+            )
 
 
 def _config(path: Path, part: str) -> dict[str, Any]:

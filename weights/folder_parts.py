@@ -86,8 +86,8 @@ class Folder:
         return tokenizer
 
     def unet_files(self) -> list[Path]:
-        """The files that the digest of the weights covers."""
-        return sorted(self._path("unet").glob("*.safetensors"))
+        """The files that the digest of the weights covers: those that are loaded. Raises ModelError."""
+        return self._weight_files("unet")[0]
 
     def other_files(self) -> list[Path]:
         """The files of the other parts, own or borrowed: vocabularies, text encoders and VAE. Raises ModelError."""

@@ -25,12 +25,11 @@ from .families import ConditionedNetwork
 from .identity import ModelIdentity
 from .lora import PatchedNetwork, Strength, changes_of
 from .model_info import ModelError, ModelInfo
-from .prompt_schedule import Clock, changes, stages, subprompts
+from .prompt_schedule import COUNTED, Clock, changes, stages, subprompts
 from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 from .step_weights import StepWeights
 
 CACHED_PROMPTS = 64
-COUNTED = Clock((1.0,) * 21)  # steps of a run, for counting the tokens of its prompt
 PROBE_SIDE = 16  # of the latents that a network is tried with
 
 

@@ -42,6 +42,9 @@ class Clock:
         return max(1, len(self.sigmas) - 1)
 
 
+COUNTED = Clock((1.0,) * 21)  # for what is said of a prompt before its run: 20 steps
+
+
 @dataclass(frozen=True)
 class SubPrompt:
     """One of several prompts that a picture follows at once, and its weight."""

@@ -126,18 +126,21 @@ def _open_safetensors(path: Path) -> Iterator[OpenTensorFile]:
 
 
 def _damaged(path: Path, error: str) -> str:
-    if _is_cut(path):
-        return f"{path.name} is cut short: it has fewer bytes than its header tells; copy or download it again"
+    surplus = _surplus(path)
+    if surplus:
+        few = surplus < 0
+        how = "is cut short: it has fewer bytes" if few else f"has {surplus} bytes more"
+        return f"{path.name} {how} than its header tells; copy or download it again"
     return f"{path.name} is damaged, its safetensors header cannot be read ({error[:200]}); copy or download it again"
 
 
-def _is_cut(path: Path) -> bool:
-    """Whether a safetensors file ends before its header says; asked only of files that cannot be read."""
+def _surplus(path: Path) -> int:
+    """By how many bytes a safetensors file is longer than its header says; 0 also where the header cannot be read."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if 8 + length > size:
-            return True
+            return -1
         try:
             ends = [
                 int(part["data_offsets"][1])
@@ -145,8 +148,8 @@ def _is_cut(path: Path) -> bool:
                 if "data_offsets" in part
             ]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            return False
-    return 8 + length + max(ends, default=0) > size
+            return 0
+    return size - 8 - length - max(ends, default=0)
 
 
 def _dtype(path: Path, name: str, code: str) -> torch.dtype:

@@ -54,7 +54,10 @@ class AvailableModels:
 
     def refused(self) -> dict[str, str]:
         """What lies among the models and LoRAs and cannot be used, by name, with the reason."""
-        return {**self._problems(self._settings.weights), **self.extra.problems()}
+        loras = self.extra.loras()
+        problems = self._problems(self._settings.weights)
+        # A LoRA beside the models is in its own menu.
+        return {**{name: why for name, why in problems.items() if name not in loras}, **self.extra.problems()}
 
     def upscalers(self) -> list[str]:
         """The names of what enlarges pictures or latents, the default first; files come last."""

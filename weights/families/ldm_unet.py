@@ -33,6 +33,15 @@ UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+# Names in a running average, which has no dots: LitEma takes them out. A block's last digit is its layer's number.
+DOTLESS = re.compile(
+    re.escape(EMA) + r"diffusion_model"
+    r"(?:(input_blocks|output_blocks)(\d+)(\d)|(middle_block|time_embed|out)(\d)|(label_emb)(\d)(\d))(.*)"
+)
+LEAVES = re.compile(
+    r"(?:in_layers|out_layers|emb_layers|transformer_blocks|to_out|net)(?=\d)|skip_connection|proj_in|proj_out|proj"
+    r"|attn[12]|to_[qkv]|ff|norm[123]?|op|conv|weight|bias|\d"
+)
 
 
 def unet_source(name: str, layers: int, attended: Container[int] = (1, 2, 3)) -> Source:
@@ -87,6 +96,23 @@ def marked_prediction(file: TensorFile) -> str | None:
 def marked_zero_snr(file: TensorFile) -> bool:
     """Whether a tensor "ztsnr" marks a file as trained down to pure noise (Lin et al. 2023, arXiv:2305.08891)."""
     return "ztsnr" in file.shapes
+
+
+def with_dotted_averages(file: TensorFile) -> TensorFile:
+    """A file whose UNet is there as a running average alone, with the UNet's usual names beside those; else the file.
+
+    They stand for shapes only: `averaged` reads the average.
+    """
+    if any(name.startswith(UNET) for name in file.shapes):
+        return file
+    found = ((DOTLESS.fullmatch(name), shape) for name, shape in file.shapes.items() if name.startswith(EMA))
+    dotted = {UNET + _dotted(match): shape for match, shape in found if match}
+    return replace(file, shapes={**file.shapes, **dotted}) if dotted else file
+
+
+def _dotted(match: re.Match[str]) -> str:
+    place = [part for part in match.groups()[:-1] if part]
+    return ".".join([*place, *LEAVES.findall(match.groups()[-1])])
 
 
 def averaged(part: ModulePart) -> ModulePart:

@@ -32,7 +32,7 @@ from .clip_text import (
     open_clip_source,
 )
 from .family import ConditionedNetwork
-from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source
+from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source, with_dotted_averages
 from .ldm_vae import VAE, is_vae, vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
 
@@ -63,6 +63,7 @@ class StableDiffusion:
 
     def recognize(self, file: TensorFile) -> StableDiffusionFile | None:
         """See `Family.recognize`. The prefix of the text encoder tells the version."""
+        file = with_dotted_averages(file)
         sizes = {usual_name(name): size for name, size in file.sizes.items()}
         tokens = {1: CLIP + CLIP_TOKENS, 2: OPEN_CLIP + OPEN_CLIP_TOKENS}
         version = next((version for version, name in tokens.items() if name in sizes), None)

@@ -31,7 +31,7 @@ from .clip_text import (
     open_clip_source,
 )
 from .family import ConditionedNetwork
-from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source
+from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source, with_dotted_averages
 from .ldm_vae import VAE, is_vae, vae_config, vae_part
 from .stable_diffusion import SCHEDULER, Sizes
 from .unsupported_models import INPUTS
@@ -60,6 +60,7 @@ class StableDiffusionXL:
 
     def recognize(self, file: TensorFile) -> StableDiffusionXLFile | None:
         """See `Family.recognize`. The prefixes of the text encoders tell."""
+        file = with_dotted_averages(file)
         sizes, name = file.sizes, file.path.name
         first = sizes.get(f"{UNET}input_blocks.0.0.weight")
         if first is not None and REFINER + OPEN_CLIP_TOKENS in sizes:

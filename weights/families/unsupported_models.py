@@ -11,6 +11,7 @@ KINDS = (
     (r"lora_|\.lora\.|hada_w1|lokr_w|\.dora_scale", "a LoRA: a change to a checkpoint and not one itself"),
     (r"^control_model\.|^input_hint_block\.|controlnet_", "a ControlNet, which is not supported"),
     (r"^conditioner\.embedders\.", "a part of a Stable Diffusion XL checkpoint; take the whole one"),
+    (r"motion_modules?\.|temporal_transformer\.", "an AnimateDiff motion module, which is not supported"),
     (r"joint_blocks\.", "a Stable Diffusion 3 checkpoint, which is not supported"),
     (r"double_blocks\.", "a Flux checkpoint, which is not supported"),
     (r"^emb_params$|string_to_param", "a textual inversion, which is not supported"),
@@ -25,6 +26,7 @@ PARTS = (
     (r"^model\.diffusion_model\.", "a UNet alone, without VAE and text encoder; use the full checkpoint"),
     (r"^(text_model|cond_stage_model|transformer\.text_model)\.", "a text encoder alone"),
 )
+WITHOUT_TEXT = ("model.diffusion_model.", "first_stage_model.")
 # Input channels of UNets that want more than the latents.
 INPUTS = {
     9: "an inpainting network",
@@ -65,6 +67,8 @@ def extra_input(names: Iterable[str], config: Mapping[str, Any]) -> str:
 def describe_unsupported(names: Iterable[str], metadata: Mapping[str, Any]) -> str:
     """What a checkpoint file that no family recognizes contains, as the end of "FILE looks like ..."."""
     given = [*names, *str(metadata.get("names", "")).split()]
+    if all(any(name.startswith(prefix) for name in given) for prefix in WITHOUT_TEXT):
+        return "a UNet and a VAE without a text encoder; use the full checkpoint"
     for pattern, what in (*KINDS, *PARTS):
         if any(re.search(pattern, name) for name in given):
             return what

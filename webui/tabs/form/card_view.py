@@ -5,7 +5,8 @@ from __future__ import annotations
 from webui.templates import render
 from weights.card import Card, Reading, picture_bytes
 from weights.model_info import ModelInfo
-from weights.prompt_syntax import PromptError, parse, without_tags
+from weights.prompt_schedule import COUNTED, stages, subprompts
+from weights.prompt_syntax import PromptError, PromptPart, parse, without_tags
 
 # For models without a card.
 EXAMPLES = (
@@ -63,7 +64,9 @@ def result_hint(mode: str, info: ModelInfo | None, prompt: str, also: tuple[str,
 def read_prompt(card: Card, prompt: str, also: tuple[str, ...] = ()) -> Reading:
     """What a card says of a prompt with weights and LoRAs in it; `also` are textual inversions."""
     try:
-        parts = parse(without_tags(prompt))
+        # All words that the run comes by, where they change.
+        texts = [text for part in subprompts(without_tags(prompt)) for _, text in stages(part.text, COUNTED)]
+        parts = [part for text in dict.fromkeys(texts) for part in (*parse(text), PromptPart(None))]
     except PromptError:
         return Reading()
     return card.read("".join(part.text or " " for part in parts), also)

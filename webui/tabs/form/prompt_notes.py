@@ -9,11 +9,10 @@ from webui.core.text import as_sentence
 from weights.extra_networks import ExtraNetworks
 from weights.model_info import ModelError
 from weights.prompt_choices import come_out, has_choices
-from weights.prompt_schedule import Clock, stages, subprompts
+from weights.prompt_schedule import COUNTED, stages, subprompts
 from weights.prompt_syntax import PromptError, lora_tags, without_tags
 
 SHOWN = 160  # characters of a prompt in a sentence
-STEPS = 20  # of the run that changes are told for
 STAGES = 4  # changes that are told
 # LoRAs that make few steps enough are called after their method.
 DISTILLED = re.compile(r"(?i)(?<![a-z])(lcm|tcd|hyper|turbo|lightning)(?![a-z])")
@@ -53,11 +52,11 @@ def _changes(text: str) -> list[str]:
         told = " and ".join(f"{_short(part.text)!r} at {part.weight:g}" for part in parts)
         notes.append(f"Follows {len(parts)} prompts at once: {told}.")
     for part in parts:
-        found = stages(part.text, Clock((1.0,) * (STEPS + 1)))
+        found = stages(part.text, COUNTED)
         if len(found) > 1:
             told = ", ".join(f"to step {last} {_short(stage.strip())!r}" for last, stage in found[:STAGES])
             more = " and so on" if len(found) > STAGES else ""
-            notes.append(f"Changes during the run; of {STEPS} steps: {told}{more}.")
+            notes.append(f"Changes during the run; of {COUNTED.steps} steps: {told}{more}.")
     return notes
 
 
