@@ -177,6 +177,7 @@ def test_nobody_learns_the_endpoints_before_the_login(locked):
         ("run/predict", {"fn_index": -1, "data": []}, 404, "reload"),
         ("api/predict", {"fn_index": "x", "data": []}, 404, "reload"),
         ("run/look", {"data": []}, 404, "no endpoint /look"),
+        ("run/predict", {"fn_index": 0, "data": [0] * 99}, 422, "not 99"),
         ("component_server", {"component_id": 99999, "fn_name": "x", "session_hash": "a", "data": 0}, 422, "reload"),
         ("component_server", {"component_id": {}, "fn_name": [], "session_hash": "a", "data": 0}, 400, "Invalid"),
     ],
@@ -192,6 +193,20 @@ def test_an_event_that_the_browser_runs_alone_is_none_for_the_server(page):
     for path in ("queue/join", "run/predict"):
         answer = post(page, f"/gradio_api/{path}", json={"fn_index": number, "data": [], "session_hash": "a"})
         assert answer.status_code == 404 and "in the browser alone" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["queue/join", "cancel", "reset", "run/predict", "call/txt2img"])
+def test_a_form_in_place_of_json_is_refused_in_words(page, path):
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = post(page, f"/gradio_api/{path}", content=b"\xff\xfe", headers=headers)
+    assert answer.status_code == 422 and "not JSON" in answer.text
+
+
+@pytest.mark.parametrize("path", ["queue/data?session_hash=nobody", "call/txt2img/nothing", "call/%ff/x"])
+def test_a_stream_that_does_not_exist_says_so_and_ends(page, path, caplog):
+    answer = httpx.get(f"{page.url}/gradio_api/{path}", timeout=20)
+    assert answer.status_code == 200 and "There is no such call" in answer.text
+    assert not caplog.records
 
 
 UPLOADED = {"meta": {"_type": "gradio.FileData"}}

@@ -56,7 +56,7 @@ class ApiCalls:
             await JSONResponse({"detail": text}, 429, {"retry-after": str(math.ceil(seconds))})(scope, receive, send)
             return
         given: Any = body if call and call["v2"] else body.get("data")
-        told, data = complete(function, given)
+        told, data = complete(function, given, with_hidden=call is None)
         if told:
             detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": told}
             await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
@@ -108,12 +108,13 @@ def _by_number(functions: Mapping[int, Any], body: Mapping[str, Any]) -> tuple[A
     return function, "" if function.fn else f"Event {number} runs in the browser alone."
 
 
-def complete(function: Any, given: Any) -> tuple[str, Any]:
+def complete(function: Any, given: Any, with_hidden: bool = False) -> tuple[str, Any]:
     """(what is wrong with the arguments of a call, the arguments with the defaults of those left out at the end).
 
-    given  a list by position or an object by name; anything else is left to Gradio, which says what it needs
+    given        a list by position or an object by name; anything else is left to Gradio, which says what it needs
+    with_hidden  whether the list has a place for each input that only the server knows; Gradio adds them to calls
     """
-    inputs = [block for block in function.inputs if not block.skip_api]
+    inputs = [block for block in function.inputs if with_hidden or not block.skip_api]
     parameters = _parameters(function, len(inputs))
     name = f"/{function.api_name}" if function.api_name else "This event"
     if isinstance(given, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
@@ -15,6 +16,8 @@ from .files import file_problem
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+# Anywhere else FastAPI would fail on a form that is no text.
+TAKES_FORMS = re.compile(r"^(/login|/gradio_api/component_server)/?$")
 MAX_DEPTH = 100
 JSON_BODY = "sigmalab.json"  # where the scope has the value of the body for the middleware below
 
@@ -31,7 +34,7 @@ class JsonBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = Headers(scope=scope).get("content-type", "").lower()
-        if scope["method"] in WITHOUT_BODY or kind.startswith(FORMS):
+        if scope["method"] in WITHOUT_BODY or (kind.startswith(FORMS) and TAKES_FORMS.match(scope["path"])):
             await self._app(scope, receive, send)
             return
         try:
