@@ -20,8 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,7 +118,9 @@ def attack(part: Part, result: Result, numbers: range, given: argparse.Namespace
             print(f"\r{result.done} tried, {result.found} found", end="", file=sys.stderr, flush=True)
             if time.monotonic() > end:
                 break
-    print(file=sys.stderr)
+        lines = page.console.read_text("utf-8", "replace").splitlines()
+    errors = Counter(line[:150] for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line))
+    print(f"\nOn its console, {len(lines)} lines:", *errors.most_common(15), sep="\n  ", file=sys.stderr)
 
 
 def table(results: dict[str, Result]) -> str:

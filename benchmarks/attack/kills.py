@@ -15,7 +15,7 @@ from webui.tabs.history.history_store import History
 
 from .server import Page
 
-LONGEST = 4.0  # seconds from a call to the kill, at most
+LONGEST = 3.0  # seconds from a call to the kill, at most
 
 
 def kills(page: Page, numbers: range) -> Iterator[tuple[int, list[str], dict[str, float]]]:

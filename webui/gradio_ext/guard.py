@@ -37,7 +37,8 @@ MAX_UPLOAD = 2 * MAX_BYTES
 # JSON with pictures as base64: one of MAX_BYTES and a mask. It is read in one piece, while everybody else waits.
 MAX_API_BODY = 48 * 1024 * 1024
 APIS = re.compile(r"^/(sdapi/v1|v1|mcp|docs|openapi\.json)(/|$)")
-# Gradio would fetch any address for a caller, write state files, or scale an icon to any size; nothing here streams sound.
+# Gradio would fetch any address for a caller, write state files, or scale an icon to any size. Streams of sound, which
+# the page has not, it refuses without a word.
 CLOSED = re.compile(r"^(/gradio_api)?/(file=https?:|proxy=|pwa_icon|deep_link|stream/)", re.IGNORECASE)
 # Everything that the page needs comes from its own server; blob: and data: are its previews and uploads.
 POLICY = "; ".join(
