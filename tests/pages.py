@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from conftest import ToyModel, toy
 from PIL import Image
@@ -59,9 +60,10 @@ class Pace:
 
 @dataclass(eq=False)
 class Served:
-    """A running page: its address, its engine and the pace of its model."""
+    """A running page: its address, Gradio's blocks, its engine and the pace of its model."""
 
     url: str
+    page: gr.Blocks
     engine: Engine
     pace: Pace
     outputs: Path
@@ -99,7 +101,7 @@ def served(registry, folder: Path, auth=None, auth_file=None, page_settings=(), 
         url = open_page(page, engine, accounts)
         engine.warm_up()
         try:
-            yield Served(url.rstrip("/"), engine, pace, settings.outputs)
+            yield Served(url.rstrip("/"), page, engine, pace, settings.outputs)
         finally:
             pace.fast()
             engine.close()

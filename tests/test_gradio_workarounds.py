@@ -25,7 +25,7 @@ LISTS_INPUTS = """async () => {
 @pytest.fixture(scope="module")
 def probe():
     """A plain Gradio page in a browser, and what its events were told."""
-    told = {"input": 0, "busy": 0}
+    told = {"input": 0, "busy": 0, "outside": 0, "inside": 0}
 
     def count(name, seconds=0.0):
         told[name] += 1
@@ -43,6 +43,14 @@ def probe():
         for seconds in (0.6, 0.9):
             box.change(lambda seconds=seconds: count("busy", seconds), None, None, trigger_mode="always_last", **QUIET)
         blocks.load(lambda value: f"read {value}", kept, read, **QUIET)
+        shared, build = gr.Textbox(label="Shared"), gr.Button("Build")
+        shared.change(lambda: count("outside"), None, None, **QUIET)
+
+        @gr.render(triggers=[build.click], show_progress="hidden")
+        def later():
+            gr.Textbox(label="Built")
+            shared.change(lambda: count("inside"), None, None, **QUIET)
+
     _, url, _ = blocks.queue().launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), ssr_mode=False)
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
@@ -91,6 +99,20 @@ def test_two_busy_listeners_of_one_component_restart_each_other(probe):
             return
         page.wait_for_timeout(100)
     pytest.fail(f"{told['busy']} runs")
+
+
+def test_what_is_built_later_takes_the_place_of_other_listeners(probe):
+    """lazy_tab: relay."""
+    page, told = probe
+    page.get_by_role("button", name="Build").click()
+    expect(page.get_by_label("Built")).to_be_visible()
+    page.get_by_label("Shared").fill("x")
+    for _ in range(100):
+        if told["inside"]:
+            break
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(500)
+    assert (told["outside"], told["inside"]) == (0, 1)
 
 
 def test_an_update_to_none_is_dropped():

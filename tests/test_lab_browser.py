@@ -6,13 +6,14 @@ import threading
 import zipfile
 
 import pytest
+from conftest import until
 from pages import idle
 from PIL import Image
 from test_browser import DESKTOP, PHONE, browser, choose, expect, option, outdate, renewed, server, visit, window
 
 from webui.core.picture_metadata import read_picture
 from webui.tabs.form import form_events
-from webui.tabs.lab import axes_view
+from webui.tabs.lab import lab_tab
 
 __all__ = ["browser", "server", "visit", "window"]  # fixtures
 pytestmark = pytest.mark.browser
@@ -180,7 +181,12 @@ def test_stop_keeps_what_is_there_and_a_reload_finds_it(visit, server):
     start(page, "compare")
     expect(message(page, "compare")).to_contain_text("Cell 2 of 4 (DDIM · 2)")
     expect(page.locator("#compare-grid td img")).to_have_count(1)
-    page.reload()
+    (job,) = server.engine.queue.running
+    page.goto(f"{server.url}/theme.css")
+    until(lambda: job.should_stop(patience=0))
+    page.goto(server.url)
+    # The job is followed before its tab is opened: else it would be given up.
+    until(lambda: not job.should_stop(patience=0))
     lab(page)
     expect(message(page, "compare")).to_contain_text("Cell 2 of 4")
     page.locator("#compare-stop").click()
@@ -278,9 +284,7 @@ def test_axes_outlive_the_page(visit):
         third.fill("1, 7")
         page.locator("#compare-policy").get_by_label("A seed of its own").click()
     expect(page.locator("#compare-cost")).to_contain_text("30 pictures")
-    # They come while the tab is closed.
-    with page.expect_response(lambda answer: '"axes":[["schedule"' in (answer.request.post_data or "")):
-        page.reload()
+    page.reload()
     lab(page)
     expect(page.locator("#compare-axis1 input")).to_have_value("Schedule")
     expect(page.locator("#compare-names1")).to_contain_text("Karras")
@@ -300,7 +304,7 @@ def test_what_is_entered_before_the_page_has_been_filled_stays(visit, monkeypatc
         return lambda *given: come.wait(60) and function(*given)
 
     monkeypatch.setattr(form_events, "recall_options", late(form_events.recall_options))
-    monkeypatch.setattr(axes_view, "recall_axes", late(axes_view.recall_axes))
+    monkeypatch.setattr(lab_tab, "restore_axes", late(lab_tab.restore_axes))
     page.reload()
     page.get_by_role("tab", name="Lab", exact=True).click()
     page.locator("#lab-more button").first.click()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,8 @@ from .api.endpoints import build_endpoints
 from .engine.engine import Engine
 from .engine.jobs import Job
 from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store
+from .gradio_ext.lazy_tab import build_when_opened, relay
 from .gradio_ext.theme import ASSETS
-from .tabs.form.form_events import refilled, restore
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.vary import connect_vary
@@ -27,11 +28,11 @@ from .tabs.history.history_tab import build_history
 from .tabs.img2img import build_img2img
 from .tabs.info.info_tab import build_info
 from .tabs.lab.axes_view import STORE as AXES
-from .tabs.lab.axes_view import restore_axes
-from .tabs.lab.lab_tab import Lab, build_lab
+from .tabs.lab.lab_tab import MODES as LAB_MODES
+from .tabs.lab.lab_tab import build_lab
 from .tabs.plugins import build_plugins
 from .tabs.queue import build_queue
-from .tabs.schedule.schedule_tab import build_schedule, connect_schedule
+from .tabs.schedule.schedule_tab import build_schedule
 from .tabs.txt2img import build_txt2img
 from .tabs.upscale import UpscaleTab, build_upscale
 from .templates import render
@@ -50,7 +51,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
         # Before there is anything on the page, since Gradio makes its routes anew with each call.
         blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
-        kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES)}
+        kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES, "schedule")}
         page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine))
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
@@ -60,10 +61,11 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             benches = (words, picture)
             with gr.Tab("Upscale", id="upscale") as tab:
                 upscale = build_upscale(page, tab, picture)
-            with gr.Tab("Schedule", id="schedule"):
-                schedule = build_schedule(page)
-            with gr.Tab("Lab", id="lab"):
-                lab = build_lab(page, benches)
+            with gr.Tab("Schedule", id="schedule") as tab:
+                build_when_opened(tab, lambda: build_schedule(page, blocks, benches, tabs))
+            with gr.Tab("Lab", id="lab") as tab:
+                later = replace(page, status=relay(page.status))
+                lab = build_when_opened(tab, lambda: build_lab(later, blocks, benches))
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page, benches, tabs)
             # On a shared page without accounts it would show everybody's pictures to everybody.
@@ -80,8 +82,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             _connect_result_actions(bench, picture, upscale, tabs)
             connect_vary(page, bench)
             connect_link(page, bench)
-        _connect_opening(page, blocks, benches, lab, upscale, tabs)
-        connect_schedule(page, blocks, schedule, benches, tabs)
+        _connect_opening(page, blocks, benches, upscale, lab, tabs)
         build_endpoints(engine)
     return blocks
 
@@ -142,20 +143,19 @@ def _connect_result_actions(bench: Workbench, target: Workbench, upscale: Upscal
 
 
 def _connect_opening(
-    page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], lab: Lab, upscale: UpscaleTab, tabs: gr.Tabs
+    page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], upscale: UpscaleTab, lab: gr.Number, tabs: gr.Tabs
 ) -> None:
     """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs.
 
     A link fills the form that it is for, and its tab comes to the front.
+
+    lab  opens the Lab, which follows its own jobs
     """
     known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    modes, followed = (
-        [bench.mode for bench in benches],
-        (*(bench.events for bench in benches), *lab.tools, upscale.events),
-    )
+    modes, followed = [bench.mode for bench in benches], (*(bench.events for bench in benches), upscale.events)
 
     def recognize(claims: str) -> tuple[str, str]:
-        token = choose_token(page, claims, [each.mode for each in followed])
+        token = choose_token(page, claims, [*(each.mode for each in followed), *LAB_MODES])
         return token, token
 
     opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
@@ -168,10 +168,13 @@ def _connect_opening(
             js="(kept) => [kept, window.sigmalab.link()]",
             **QUIET,
         )
-    blocks.load(partial(restore, page, lab.form), page.kept[lab.form.mode], refilled(lab.form), **QUIET)
-    blocks.load(partial(restore_axes, page.registry, lab.axes), page.kept[AXES], lab.axes.outputs, **QUIET)
     for each in followed:
         remembered.then(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
+
+    def open_lab(token: str) -> Any:
+        return 1 if any(page.job(token, mode) for mode in LAB_MODES) else gr.skip()
+
+    remembered.then(open_lab, page.token, lab, **QUIET)
 
     def front(query: str) -> Any:
         mode = mode_of(query, modes)

@@ -44,7 +44,7 @@ class ApiCalls:
         if not (call or run or JOIN.match(path)) or not isinstance(body, dict) or not signed_in(scope):
             await self._app(scope, receive, send)
             return
-        functions = scope["app"].get_blocks().fns
+        functions = _functions(scope["app"].get_blocks(), body.get("session_hash"))
         named = call or (run if body.get("fn_index") is None else None)
         function, problem = _by_name(functions, unquote(named["name"])) if named else _by_number(functions, body)
         if problem:
@@ -134,6 +134,12 @@ def complete(function: Any, given: Any, with_hidden: bool = False) -> tuple[str,
         return "", given + [each.default for each in rest]
     wanted = f" ({', '.join(parameters)})" if parameters else ""
     return f"{name} takes {len(inputs)} values{wanted}; {len(given)} came.", given
+
+
+def _functions(blocks: Any, session: Any) -> Mapping[int, Any]:
+    """The events by number; a visitor's page has more of them once tabs have been opened."""
+    known = blocks.state_holder.session_data.get(session) if isinstance(session, str) else None
+    return known.blocks_config.fns if known else blocks.fns
 
 
 def _parameters(function: Any, count: int) -> Mapping[str, Parameter] | None:

@@ -20,14 +20,14 @@ class Page:
 
     token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
     kept      where the browser keeps each form, by its mode, and the axes of a grid
-    status    the line about the engine at the top, whose change tells that a model has been opened
+    status    changes when a model has been opened
     watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     """
 
     engine: Engine
     token: gr.State
     kept: Mapping[str, gr.BrowserState]
-    status: gr.HTML
+    status: gr.HTML | gr.Number
     watching: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -21,6 +21,7 @@ from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, RAW, Updates
 from webui.tabs.form.describe import note
+from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
@@ -31,7 +32,7 @@ from .cell_cache import CellPicture
 from .compare import CellFailed, CellMade, CellResult, Compare, cost_of
 from .grid import Cell, Grid, ImpossibleCell, make_grid
 from .grid_sheet import caption, encode_sheet, write_zip
-from .lab_form import LabForm, request_of
+from .lab_form import request_of
 from .lab_text import compared, cost_text
 from .tool_view import build_buttons, connect_cost, connect_tool
 
@@ -55,7 +56,7 @@ class CompareView:
     files: gr.State
 
 
-def build_compare(page: Page, settings: LabForm, axes: AxesView) -> JobEvents:
+def build_compare(page: Page, form: Form, axes: AxesView) -> JobEvents:
     """Build what stands below the axes and wire it."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Make the grid", IDLE)
@@ -80,7 +81,7 @@ def build_compare(page: Page, settings: LabForm, axes: AxesView) -> JobEvents:
             bundle = gr.DownloadButton("Save as zip", size="sm", elem_id=f"{TOOL}-zip")
     shown = gr.State({})
 
-    form, count = settings.form, len(axes.inputs)
+    count = len(axes.inputs)
     inputs = [*axes.inputs, *form.inputs]
 
     def plan(*given: Any) -> Grid:

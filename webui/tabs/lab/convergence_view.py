@@ -15,12 +15,13 @@ from webui.engine.jobs import Job, TaskJob
 from webui.engine.reference_problem import Candidate, Excluded
 from webui.gradio_ext.gradio_events import Updates
 from webui.tabs.form.describe import note, seconds_text
+from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
 from .figures import convergence_figure
-from .lab_form import LabForm, build_samplers, build_schedule, request_of
+from .lab_form import build_samplers, build_schedule, request_of
 from .lab_text import ahead_text
 from .tool_view import build_buttons, connect_cost, connect_tool
 
@@ -37,7 +38,7 @@ IDLE = (
 )
 
 
-def build_convergence(page: Page, settings: LabForm) -> JobEvents:
+def build_convergence(page: Page, form: Form) -> JobEvents:
     """Build the tab's content and wire it."""
     registry = page.registry
     with gr.Column(elem_classes="card"):
@@ -66,9 +67,9 @@ def build_convergence(page: Page, settings: LabForm) -> JobEvents:
     def make(where: Any, names: Any, schedule: Any, most: Any, *given: Any) -> Convergence:
         # The mixture reads only the options of the form, whose other fields may be empty.
         if where == "model":
-            on, options = request_of(settings.form, given)
+            on, options = request_of(form, given)
         else:
-            on, options = None, settings.form.values(given)["options"]
+            on, options = None, form.values(given)["options"]
         kept = options["schedules"].get(schedule, {}) if isinstance(schedule, str) else {}
         chosen = [str(name) for name in names] if isinstance(names, list) else []
         # The browser may send anything; only known numbers of calls are used.
@@ -81,7 +82,6 @@ def build_convergence(page: Page, settings: LabForm) -> JobEvents:
         counts = task.counts(levels_of(page.engine, task))
         return ahead_text("The reference and all runs" if task.model else "All runs", counts)
 
-    form = settings.form
     inputs = [where, chosen, schedule, most, *form.inputs]
     # Only what changes the number of runs: the prompts are typed.
     watched = [where, chosen, schedule, most, form.fields["model"], form.edits, form.revision]

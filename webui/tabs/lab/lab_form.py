@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -20,17 +19,9 @@ from webui.tabs.form.page_context import Page
 MODE = "lab"
 
 
-@dataclass(frozen=True, eq=False)
-class LabForm:
-    """The form and the box around it, which is hidden for tools that do not use it."""
-
-    form: Form
-    box: gr.Column
-
-
-def build_settings(page: Page) -> LabForm:
+def build_settings(page: Page) -> Form:
     """Build the prompt and, folded, all other settings."""
-    with gr.Column(elem_classes="lab-settings", elem_id="lab-settings") as box:
+    with gr.Column(elem_classes="lab-settings", elem_id="lab-settings"):
         prompt = build_prompt(MODE, page.first_model)
         with gr.Accordion("Settings of the run", open=False, elem_id="lab-more"):
             with gr.Column(elem_classes="lab-form"):
@@ -38,7 +29,7 @@ def build_settings(page: Page) -> LabForm:
                 form = build_form(page, MODE, prompt.prompt, more)
     connect_form(page, form)
     connect_model(page, form, prompt)
-    return LabForm(form, box)
+    return form
 
 
 def _picture() -> dict[str, gr.components.Component]:

@@ -14,11 +14,12 @@ from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.gradio_events import QUIET, Updates, on_choice
 from webui.tabs.form.describe import note, percent, seconds_text
+from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
-from .lab_form import LabForm, build_samplers, build_schedule
+from .lab_form import build_samplers, build_schedule
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, PathFailed, PlanePath, PlaneTask, make_paths
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -35,7 +36,7 @@ EXPLANATION = (
 )
 
 
-def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
+def build_plane(page: Page, form: Form, tab: gr.Tab) -> JobEvents:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
     registry = page.registry
     with gr.Row(elem_classes="plane"):
@@ -122,7 +123,6 @@ def build_plane(page: Page, settings: LabForm, tab: gr.Tab) -> JobEvents:
         counts = make(*given).counts
         return ahead_text(f"{len(counts)} paths, with the exact ones", counts, "call")
 
-    form = settings.form
     inputs = [density, chosen, schedule, steps, points, seed, form.options]
     connect_cost(cost, [chosen, schedule, steps, points, seed, form.edits, form.revision], inputs, tell_cost)
 

@@ -17,6 +17,7 @@ from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.controls import build_upload
 from webui.tabs.form.describe import note, summary
+from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
@@ -24,7 +25,7 @@ from webui.tabs.form.workbench import Workbench, newest_result, results_of
 from webui.templates import render
 
 from .figures import change_figure, gap_figure, noise_figure
-from .lab_form import LabForm, request_of
+from .lab_form import request_of
 from .lab_text import ahead_text
 from .replay_trajectory import replay_trajectory
 from .tool_view import Start, build_buttons, connect_cost, connect_tool
@@ -51,7 +52,7 @@ COLUMNS = (
 )
 
 
-def build_trajectory(page: Page, settings: LabForm, benches: Sequence[Workbench]) -> JobEvents:
+def build_trajectory(page: Page, form: Form, benches: Sequence[Workbench]) -> JobEvents:
     """Build the tab's content and wire it; `benches` have the last result."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Run and watch", IDLE)
@@ -77,7 +78,7 @@ def build_trajectory(page: Page, settings: LabForm, benches: Sequence[Workbench]
 
     scrubber.change(scrub, [shown, scrubber], pair, trigger_mode="always_last", **QUIET)
 
-    form, engine = settings.form, page.engine
+    engine = page.engine
 
     def make(*given: Any) -> Trajectory:
         request, _ = request_of(form, given)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, browser_store, opening
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, opening
 from webui.tabs.form.describe import note
 from webui.tabs.form.form_events import remember
 from webui.tabs.form.form_state import recall_options
@@ -24,12 +24,10 @@ from .training_view import TrainingView, build_training, connect_training
 
 
 @dataclass(frozen=True, eq=False)
-class ScheduleTab:
-    """What has to be connected to the rest of the page."""
+class RunPart:
+    """The first part, with what has to be connected to the rest of the page."""
 
     view: RunView
-    forward: ForwardView
-    training: TrainingView
     last: gr.Button
     opened: gr.UploadButton
     message: gr.HTML
@@ -37,8 +35,8 @@ class ScheduleTab:
     use: dict[str, gr.Button]
 
 
-def build_schedule(page: Page) -> ScheduleTab:
-    """Build the tab's content."""
+def build_schedule(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
+    """Build the tab's content, filled as the browser kept it; `benches` are the forms that it takes from and fills."""
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("The run", id="schedule-run"):
             parts = _build_run(page)
@@ -46,26 +44,19 @@ def build_schedule(page: Page) -> ScheduleTab:
             forward = build_forward()
         with gr.Tab("How models are trained", id="schedule-training"):
             training = build_training()
-    return ScheduleTab(forward=forward, training=training, **parts)
-
-
-def connect_schedule(
-    page: Page, blocks: gr.Blocks, tab: ScheduleTab, benches: Sequence[Workbench], tabs: gr.Tabs
-) -> None:
-    """Wire the tab to the forms and their results, and fill it when the page is opened."""
-    view = tab.view
-    connect_loading(page, view, benches, tab.opened, tab.last, tab.message)
-    connect_forward(page, view, tab.forward, benches)
-    connect_training(page, view, tab.training)
+    view = parts.view
+    connect_loading(page, view, benches, parts.opened, parts.last, parts.message)
+    connect_forward(page, view, forward, benches)
+    connect_training(page, view, training)
     for bench in benches:
-        connect_taking(view, bench.form, tab.take[bench.mode])
-        connect_using(page, view, bench.form, tabs, tab.use[bench.mode])
-    _connect_restore(page, blocks, view, tab.forward, tab.training)
+        connect_taking(view, bench.form, parts.take[bench.mode])
+        connect_using(page, view, bench.form, tabs, parts.use[bench.mode])
+    _connect_restore(page, blocks, view, forward, training)
 
 
 def _connect_restore(page: Page, blocks: gr.Blocks, run: RunView, forward: ForwardView, training: TrainingView) -> None:
-    """Store every setting of the tab in the browser, and restore them when the page is opened."""
-    kept = browser_store("schedule")
+    """Store every setting of the tab in the browser, and restore them now."""
+    kept = page.kept["schedule"]
     fields = [run.fields[name] for name in FIELDS]
     more = [run.compare, *run.looks, forward.at, forward.process, *training.controls]
     controls = dict(zip((*FIELDS, *MORE), [*fields, *more], strict=True))
@@ -84,7 +75,7 @@ def _connect_restore(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwa
     blocks.load(fill, kept, filled, **QUIET)
 
 
-def _build_run(page: Page) -> dict[str, Any]:
+def _build_run(page: Page) -> RunPart:
     with gr.Row(elem_classes="bench visual"):
         with gr.Column(elem_classes="compose"):
             fields = build_fields(page)
@@ -121,7 +112,7 @@ def _build_run(page: Page) -> dict[str, Any]:
     view = RunView(**fields, **drawn, kept=gr.State([]), loaded=gr.State(None))
     connect_run_view(page, view, keep, clear)
     connect_paste(page, view, pasted, draw_it, answer)
-    return dict(view=view, last=last, opened=opened, message=message, take=take, use=use)
+    return RunPart(view=view, last=last, opened=opened, message=message, take=take, use=use)
 
 
 def _buttons(verb: str, text: str) -> dict[str, gr.Button]:
