@@ -143,7 +143,7 @@ def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
     loader = _Loader(deep=True)
     with _named_while_slow(path.name, patience):
         loader.load(file_source(path.absolute(), path.name))
-    return Registry(loader.samplers, loader.schedules, tuple(loader.broken))
+    return Registry(loader.samplers, loader.schedules, tuple(loader.broken), loader.guidances)
 
 
 class TookTooLong(BaseException):

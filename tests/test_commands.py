@@ -170,6 +170,14 @@ def test_a_good_plugin_passes(capsys):
     assert capsys.readouterr().out == "euler.py: Euler: 18 of 18 checks passed\n"
 
 
+def test_schedules_and_guidances_are_checked_as_well(capsys):
+    assert check_files([ROOT / "plugins" / "guidance.py", ROOT / "plugins" / "schedules.py"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "guidance.py: APG: 1 of 1 checks passed" in lines
+    assert not any(": CFG:" in line for line in lines), "it comes with the program"
+    assert "schedules.py: Karras: 1 of 1 checks passed" in lines
+
+
 def test_a_plugin_that_fails_a_check_is_told_what_to_look_at(tmp_path, capsys):
     (tmp_path / "wrong.py").write_text(WRONG, "utf-8")
     assert check_files([tmp_path / "wrong.py"], as_json=True) == 1

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import threading
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from webui.gradio_ext.api_login import ApiLogin, Logins
 from webui.gradio_ext.login_throttle import LoginAttempts
 from webui.importers.sampler_names import METHODS
 from webui.settings import Settings
+from weights.card import Card
 
 LOGIN = ("ann", "secret")
 
@@ -367,6 +369,11 @@ def test_the_nearest_size_is_one_that_can_be_made(size, limits):
     width, height = nearest_size(*size, toy(), limits)
     assert not size_problem("width", width, toy()) and not size_problem("height", height, toy())
     assert width * height <= limits.picture or min(width, height) == 16
+
+
+def test_sides_at_which_pictures_hold_together_are_preferred():
+    info = replace(toy(), card=Card(draws="emoji", sizes=(64, 96)))
+    assert nearest_size(512, 70, info) == (96, 64)
 
 
 def test_names_of_all_worlds(registry):

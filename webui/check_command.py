@@ -34,9 +34,9 @@ def check_files(files: Sequence[Path], as_json: bool = False, distilled: bool = 
 
 
 def print_report(report: PluginReport) -> None:
-    """Print a report: a line for each sampler or schedule, and below it each check that failed."""
+    """Print a report: a line for each sampler, schedule or guidance, and below it each check that failed."""
     if not report.results and not report.broken:
-        print(f"{report.file}: it registers no sampler and no schedule")
+        print(f"{report.file}: it registers no sampler, no schedule and no guidance")
     for broken in report.broken:
         print(f"{report.file}: not loaded: {broken}")
     for name in dict.fromkeys(result.name for result in report.results):

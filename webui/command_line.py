@@ -139,7 +139,7 @@ def _info_flags() -> argparse.ArgumentParser:
 
 def _check_flags() -> argparse.ArgumentParser:
     text = (
-        "Run every check of samplers.testing on the samplers and schedules of a plugin. The plugin's code runs. The "
+        "Run every check of samplers.testing on the samplers, schedules and guidances of a plugin. Its code runs. The "
         "exit status is 0 if all passed, 1 if one did not, 2 for a file that is no plugin."
     )
     flags = _parser("check", text)

@@ -27,6 +27,7 @@ from webui.importers.imported_settings import read_imported_settings
 from .api_jobs import ApiJobs
 from .method_names import method_fields
 from .picture_bodies import to_base64
+from .script_api import RunFailed
 from .sdapi_bodies import Body
 from .sdapi_request import Translator
 
@@ -92,6 +93,8 @@ def openai_routes(engine: Engine, jobs: ApiJobs, translator: Translator) -> APIR
 
     def answer(job: DrawJob, http: HttpRequest, as_what: str, kind: str) -> dict[str, Any]:
         data = []
+        if not job.pictures:
+            raise RunFailed("The run was stopped before a picture was finished.")
         for picture in job.pictures:
             if as_what == "url":
                 place = f"{address_of_page(http, engine.settings.root_path)}/v1/images/files/"

@@ -68,10 +68,13 @@ def size_problem(name: str, size: int, info: ModelInfo) -> str:
 def nearest_size(width: int, height: int, info: ModelInfo, limits: Limits = LOCAL) -> tuple[int, int]:
     """The size of about this shape that is nearest among those that a model makes and the limits allow, in pixels.
 
-    0 is the model's own size.
+    0 is the model's own size. Where the model's card names the sides at which its pictures hold together, those alone
+    count: a network that knows one size fills a larger picture with a texture.
     """
     smallest, largest, step = size_range(info)
     width, height = width or info.defaults.size, height or info.defaults.size
+    if info.card and (sides := info.card.sizes):
+        width, height = (min(sides, key=lambda side: abs(side - asked)) for asked in (width, height))
     scale = min(1.0, largest / max(width, height), math.sqrt(limits.picture / (width * height)))
     scale = max(scale, smallest / min(width, height))
     # Downwards where the limits cut, so that rounding does not cross them.

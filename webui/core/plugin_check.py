@@ -9,14 +9,14 @@ from typing import Any
 
 from samplers.registry import load_plugin
 from samplers.sampler import Sampler
-from samplers.testing import CheckFailed, check_schedule, checks
+from samplers.testing import CheckFailed, check_guidance, check_schedule, checks
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check of one sampler or schedule.
+    """One check of one sampler, schedule or guidance.
 
-    name     of the sampler or schedule; check: of the check; about: what it expects
+    name     of the sampler, schedule or guidance; check: of the check; about: what it expects
     problem  what was expected, what came and where to look; "" if it passed
     """
 
@@ -54,6 +54,10 @@ def check_plugin(path: Path, distilled: bool = False) -> PluginReport:
     for entry in found.schedules.values():
         about = "It makes falling sigmas that models are trained on, for any number of steps and every option."
         results.append(CheckResult(entry.name, "schedule", about, _problem(check_schedule, entry.item)))
+    for guidance in (entry for entry in found.guidances.values() if entry.source == path.name):
+        about = "It follows CFG's contract: estimates, pictures apart, inputs and global state."
+        problem = _problem(check_guidance, guidance.item)
+        results.append(CheckResult(guidance.name, "guidance", about, problem))
     return PluginReport(path.name, tuple(results), tuple(f"{one.name}: {one.reason}" for one in found.broken))
 
 
