@@ -84,20 +84,6 @@ def original_names(unet: Any) -> dict[str, str]:
     return {name: source.removeprefix(UNET).removesuffix(".weight") for name, source in sources.items()}
 
 
-def marked_prediction(file: TensorFile) -> str | None:
-    """What a file says that its network predicts: in the header, or by an empty tensor "v_pred"; None if nothing."""
-    facts = {name: str(value).lower() for name, value in file.metadata.items()}
-    stated = facts.get("modelspec.prediction_type", "")
-    if "v_pred" in file.shapes or "768-v" in facts.get("modelspec.architecture", "") or stated in ("v", "v_prediction"):
-        return "v_prediction"
-    return "epsilon" if stated == "epsilon" else None
-
-
-def marked_zero_snr(file: TensorFile) -> bool:
-    """Whether a tensor "ztsnr" marks a file as trained down to pure noise (Lin et al. 2023, arXiv:2305.08891)."""
-    return "ztsnr" in file.shapes
-
-
 def with_dotted_averages(file: TensorFile) -> TensorFile:
     """A file whose UNet is there as a running average alone, with the UNet's usual names beside those; else the file.
 

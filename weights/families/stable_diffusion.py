@@ -12,14 +12,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from samplers.schedule import NoiseSchedule
-
 from ..condition import TensorCondition
 from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..model_info import ModelError
 from ..module_part import ModulePart, Source, empty_part
 from ..prompt_encoder import PromptEncoder
-from ..scheduler_config import read_schedule
 from ..tensors import TensorFile
 from ..tokenizer import clip_tokenizer
 from .clip_text import (
@@ -32,21 +29,15 @@ from .clip_text import (
     open_clip_source,
 )
 from .family import ConditionedNetwork
-from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source, with_dotted_averages
-from .ldm_vae import VAE, is_vae, vae_config, vae_part
+from .ldm_file import LdmFile, missing_tensors_named
+from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
+from .ldm_vae import VAE, vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
 
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."  # of versions 1 and 2
 SCALE = 0.18215  # of latents, so that they have unit variance
 LEVELS, LAYERS = 4, 2  # of the UNet; residual blocks of a level
 BASE_STEP = 875_000  # training steps of version 2's base model, which predicts epsilon
-SCHEDULER = dict(
-    _class_name="DDIMScheduler",
-    beta_schedule="scaled_linear",
-    beta_start=0.00085,
-    beta_end=0.012,
-    num_train_timesteps=1000,
-)
 
 Sizes = Mapping[str, tuple[int, ...]]
 
@@ -71,18 +62,12 @@ class StableDiffusion:
         if version is None or first is None:
             return None
         _check_inputs(file, first)
-        try:
+        with missing_tensors_named(file):
             # Version 2 was trained on the last layer but one.
             text = clip_config(sizes, CLIP) if version == 1 else open_clip_config(sizes, OPEN_CLIP, skipped=1)
             vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
             unet = unet_config(version, sizes, text["hidden_size"])
-        except IndexError:
-            raise ModelError(
-                f"{file.path.name} is not a supported checkpoint: a tensor has fewer dimensions than a network needs"
-            ) from None
-        except (KeyError, ValueError) as error:
-            raise ModelError(f"{file.path.name} is not complete: {error.args[0]} is missing") from None
-        return StableDiffusionFile(file, version, unet, vae, text)
+        return StableDiffusionFile(file, unet, vae, version, text)
 
     def build(self, name: str, components: Mapping[str, Any]) -> StableDiffusionNetwork:
         """See `Family.build`."""
@@ -91,50 +76,26 @@ class StableDiffusion:
 
 
 @dataclass(frozen=True, eq=False)
-class StableDiffusionFile:
+class StableDiffusionFile(LdmFile):
     """A single file. See `Checkpoint`.
 
-    version          1 or 2
-    unet, vae, text  the arguments of the modules; `vae` is None if the file has none
+    version  1 or 2
+    text     the arguments of the text encoder
     """
 
-    file: TensorFile
     version: int
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any] | None
     text: Mapping[str, Any]
-    channels: ClassVar[int] = 4
-    factor: ClassVar[int] = 8
-
-    @property
-    def has_vae(self) -> bool:
-        """Whether the file has a VAE of its own."""
-        return self.vae is not None
 
     @property
     def prediction(self) -> str | None:
         """Stated by the file, or epsilon for every other file of version 1; None if only the network can tell."""
-        marked = marked_prediction(self.file)
         is_base = self.version == 1 or str(self.file.metadata.get("global_step")) == str(BASE_STEP)
-        return marked or ("epsilon" if is_base else None)
-
-    @property
-    def zero_snr(self) -> bool:
-        """Whether the file is marked as trained down to pure noise."""
-        return marked_zero_snr(self.file)
+        return super().prediction or ("epsilon" if is_base else None)
 
     def size(self, prediction: str) -> int:
         """Version 2 predicts v at 768 pixels and epsilon at 512; names of exceptions say "512"."""
         large = self.version == 2 and prediction == "v_prediction" and "512" not in self.file.path.stem
         return 768 if large else 512
-
-    def schedule(self, zero_snr: bool) -> NoiseSchedule:
-        """The same for both versions."""
-        return read_schedule({**SCHEDULER, "rescale_betas_zero_snr": zero_snr})[0]
-
-    def takes_vae(self, file: TensorFile) -> bool:
-        """Whether a file has a VAE's decoder."""
-        return is_vae(file)
 
     def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
         """See `Checkpoint.parts`."""

@@ -11,14 +11,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from samplers.schedule import NoiseSchedule
-
 from ..condition import TensorCondition
 from ..embedding_file import NO_EMBEDDINGS, Embeddings, made_for
 from ..model_info import ModelError
 from ..module_part import ModulePart, Source, empty_part
 from ..prompt_encoder import PromptEncoder
-from ..scheduler_config import read_schedule
 from ..tensors import TensorFile
 from ..tokenizer import clip_tokenizer
 from .clip_text import (
@@ -31,9 +28,10 @@ from .clip_text import (
     open_clip_source,
 )
 from .family import ConditionedNetwork
-from .ldm_unet import UNET, averaged, marked_prediction, marked_zero_snr, unet_source, with_dotted_averages
-from .ldm_vae import VAE, is_vae, vae_config, vae_part
-from .stable_diffusion import SCHEDULER, Sizes
+from .ldm_file import LdmFile, missing_tensors_named
+from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
+from .ldm_vae import VAE, vae_config, vae_part
+from .stable_diffusion import Sizes
 from .unsupported_models import INPUTS
 
 FIRST, SECOND = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
@@ -76,17 +74,11 @@ class StableDiffusionXL:
         if len(first) != 4 or first[1] != 4:
             what = INPUTS.get(first[1] if len(first) > 1 else 0, "a network of another kind")
             raise ModelError(f"{name} is Stable Diffusion XL and {what}, which is not supported yet")
-        try:
+        with missing_tensors_named(file):
             text = clip_config(sizes, FIRST), open_clip_config(sizes, SECOND)
             text[1]["projection_dim"] = sizes[_projection(sizes)][-1]
             vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
             unet = unet_config(sizes, text[0]["hidden_size"] + text[1]["hidden_size"])
-        except IndexError:
-            raise ModelError(
-                f"{name} is not a supported checkpoint: a tensor has fewer dimensions than a network needs"
-            ) from None
-        except (KeyError, ValueError) as error:
-            raise ModelError(f"{name} is not complete: {error.args[0]} is missing") from None
         return StableDiffusionXLFile(file, unet, vae, text)
 
     def build(self, name: str, components: Mapping[str, Any]) -> StableDiffusionXLNetwork:
@@ -100,45 +92,17 @@ class StableDiffusionXL:
 
 
 @dataclass(frozen=True, eq=False)
-class StableDiffusionXLFile:
+class StableDiffusionXLFile(LdmFile):
     """A single file. See `Checkpoint`.
 
-    unet, vae, text  the arguments of the modules; `vae` is None if the file has none, `text` is that of both encoders
+    text  the arguments of both text encoders
     """
 
-    file: TensorFile
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any] | None
     text: tuple[Mapping[str, Any], Mapping[str, Any]]
-    channels: ClassVar[int] = 4
-    factor: ClassVar[int] = 8
-
-    @property
-    def has_vae(self) -> bool:
-        """Whether the file has a VAE of its own."""
-        return self.vae is not None
-
-    @property
-    def prediction(self) -> str | None:
-        """Stated by the file, else None: some fine-tunes predict v and do not say so."""
-        return marked_prediction(self.file)
-
-    @property
-    def zero_snr(self) -> bool:
-        """Whether the file is marked as trained down to pure noise."""
-        return marked_zero_snr(self.file)
 
     def size(self, prediction: str) -> int:
         """1024 pixels, or the same area in other shapes."""
         return 1024
-
-    def schedule(self, zero_snr: bool) -> NoiseSchedule:
-        """That of Stable Diffusion 1."""
-        return read_schedule({**SCHEDULER, "rescale_betas_zero_snr": zero_snr})[0]
-
-    def takes_vae(self, file: TensorFile) -> bool:
-        """Whether a file has a VAE's decoder."""
-        return is_vae(file)
 
     def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
         """See `Checkpoint.parts`."""
