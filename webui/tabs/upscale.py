@@ -24,7 +24,7 @@ from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.controls import build_control, build_upload, upscaler_choices
 from webui.tabs.form.describe import message, note, problem, stage
 from webui.tabs.form.form import to_request
-from webui.tabs.form.job_events import JobButtons, JobEvents, View
+from webui.tabs.form.job_events import JobEvents, View, build_job_buttons
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
 from webui.templates import render
@@ -66,18 +66,7 @@ def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
                     )
                     strength = build_control(fields_of(Request)["strength"], MODE, value=STRENGTH)
                     gr.HTML(note("Model, sampler, steps, guidance, seed and the tile's size are those of img2img."))
-            with gr.Row(elem_classes="run"):
-                start = gr.Button(
-                    "Upscale",
-                    variant="primary",
-                    elem_id=f"{MODE}-start",
-                    elem_classes="generate",
-                    min_width=120,
-                    scale=3,
-                )
-                stop = gr.Button(
-                    "Stop", elem_id=f"{MODE}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1
-                )
+            buttons = build_job_buttons(MODE, "Upscale", "Upscaling")
         with gr.Column(elem_classes="result"):
             live = gr.HTML(render("form", "empty_stage"), elem_id=f"{MODE}-stage", elem_classes="stage-box")
             compared = gr.ImageSlider(
@@ -125,10 +114,9 @@ def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
             detail_request(bench, form, {**wanted, "prompt": prompt, "strength": strength}), owner
         )
 
-    buttons = JobButtons(start, stop, "Upscale", "Upscaling")
-    outputs: Sequence[Component] = [live, compared, said, download, start, stop]
+    outputs: Sequence[Component] = [live, compared, said, download, buttons.start, buttons.stop]
     events = JobEvents(page, MODE, buttons, view, lambda text: {said: problem(text)}, outputs)
-    events.connect(start.click, [image, scale, upscaler, detail, prompt, strength, *bench.form.inputs], make)
+    events.connect(buttons.start.click, [image, scale, upscaler, detail, prompt, strength, *bench.form.inputs], make)
     events.connect_stop()
     return UpscaleTab(image, prompt, events)
 

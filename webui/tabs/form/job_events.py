@@ -109,6 +109,19 @@ class JobButtons:
         }
 
 
+def build_job_buttons(mode: str, label: str, busy: str, start: str = "start") -> JobButtons:
+    """Build the row of a start and a stop button; `start` names the first one in its id. See `JobButtons`."""
+    with gr.Row(elem_classes="run"):
+        return JobButtons(
+            gr.Button(
+                label, variant="primary", elem_id=f"{mode}-{start}", elem_classes="generate", min_width=120, scale=3
+            ),
+            gr.Button("Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1),
+            label,
+            busy,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class JobEvents:
     """The events that start and follow the jobs of one tab or tool.
@@ -181,7 +194,7 @@ class JobEvents:
                 seen, pressed = now, state
 
 
-def connect_run(page: Page, form: Form, result: ResultPanel, generate: gr.Button, stop: gr.Button) -> JobEvents:
+def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons) -> JobEvents:
     """Wire Generate and Stop."""
     mode, seed = form.mode, form.fields["seed"]
 
@@ -204,9 +217,8 @@ def connect_run(page: Page, form: Form, result: ResultPanel, generate: gr.Button
     def make(owner: str, *given: Any) -> Job:
         return page.engine.submit(to_request(mode, form.values(given)), owner)
 
-    buttons = JobButtons(generate, stop, "Generate", "Generating")
-    outputs = [*result.outputs, generate, stop, seed]
+    outputs = [*result.outputs, buttons.start, buttons.stop, seed]
     events = JobEvents(page, mode, buttons, view, partial(show_problem, result), outputs)
-    events.connect(generate.click, form.inputs, make)
+    events.connect(buttons.start.click, form.inputs, make)
     events.connect_stop()
     return events

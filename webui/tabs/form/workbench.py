@@ -15,7 +15,7 @@ from webui.tabs.form.page_context import Page
 from .controls import build_form, build_prompt
 from .form import Form
 from .form_events import connect_form
-from .job_events import JobEvents, connect_run
+from .job_events import JobEvents, build_job_buttons, connect_run
 from .lora_menu import build_lora_menu, connect_lora_menu
 from .model_events import connect_model
 from .result_panel import ResultPanel, build_result, chosen_of
@@ -52,18 +52,7 @@ def build_workbench(
             more = dict(picture())
             box = build_prompt(mode, page.first_model)
             loras = build_lora_menu(mode, box.prompt, page.engine.extra)
-            with gr.Row(elem_classes="run"):
-                generate = gr.Button(
-                    "Generate",
-                    variant="primary",
-                    elem_id=f"{mode}-generate",
-                    elem_classes="generate",
-                    min_width=120,
-                    scale=3,
-                )
-                stop = gr.Button(
-                    "Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1
-                )
+            buttons = build_job_buttons(mode, "Generate", "Generating", "generate")
             with gr.Row(elem_classes="below"):
                 gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
                 link = gr.Button(
@@ -77,7 +66,7 @@ def build_workbench(
     connect_form(page, form)
     connect_model(page, form, box, result.wall)
     connect_lora_menu(page, form, loras)
-    events = connect_run(page, form, result, generate, stop)
+    events = connect_run(page, form, result, buttons)
     return Workbench(mode, form, result, events, link)
 
 

@@ -16,7 +16,7 @@ from webui.engine.job_context import Task
 from webui.engine.jobs import Job
 from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
 from webui.tabs.form.describe import note, problem
-from webui.tabs.form.job_events import JobButtons, JobEvents, View
+from webui.tabs.form.job_events import JobButtons, JobEvents, View, build_job_buttons
 from webui.tabs.form.page_context import Page
 
 from .lab_text import status
@@ -36,22 +36,16 @@ class Buttons:
     """Start, stop and the status line of a tool."""
 
     mode: str
-    label: str
     idle: str
-    start: gr.Button
-    stop: gr.Button
+    pair: JobButtons
     message: gr.HTML
 
 
 def build_buttons(mode: str, label: str, idle: str) -> Buttons:
     """Build the row of buttons and the status line that every tool has."""
-    with gr.Row(elem_classes="run"):
-        start = gr.Button(
-            label, variant="primary", elem_id=f"{mode}-start", elem_classes="generate", min_width=120, scale=3
-        )
-        stop = gr.Button("Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1)
+    pair = build_job_buttons(mode, label, "At work")
     message = gr.HTML(status(None, idle, str), elem_id=f"{mode}-message")
-    return Buttons(mode, label, idle, start, stop, message)
+    return Buttons(mode, idle, pair, message)
 
 
 def connect_tool(
@@ -83,10 +77,10 @@ def connect_tool(
     def submit(make: Callable[..., Task], owner: str, *given: Any) -> Job:
         return page.engine.submit_task(make(*given), owner)
 
-    pair = JobButtons(buttons.start, buttons.stop, buttons.label, "At work")
-    every = [buttons.message, buttons.start, buttons.stop, *outputs]
+    pair = buttons.pair
+    every = [buttons.message, pair.start, pair.stop, *outputs]
     events = JobEvents(page, buttons.mode, pair, view_of, lambda text: {buttons.message: problem(text)}, every)
-    for start in (Start(buttons.start.click, inputs, make), *starts):
+    for start in (Start(pair.start.click, inputs, make), *starts):
         events.connect(start.listen, start.inputs, partial(submit, start.make))
     events.connect_stop()
     return events
