@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
@@ -20,6 +20,7 @@ from webui.engine.jobs import DrawJob, Job
 
 from .script_api import RunFailed
 
+AnyJob = TypeVar("AnyJob", bound=Job)
 LOOK = 0.25  # seconds between looks at whether the caller is still there
 
 
@@ -57,23 +58,19 @@ class ApiJobs:
         The job stops when the caller hangs up. Raises RequestError, RunFailed and CallerGone.
         """
 
-        def submit() -> DrawJob:
-            # The engine has opened what it needs of these files when it has taken the job.
-            with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
-                return self.engine.submit(read(make_fields(Path(folder))))
-
-        job = await run_in_threadpool(submit)
-        await self.watch(http, job)
-        return job
+        return await self._run(http, lambda folder: self.engine.submit(read(make_fields(folder))))
 
     async def upscale(self, http: HttpRequest, make_request: Callable[[Path], UpscaleRequest]) -> Job:
         """Enlarge what `make_request(folder for uploads)` asks for; as `draw`."""
+        return await self._run(http, lambda folder: self.engine.submit_upscale(make_request(folder)))
 
-        def submit() -> Job:
+    async def _run(self, http: HttpRequest, submit: Callable[[Path], AnyJob]) -> AnyJob:
+        def in_folder() -> AnyJob:
+            # The engine has opened what it needs of these files when it has taken the job.
             with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
-                return self.engine.submit_upscale(make_request(Path(folder)))
+                return submit(Path(folder))
 
-        job = await run_in_threadpool(submit)
+        job = await run_in_threadpool(in_folder)
         await self.watch(http, job)
         return job
 
