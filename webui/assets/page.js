@@ -8,6 +8,10 @@ window.sigmalab = (() => {
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
   const remember = (token) => { keep(tab, token); keep(browser, token); };
+  // Of several tabs, what the one that began a job last has left.
+  document.addEventListener("click", (event) => {
+    if (event.target.closest && event.target.closest("button.generate") && read(tab)) keep(browser, read(tab));
+  });
 
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
   const press = (selector) => { const button = visible(selector); if (button) button.click(); return Boolean(button); };
