@@ -121,6 +121,13 @@ def test_a_vae_beside_its_checkpoint_is_no_model_and_one_alone_is_named(weights,
     save_file(vae, tmp_path / "a.VAE.safetensors")
     assert Catalog().problems(tmp_path) == {}
     assert Catalog().find_models(tmp_path)["a"].vae.name == "a.VAE.safetensors"
+    # One that comes later counts as well, and .safetensors goes before the others.
+    catalog = Catalog()
+    assert catalog.find_models(tmp_path)["a"].vae.name == "a.VAE.safetensors"
+    (tmp_path / "a.VAE.safetensors").rename(tmp_path / "a.vae.ckpt")
+    assert catalog.find_models(tmp_path)["a"].vae.name == "a.vae.ckpt"
+    save_file(vae, tmp_path / "a.Vae.safetensors")
+    assert catalog.find_models(tmp_path)["a"].vae.name == "a.Vae.safetensors"
     save_file(vae, tmp_path / "my.vae.safetensors")
     assert "my.vae.safetensors looks like a VAE alone" in Catalog().problems(tmp_path)["my.vae"]
 

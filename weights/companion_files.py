@@ -49,9 +49,7 @@ def is_companion(path: Path) -> bool:
 def vae_beside(path: Path, override: Override) -> Path | None:
     """The file of the VAE that replaces a checkpoint's own, if any. ModelError if a named one is missing."""
     if override.vae is None:
-        wanted = {f"{path.stem}{ending}".lower() for ending in VAES}
-        beside = (file for file in sorted(path.parent.glob(f"{escape(path.stem)}.*")) if file.name.lower() in wanted)
-        return next((file for file in beside if file.is_file()), None)
+        return next(iter(_vaes_beside(path)), None)
     vae = path.with_name(override.vae)
     if not vae.is_file():
         raise ModelError(f"{path.stem}{OVERRIDES} names the VAE {vae.name}, which is not in the folder")
@@ -66,9 +64,9 @@ def stamp_of(path: Path, families: Iterable[Family]) -> Hashable:
         files = [path / "model_index.json", _part(path, FILE), *parts]
         files += [file for part in parts for file in sorted(part.glob("*.[js]*"))]  # .json, .safetensors
     else:
-        files = [path, *(path.with_name(path.stem + ending) for ending in (*VAES, OVERRIDES, *NOT_READ))]
-        files += _named_vae(path)
-    return tuple(_stat(file) for file in files)
+        files = [path, *(path.with_name(path.stem + ending) for ending in (OVERRIDES, *NOT_READ))]
+        files += [*_vaes_beside(path), *_named_vae(path)]
+    return tuple((file.name, _stat(file)) for file in files)
 
 
 def read_override(path: Path) -> Override:
@@ -99,6 +97,13 @@ def _check_override(name: str, given: Mapping[str, Any]) -> None:
     # A name alone: a file that came with a checkpoint must not point anywhere else.
     if not isinstance(vae, str) or not vae.isprintable() or Path(vae).name != vae or vae in ("", "..") or "\\" in vae:
         raise ModelError(f"{name}: vae must be the name of a file in the same folder")
+
+
+def _vaes_beside(path: Path) -> list[Path]:
+    """The files beside a checkpoint that are its VAE by their names, in any case; the preferred one first."""
+    names = [f"{path.stem}{ending}".lower() for ending in VAES]
+    beside = (file for file in path.parent.glob(f"{escape(path.stem)}.*") if file.name.lower() in names)
+    return sorted((file for file in beside if file.is_file()), key=lambda file: (names.index(file.name.lower()), file))
 
 
 def _named_vae(path: Path) -> list[Path]:

@@ -32,7 +32,7 @@ from .ldm_file import LdmFile, missing_tensors_named
 from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
 from .ldm_vae import VAE, vae_config, vae_part
 from .stable_diffusion import Sizes
-from .unsupported_models import INPUTS
+from .unsupported_models import INPUTS, extra_input
 
 FIRST, SECOND = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 REFINER = "conditioner.embedders.0.model."  # has OpenCLIP alone
@@ -71,6 +71,9 @@ class StableDiffusionXL:
             raise ModelError(
                 f"{name} is a Stable Diffusion XL model on noise levels of its own (EDM), which is not supported"
             )
+        # A class input is SDXL's own: the pooled vector and the sizes.
+        if what := extra_input((each for each in file.shapes if ".label_emb." not in each), {}):
+            raise ModelError(f"{name} is {what}, which is not supported yet")
         if len(first) != 4 or first[1] != 4:
             what = INPUTS.get(first[1] if len(first) > 1 else 0, "a network of another kind")
             raise ModelError(f"{name} is Stable Diffusion XL and {what}, which is not supported yet")
