@@ -125,3 +125,4 @@ def test_prompts_of_kindred_programs_keep_their_syntax(registry, prompt, syntax)
 def test_and_in_a_negative_prompt_is_a_word_as_it_was_there(registry):
     offer = offered(registry, f"[a|b]\nNegative prompt: c AND d\n{HIRES}")
     assert offer.fields["prompt_syntax"] == "weights"
+    assert "prompt_syntax" not in offered(registry, f"a cat\nNegative prompt: BAD HANDS\n{HIRES}").fields

@@ -16,7 +16,16 @@ from PIL import Image, ImageDraw
 from starlette.responses import PlainTextResponse
 from webuiapi import WebUIApi
 
-from webui.api.method_names import WRITTEN, method_fields, sampler_names, scheduler_names
+from webui.api.method_names import (
+    WRITTEN,
+    known_model,
+    method_fields,
+    sampler_names,
+    scheduler_names,
+    upscaler_named,
+)
+from webui.api.openai_routes import write_transparency
+from webui.api.picture_bodies import write_inverted
 from webui.api.sdapi_bodies import Img2Img
 from webui.api.sdapi_request import Translator
 from webui.app import launch_options
@@ -401,3 +410,18 @@ def test_every_name_that_is_listed_is_taken(registry):
     assert {name.casefold() for name in WRITTEN} == set(METHODS)
     with pytest.raises(RequestError, match="known are"):
         method_fields("nothing", "", registry)
+    # Files have brackets in their names, too.
+    assert upscaler_named("Real (x4)", ["Lanczos", "real (x4)"]) == "real (x4)"
+    assert upscaler_named("Latent (bicubic)", []) == "Latent bicubic"
+    assert known_model("foo [v2]", {"foo [v2]": None}) == "foo [v2]"
+    assert known_model("foo [0123abcd]", {"foo": None}) == "foo"
+
+
+def test_masks_of_both_apis_are_turned_upright(tmp_path):
+    """As `open_mask` does: of a photograph's pixels and orientation, the latter counts."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    for turn, mode in ((write_inverted, "RGB"), (write_transparency, "RGBA")):
+        layer = Image.new(mode, (32, 16))
+        layer.save(tmp_path / "mask.png", exif=exif)
+        assert Image.open(turn(tmp_path / "mask.png")).size == (16, 32)

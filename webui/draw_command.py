@@ -17,6 +17,7 @@ from weights.opening import check_model, open_model
 from .command_line import add_environment, add_plugins, add_work
 from .core.fields import RequestField, fields_of
 from .core.links import read_value
+from .core.plugin_fields import PLUGIN_FIELDS
 from .core.request import Request, RequestError, read
 from .core.storage import move
 from .engine.engine import Engine
@@ -113,7 +114,8 @@ def _add_field(group: Any, field: RequestField) -> None:
 
 def _help(field: RequestField) -> str:
     if field.kind is dict:
-        return f"an option of the {'schedule' if 'schedule' in field.name else 'sampler'}; may be repeated"
+        noun = next((each.noun for each in PLUGIN_FIELDS if each.options == field.name), "request")
+        return f"an option of the {noun}; may be repeated"
     name = field.setting.label or field.title
     # The longest text is of no interest before somebody writes one.
     allowed = "" if field.kind is str and not field.values else f": {field.allowed}"

@@ -31,10 +31,9 @@ def method_fields(sampler: str, scheduler: str, registry: Registry) -> dict[str,
         if ours and ours.name in registry.samplers:
             fields |= {"sampler": ours.name, "options": dict(ours.options)}
         else:
-            names = sampler_names(registry)
             fields["sampler"] = _own(first, registry.samplers) or _own(sampler, registry.samplers)
             if not fields["sampler"]:
-                raise RequestError(f"Unknown sampler {sampler!r}; known are {', '.join(names)}.")
+                raise RequestError(f"Unknown sampler {sampler!r}; known are {', '.join(sampler_names(registry))}.")
     if second:
         found = levels(second, comfy) or levels(second, True)
         if found and found.name in registry.schedules:
@@ -66,8 +65,11 @@ def scheduler_names(registry: Registry) -> dict[str, str]:
 
 def upscaler_named(name: str, names: Sequence[str]) -> str:
     """Our upscaler, among these names, for a name of another program; "" for none. Raises RequestError."""
-    plain = name.casefold().replace("(", "").replace(")", "")
+    plain = name.casefold()
     known = LATENT_NAMES | {each.casefold(): each for each in names} | {"": "", "none": "", "use same upscaler": ""}
+    if plain not in known:
+        # A1111 writes "Latent (bicubic)".
+        plain = plain.replace("(", "").replace(")", "")
     if plain not in known:
         raise RequestError(f"Unknown upscaler {name!r}; known are {', '.join(names)}.")
     return known[plain]
@@ -75,7 +77,7 @@ def upscaler_named(name: str, names: Sequence[str]) -> str:
 
 def known_model(name: str, models: Mapping[str, Any]) -> str:
     """Our model for a title of A1111's list, with its hash in brackets or not. Raises RequestError."""
-    found = model_named(name.partition(" [")[0], models)
+    found = model_named(name, models) or model_named(name.partition(" [")[0], models)
     if found is None:
         raise RequestError(f"Unknown model {name!r}; known are {', '.join(models)}.")
     return found

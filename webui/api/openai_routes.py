@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,15 +65,16 @@ class OfferedFiles:
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[Path, float]] = {}
+        self._lock = threading.Lock()
 
     def offer(self, path: Path) -> str:
         """The name under which a file can be fetched from now on."""
-        now = time.monotonic()
-        self._files = {name: each for name, each in self._files.items() if each[1] > now}
-        if len(self._files) >= MOST_OFFERED:
-            del self._files[next(iter(self._files))]
-        name = f"{secrets.token_urlsafe(24)}{path.suffix}"
-        self._files[name] = (path, now + OFFERED_FOR)
+        now, name = time.monotonic(), f"{secrets.token_urlsafe(24)}{path.suffix}"
+        with self._lock:
+            self._files = {name: each for name, each in self._files.items() if each[1] > now}
+            if len(self._files) >= MOST_OFFERED:
+                del self._files[next(iter(self._files))]
+            self._files[name] = (path, now + OFFERED_FOR)
         return name
 
     def find(self, name: str) -> Path | None:
@@ -235,7 +237,7 @@ def write_transparency(path: Path) -> Path:
     """Make a mask of what is transparent in a picture, in its file: white there. Raises PictureError."""
     with DECODING, open_untrusted(path) as image:
         try:
-            alpha = image.convert("RGBA").getchannel("A")
+            alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
         # Pillow's decoders raise nearly anything on a broken file.
         except Exception as error:
             raise PictureError(f"The mask is damaged ({type(error).__name__}); save it again.") from None

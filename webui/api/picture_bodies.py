@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from webui.core.images import DECODING, MAX_BYTES, PictureError, open_untrusted
+from webui.core.images import DECODING, MAX_BYTES
+from webui.core.inpainting import read_mask
 from webui.core.request import RequestError
 
 MAX_TEXT = MAX_BYTES * 4 // 3 + 100
@@ -41,20 +41,7 @@ def to_base64(data: bytes) -> str:
 
 def write_inverted(path: Path) -> Path:
     """Turn a mask around, in its file: what was white or not there is black. Raises PictureError."""
-    with DECODING, open_untrusted(path) as image:
-        try:
-            layer = image.convert("RGBA")
-            black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
-            mask = ImageOps.invert(Image.alpha_composite(black, layer).convert("L"))
-        # Pillow's decoders raise nearly anything on a broken file.
-        except Exception as error:
-            raise PictureError(f"The mask is damaged ({type(error).__name__}); save it again.") from None
+    with DECODING:
+        mask = ImageOps.invert(read_mask(path))
     mask.save(path, "PNG")
     return path
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """A picture as a PNG."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -11,6 +11,7 @@ from webui.core.limits import MAX_STEPS, nearest_size
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.importers.external_request import whole_run
+from weights.model_info import ModelInfo
 
 from .method_names import known_model, method_fields, upscaler_named
 from .picture_bodies import write_base64, write_inverted
@@ -59,9 +60,13 @@ class Translator:
 
     def fitted(self, width: int, height: int, model: str) -> tuple[int, int]:
         """The size that is drawn where this one is asked for."""
+        info = self._info(model) if self.fit else None
+        return nearest_size(width, height, info, self.engine.limits) if info else (width, height)
+
+    def _info(self, model: str) -> ModelInfo | None:
+        """The model of this name, "" is the default one; None if it is not there, which the engine will say."""
         models = self.engine.models()
-        info = models.get(model or self.engine.settings.model or next(iter(models), ""))
-        return nearest_size(width, height, info, self.engine.limits) if self.fit and info else (width, height)
+        return models.get(model or self.engine.settings.model or next(iter(models), ""))
 
     def _common(self, body: Drawing, options: dict[str, Any]) -> dict[str, Any]:
         scripts = [body.script_name, *body.alwayson_scripts]
@@ -101,9 +106,7 @@ class Translator:
 
     def _second_pass(self, body: Txt2Img, fields: dict[str, Any]) -> dict[str, Any]:
         scale = body.hr_scale
-        if body.hr_resize_x or body.hr_resize_y:
-            models = self.engine.models()
-            info = models[fields.get("model") or self.engine.settings.model or next(iter(models))]
+        if (body.hr_resize_x or body.hr_resize_y) and (info := self._info(fields.get("model", ""))):
             width, height = fields["width"] or info.defaults.size, fields["height"] or info.defaults.size
             scale = max(body.hr_resize_x / width, body.hr_resize_y / height)
         second = method_fields(body.hr_sampler_name, body.hr_scheduler, self.engine.registry)

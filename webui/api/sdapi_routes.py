@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from starlette.concurrency import run_in_threadpool
 
-from webui.core.images import fit_picture, open_picture, open_untrusted
+from webui.core.images import fit_picture, open_picture, open_untrusted, png_bytes
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError
 from webui.core.request import RequestError, read_as
@@ -22,7 +22,7 @@ from webui.importers.imported_settings import read_imported_settings
 from . import sdapi_answers as answers
 from .api_jobs import ApiJobs
 from .method_names import known_model, upscaler_named
-from .picture_bodies import png_bytes, to_base64, write_base64
+from .picture_bodies import to_base64, write_base64
 from .sdapi_bodies import ExtraBatch, ExtraSingle, Img2Img, OneImage, Txt2Img, Upscale
 from .sdapi_request import Translator
 

@@ -111,6 +111,13 @@ def grid(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as a PNG."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def to_jpeg(image: Image.Image, side: int = PREVIEW_SIDE, quality: int = 80) -> bytes:
     """A small JPEG for the eye: no side longer than `side`."""
     if max(image.size) > side:

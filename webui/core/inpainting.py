@@ -166,24 +166,29 @@ def open_mask(path: Path, size: tuple[int, int]) -> Image.Image:
 
     Raises PictureError if it is none, or of another shape than the picture.
     """
-    with open_untrusted(path) as image:
-        try:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            layer = upright.convert("RGBA")
-            black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
-            mask = Image.alpha_composite(black, layer).convert("L")
-        # Pillow's decoders raise nearly anything on a broken file.
-        except Exception as error:
-            raise PictureError(
-                f"The mask is damaged ({type(error).__name__}); save it again and upload that."
-            ) from None
+    mask = read_mask(path)
     width, height = mask.size
     if abs(width * size[1] - height * size[0]) > SHAPE_SLACK * width * size[1] + max(*size, width, height):
         raise PictureError(
             f"The mask is {width}x{height} and the picture {size[0]}x{size[1]}; a mask has the shape of its picture."
         )
     return _resized(mask, size)
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask as it is, upright: L, from what is light and not transparent in it. Raises PictureError."""
+    with open_untrusted(path) as image:
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            layer = upright.convert("RGBA")
+            black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+            return Image.alpha_composite(black, layer).convert("L")
+        # Pillow's decoders raise nearly anything on a broken file.
+        except Exception as error:
+            raise PictureError(
+                f"The mask is damaged ({type(error).__name__}); save it again and upload that."
+            ) from None
 
 
 def faded(mask: Image.Image, blur: int) -> Image.Image:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 
 from PIL import Image
+
+from .images import png_bytes
 
 TRIES = 10_000
 TEMPORARY = ".part"  # ending of files that are being written
@@ -128,13 +129,12 @@ def keep_input(folder: Path, image: Image.Image, digest: str) -> None:
 
     A folder that cannot be written is no reason to draw nothing: then only the log says so.
     """
-    path, buffer = input_path(folder, digest), BytesIO()
+    path = input_path(folder, digest)
     try:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(buffer, "PNG")
-        write_new(path, buffer.getvalue())
+        write_new(path, png_bytes(image))
     except OSError as error:
         log.warning("the input picture could not be kept: %s", error)
 

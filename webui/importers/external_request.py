@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -171,7 +170,7 @@ def _syntax(external: ExternalMetadata, fields: dict[str, Any]) -> list[str]:
     """Choose the syntax that the prompts were written in; sentences about what of them is drawn as words."""
     text = f"{external.prompt}\n{external.negative_prompt}"
     syntax = "fixed" if external.program in KINDRED else "weights"
-    if uses_syntax(text) or re.search("AND", external.negative_prompt):
+    if uses_syntax(text):
         fields["prompt_syntax"] = syntax if len(subprompts(external.negative_prompt)) == 1 else "weights"
     return unapplied(text, fields.get("prompt_syntax", syntax))
 

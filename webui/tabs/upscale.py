@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,7 @@ from gradio.components import Component
 from PIL import Image
 
 from webui.core.fields import fields_of
-from webui.core.images import PREVIEW_SIDE
+from webui.core.images import PREVIEW_SIDE, png_bytes
 from webui.core.request import Request, read_as
 from webui.core.upscale_request import UpscaleRequest, pixel_upscalers
 from webui.engine.events import Snapshot
@@ -138,7 +137,6 @@ def input_of(job: Job) -> Image.Image | None:
 
 def _beside(image: Image.Image) -> str:
     """A file of the picture before, as large as the eye needs it."""
-    buffer, shown = BytesIO(), image.copy()
+    shown = image.copy()
     shown.thumbnail((SIDE, SIDE))
-    shown.save(buffer, "PNG")
-    return served_bytes(buffer.getvalue(), "before.png")
+    return served_bytes(png_bytes(shown), "before.png")

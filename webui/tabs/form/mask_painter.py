@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 from PIL import Image, ImageChops, ImageOps
 
-from webui.core.images import open_picture
+from webui.core.images import open_picture, png_bytes
 from webui.core.inpainting import open_mask
 from webui.core.request import RequestError
 from webui.gradio_ext.files import served_bytes, uploaded
@@ -149,7 +148,7 @@ def mask_of(value: Any) -> bytes | None:
     if painted is None or painted.getbbox() is None:
         return None
     # A brush is not quite opaque, and what is painted is to be free from the first step on.
-    return _png(painted.point(lambda value: 255 if value > 127 else 0))
+    return png_bytes(painted.point(lambda value: 255 if value > 127 else 0))
 
 
 def inverted_mask(image: Any, mask: Any) -> bytes:
@@ -159,10 +158,4 @@ def inverted_mask(image: Any, mask: Any) -> bytes:
     size = open_picture(uploaded(image)).size
     before = open_mask(uploaded(mask), size) if mask else Image.new("L", size)
     before.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
-    return _png(ImageOps.invert(before))
-
-
-def _png(mask: Image.Image) -> bytes:
-    buffer = BytesIO()
-    mask.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(ImageOps.invert(before))
