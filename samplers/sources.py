@@ -48,13 +48,13 @@ class Source:
 
 def sources(builtin: Path, folders: Sequence[Path], packages: bool) -> Iterator[Source]:
     """All plugins in the order in which names are given away."""
-    for path in _plugins_in(builtin):
+    for path in plugins_in(builtin):
         yield file_source(path, f"built-in/{path.stem}")
     if packages:
         for point in sorted(metadata.entry_points(group=PROJECT), key=lambda point: point.name):
             yield _package(point)
     for folder in folders:
-        for path in _plugins_in(folder):
+        for path in plugins_in(folder):
             yield file_source(path, f"{path.parent.name}/{path.name}", f"{folder}/{path.name}")
 
 
@@ -72,7 +72,8 @@ def digest_of_files(path: Path | None) -> str:
     return whole.hexdigest()[:16]
 
 
-def _plugins_in(folder: Path) -> Iterator[Path]:
+def plugins_in(folder: Path) -> Iterator[Path]:
+    """The plugins in a folder, by name: Python files, and folders with __init__.py."""
     # Absolute, because that is how a module's code names its file.
     for path in sorted(Path(os.path.abspath(folder)).glob("*")):
         if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or (path / "__init__.py").is_file()):

@@ -36,11 +36,7 @@ def describe(file: Path, registry: Registry, models: Any) -> dict[str, Any]:
         return dict(file=str(file), error=str(error))
     return dict(
         file=str(file),
-        program=read.program,
-        settings=dict(read.rows),
-        request=dict(read.fields),
-        missing=list(read.missing),
-        notes=list(read.notes),
+        **read.to_json(),
         parameters=read.text,
     )
 

@@ -85,17 +85,10 @@ class Settings:
 
 def settings_without_page(flags: argparse.Namespace, root: Path) -> Settings:
     """The settings of a command that works without a page: no host, no port."""
-    given = vars(flags)
     return Settings(
         root=root,
-        device=given.get("device", "auto"),
         background=False,
-        **_computing(given, root),
-        one_at_a_time=given.get("one_at_a_time", False),
-        plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
-        plugin_packages=not flags.no_plugins,
-        outputs=given.get("outputs") or root / "outputs",
-        weights=root / "weights",
+        **_of_all_commands(vars(flags), root),
     )
 
 
@@ -117,14 +110,8 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         public_names=tuple(flags.public_name),
         root_path=flags.root_path or "",
         model=flags.model,
-        device=flags.device,
-        **_computing(vars(flags), root),
-        plugin_folders=() if flags.no_plugins else tuple(flags.plugins_dir),
-        plugin_packages=not flags.no_plugins,
-        outputs=flags.outputs or root / "outputs",
-        weights=root / "weights",
+        **_of_all_commands(vars(flags), root),
         open_browser=not flags.no_browser,
-        one_at_a_time=flags.one_at_a_time,
         api=flags.api,
         api_auth=tuple(flags.api_auth),
         api_fit=flags.api_fit,
@@ -136,15 +123,25 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
     return settings
 
 
-def _computing(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The settings of what computes; torch where a command has no flags for that. Raises StartError."""
+def _of_all_commands(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The settings that do not concern the page; torch where a command has no flags for that. Raises StartError."""
     backend = given.get("backend", "torch")
     if given.get("compile"):
         if backend not in ("auto", "compile"):
             raise StartError(f"--compile is --backend compile, and --backend {backend} is given as well")
         backend = "compile"
     cache = None if given.get("no_cache") else root / CACHE
-    return dict(backend=backend, dtype=given.get("dtype", "auto"), cache=cache)
+    return dict(
+        device=given.get("device", "auto"),
+        backend=backend,
+        dtype=given.get("dtype", "auto"),
+        cache=cache,
+        one_at_a_time=given.get("one_at_a_time", False),
+        plugin_folders=() if given["no_plugins"] else tuple(given["plugins_dir"]),
+        plugin_packages=not given["no_plugins"],
+        outputs=given.get("outputs") or root / "outputs",
+        weights=root / "weights",
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -58,25 +58,28 @@ class ApiJobs:
         The job stops when the caller hangs up. Raises RequestError, RunFailed and CallerGone.
         """
 
-        return await self._run(http, lambda folder: self.engine.submit(read(make_fields(folder))))
+        return await self.run(lambda folder: self.engine.submit(read(make_fields(folder))), http.is_disconnected)
 
     async def upscale(self, http: HttpRequest, make_request: Callable[[Path], UpscaleRequest]) -> Job:
         """Enlarge what `make_request(folder for uploads)` asks for; as `draw`."""
-        return await self._run(http, lambda folder: self.engine.submit_upscale(make_request(folder)))
+        return await self.run(lambda folder: self.engine.submit_upscale(make_request(folder)), http.is_disconnected)
 
-    async def _run(self, http: HttpRequest, submit: Callable[[Path], AnyJob]) -> AnyJob:
+    async def run(
+        self,
+        submit: Callable[[Path], AnyJob],
+        gone: Callable[[], Awaitable[bool]] = _never,
+        report: Callable[[Progress], Any] | None = None,
+    ) -> AnyJob:
+        """Submit by `submit(folder for uploads)`, and return the job once it has ended well or early. See `follow`."""
+
         def in_folder() -> AnyJob:
             # The engine has opened what it needs of these files when it has taken the job.
             with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
                 return submit(Path(folder))
 
         job = await run_in_threadpool(in_folder)
-        await self.watch(http, job)
+        await self.follow(job, gone, report)
         return job
-
-    async def watch(self, http: HttpRequest, job: Job) -> None:
-        """Wait for a job of one's own. Raises RunFailed and CallerGone."""
-        await self.follow(job, http.is_disconnected)
 
     async def follow(
         self, job: Job, gone: Callable[[], Awaitable[bool]] = _never, report: Callable[[Progress], Any] | None = None

@@ -23,7 +23,7 @@ from webui.engine.engine import Engine
 from webui.engine.events import Progress
 
 from .api_jobs import ApiJobs
-from .mcp_tools import PICTURE, Report, Tools, as_json, draw_fields, edit_fields, typed
+from .mcp_tools import PICTURE, Report, Tools, as_json, typed
 from .script_api import RunFailed, arguments
 
 PATH = "/mcp"
@@ -57,7 +57,11 @@ def mcp_server(engine: Engine, jobs: ApiJobs) -> MCPServer:
         pictures, info = await told(tools.draw(given, reporter(context)))
         return [*(Image(data=data, format="png") for data in pictures), as_json(info)]
 
-    for function, fields in ((draw, draw_fields()), (edit, edit_fields()), (schedule, arguments("schedule"))):
+    for function, fields in (
+        (draw, arguments("txt2img")),
+        (edit, arguments("img2img")),
+        (schedule, arguments("schedule")),
+    ):
         server.add_tool(typed(function, fields, Context), structured_output=False)
 
     @server.tool(structured_output=False)

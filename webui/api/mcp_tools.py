@@ -12,19 +12,20 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
+from samplers.sources import plugins_in
 from webui.core.fields import RequestField
 from webui.core.plugin_check import check_plugin
 from webui.core.request import RequestError, read
 from webui.engine.convergence import Point, Reference, make_convergence, orders
 from webui.engine.engine import Engine
 from webui.engine.events import Progress
-from webui.engine.jobs import Job
+from webui.engine.jobs import DrawJob, Job
 from webui.engine.reference_problem import Excluded
 from webui.importers.imported_settings import read_imported_settings
 
 from .api_jobs import ApiJobs
 from .picture_bodies import write_base64
-from .script_api import Api, arguments
+from .script_api import Api
 
 PICTURE = "a picture drawn here, by its file as `draw` and `edit` return it, or a PNG, JPEG or WebP in base64"
 TYPES: dict[type, Any] = {dict: dict[str, Any], tuple: list[int]}
@@ -40,18 +41,13 @@ class Tools:
     async def draw(self, given: dict[str, Any], report: Report) -> tuple[list[bytes], dict[str, Any]]:
         """Draw a request's fields: (the PNG files, what ran). `image` and `mask` are as in PICTURE."""
 
-        def submit() -> Job:
-            with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
-                files = {
-                    name: self._picture(given[name], Path(folder) / name)
-                    for name in ("image", "mask")
-                    if given.get(name)
-                }
-                mode = "img2img" if "image" in given else "txt2img"
-                return self._engine.submit(read({**given, **files, "mode": mode}), previews=False)
+        def submit(folder: Path) -> DrawJob:
+            uploads = [name for name in ("image", "mask") if given.get(name)]
+            files = {name: self._picture(given[name], folder / name) for name in uploads}
+            mode = "img2img" if "image" in given else "txt2img"
+            return self._engine.submit(read({**given, **files, "mode": mode}), previews=False)
 
-        job = await run_in_threadpool(submit)
-        await self._jobs.follow(job, report=report)
+        job = await self._jobs.run(submit, report=report)
         paths = [picture.path for picture in job.pictures]
         info = dict(job.snapshot().info or {}, files=[self._name(path) for path in paths])
         return [path.read_bytes() for path in paths], info
@@ -61,13 +57,7 @@ class Tools:
         with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
             path = self._picture(picture, Path(folder) / "picture")
             found = read_imported_settings(path, self._engine.registry, self._engine.models())
-        return dict(
-            program=found.program,
-            settings=dict(found.rows),
-            request=dict(found.fields),
-            missing=list(found.missing),
-            notes=list(found.notes),
-        )
+        return found.to_json()
 
     def catalog(self) -> dict[str, Any]:
         """What can be named."""
@@ -81,12 +71,7 @@ class Tools:
         """The plugins that lie in the program's folder and those of the user, by folder and name."""
         settings = self._engine.settings
         folders = [settings.root / "plugins", *settings.plugin_folders]
-        paths = [path for folder in folders for path in sorted(folder.glob("*"))]
-        return {
-            f"{path.parent.name}/{path.name}": path
-            for path in paths
-            if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or (path / "__init__.py").is_file())
-        }
+        return {f"{path.parent.name}/{path.name}": path for folder in folders for path in plugins_in(folder)}
 
     def check(self, file: str, distilled: bool = False) -> dict[str, Any]:
         """The report of the plugin kit on a plugin that lies in a folder of plugins."""
@@ -143,16 +128,6 @@ def typed(function: Callable[..., Any], fields: Sequence[RequestField], context:
     vars(call).update(__signature__=Signature(parameters))
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
-
-
-def draw_fields() -> list[RequestField]:
-    """The fields of `draw`."""
-    return arguments("txt2img")
-
-
-def edit_fields() -> list[RequestField]:
-    """The fields of `edit`."""
-    return arguments("img2img")
 
 
 def as_json(value: Any) -> str:

@@ -95,14 +95,15 @@ def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[st
     pixels = width * height
     if pixels > limits.picture:
         size = f"{width}x{height}"
-        problems.append(f"A picture of {size} is too large; allowed are {_mega(limits.picture)}.")
+        problems.append(f"A picture of {size} is too large; allowed are {mega(limits.picture)}.")
     if pixels * request.count > limits.total:
         problems.append(
-            f"Width x height x count is {_mega(pixels * request.count)}; allowed are {_mega(limits.total)}, "
+            f"Width x height x count is {mega(pixels * request.count)}; allowed are {mega(limits.total)}, "
             f"which is {max(1, limits.total // pixels)} of this size."
         )
     return [problem for problem in problems if problem]
 
 
-def _mega(pixels: int) -> str:
+def mega(pixels: int) -> str:
+    """A number of pixels in megapixels, rounded downwards."""
     return f"{math.floor(pixels / MEGA * 10) / 10:g} megapixels"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .field_types import Name, Number
 from .fields import Setting
-from .limits import MEGA, Limits
+from .limits import Limits, mega
 from .menus import LATENT, UPSCALERS
 from .request import RequestError
 
@@ -62,6 +62,6 @@ def check_upscaled_size(request: UpscaleRequest, size: tuple[int, int], limits: 
     width, height = request.size_of(size)
     if width * height > limits.total:
         raise RequestError(
-            f"Enlarged, the picture would be {width}x{height}; allowed are {limits.total / MEGA:g} megapixels. "
+            f"Enlarged, the picture would be {width}x{height}; allowed are {mega(limits.total)}. "
             "Choose a smaller factor."
         )

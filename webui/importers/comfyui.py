@@ -35,7 +35,8 @@ def read_comfy(texts: Mapping[str, str]) -> ExternalMetadata:
         raise MetadataError("The picture's ComfyUI graph has no nodes.")
     if len(nodes) > MAX_NODES:
         raise MetadataError(f"The picture's ComfyUI graph has {len(nodes)} nodes; at most {MAX_NODES} are read.")
-    return _settings(Graph(nodes), passes_of(Graph(nodes)))
+    graph = Graph(nodes)
+    return _settings(graph, passes_of(graph))
 
 
 def comfy_texts(data: Mapping[str, Any]) -> dict[str, str]:

@@ -46,6 +46,16 @@ class ImportedSettings:
     record: Record | None = None
     text: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """What a program that asks is told of them, as plain JSON data."""
+        return dict(
+            program=self.program,
+            settings=dict(self.rows),
+            request=dict(self.fields),
+            missing=list(self.missing),
+            notes=list(self.notes),
+        )
+
 
 def read_imported_settings(path: Path, registry: Registry, models: Mapping[str, Any]) -> ImportedSettings:
     """The settings of a picture. Raises MetadataError or PictureError where it has none that can be read."""
