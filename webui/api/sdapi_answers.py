@@ -15,6 +15,7 @@ from webui.core.menus import LATENT
 from webui.core.picture_metadata import read_picture
 from webui.core.record import packages
 from webui.core.request import Request, RequestError
+from webui.core.upscale_request import pixel_upscalers
 from webui.engine.engine import Engine
 from webui.engine.jobs import DrawJob, Job
 
@@ -174,7 +175,7 @@ def models_of(engine: Engine) -> list[dict[str, Any]]:
 
 def upscalers_of(engine: Engine) -> list[dict[str, Any]]:
     """The upscalers of pictures."""
-    names = ["None", *(name for name in engine.upscalers() if name not in LATENT)]
+    names = ["None", *pixel_upscalers(engine.upscalers())]
     return [dict(name=name, model_name=None, model_path=None, model_url=None, scale=4.0) for name in names]
 
 

@@ -99,9 +99,9 @@ window.sigmalab = (() => {
     let thing = text;
     const choices = additions.map(({ phrase, choices }) => {
       const [head, tail] = phrase.split("{}");
-      const [, comma, lead] = head.match(/^(,?)\s*(.*?)\s*$/);
+      const lead = head.replace(/^,/, "").trim();
       const names = choices.map(quoted).join("|");
-      const pattern = new RegExp(`[,\\s]*(?:\\b${quoted(lead || "")}\\s+)?\\b(${names})${quoted(tail)}\\b,?`, "i");
+      const pattern = new RegExp(`[,\\s]*(?:\\b${quoted(lead)}\\s+)?\\b(${names})${quoted(tail)}\\b,?`, "i");
       const found = thing.match(pattern);
       if (found) thing = thing.replace(pattern, " ");
       return found ? found[1].toLowerCase() : "";

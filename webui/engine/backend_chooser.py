@@ -43,13 +43,14 @@ class BackendChooser:
         self._settings, self._wake = settings, wake
         self._conversions: Conversions | None = None
         self._kept = KeptMeasurements(settings.cache)
+        self._conversion: Conversion | None = None
         self.close()
 
     def close(self) -> None:
         """Let go of everything that belongs to the open model."""
-        if (conversion := getattr(self, "_conversion", None)) is not None:
-            conversion.close()
-        self._conversion: Conversion | None = None
+        if self._conversion is not None:
+            self._conversion.close()
+        self._conversion = None
         self._base: Model | None = None
         self._fastest: Model | None = None
         self._exact: Model | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -52,6 +53,15 @@ def explain(error: BaseException, resolved: ResolvedRequest | None = None, publi
     if public:
         return "The run failed; the server's log says why."
     return f"The run failed: {type(error).__name__}: {error}".rstrip(": ")
+
+
+@contextmanager
+def naming_problems() -> Iterator[None]:
+    """Turn what is wrong with a file, a ModelError, into the RequestError of the request that names it."""
+    try:
+        yield
+    except ModelError as error:
+        raise RequestError(as_sentence(str(error))) from None
 
 
 def _less(resolved: ResolvedRequest) -> str:

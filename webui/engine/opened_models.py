@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from webui.core.menus import UPSCALERS
 from webui.core.request import RequestError
-from webui.core.text import as_sentence
 from weights.catalog import Catalog
 from weights.extra_networks import ExtraNetworks
 from weights.identity import Patch
@@ -22,7 +21,7 @@ from weights.opening import pick_device
 from weights.upscaler import Upscaler
 
 from .backend_chooser import BackendChooser
-from .errors import explain, free_memory
+from .errors import explain, free_memory, naming_problems
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -262,7 +261,7 @@ class UpscalerHolder:
             return None
         if self._opened is None or (self._opened.name, self._opened.digest) != (patch.name, patch.digest):
             self._opened = None
-            with _naming_problems():
+            with naming_problems():
                 self._opened = self._extra.open_upscaler(name, pick_device(self._device))
         return self._opened
 
@@ -270,13 +269,5 @@ class UpscalerHolder:
         """The upscaler as part of what made a picture; None for one that needs no network. Raises RequestError."""
         if name in ("", *UPSCALERS):
             return None
-        with _naming_problems():
+        with naming_problems():
             return self._extra.upscaler_patch(name)
-
-
-@contextmanager
-def _naming_problems() -> Iterator[None]:
-    try:
-        yield
-    except ModelError as error:
-        raise RequestError(as_sentence(str(error))) from None

@@ -24,7 +24,6 @@ from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
-from webui.core.text import as_sentence
 from webui.core.upscale_request import UpscaleRequest
 from weights.backends.backend import COMPILE, TORCH
 from weights.extra_networks import ExtraNetworks
@@ -34,8 +33,9 @@ from weights.opening import pick_device, pick_dtype
 from weights.prompt_syntax import LoraTag
 
 from .engine import Engine
+from .errors import naming_problems
 from .jobs import Job
-from .run_environment import RunEnvironment
+from .run_environment import RunEnvironment, check_digest
 
 MAX_THREADS = 4 * (os.cpu_count() or 1)  # more are a slip or an attack, and would only wait for each other
 OTHER_INPUT = "The input picture is another one than this picture was made from."
@@ -282,13 +282,9 @@ def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
 def _check_patches(record: Record, engine: Engine) -> None:
     for patch in record.patches:
         what, look_up = PATCHES.get(patch.kind, PATCHES["embedding"])
-        try:
+        with naming_problems():
             here = look_up(engine.extra, patch.name).digest
-        except ModelError as error:
-            raise RequestError(as_sentence(str(error))) from None
-        if here != patch.digest:
-            other = f"the picture was made with another (hash {patch.digest})"
-            raise RequestError(f"{what} {patch.name} here has hash {here}, and {other}.")
+        check_digest(what, patch.name, here, patch.digest)
 
 
 def _lora(extra: ExtraNetworks, name: str) -> Patch:

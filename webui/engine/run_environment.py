@@ -59,11 +59,17 @@ def threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def check_digest(what: str, name: str, here: str, needed: str | None) -> None:
+    """Raises RequestError unless a file here has the hash that a picture needs; None needs none."""
+    if needed not in (None, here):
+        raise RequestError(
+            f"{what} {name} here has hash {here}, and the picture was made with another (hash {needed})."
+        )
+
+
 def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: str) -> None:
     """Raises RequestError unless the opened model of this name has the weights that the environment prescribes."""
-    if environment.digest not in (None, identity.weights):
-        other = f"the picture was made with another (hash {environment.digest})"
-        raise RequestError(f"Model {name} here has hash {identity.weights}, and {other}.")
+    check_digest("Model", name, identity.weights, environment.digest)
     if environment.vae not in (None, identity.vae):
         here, other = (f"VAE {each} beside it" if each else "its own VAE" for each in (identity.vae, environment.vae))
         raise RequestError(f"Model {name} is used with {here} here, and the picture was made with {other}.")

@@ -17,7 +17,7 @@ from webui.core.images import fit_picture
 from webui.core.inpainting import InputPicture
 from webui.core.menus import LATENT
 from webui.core.request import Request
-from weights.upscaler import enlarged
+from weights.upscaler import Upscaler, enlarged
 
 from .job_context import JobContext
 
@@ -88,11 +88,7 @@ def latent_mask(mask: Image.Image, factor: int) -> torch.Tensor:
 def enlarged_input(source: InputPicture, context: JobContext) -> InputPicture:
     """The input picture of a request that is drawn in tiles, with its mask, at the size that it is drawn at."""
     size = source.request.tiled_size(source.picture.size)
-
-    def on_tile(done: int, tiles: int) -> None:
-        context.raise_if_stopped()
-
-    picture = enlarged(source.picture, size, context.upscalers.open(source.request.upscaler), on_tile)
+    picture = _enlarged(source.picture, size, context.upscalers.open(source.request.upscaler), context)
     mask = None if source.mask is None else fit_picture(source.mask, *size, "stretch")
     return replace(source, picture=picture, mask=mask, multiple=context.model.info.defaults.multiple)
 
@@ -107,8 +103,8 @@ def enlarge(x: torch.Tensor, size: tuple[int, int], name: str, context: JobConte
         shape = model.latents_shape(*size)[1:]
         return torch.nn.functional.interpolate(x, size=shape, mode=mode)
     pictures, upscaler = [model.decode(one[None])[0] for one in x], context.upscalers.open(name)
+    return torch.cat([model.encode(_enlarged(picture, size, upscaler, context)) for picture in pictures])
 
-    def on_tile(done: int, tiles: int) -> None:
-        context.raise_if_stopped()
 
-    return torch.cat([model.encode(enlarged(picture, size, upscaler, on_tile)) for picture in pictures])
+def _enlarged(image: Image.Image, size: tuple[int, int], upscaler: Upscaler | None, context: JobContext) -> Image.Image:
+    return enlarged(image, size, upscaler, lambda done, tiles: context.raise_if_stopped())

@@ -15,17 +15,15 @@ from webui.core.picture_metadata import read_picture
 from webui.core.record import ModelOrigin, Record, digest_of, encode_png, make_upscale_record
 from webui.core.request import RequestError
 from webui.core.storage import keep_input, save_or_keep
-from webui.core.text import as_sentence
 from webui.core.upscale_request import UpscaleRequest, check_upscaled_size
 from weights.extra_networks import ExtraNetworks
 from weights.identity import hardware_of
-from weights.model_info import ModelError
 from weights.upscaler import Upscaler, enlarged
 
-from .errors import not_saved
+from .errors import naming_problems, not_saved
 from .events import Picture, Progress
 from .job_context import JobContext
-from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment, check_digest
 
 STEM = "upscaled"  # of the files, behind their time
 
@@ -131,13 +129,9 @@ def open_upscaling(
 
 def _check_upscaler(name: str, extra: ExtraNetworks, environment: RunEnvironment) -> None:
     """Raises RequestError unless an upscaler can be used and is the one that a replay needs."""
-    try:
+    with naming_problems():
         digest = extra.upscaler_patch(name).digest
-    except ModelError as error:
-        raise RequestError(as_sentence(str(error))) from None
-    if environment.digest not in (None, digest):
-        other = f"the picture was made with another (hash {environment.digest})"
-        raise RequestError(f"Upscaler {name} here has hash {digest}, and {other}.")
+    check_digest("Upscaler", name, digest, environment.digest)
 
 
 def _metadata(path: Path) -> tuple[str, Record | None]:

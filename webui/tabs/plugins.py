@@ -62,14 +62,8 @@ def measured_text(sampler: Sampler) -> str:
 def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
     """The tables of the tab. `measured` has the orders measured so far, by sampler."""
     samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
-    schedules = [
-        [entry.name, _options(entry), *_origin(entry), paper_link(entry.item.paper), entry.check]
-        for entry in (registry.schedules[name] for name in schedules_in_order(registry.schedules))
-    ]
-    guidances = [
-        [entry.name, _options(entry), *_origin(entry), paper_link(entry.item.paper), entry.check]
-        for entry in (registry.guidances[name] for name in guidances_in_order(registry.guidances))
-    ]
+    schedules = [_row(registry.schedules[name]) for name in schedules_in_order(registry.schedules)]
+    guidances = [_row(registry.guidances[name]) for name in guidances_in_order(registry.guidances)]
     parts = [
         render("tables", "section", "Samplers", SAMPLER_COLUMNS, samplers),
         render("tables", "section", "Schedules", COLUMNS, schedules),
@@ -99,6 +93,10 @@ def _sampler(entry: Entry, measured: str) -> list[str]:
         paper_link(item.paper),
         entry.check,
     ]
+
+
+def _row(entry: Entry) -> list[str]:
+    return [entry.name, _options(entry), *_origin(entry), paper_link(entry.item.paper), entry.check]
 
 
 def _options(entry: Entry) -> str:

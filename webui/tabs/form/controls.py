@@ -138,7 +138,7 @@ def build_form(
 ) -> Form:
     """The remaining controls of a tab, below one another; `more` are those that were built elsewhere."""
     engine, registry, fields = page.engine, page.registry, fields_of(schema)
-    info = next(iter(engine.models().values()), None)
+    info = page.first_model
     start = fresh(registry, info, schema)
     store, sizes = gr.State(recall_options(None, registry)), gr.State({})
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))

@@ -202,13 +202,16 @@ def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons
         assert isinstance(job, DrawJob)  # nothing else is submitted in a form's mode
         before, request = None, job.request
         small = max(request.width, request.height) <= SMALL
-        info, words = page.engine.models().get(request.model), tuple(page.engine.extra.embeddings_in(request.prompt))
-        hint = "" if request.has_input else result_hint(mode, info, request.prompt, words)
+
+        def hint() -> str:
+            words = tuple(page.engine.extra.embeddings_in(request.prompt))
+            return result_hint(mode, page.engine.models().get(request.model), request.prompt, words)
 
         async def updates(now: Snapshot) -> Updates:
             nonlocal before
             used = {seed: request.seed} if before is None else {}
-            shown = await show(result, now, before, small, hint if isinstance(now.outcome, Finished) else "")
+            hinted = isinstance(now.outcome, Finished) and not request.has_input
+            shown = await show(result, now, before, small, await asyncio.to_thread(hint) if hinted else "")
             before = now
             return shown | used
 

@@ -71,7 +71,7 @@ class RunView:
 def build_fields(page: Page) -> dict[str, Any]:
     """The controls of the run, and the hidden ones behind them: arguments of RunView."""
     registry, described = page.registry, fields_of(Request)
-    start = fresh(registry, next(iter(page.engine.models().values()), None))
+    start = fresh(registry, page.first_model)
     store = gr.State(recall_options(None, registry))
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
