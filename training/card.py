@@ -10,18 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from samplers.registry import discover
-from samplers.run import plan
-from samplers.run import run as draw
+from samplers.registry import Registry, discover
 from weights.card import FILE, LITTLE, plain
 from weights.diffusers_folder import read_folder
 from weights.model import Model
 from weights.opening import open_model
 
-from . import data
+from . import data, lora
 from .captions import COLOURS, STYLES
 from .config import Config
 
@@ -91,12 +88,9 @@ def describe(entries: list[dict], size: int) -> dict:
     }
 
 
-def picture(model: Model, prompt: str, seed: int) -> Image.Image:
+def picture(model: Model, registry: Registry, prompt: str, seed: int) -> Image.Image:
     """A picture as the page draws it."""
-    registry, size = discover(Path("plugins"), packages=False), model.info.defaults.size
-    run = plan(model.schedule, registry.sampler("DDIM").item, registry.schedule("Uniform leading").item, STEPS)
-    zeros = torch.zeros(1, *model.latents_shape(size, size))
-    drawn = model.decode(draw(run, model.denoiser(prompt, "", GUIDANCE), zeros, (seed,)).x)[0]
+    drawn = model.decode(lora.picture(model, registry, prompt, seed, STEPS, GUIDANCE))[0]
     drawn.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return drawn
 
@@ -104,10 +98,10 @@ def picture(model: Model, prompt: str, seed: int) -> Image.Image:
 def bake(model: Model, folder: Path) -> list[dict]:
     """Draw and write the picture of each example; the examples as JSON data."""
     (folder / "card").mkdir(exist_ok=True)
-    examples = []
+    registry, examples = discover(Path("plugins"), packages=False), []
     for seed, prompt in enumerate(EXAMPLES):
         name = f"card/{plain(prompt).replace(' ', '-')}.webp"
-        picture(model, prompt, seed).save(folder / name, quality=QUALITY, method=6)
+        picture(model, registry, prompt, seed).save(folder / name, quality=QUALITY, method=6)
         examples.append({"prompt": prompt, "picture": name})
     for file in (folder / "card").glob("*.webp"):
         if f"card/{file.name}" not in {example["picture"] for example in examples}:

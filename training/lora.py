@@ -76,12 +76,15 @@ def changes_of(unet: nn.Module) -> dict[str, LayerChange]:
 
 
 @torch.no_grad()
-def picture(model: Model, registry: Registry, prompt: str, seed: int, steps: int = 8) -> torch.Tensor:
+def picture(
+    model: Model, registry: Registry, prompt: str, seed: int, steps: int = 8, guidance: float = 3.0
+) -> torch.Tensor:
     """Latents (1, channels, side, side) of a picture."""
     size = model.info.defaults.size
     zeros = torch.zeros(1, *model.latents_shape(size, size))
     sampler, schedule = registry.sampler("DDIM").item, registry.schedule("Uniform leading").item
-    return draw(plan(model.schedule, sampler, schedule, steps), model.denoiser(prompt, "", 3.0), zeros, (seed,)).x
+    run = plan(model.schedule, sampler, schedule, steps)
+    return draw(run, model.denoiser(prompt, "", guidance), zeros, (seed,)).x
 
 
 def to_state(changes: dict[str, LayerChange]) -> dict[str, torch.Tensor]:

@@ -98,9 +98,18 @@ class Card(_Part):
         return (*self.familiar, *self.known, *self.seldom)
 
     @cached_property
+    def _plain(self) -> dict[str, str]:
+        """The names as `plain` writes them; a prompt is looked up at every keystroke."""
+        return {name: plain(name) for name in self.names}
+
+    @cached_property
+    def _spellings(self) -> dict[str, None]:
+        return dict.fromkeys(chain(self.words, *(text.split() for text in self._plain.values())))
+
+    @cached_property
     def _table(self) -> dict[tuple[str, ...], str]:
         """Names by their words; "" for the words of an addition, with and without what leads to it."""
-        table = {tuple(plain(name).split()): name for name in reversed(self.names)}
+        table = {tuple(text.split()): name for name, text in reversed(self._plain.items())}
         for addition in self.additions:
             head, tail = addition.phrase.split("{}")
             for choice in addition.choices:
@@ -155,10 +164,9 @@ class Card(_Part):
         for form in _singular(word):
             if form in self.words:
                 return self.words[form][:NEAR]
-            if containing := [name for name in self.names if form in plain(name).split()]:
+            if containing := [name for name, text in self._plain.items() if form in text.split()]:
                 return tuple(containing[:NEAR])
-        spellings = dict.fromkeys(chain(self.words, *(plain(name).split() for name in self.names)))
-        similar = get_close_matches(word, spellings, 1, SIMILAR) if len(word) > 3 else []
+        similar = get_close_matches(word, self._spellings, 1, SIMILAR) if len(word) > 3 else []
         return self._near(similar[0]) if similar and similar[0] != word else ()
 
     def _complete(self, words: list[str]) -> tuple[int, tuple[str, ...]]:
@@ -167,8 +175,8 @@ class Card(_Part):
             begun = " ".join(words[-typed:])
             if words[-typed] in LITTLE or len(begun) < 2:
                 continue
-            names = (name for name in (*self.familiar, *self.known) if plain(name).startswith(begun))
-            if found := [name for name in names if plain(name) != begun][:COMPLETIONS]:
+            texts = ((name, self._plain[name]) for name in (*self.familiar, *self.known))
+            if found := [name for name, text in texts if text.startswith(begun) and text != begun][:COMPLETIONS]:
                 return typed, tuple(found)
         return 0, ()
 

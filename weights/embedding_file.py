@@ -39,9 +39,14 @@ def read_embedding(path: Path) -> torch.Tensor:
     return vectors
 
 
-def made_for(width: int) -> str:
-    """The base that vectors of this width belong to, in a few words."""
-    return WIDTHS.get(width, f"a text encoder of width {width}")
+def does_not_fit(name: str, vectors: torch.Tensor, model: str) -> ModelError:
+    """The error for a textual inversion whose width is not that of a model's text encoder."""
+    width = vectors.shape[-1]
+    made_for = WIDTHS.get(width, f"a text encoder of width {width}")
+    return ModelError(
+        f"embedding {name} was made for {made_for} and does not fit model {model}; "
+        "choose a model of its kind or another embedding"
+    )
 
 
 def _tensor_names(file: TensorFile) -> tuple[str, ...]:

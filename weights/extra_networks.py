@@ -182,14 +182,16 @@ def _problem(path: Path, check: Callable[[Path], object]) -> str:
 
 def _checked(path: Path, stamp: Hashable, check: Callable[[Path], object], beside: bool) -> FoundFile | None:
     """What a file is; None for one beside the models that is no LoRA."""
+    if not beside:
+        return FoundFile(path, stamp, _problem(path, check))
     try:
-        if beside and not is_lora(read_shapes(path).shapes):
+        if not is_lora(read_shapes(path).shapes):
             return None
         check(path)
     except ModelError as error:
-        return None if beside and "LoRA" not in str(error) else FoundFile(path, stamp, str(error))
-    except Exception as error:
-        return None if beside else FoundFile(path, stamp, f"{path.name} is damaged ({describe_error(error)})")
+        return FoundFile(path, stamp, str(error)) if "LoRA" in str(error) else None
+    except Exception:
+        return None
     return FoundFile(path, stamp)
 
 

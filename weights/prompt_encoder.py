@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .embedding_file import NO_EMBEDDINGS, Embeddings, made_for
+from .embedding_file import NO_EMBEDDINGS, Embeddings, does_not_fit
 from .model_info import ModelError
 from .prompt_syntax import Chunk, parse, split
 
@@ -89,10 +89,7 @@ class PromptEncoder:
         words = self.encoder.get_input_embeddings()
         for name, vectors in embeddings.items():
             if vectors.shape[-1] != words.weight.shape[-1]:
-                raise ModelError(
-                    f"embedding {name} was made for {made_for(vectors.shape[-1])} and does not fit model {self._name}; "
-                    "choose a model of its kind or another embedding"
-                )
+                raise does_not_fit(name, vectors, self._name)
         chunks = self.chunks(text, embeddings)
         if not embeddings:
             return _joined([self._chunk(chunk, clip_skip) for chunk in chunks])

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..condition import TensorCondition
-from ..embedding_file import NO_EMBEDDINGS, Embeddings, made_for
+from ..embedding_file import NO_EMBEDDINGS, Embeddings, does_not_fit
 from ..model_info import ModelError
 from ..module_part import ModulePart, Source, empty_part
 from ..prompt_encoder import PromptEncoder
@@ -188,10 +188,7 @@ class StableDiffusionXLNetwork(ConditionedNetwork):
         widths = [one.encoder.config.hidden_size for one in (self.first, self.second)]
         for name, vectors in embeddings.items():
             if vectors.shape[-1] != sum(widths):
-                raise ModelError(
-                    f"embedding {name} was made for {made_for(vectors.shape[-1])} and does not fit model {self._name}; "
-                    "choose a model of its kind or another embedding"
-                )
+                raise does_not_fit(name, vectors, self._name)
         return (
             {name: vectors[:, : widths[0]] for name, vectors in embeddings.items()},
             {name: vectors[:, widths[0] :] for name, vectors in embeddings.items()},
