@@ -59,10 +59,20 @@ class Autoencoder:
         return [tensor_to_image(self._with_room(partial(self._decode_one, one), size)) for one in latents]
 
     @torch.inference_mode()
-    def preview(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Quick pictures of latents: decoded where that is cheap, else a linear map from latent to colour."""
+    def preview(
+        self,
+        latents: torch.Tensor,
+        find_quick: Callable[[], Callable[[torch.Tensor], torch.Tensor] | None] = lambda: None,
+    ) -> list[Image.Image]:
+        """Quick pictures of latents: decoded where that is cheap, else by a quick decoder if one is found, else a
+        linear map from latent to colour.
+
+        find_quick  a decoder from latents to pictures (images, 3, height, width), or None
+        """
         if max(latents.shape[-2:]) * self._factor <= SMALL_SIDE:
             return self.decode(latents)
+        if quick := find_quick():
+            return [tensor_to_image(picture) for picture in quick(latents)]
         if self._projection is None:
             self._projection = self._fit_projection()
         values = latents.to("cpu", torch.float32).movedim(1, -1)

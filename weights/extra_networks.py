@@ -1,4 +1,4 @@
-"""The LoRAs, textual inversions and upscalers that lie in the folder of weights, by name, from headers alone."""
+"""The LoRAs, textual inversions, upscalers and quick decoders in the folder of weights, by name, from headers alone."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .embedding_file import check_embedding, read_embedding
 from .identity import Patch, file_digest
 from .lora_file import LoraFile, check_lora, is_lora, read_lora
 from .model_info import ModelError, describe_error
+from .preview_decoder import PreviewDecoder, check_preview, open_preview, preview_for
 from .prompt_syntax import LoraTag
 from .tensors import read_shapes
 from .upscaler import Upscaler, check_upscaler, open_upscaler
 
-LORAS, EMBEDDINGS, UPSCALERS = "loras", "embeddings", "upscalers"  # folders in weights/
+LORAS, EMBEDDINGS, UPSCALERS, PREVIEWS = "loras", "embeddings", "upscalers", "previews"  # folders in weights/
 ENDINGS = (".safetensors", ".sft", ".pt", ".ckpt", ".bin", ".pth")
 MAX_OPEN = 4  # LoRAs whose tensors are kept
 
@@ -45,6 +46,7 @@ class ExtraNetworks:
         self._digests: dict[tuple[Path, Hashable], str] = {}
         self._open: dict[tuple[Path, Hashable], LoraFile] = {}
         self._vectors: dict[tuple[Path, Hashable], torch.Tensor] = {}
+        self._previews: dict[tuple[Path, Hashable, torch.device], PreviewDecoder] = {}
         self._known_upscalers: dict[tuple[Path, Hashable], str] = {}
 
     def loras(self) -> dict[str, FoundFile]:
@@ -71,9 +73,26 @@ class ExtraNetworks:
             [(path, self._check(path, read_shapes)) for path in _files(inside, ENDINGS, deep=True)], inside
         )
 
+    def previews(self) -> dict[str, FoundFile]:
+        """The quick decoders by name, as `loras`. Files that hold an encoder alone lie beside them and are left out."""
+        inside = self.folder / PREVIEWS
+        files = (path for path in _files(inside, ENDINGS, deep=True) if "encoder" not in path.stem.lower())
+        return self._named([(path, self._check(path, check_preview)) for path in files], inside)
+
+    def preview_decoder(self, scale: float, device: torch.device) -> PreviewDecoder | None:
+        """The quick decoder for a VAE whose latents are scaled so, None if there is none. Raises ModelError."""
+        usable = {name: file for name, file in self.previews().items() if not file.problem}
+        name = preview_for(scale, {name: file.path for name, file in usable.items()})
+        if name is None:
+            return None
+        key = usable[name].path, usable[name].stamp, device
+        if key not in self._previews:
+            self._previews[key] = open_preview(usable[name].path, device)
+        return self._previews[key]
+
     def problems(self) -> dict[str, str]:
         """Why each file that cannot be used cannot, by name."""
-        files = {**self.loras(), **self.embeddings(), **self.upscalers()}
+        files = {**self.loras(), **self.embeddings(), **self.upscalers(), **self.previews()}
         return {name: file.problem for name, file in files.items() if file.problem}
 
     def embeddings_in(self, text: str) -> list[str]:

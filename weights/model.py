@@ -218,8 +218,9 @@ class Model:
         return self.vae.decode(latents)
 
     def preview(self, latents: torch.Tensor) -> list[Image.Image]:
-        """See `Autoencoder.preview`."""
-        return self.vae.preview(latents)
+        """See `Autoencoder.preview`; by a quick decoder of weights/previews/ where there is one for this VAE."""
+        scale = float(self.vae.module.config.scaling_factor)
+        return self.vae.preview(latents, lambda: self.extra.preview_decoder(scale, self.device))
 
 
 def _tags(prompt: str) -> tuple[LoraTag, ...]:

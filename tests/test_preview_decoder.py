@@ -1,0 +1,79 @@
+"""Quick decoders of weights/previews/: every usual naming gives what diffusers' AutoencoderTiny gives."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from weights.autoencoder import Autoencoder
+from weights.extra_networks import ExtraNetworks
+from weights.preview_decoder import USUAL_SCALE, XL_SCALE, open_preview, preview_for
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    return AutoencoderTiny().eval().requires_grad_(False)
+
+
+def renamed(tiny, prefix, first):
+    parts = ((name.split(".", 2), tensor) for name, tensor in tiny.decoder.state_dict().items())
+    return {f"{prefix}{int(number) + first}.{rest}": tensor for (_, number, rest), tensor in parts}
+
+
+def latents(side=8):
+    return torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("naming", ["diffusers", "original", "comfyui"])
+def test_it_decodes_as_diffusers_does(tiny, tmp_path, naming):
+    path = tmp_path / "taesd_decoder.safetensors"
+    tensors = {
+        "diffusers": tiny.state_dict(),
+        "original": renamed(tiny, "", 1),
+        "comfyui": renamed(tiny, "taesd_decoder.", 1),
+    }
+    save_file(tensors[naming], path)
+    assert torch.equal(open_preview(path, CPU)(latents()), tiny.decode(latents()).sample)
+
+
+def test_pickles_are_read_without_running_them(tiny, tmp_path):
+    torch.save(renamed(tiny, "", 1), tmp_path / "taesd_decoder.pth")
+    assert open_preview(tmp_path / "taesd_decoder.pth", CPU)(latents(4)).shape == (2, 3, 32, 32)
+
+
+def test_large_latents_are_made_smaller_on_a_cpu(tiny, tmp_path):
+    save_file(renamed(tiny, "", 1), tmp_path / "a.safetensors")
+    assert open_preview(tmp_path / "a.safetensors", CPU)(latents(128)[:1]).shape == (1, 3, 512, 512)
+
+
+def test_the_vae_tells_which_is_meant():
+    both = dict.fromkeys(("taesd_decoder", "taesdxl_decoder"))
+    assert preview_for(USUAL_SCALE, both) == "taesd_decoder"
+    assert preview_for(XL_SCALE, both) == "taesdxl_decoder"
+    assert preview_for(1.5, both) is None
+    assert preview_for(XL_SCALE, {"taesd_decoder": None}) is None
+
+
+def test_what_is_no_decoder_is_named_and_an_encoder_left_out(tiny, tmp_path):
+    (folder := tmp_path / "previews").mkdir()
+    save_file(renamed(tiny, "", 1), folder / "good.safetensors")
+    save_file({"1.weight": torch.ones(3)}, folder / "taesd_encoder.safetensors")
+    save_file({"x": torch.ones(3)}, folder / "wrong.safetensors")
+    cut = {name: tensor for name, tensor in renamed(tiny, "", 1).items() if not name.startswith("10.")}
+    save_file(cut, folder / "cut.safetensors")
+    extra = ExtraNetworks(tmp_path)
+    problems = extra.problems()
+    assert set(problems) == {"wrong", "cut"}
+    assert "not the decoder of a tiny autoencoder" in problems["wrong"] and "is not complete" in problems["cut"]
+    assert extra.preview_decoder(USUAL_SCALE, CPU) is extra.preview_decoder(USUAL_SCALE, CPU) is not None
+
+
+def test_a_preview_is_its_picture_where_the_vae_is_too_slow(tiny):
+    vae = Autoencoder(None, 8, CPU)
+    large = latents(32)
+    (picture, _) = vae.preview(large, lambda: lambda given: tiny.decode(given).sample)
+    assert picture.size == (256, 256)
