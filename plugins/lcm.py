@@ -11,7 +11,7 @@ from itertools import pairwise
 from samplers import Step, hookimpl, sampler
 
 
-@sampler("LCM", calls=1, stochastic=True, paper="arXiv:2310.04378")
+@sampler("LCM", calls=1, stochastic=True, paper="arXiv:2310.04378", distilled=True)
 def lcm(denoise, x, sigmas, noise):
     for sigma, lower in pairwise(sigmas):
         x = denoised = denoise(x, sigma)

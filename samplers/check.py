@@ -6,10 +6,12 @@ The quick check is a run of two steps on a toy denoiser; `samplers.testing` does
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NoReturn
 
 import torch
@@ -17,12 +19,12 @@ import torch
 from .closed_form import GaussianDenoiser
 from .global_state import global_state_changed
 from .noise import Noise
-from .sampler import Guidance, GuidanceState, Sampler, Schedule, Step
-from .schedule import NoiseSchedule, stable_diffusion
+from .sampler import Guidance, Sampler, Schedule, Step
+from .schedule import NoiseSchedule
 from .wrappers import Counted, Reported
 
 TOY = (1.0, 0.6, 0.0)
-TOY_LEVELS, TOY_SCALE = (8.0, 1.0, 0.2), 5.0  # noise levels and scale that a guidance is tried at
+GENERATORS = frozenset({"Generator", "default_rng", "RandomState"})  # sources of random numbers beside noise(x)
 MOST = 100_000  # steps and network calls, more than any sampler makes: it would go on for ever
 
 
@@ -143,13 +145,23 @@ def place(item: Sampler | Guidance, error: BaseException | None = None) -> str:
     return f"line {lines[-1] if lines else code.co_firstlineno} of {file}"
 
 
+def _names_in(sampler: Sampler) -> Iterator[str]:
+    """The names that a sampler's own code uses."""
+    code = getattr(getattr(sampler.function, "__wrapped__", sampler.function), "__code__", None)
+    codes = [code] if code else []
+    while codes:
+        one = codes.pop()
+        yield from one.co_names
+        codes += [each for each in one.co_consts if inspect.iscode(each)]
+
+
 def _check_step(step: Any, x: torch.Tensor) -> None:
     if not isinstance(step, Step):
         fail("Step(x, sigma, denoised) to be yielded", f"a {type(step).__name__}", "the `yield`")
     for name in ("x", "denoised"):
-        tensor, wanted = getattr(step, name), _form(x)
-        if not isinstance(tensor, torch.Tensor) or _form(tensor) != wanted:
-            came = _form(tensor) if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__}"
+        tensor, wanted = getattr(step, name), form_of(x)
+        if not isinstance(tensor, torch.Tensor) or form_of(tensor) != wanted:
+            came = form_of(tensor) if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__}"
             fail(f"Step.{name} to be like x, {wanted}", came, "tensors that are made without the dtype or device of x")
         if tensor.requires_grad:
             fail("no gradients", f"Step.{name} that requires them", "@sampler, which turns them off")
@@ -171,6 +183,13 @@ def _check_sigma(sigma: Any, above: float, sigmas: Sequence[float], own_grid: bo
             came,
             "the second argument of Step: the level that x is at now",
         )
+    near = next((each for each in sigmas if each != sigma and abs(each - sigma) <= 1e-6 * each), None)
+    if not own_grid and sigma not in sigmas and near is not None:
+        fail(
+            "steps at the given sigmas",
+            f"one at {float(sigma)!r} for {near!r}",
+            "sigmas in float32: yield the Python floats of the list",
+        )
     if not own_grid and sigma not in sigmas:
         fail(
             "steps at the given sigmas",
@@ -179,7 +198,8 @@ def _check_sigma(sigma: Any, above: float, sigmas: Sequence[float], own_grid: bo
         )
 
 
-def _form(x: torch.Tensor) -> str:
+def form_of(x: torch.Tensor) -> str:
+    """Shape, dtype and device of a tensor, in words."""
     return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 
@@ -189,10 +209,14 @@ def check_quickly(sampler: Sampler) -> str:
     Raises CheckFailed.
     """
     began = time.perf_counter()
-    _check_declarations(sampler)
+    check_declarations(sampler)
     with explained(sampler):
         declared = sampler.count_calls(TOY)
-        _ = sampler.order_of(), sampler.stochastic_with()
+        stochastic = sampler.stochastic_with()
+        sampler.order_of()
+    own = GENERATORS.intersection(_names_in(sampler))
+    if own:
+        fail("noise(x) to be the only source of randomness", f"{min(own)} in its code", place(sampler))
     x = torch.linspace(-2.0, 2.5, 16).reshape(2, 2, 2, 2)
     kept = x.clone()
     with global_state_kept(f"random numbers that are not noise(x)'s, {place(sampler)}"):
@@ -200,7 +224,9 @@ def check_quickly(sampler: Sampler) -> str:
     if not torch.equal(x, kept):
         fail("x to be left as it was given", "a change of it", f"in-place operations, {place(sampler)}")
     check_calls(sampler, declared, trace)
-    return f"steps, tensors, sigmas, calls, inputs and global state passed in {_since(began)}"
+    if trace.draws and not stochastic:
+        fail("no noise to be drawn, as declared", f"{trace.draws} draws", f"stochastic= of @sampler, {place(sampler)}")
+    return f"steps, tensors, sigmas, calls, inputs and global state passed in {since(began)}"
 
 
 def check_calls(sampler: Sampler, declared: int | None, trace: Trace) -> None:
@@ -210,67 +236,31 @@ def check_calls(sampler: Sampler, declared: int | None, trace: Trace) -> None:
 
 
 def check_schedule_quickly(schedule: Schedule, models: Sequence[NoiseSchedule]) -> str:
-    """Make three steps of a schedule on each model; return what passed. Raises CheckFailed."""
+    """Make one step and three of a schedule on each model; return what passed. Raises CheckFailed."""
     began = time.perf_counter()
-    _check_declarations(schedule)
-    for model in models:
+    check_declarations(schedule)
+    for model, steps in product(models, (1, 3)):
+        kind = "a flow model" if model.flow else "a model of 1000 timesteps"
+        count = f"{steps} falling sigmas" if steps > 1 else "one sigma for one step"
         try:
-            schedule(model, 3)
+            sigmas = schedule(model, steps)
         except (Exception, SystemExit) as error:
-            kind = "a flow model" if model.flow else "a model of 1000 timesteps"
-            fail(f"3 falling sigmas on {kind}", f"{type(error).__name__}: {error}", f"schedule {schedule.name}")
-    return f"3 steps on each kind of model passed in {_since(began)}"
+            fail(f"{count} on {kind}", f"{type(error).__name__}: {error}", f"schedule {schedule.name}")
+        # A rounding error outside of the trained range is no harm.
+        if not model.sigma_min * 0.999 <= sigmas[-2] <= sigmas[0] <= model.sigma_max * 1.001:
+            trained = f"{model.sigma_min:.4g} to {model.sigma_max:.4g}"
+            came = f"{sigmas[0]:.4g} to {sigmas[-2]:.4g}"
+            fail(f"sigmas that {kind} was trained on, {trained}", came, f"schedule {schedule.name}")
+    return f"1 and 3 steps on each kind of model passed in {since(began)}"
 
 
-def check_guidance_quickly(guidance: Guidance, shape: Sequence[int] = (2, 2, 4, 4), **options: Any) -> str:
-    """Guide two pictures down three noise levels; return what passed. Raises CheckFailed.
-
-    The guided estimates are finite, like the conditional ones and, for each picture, the same when it is alone; nothing
-    is changed in place.
-    """
-    began = time.perf_counter()
-    _check_declarations(guidance)
-    generator = torch.Generator().manual_seed(0)
-    x, first, second = torch.randn(3, *shape, generator=generator).unbind()
-    kept = [each.clone() for each in (x, first, second)]
-    with global_state_kept(f"random numbers, {place(guidance)}"), explained(guidance), torch.no_grad():
-        together = _guide(guidance, x, first, second, options)
-        alone = [_guide(guidance, x[i : i + 1], first[i : i + 1], second[i : i + 1], options) for i in range(len(x))]
-    if any(not torch.equal(now, before) for now, before in zip((x, first, second), kept, strict=True)):
-        fail("its inputs to be left as they were given", "a change of them", f"in-place operations, {place(guidance)}")
-    for level, (guided, *each) in enumerate(zip(together, *alone, strict=True)):
-        if not torch.isfinite(guided).all():
-            fail("finite numbers", f"NaN or infinity at sigma {TOY_LEVELS[level]:g}", f"divisions, {place(guidance)}")
-        if not torch.allclose(guided, torch.cat(each), rtol=1e-4, atol=1e-5):
-            fail(
-                "a picture alone to equal itself in a batch",
-                "another one",
-                f"sums over the first axis, the pictures, and decisions for all of them at once, {place(guidance)}",
-            )
-    return f"estimates, pictures apart, inputs and global state passed in {_since(began)}"
-
-
-def _guide(guidance: Guidance, x, conditional, unconditional, options) -> list[torch.Tensor]:
-    """What a guidance makes of estimates at TOY_LEVELS; where it skips the unconditional one, the conditional one."""
-    resolved, made = guidance.resolve(options), []
-    state = GuidanceState(x, (*TOY_LEVELS, 0.0), stable_diffusion())
-    for sigma in TOY_LEVELS:
-        if guidance.skips(sigma, TOY_SCALE, state, **resolved):
-            made.append(conditional)
-            continue
-        guided = guidance(conditional, unconditional, sigma, TOY_SCALE, state, **resolved)
-        if not isinstance(guided, torch.Tensor) or _form(guided) != _form(conditional):
-            came = _form(guided) if isinstance(guided, torch.Tensor) else f"a {type(guided).__name__}"
-            fail(f"a guided estimate like the conditional one, {_form(conditional)}", came, place(guidance))
-        made.append(guided)
-    return made
-
-
-def _since(began: float) -> str:
+def since(began: float) -> str:
+    """The time from `time.perf_counter()` then to now, in words."""
     return f"{1000 * (time.perf_counter() - began):.1f} ms"
 
 
-def _check_declarations(item: Sampler | Schedule | Guidance) -> None:
+def check_declarations(item: Sampler | Schedule | Guidance) -> None:
+    """Raise CheckFailed where what a plugin says of itself is of a wrong type."""
     for name in ("name", "version", "paper"):
         value = getattr(item, name)
         if not isinstance(value, str) or (name == "name" and not value.strip()):

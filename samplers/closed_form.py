@@ -15,19 +15,22 @@ from .sampler import Sampler
 
 @dataclass(frozen=True, eq=False)
 class GaussianDenoiser:
-    """The exact denoiser of data N(mean, std^2), elementwise: mean + std^2 / (std^2 + sigma^2) (x - mean)."""
+    """The exact denoiser of data N(mean, std^2), elementwise: mean + std^2 / (std^2 + sigma^2) (x - mean).
+
+    Where x has another size than mean and std, these are scaled to it.
+    """
 
     mean: torch.Tensor | float = 0.3
     std: torch.Tensor | float = 0.7
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        variance = self.std**2
-        return self.mean + variance / (variance + sigma * sigma) * (x - self.mean)
+        mean, variance = _fitted(self.mean, x), _fitted(self.std, x) ** 2
+        return mean + variance / (variance + sigma * sigma) * (x - mean)
 
     def flow(self, x: torch.Tensor, sigma: float, lower: float) -> torch.Tensor:
         """Where the probability-flow ODE takes x from sigma to lower, exactly."""
-        ratio = (self.std**2 + lower * lower) / (self.std**2 + sigma * sigma)
-        return self.mean + ratio**0.5 * (x - self.mean)
+        mean, variance = _fitted(self.mean, x), _fitted(self.std, x) ** 2
+        return mean + ((variance + lower * lower) / (variance + sigma * sigma)) ** 0.5 * (x - mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,8 @@ class BimodalDenoiser:
 class MixtureDenoiser:
     """The exact denoiser of a Gaussian mixture over whole pictures.
 
-    means (components, *picture shape), stds (components,), weights (components,), summing to 1.
+    means (components, *picture shape), scaled to x where it has another size; stds (components,), weights
+    (components,), summing to 1.
     """
 
     means: torch.Tensor
@@ -84,13 +88,26 @@ class MixtureDenoiser:
     weights: torch.Tensor
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        flat, means = x.flatten(1), self.means.flatten(1).to(x)
+        flat, means = x.flatten(1), _fitted(self.means, x).flatten(1).to(x)
         variance = self.stds.to(x) ** 2 + sigma * sigma
         distance = (flat[:, None] - means).square().sum(-1)
         logits = self.weights.to(x).log() - distance / (2 * variance) - 0.5 * means.shape[1] * variance.log()
         shrink = (self.stds.to(x) ** 2 / variance)[None, :, None]
         posterior = means + shrink * (flat[:, None] - means)
         return (logits.softmax(-1)[..., None] * posterior).sum(1).reshape(x.shape)
+
+
+def _fitted(value, x: torch.Tensor):
+    """A number, or a tensor over pictures with the height and width of x, its nearest values taken."""
+    if not isinstance(value, torch.Tensor) or value.ndim < 3 or 1 in value.shape[-2:]:
+        return value
+    if value.shape[-2:] == x.shape[-2:]:
+        return value
+    rows, columns = (
+        torch.arange(new, device=value.device) * old // new
+        for new, old in zip(x.shape[-2:], value.shape[-2:], strict=True)
+    )
+    return value[..., rows[:, None], columns]
 
 
 def geometric(high: float, low: float, steps: int) -> tuple[float, ...]:

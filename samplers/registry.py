@@ -6,11 +6,8 @@ group "sigmalab", folders named by the user. Within one place the order is alpha
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +15,12 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from .check import CheckFailed, check_guidance_quickly, check_quickly, check_schedule_quickly, global_state_kept
+from .check import CheckFailed, check_quickly, check_schedule_quickly, global_state_kept
 from .guidance import CFG
+from .guidance_check import check_guidance_quickly
 from .sampler import PROJECT, Guidance, Hooks, Sampler, Schedule
 from .schedule import flow, stable_diffusion
+from .slow_loading import TookTooLong, named_while_slow
 from .sources import Source, UnsupportedAPI, digest_of_files, file_source, sources
 
 Item = TypeVar("Item", Sampler, Schedule, Guidance)
@@ -62,6 +61,8 @@ class Entry(Generic[Item]):
                 calls=_or_none(item.calls_per_step),
                 stochastic=_or_none(item.stochastic_with),
                 own_grid=_or_none(item.own_grid_with),
+                distilled=item.distilled,
+                resizes=item.resizes,
             )
         return fields | dict(paper=item.paper, options=[option.schema() for option in item.options])
 
@@ -133,7 +134,7 @@ def discover(
     """
     loader = _Loader(deep)
     for source in sources(builtin, folders, packages):
-        with _named_while_slow(source.name, patience):
+        with named_while_slow(source.name, patience, LIMIT):
             loader.load(source)
     return Registry(loader.samplers, loader.schedules, tuple(loader.broken), loader.guidances)
 
@@ -141,13 +142,10 @@ def discover(
 def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
     """Load and check one plugin alone: a file, or a folder with `__init__.py`. See `discover`."""
     loader = _Loader(deep=True)
-    with _named_while_slow(path.name, patience):
+    with named_while_slow(path.name, patience, LIMIT):
         loader.load(file_source(path.absolute(), path.name))
-    return Registry(loader.samplers, loader.schedules, tuple(loader.broken), loader.guidances)
-
-
-class TookTooLong(BaseException):
-    """A plugin was still being loaded after LIMIT; no Exception, so that its `except Exception` lets it pass."""
+    own = {name: entry for name, entry in loader.guidances.items() if entry.source == path.name}
+    return Registry(loader.samplers, loader.schedules, tuple(loader.broken), own)
 
 
 class _Loader:
@@ -228,7 +226,10 @@ def _hooks(source: Source) -> pluggy.HookRelay:
     with global_state_kept("what it does when it is imported", generators=False):
         plugin = source.load()
     manager.register(plugin)
-    manager.check_pending()
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise TypeError(f"{str(error).partition(' in plugin')[0]}; the hooks are {', '.join(HOOKS)}") from None
     if not manager.get_hookcallers(plugin):
         raise TypeError(f"it implements no hook; it needs @hookimpl on {' or '.join(HOOKS)}")
     return manager.hook
@@ -241,47 +242,12 @@ def _listed(returned: Any, hook: str, item_type: type) -> list[Any]:
 
 
 def _wrong_type(hook: str, value: Any, item_type: type) -> str:
+    if inspect.isfunction(value):
+        return (
+            f"{hook} returned the function {value.__name__}; it has to return a list of {item_type.__name__}: put "
+            f"@{item_type.__name__.lower()}(...) above it"
+        )
     return f"{hook} returned {type(value).__name__}; it has to return a list of {item_type.__name__}"
-
-
-@contextlib.contextmanager
-def _named_while_slow(name: str, patience: float) -> Iterator[None]:
-    """Name a plugin on the console if the block takes longer than `patience` seconds; after LIMIT it is interrupted."""
-    text = f"sigmalab: the plugin {name} is still being loaded after {patience:g} s; Ctrl+C gives it up and goes on"
-    timer = threading.Timer(patience, lambda: print(text, file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        with _interrupted_after(LIMIT):
-            yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
-def _interrupted_after(seconds: float) -> Iterator[None]:
-    """A block of plugin code in which TookTooLong is raised after so many seconds, and again after as many more.
-
-    A signal also ends a plugin that sleeps or waits. There is none on Windows, and only the main thread gets one: there
-    the block may go on.
-    """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    over = False
-
-    def end(*_: Any) -> None:
-        if not over:
-            raise TookTooLong(f"it was still being loaded after {seconds:g} seconds and was given up")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    try:
-        yield
-    finally:
-        over = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _or_none(declaration: Callable[[], Any]) -> Any:

@@ -70,6 +70,8 @@ class Sampler:
     version: str = "1"
     paper: str = ""
     requires: str = ""
+    distilled: bool = False
+    resizes: bool = False
 
     def __call__(self, denoise: Denoise, x, sigmas, noise, **options) -> Steps:
         """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
@@ -170,7 +172,19 @@ class Guidance:
         return resolve(f"guidance {self.name}", self.options, options)
 
 
-def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=False, version="1", paper="", requires=""):
+def sampler(
+    name: str,
+    *,
+    order=None,
+    calls=None,
+    stochastic=False,
+    own_grid=False,
+    version="1",
+    paper="",
+    requires="",
+    distilled=False,
+    resizes=False,
+):
     """Make a generator function a `Sampler`.
 
     order       order of accuracy in the step size, measured by the tests; None if it has none
@@ -178,6 +192,8 @@ def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=Fal
     stochastic  draws noise of its own
     own_grid    takes only the first and the last positive sigma and makes its own steps
     requires    a large package that it imports when it runs: its check at start is then put off
+    distilled   takes an estimate for the end of the flow, as networks distilled for it answer: biased on others
+    resizes     asks the network at other sizes than that of x: it then cannot run beside a mask
     order, stochastic and own_grid may be functions (**options) too.
     """
 
@@ -198,6 +214,8 @@ def sampler(name: str, *, order=None, calls=None, stochastic=False, own_grid=Fal
             version,
             paper,
             requires,
+            distilled,
+            resizes,
         )
 
     return decorate

@@ -9,8 +9,9 @@ from oracles import builtin, guided, normal, sd
 from test_estimates import Network, euler
 
 from samplers import Step, guidance, sampler
-from samplers.check import CheckFailed, check_guidance_quickly
+from samplers.check import CheckFailed
 from samplers.guidance import Method
+from samplers.guidance_check import check_guidance_quickly
 from samplers.registry import discover
 from samplers.run import Plan, SamplerFailed, run
 from samplers.sampler import GuidanceState

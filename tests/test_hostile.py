@@ -36,7 +36,7 @@ REASONS = {
     "rising_schedule": ("Rising", "expected 3 falling sigmas on a model of 1000 timesteps"),
     "stops_early": ("Stops early", "expected the last step at sigma 0; got 0.6"),
     "wrong_shape": ("Wrong shape", r"expected Step.x to be like x, .* got \(2, 2, 2\)"),
-    "wrong_type": ("function", "register_samplers returned function; it has to return a list of Sampler"),
+    "wrong_type": ("function", "register_samplers returned the function plain; it has to return a list of Sampler"),
     "yields_nan": ("Yields NaN", "expected finite numbers in Step.x; got NaN or infinity at sigma 0"),
     "yields_tensors": ("Yields tensors", r"expected Step\(x, sigma, denoised\) to be yielded; got a Tensor"),
 }

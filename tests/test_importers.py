@@ -199,7 +199,7 @@ def test_what_is_nearly_the_same_says_what_is_not(registry):
     assert any("the last but one" in note for note in notes) and any("divide 1,000" in note for note in notes)
 
 
-@pytest.mark.parametrize("said", ["PLMS", "DDIM CFG++", "Euler Karras Negative", "Restart", "My Sampler"])
+@pytest.mark.parametrize("said", ["PLMS", "UniPC", "Euler Karras Negative", "Restart", "My Sampler"])
 def test_a_sampler_that_is_not_the_same_is_named_and_not_replaced(registry, said):
     offer = offered(registry, f"a\nSteps: 20, Sampler: {said}, Schedule type: SGM Uniform, CFG scale: 7, Seed: 1")
     assert offer.open == {"sampler", "schedule"} and not {"sampler", "schedule"} & set(offer.fields)

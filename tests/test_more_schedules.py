@@ -23,7 +23,7 @@ ZERO_SNR = from_alphas(zero_terminal_snr([alpha_bar(sigma) for sigma in sd().sig
 MODELS = dict(eps=sd(), flow=flow(), zero_snr=ZERO_SNR)
 STEPS = (1, 2, 3, 7, 20, 50, 1000)
 LATER = ["Polyexponential", "Beta", "Align Your Steps", "KL-optimal", "Laplace", "Linear-quadratic", "SNR shift"]
-LATER += ["Custom", "Formula"]
+LATER += ["Custom", "Formula", "Cosine", "Bong tangent"]
 
 
 def extremes(name: str) -> list[dict]:

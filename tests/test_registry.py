@@ -65,7 +65,7 @@ BROKEN = {
     ),
     "returns_functions": (
         "from samplers import hookimpl\ndef walk(): pass\n@hookimpl\ndef register_samplers():\n    return [walk]",
-        "register_samplers returned function; it has to return a list of Sampler",
+        r"register_samplers returned the function walk; .* a list of Sampler: put @sampler\(...\) above it",
     ),
     "returns_schedules": (
         "from samplers import hookimpl, schedule\n@schedule('S')\ndef s(model, steps): return []\n"

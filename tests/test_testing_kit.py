@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from samplers import Choice, Range, Step, Stopped, sampler, schedule
-from samplers.check import check_quickly
+from samplers.check import check_quickly, check_schedule_quickly
 from samplers.noise import Noise
 from samplers.registry import discover
+from samplers.schedule import stable_diffusion
 from samplers.testing import (
     BimodalDenoiser,
     CheckFailed,
@@ -27,7 +28,8 @@ from samplers.testing import (
 FOUND = discover(Path(__file__).parents[1] / "plugins", packages=False)
 # What a sampler honestly is, and what it therefore cannot pass.
 HOW = {
-    "LCM": dict(distilled=True),
+    # It goes below the next level as an ordinary network leads, which the toy of a distilled one does not do.
+    "TCD": dict(distilled=False, without=("moments_right",)),
     # Its stochastic option puts all noise on anew, which is right for distilled networks alone.
     "diffusers Flow Euler": dict(without=("moments_right",)),
 }
@@ -147,7 +149,30 @@ def too_much_noise(denoise, x, sigmas, noise):
 
 @sampler("undeclared noise", calls=1)
 def undeclared_noise(denoise, x, sigmas, noise):
-    yield from ddpm(denoise, x, sigmas, noise)
+    # Not in the short list of the quick check, which would refuse it at once.
+    yield from ddpm(denoise, x, sigmas, noise) if len(sigmas) > 3 else euler(denoise, x, sigmas)
+
+
+@sampler("a generator of its own", calls=1)
+def own_generator(denoise, x, sigmas, noise):
+    generator = torch.Generator().manual_seed(0)
+    yield from ddpm(denoise, x, sigmas, lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype))
+
+
+@sampler("float32 sigmas", calls=1)
+def float32_sigmas(denoise, x, sigmas, noise):
+    for step in euler(denoise, x, sigmas):
+        yield Step(step.x, torch.tensor(step.sigma).item(), step.denoised)
+
+
+kept_between_runs = []
+
+
+@sampler("keeps state", calls=1)
+def keeps_state(denoise, x, sigmas, noise):
+    kept_between_runs.append(1)
+    for step in euler(denoise, x, sigmas):
+        yield Step(step.x + 1e-3 * len(kept_between_runs), step.sigma, step.denoised)
 
 
 @sampler("draws in vain", calls=1)
@@ -272,6 +297,10 @@ MUTANTS = [
     (starting_noise, "noise_independent", "independent of the starting noise"),
     (too_much_noise, "moments_right", "expected a spread of"),
     (undeclared_noise, "repeatable", "declared deterministic; got another result"),
+    (draws_in_vain, "quick", r"no noise to be drawn, as declared; got 1 draws; look at stochastic="),
+    (own_generator, "quick", r"expected noise\(x\) to be the only source of randomness; got Generator in its code"),
+    (float32_sigmas, "sigmas_fall", r"got one at 0.2000000029\d+ for 0.2; look at sigmas in float32"),
+    (keeps_state, "repeatable", "anything kept from the run before"),
     (draws_in_vain, "noise_independent", "no noise to be drawn, as declared; got 1 draw"),
     (ignores_last, "end_is_reached", "expected the exact end at sigma 2"),
     (leaves_noise, "end_is_reached", "expected the exact end at sigma 2"),
@@ -376,3 +405,30 @@ def test_a_bad_schedule_is_caught_with_the_case():
 
     with pytest.raises(CheckFailed, match="sigmas that Stable Diffusion was trained on"):
         check_schedule(too_low)
+
+
+def test_a_forgotten_decorator_is_named():
+    with pytest.raises(TypeError, match=r"a Sampler is needed, not function euler: put @sampler\(...\) above it"):
+        check_sampler(euler)
+
+
+@schedule("Too high")
+def too_high(model, steps):
+    return [2 * model.sigma_max / (i + 1) for i in range(steps)]
+
+
+@schedule("Two at least")
+def two_at_least(model, steps):
+    return [model.sigma_max * (1 - i / (steps - 1)) + model.sigma_min for i in range(steps)]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (too_high, r"sigmas that a model of 1000 timesteps was trained on, 0.02917 to 14.61; got 29.23 to"),
+        (two_at_least, "one sigma for one step on a model of 1000 timesteps; got ZeroDivisionError"),
+    ],
+)
+def test_schedules_are_tried_with_one_step_and_against_the_trained_range(wrong, message):
+    with pytest.raises(CheckFailed, match=message):
+        check_schedule_quickly(wrong, (stable_diffusion(),))

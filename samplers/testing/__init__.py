@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..check import CheckFailed, check_guidance_quickly
+from ..check import CheckFailed
 from ..closed_form import (
     BimodalDenoiser,
     DistilledDenoiser,
@@ -27,6 +27,7 @@ from ..closed_form import (
     measure_order,
     measure_order_bent,
 )
+from ..guidance_check import check_guidance_quickly
 from ..sampler import Guidance, Sampler, Schedule
 from ..schedule import flow, stable_diffusion
 from . import accuracy_checks, contract_checks
@@ -95,17 +96,20 @@ def checks(
     options: Mapping[str, Any] = {},
     *,
     device: str = "cpu",
-    distilled: bool = False,
+    distilled: bool | None = None,
     without: tuple[str, ...] = (),
 ) -> list[Check]:
     """Every check of a sampler, to be parametrized over: each has a name, and is called without arguments.
 
     options    what it is checked with; the others are at their defaults, and each also at its ends
     device     where the tensors are
-    distilled  it is for networks that answer with the end of the flow instead of the mean, like LCM
+    distilled  it is for networks that answer with the end of the flow instead of the mean; as declared, if not given
     without    names of checks that are left out; say in your test why
     """
-    case = SamplerUnderTest(sampler, dict(options), device, distilled)
+    if not isinstance(sampler, Sampler):
+        name = getattr(sampler, "__name__", sampler)
+        raise TypeError(f"a Sampler is needed, not {type(sampler).__name__} {name}: put @sampler(...) above it")
+    case = SamplerUnderTest(sampler, dict(options), device, sampler.distilled if distilled is None else distilled)
     made = [Check(run.__name__, " ".join((run.__doc__ or "").split()), run, case) for run in CHECKS]
     unknown = set(without) - {check.name for check in made}
     if unknown:
@@ -158,7 +162,7 @@ def check_schedule(schedule: Schedule, steps: tuple[int, ...] = (1, 2, 3, 7, 20,
 def check_guidance(guidance: Guidance, shapes: tuple[tuple[int, ...], ...] = ((2, 4, 8, 8), (3, 1, 5, 3))) -> None:
     """Guide pictures of these shapes with every option at its ends; CheckFailed names the case.
 
-    See `samplers.check.check_guidance_quickly` for what is checked.
+    See `samplers.guidance_check.check_guidance_quickly` for what is checked.
     """
     variants = [{}, *({option.name: value} for option in guidance.options for value in ends(option))]
     for shape, options in ((shape, options) for shape in shapes for options in variants):

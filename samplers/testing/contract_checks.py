@@ -53,7 +53,7 @@ def repeatable(case: SamplerUnderTest) -> None:
         fail(
             "the same result from the same seeds",
             _apart(first, same),
-            f"random numbers that are not noise(x)'s, {case.here}",
+            f"random numbers that are not noise(x)'s, and anything kept from the run before, {case.here}",
         )
     differs = not torch.equal(first, other)
     if differs != case.stochastic:

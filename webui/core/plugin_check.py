@@ -47,22 +47,21 @@ class PluginReport:
 def check_plugin(path: Path, distilled: bool = False) -> PluginReport:
     """Run every check on a plugin: a .py file, or a folder with `__init__.py`. Its code runs.
 
-    distilled  its samplers are for networks that answer with the end of the flow instead of the mean
+    distilled  all its samplers are for networks that answer with the end of the flow; else those that declare it
     """
     found = load_plugin(path)
     results = [result for entry in found.samplers.values() for result in _sampler_results(entry.item, distilled)]
     for entry in found.schedules.values():
         about = "It makes falling sigmas that models are trained on, for any number of steps and every option."
         results.append(CheckResult(entry.name, "schedule", about, _problem(check_schedule, entry.item)))
-    for guidance in (entry for entry in found.guidances.values() if entry.source == path.name):
+    for guidance in found.guidances.values():
         about = "It follows CFG's contract: estimates, pictures apart, inputs and global state."
-        problem = _problem(check_guidance, guidance.item)
-        results.append(CheckResult(guidance.name, "guidance", about, problem))
+        results.append(CheckResult(guidance.name, "guidance", about, _problem(check_guidance, guidance.item)))
     return PluginReport(path.name, tuple(results), tuple(f"{one.name}: {one.reason}" for one in found.broken))
 
 
 def _sampler_results(sampler: Sampler, distilled: bool) -> Iterator[CheckResult]:
-    for check in checks(sampler, distilled=distilled):
+    for check in checks(sampler, distilled=distilled or None):
         yield CheckResult(sampler.name, check.name, check.about, _problem(check.run, check.case))
 
 

@@ -143,6 +143,10 @@ def resolve(
         )
     if resolved.has_input and resolved.image is None:
         raise RequestError("img2img needs an input picture: upload one, or use txt2img.")
+    if resolved.inpaints and sampler.item.resizes:
+        raise RequestError(
+            f"Sampler {sampler.name} asks the network at other sizes, which no mask fits; choose another sampler."
+        )
     came_out = prompts_as_they_come_out(resolved, limits, extra)
     for prompt, negative in dict.fromkeys(came_out or [(resolved.prompt, resolved.negative_prompt)]):
         check_prompts(prompt, negative, extra, resolved.prompt_syntax)

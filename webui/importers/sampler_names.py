@@ -49,6 +49,17 @@ METHODS: Mapping[str, Match] = {
     "lcm": Match("LCM"),
     "ddim": Match("DDIM", {"eta": 0.0}),
     "ddpm": Match("DDPM"),
+    # A1111 takes a twelfth and a half of the guidance scale for lambda, ComfyUI all of it.
+    "ddim cfg++": Match("Euler CFG++", {"share": 0.08, "eta": 0.0}),
+    "euler_cfg_pp": Match("Euler CFG++", {"share": 1.0, "eta": 0.0}),
+    "euler_ancestral_cfg_pp": Match("Euler CFG++", {"share": 1.0, "eta": 1.0}),
+    "res_multistep": Match("RES multistep"),
+    "gradient_estimation": Match("Gradient estimation", {"gamma": 2.0}),
+    "seeds_2": Match("SEEDS-2", {"eta": 1.0}),
+    "seeds_3": Match("SEEDS-3", {"eta": 1.0}),
+    "exp_heun_2_x0": Match("RES 2S", {"middle": 1.0, "eta": 0.0}),
+    "exp_heun_2_x0_sde": Match("RES 2S", {"middle": 1.0, "eta": 1.0}),
+    "ipndm": Match("iPNDM", {"order": 4}),
 }
 # ComfyUI's names, as names of METHODS.
 COMFY_METHODS: Mapping[str, str] = {
@@ -73,6 +84,15 @@ COMFY_METHODS: Mapping[str, str] = {
     "lcm": "lcm",
     "ddim": "ddim",
     "ddpm": "ddpm",
+    "res_multistep": "res_multistep",
+    "gradient_estimation": "gradient_estimation",
+    "seeds_2": "seeds_2",
+    "seeds_3": "seeds_3",
+    "exp_heun_2_x0": "exp_heun_2_x0",
+    "exp_heun_2_x0_sde": "exp_heun_2_x0_sde",
+    "ipndm": "ipndm",
+    "euler_cfg_pp": "euler_cfg_pp",
+    "euler_ancestral_cfg_pp": "euler_ancestral_cfg_pp",
 }
 # "Uniform" and "normal" use unrounded timesteps from top to bottom; "simple" uses whole timesteps at equal distances.
 LEVELS: Mapping[str, Match] = {
@@ -89,6 +109,7 @@ LEVELS: Mapping[str, Match] = {
 COMFY_LEVELS: Mapping[str, Match] = {
     **LEVELS,
     "beta": Match("Beta", {"alpha": 0.6, "beta": 0.6, "whole": True}),
+    "beta57": Match("Beta", {"alpha": 0.5, "beta": 0.7, "whole": True}),
     "kl_optimal": Match("KL-optimal"),
 }
 # Other names of the samplers above, or of ComfyUI's: spelled out, or InvokeAI's.
@@ -111,6 +132,7 @@ AUTOMATIC: Mapping[str, str] = {
     "dpm++ 2m sde heun": "exponential",
     "dpm++ 3m sde": "exponential",
     "ddim": "ddim",
+    "ddim cfg++": "ddim",
 }
 # Schedules without an equal here, whose names may stand behind that of a sampler, too.
 OTHER_LEVELS = ("sgm uniform", "align your steps", "turbo", "linear quadratic", "automatic")
@@ -147,7 +169,7 @@ def split(sampler: str, schedule: str, unnamed_is_uniform: bool) -> tuple[str, s
     if automatic:
         return sampler, AUTOMATIC.get(name, "uniform") if name in METHODS else "", False
     if not schedule and unnamed_is_uniform and name in METHODS:
-        return sampler, "ddim" if name == "ddim" else "uniform", False
+        return sampler, "ddim" if name.startswith("ddim") else "uniform", False
     return sampler, schedule, comfy
 
 

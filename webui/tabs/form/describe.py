@@ -43,6 +43,7 @@ def sampler_note(entry: Entry, options: Mapping[str, Any]) -> str:
         return note(f"{entry.name} cannot describe itself: {error}")
     parts = [f"order {order:g}"] if order else []
     parts += [calls, "stochastic: draws fresh noise" if stochastic else "deterministic"]
+    parts += ["for models distilled for it"] if item.distilled else []
     parts[0] = parts[0][:1].upper() + parts[0][1:]
     return render("form", "sampler_note", parts + ([paper_link(item.paper)] if item.paper else []))
 
