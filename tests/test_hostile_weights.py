@@ -188,12 +188,12 @@ FILES = {
         lambda w, good, folder: header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}),
         "cut short",
     ),
-    "an inpainting checkpoint": (
+    "a checkpoint that edits pictures": (
         "w.safetensors",
         lambda w, good, folder: tensors(
-            {n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 64, 1, tokens=64, taken=9)).items()}
+            {n: torch.zeros(s) for n, s in shapes(1, Width(32, 32, 64, 1, tokens=64, taken=8)).items()}
         ),
-        "is an inpainting network .9 input channels",
+        "is a network that edits pictures .InstructPix2Pix. .8 input channels",
     ),
     "an unCLIP checkpoint": (
         "unclip.safetensors",

@@ -67,8 +67,8 @@ def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo
         raise ModelError(
             f"model {path.name}: its configuration is not that of a model for pictures of up to {LARGEST} pixels a side"
         )
-    if taken != channels:
-        what = "an inpainting network" if taken == 2 * channels + 1 else "a network of another kind"
+    if taken not in (channels, 2 * channels + 1):
+        what = "a network of another kind"
         raise ModelError(
             f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported"
         )
@@ -90,6 +90,7 @@ def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo
         defaults,
         stamp,
         notes,
+        inpaints=taken != channels,
         card=card,
         card_file=card_file,
     )

@@ -23,6 +23,7 @@ from .embedding_file import Embeddings
 from .extra_networks import ExtraNetworks
 from .families import ConditionedNetwork
 from .identity import ModelIdentity
+from .inpainting_network import GREY, Hole, Inpainting
 from .lora import PatchedNetwork, Strength, changes_of
 from .model_info import ModelError, ModelInfo
 from .prompt_schedule import COUNTED, Clock, changes, stages, subprompts
@@ -60,6 +61,7 @@ class Model:
         self._plain: Model | None = None
         self._patched: Model | None = None
         self._prompts: OrderedDict[Hashable, Condition] = OrderedDict()
+        self._blanks: dict[tuple[int, int], Hole] = {}
 
     @property
     def name(self) -> str:
@@ -162,6 +164,7 @@ class Model:
         around: Callable[[Function], Function] = lambda network: network,
         prompt_syntax: str = "full",
         clock: Clock | None = None,
+        hole: Hole | None = None,
     ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
@@ -174,6 +177,7 @@ class Model:
         around            makes the network another one, such as `samplers.tiles.Tiled`
         prompt_syntax     "weights" takes brackets as weights alone; anything else also reads `weights.prompt_schedule`
         clock             the steps of the pass, by which prompts change; not needed for those that do not
+        hole              what a network made for inpainting is shown; by default nothing is known of the picture
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
@@ -188,9 +192,21 @@ class Model:
             parts = subprompts(without_tags(prompt))
             weighted = [(part.weight, model._scheduled(part.text, clip_skip, clock)) for part in parts]
             positive = Combined.of(weighted, negative) if len(parts) > 1 else weighted[0][1]
-        network = Network(around(model.network), self.schedule, self.info.prediction)
+        function = around(model.network)
+        if self.info.inpaints:
+            function = Inpainting(function, hole.at if hole else self.blank_hole)
+        network = Network(function, self.schedule, self.info.prediction)
         interval = Interval(guidance_low, guidance_high)
         return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap, method)
+
+    def blank_hole(self, size: tuple[int, int]) -> Hole:
+        """The hole of a picture of which nothing is known, for latents of a (height, width)."""
+        if size not in self._blanks:
+            # The last size only: a picture's passes follow one another.
+            self._blanks.clear()
+            grey = Image.new("RGB", (size[1] * self.info.factor, size[0] * self.info.factor), GREY)
+            self._blanks[size] = Hole(torch.ones(1, 1, *size), self.encode(grey))
+        return self._blanks[size]
 
     def _scheduled(self, text: str, clip_skip: int, clock: Clock | None) -> Any:
         """The condition of a prompt, or its conditions in turn."""

@@ -47,6 +47,7 @@ class ModelInfo:
     notes       what its user should know about how it was read, a sentence each
     is_certain  whether the prediction is known; else the network is probed when it is opened
     vae         the file of a VAE that replaces its own
+    inpaints    whether its network is made for inpainting, see `weights.inpainting_network`
     card        what it draws, if that is written beside it, and the file that says so
     """
 
@@ -61,8 +62,14 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
     is_certain: bool = True
     vae: Path | None = None
+    inpaints: bool = False
     card: Card | None = field(default=None, hash=False)
     card_file: Path | None = None
+
+
+def input_channels(info: ModelInfo) -> int:
+    """Channels that the network of a model takes."""
+    return 2 * info.channels + 1 if info.inpaints else info.channels
 
 
 def describe_error(error: Exception) -> str:

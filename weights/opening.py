@@ -16,6 +16,7 @@ from .companion_files import stamp_of
 from .families import FAMILIES, Checkpoint, ConditionedNetwork, Family, recognize_file
 from .folder_parts import Folder
 from .identity import ModelIdentity, file_digest, hardware_of
+from .inpainting_network import Inpainting, empty_hole
 from .model import Model, guess_prediction
 from .model_info import ModelError, ModelInfo
 from .module_part import ModulePart, check_part, fill
@@ -76,7 +77,8 @@ def open_model(
         network, vae, read = opened
         digests = hashing.result()
     if not info.is_certain:
-        prediction = guess_prediction(network, network.encode(""), info, target)
+        asked = Inpainting(network, partial(empty_hole, info.channels)) if info.inpaints else network
+        prediction = guess_prediction(asked, network.encode(""), info, target)
         info = replace(info, prediction=prediction, is_certain=True)
         log.info("%s was recognized as %s", info.path.name, prediction)
     identity = ModelIdentity(

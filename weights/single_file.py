@@ -51,6 +51,7 @@ def read_single(path: Path, name: str = "", families: Sequence[Family] = FAMILIE
         notes=tuple(notes),
         is_certain=stated is not None,
         vae=vae,
+        inpaints=checkpoint.inpaints,
     )
 
 

@@ -16,7 +16,7 @@ from weights.backends.kept_measurements import KeptMeasurements
 from weights.backends.measurement import Compute, Measured, fastest, measure
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
 from weights.model import Model
-from weights.model_info import ModelError, describe_error
+from weights.model_info import ModelError, describe_error, input_channels
 from weights.opening import pick_device, pick_dtype
 
 from .errors import free_memory
@@ -238,8 +238,9 @@ class BackendChooser:
         try:
             base.restore()
             model = base.computed_by(CompiledBackend(base.network, base.identity.dtype))
-            shape = model.latents_shape(base.info.defaults.size, base.info.defaults.size)
-            model.network(torch.zeros(1, *shape, device=base.device), 1.0, base.encode_prompt(""))
+            _, height, width = model.latents_shape(base.info.defaults.size, base.info.defaults.size)
+            shape = 1, input_channels(base.info), height, width
+            model.network(torch.zeros(shape, device=base.device), 1.0, base.encode_prompt(""))
             return model
         except Exception as error:
             self._give_up(f"torch.compile does not work here: {describe_error(error)}")

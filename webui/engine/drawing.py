@@ -17,12 +17,13 @@ from samplers.wrappers import ByPass, Counted, Reported, Stoppable
 from webui.core.inpainting import InputPicture
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
+from weights.inpainting_network import Hole
 from weights.prompt_schedule import Clock
 
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
-from .start_latents import enlarge, enlarged_input, initial_noise, start_latents
+from .start_latents import enlarge, enlarged_input, hole_of, initial_noise, start_latents
 
 TILE_OVERLAP = 0.25  # of a tile's shorter side
 
@@ -140,9 +141,12 @@ def draw(
                 progress.enlarging()
                 drawing = replace(drawing, source=enlarged_input(drawing.source, context))
         start = start_latents(drawing.request, drawing.source, model)
+        hole = hole_of(drawing.source, model)
         for group in groups:
             request = resolved.request_of(group[0])
-            guiding = partial(guided_denoiser, request, model, listeners, resolved.method, context.raise_if_stopped)
+            guiding = partial(
+                guided_denoiser, request, model, listeners, resolved.method, context.raise_if_stopped, hole=hole
+            )
             by_pass = ByPass([guiding(clock) for clock in resolved.clocks])
             guided = start.masked(by_pass, drawing.plan.sigmas[0])
             progress.begin_batch()
@@ -186,17 +190,21 @@ def guided_denoiser(
     method: Method = PLAIN_CFG,
     on_tile: Callable[[], None] = lambda: None,
     clock: Clock | None = None,
+    hole: Hole | None = None,
 ) -> Denoise:
     """The model's denoiser for the request's prompts, with guidance by `method`, rescale and interval; in tiles, if
     the request has any.
 
     on_tile  called before each tile; what it raises ends the run
     clock    the steps of the pass, for prompts that change during it
+    hole     what a network made for inpainting is shown, see `hole_of`
     """
     prompts, more = (request.prompt, request.negative_prompt), dict[str, Any](request.conditioning, clock=clock)
     if request.is_tiled:
         tile = model.latents_shape(request.width, request.height)[1:]
         more["around"] = partial(Tiled, tile=tile, overlap=round(TILE_OVERLAP * min(tile)), on_tile=on_tile)
+    if hole is not None:
+        more["hole"] = hole
     return model.denoiser(*prompts, request.guidance, on_gap=listeners.on_gap, method=method, **more)
 
 

@@ -14,9 +14,10 @@ from samplers.noise import Noise, spherical
 from samplers.sampler import Denoise
 from samplers.wrappers import SoftlyMasked
 from webui.core.images import fit_picture
-from webui.core.inpainting import InputPicture
+from webui.core.inpainting import FREE, KEPT, InputPicture
 from webui.core.menus import LATENT
 from webui.core.request import Request
+from weights.inpainting_network import GREY, Hole
 from weights.upscaler import Upscaler, enlarged
 
 from .job_context import JobContext
@@ -62,6 +63,15 @@ def start_latents(request: Request, source: InputPicture | None, model: Any) -> 
     if request.mask_fill == "flat":
         filled = torch.where(mask >= 1, model.encode(source.filled), clean)
     return StartLatents(clean, filled, mask, request.mask_fill == "noise")
+
+
+def hole_of(source: InputPicture | None, model: Any) -> Hole | None:
+    """What a network made for inpainting is shown of an input picture with a mask; None where all is drawn anew."""
+    if source is None or source.drawn_mask is None or not model.info.inpaints:
+        return None
+    masked = source.drawn_mask.point(lambda value: FREE if value > FREE // 2 else KEPT)
+    shown = Image.composite(Image.new("RGB", masked.size, GREY), source.drawn, masked)
+    return Hole(latent_mask(masked, model.info.factor), model.encode(shown))
 
 
 def initial_noise(request: Request, images: range) -> Callable[[torch.Tensor], torch.Tensor]:

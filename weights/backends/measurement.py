@@ -12,6 +12,7 @@ import torch
 from samplers.sampler import Stopped
 
 from ..model import Model
+from ..model_info import input_channels
 
 EXACT = 1e-4  # of the largest output: how far float32 may be from torch's
 CLOSE = 2.0  # of 255, root mean square: how far a picture in another format may be from torch's in float32
@@ -126,7 +127,8 @@ def _inputs(model: Model) -> dict[str, torch.Tensor]:
     """Of a guided call at the model's own size."""
     side = model.info.defaults.size
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, *model.latents_shape(side, side), generator=generator)
+    _, height, width = model.latents_shape(side, side)
+    latents = torch.randn(2, input_channels(model.info), height, width, generator=generator)
     return model.network.inputs(latents, 500.0, model.encode_prompt(PROMPTS[0]).repeat(2))
 
 

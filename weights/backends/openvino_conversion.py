@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..model import Model
+from ..model_info import input_channels
 from ..opening import open_model
 from .openvino_backend import DECODER, UNET, load_openvino
 
@@ -82,9 +83,10 @@ def _parts(model: Model) -> dict[str, _Part]:
     # Odd sides are not halved evenly on the way down, so that the trace sizes what it enlarges by what it had before,
     # and not by two: the network then takes every size.
     latents = [torch.zeros(1, channels, 8, 8), torch.zeros(2, channels, 17, 19)]
+    states = [torch.zeros(len(each), input_channels(model.info), *each.shape[-2:]) for each in latents]
     steps = tuple(
         network.inputs(each, 500.0, condition.repeat(len(each)))
-        for each, condition in zip(latents, prompts, strict=True)
+        for each, condition in zip(states, prompts, strict=True)
     )
     return {
         UNET: _Part(_Step(network.unet, network.step, list(steps[0])).eval(), (steps[0], steps[1])),

@@ -78,6 +78,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def inpaints(self) -> bool:
+        """Whether the network is made for inpainting, see `weights.inpainting_network`."""
+        return False
+
+    @property
     def has_vae(self) -> bool:
         """Whether the file has a VAE of its own."""
         ...

@@ -14,6 +14,7 @@ from ..scheduler_config import read_schedule
 from ..tensors import TensorFile
 from .ldm_vae import is_vae
 
+INPAINTING = 9  # input channels of a UNet made for it
 SCHEDULER = dict(
     _class_name="DDIMScheduler",
     beta_schedule="scaled_linear",
@@ -48,6 +49,11 @@ class LdmFile:
     vae: Mapping[str, Any] | None
     channels: ClassVar[int] = 4
     factor: ClassVar[int] = 8
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether its UNet is made for inpainting, see `weights.inpainting_network`."""
+        return bool(self.unet["in_channels"] == INPAINTING)
 
     @property
     def has_vae(self) -> bool:

@@ -29,7 +29,7 @@ from .clip_text import (
     open_clip_source,
 )
 from .family import ConditionedNetwork
-from .ldm_file import LdmFile, missing_tensors_named
+from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
 from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
 from .ldm_vae import VAE, vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
@@ -158,7 +158,7 @@ def unet_config(version: int, sizes: Sizes, width: int) -> dict[str, Any]:
     channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
     return dict(
         sample_size=64,
-        in_channels=4,
+        in_channels=sizes[f"{UNET}input_blocks.0.0.weight"][1],
         out_channels=sizes[f"{UNET}out.2.weight"][0],
         block_out_channels=channels,
         layers_per_block=LAYERS,
@@ -174,14 +174,14 @@ def unet_config(version: int, sizes: Sizes, width: int) -> dict[str, Any]:
 
 
 def _check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
-    """Raises ModelError unless the UNet takes latents, timestep and text and nothing else."""
+    """Raises ModelError unless the UNet takes latents, timestep and text, or these and a masked picture."""
     if what := extra_input(file.shapes, {}):
         raise ModelError(f"{file.path.name} is {what}, which is not supported yet")
     if len(first) != 4:
         raise ModelError(
             f"{file.path.name} is not a supported checkpoint: its first convolution has shape {list(first)}"
         )
-    if first[1] != 4:
+    if first[1] not in (4, INPAINTING):
         what = INPUTS.get(first[1], "a network of another kind")
         raise ModelError(
             f"{file.path.name} is {what} ({first[1]} input channels instead of 4), which is not supported yet"

@@ -28,7 +28,7 @@ from .clip_text import (
     open_clip_source,
 )
 from .family import ConditionedNetwork
-from .ldm_file import LdmFile, missing_tensors_named
+from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
 from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
 from .ldm_vae import VAE, vae_config, vae_part
 from .stable_diffusion import Sizes
@@ -74,7 +74,7 @@ class StableDiffusionXL:
         # A class input is SDXL's own: the pooled vector and the sizes.
         if what := extra_input((each for each in file.shapes if ".label_emb." not in each), {}):
             raise ModelError(f"{name} is {what}, which is not supported yet")
-        if len(first) != 4 or first[1] != 4:
+        if len(first) != 4 or first[1] not in (4, INPAINTING):
             what = INPUTS.get(first[1] if len(first) > 1 else 0, "a network of another kind")
             raise ModelError(f"{name} is Stable Diffusion XL and {what}, which is not supported yet")
         with missing_tensors_named(file):
@@ -204,7 +204,7 @@ def unet_config(sizes: Sizes, width: int) -> dict[str, Any]:
     channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
     return dict(
         sample_size=128,
-        in_channels=4,
+        in_channels=sizes[f"{UNET}input_blocks.0.0.weight"][1],
         out_channels=sizes[f"{UNET}out.2.weight"][0],
         block_out_channels=channels,
         layers_per_block=LAYERS,
