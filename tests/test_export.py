@@ -16,8 +16,9 @@ from webui.core.exif import MAKER_NOTE, MARK, SEGMENT, UNICODE, USER_COMMENT, to
 from webui.core.export import FORMATS, convert, encode
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
+from webui.core.new_record import packages
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, digest_of, packages, read_record
+from webui.core.record import MetadataError, digest_of, read_record
 
 MODELS = {"toy": toy()}
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300)

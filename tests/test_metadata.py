@@ -18,8 +18,9 @@ from PIL.PngImagePlugin import PngInfo
 from webui.core import storage
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
+from webui.core.new_record import make_record
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, PassRecord, encode_png, make_record, read_record
+from webui.core.record import MetadataError, PassRecord, encode_png, read_record
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import resolve
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from webui.core.record import packages
+from webui.core.new_record import packages
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Progress

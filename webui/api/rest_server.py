@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from webui.core.record import packages
+from webui.core.new_record import packages
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.job_queue import QueueFull

@@ -12,8 +12,8 @@ import psutil
 import torch
 
 from webui.core.menus import LATENT
+from webui.core.new_record import packages
 from webui.core.picture_metadata import read_picture
-from webui.core.record import packages
 from webui.core.request import Request, RequestError
 from webui.core.upscale_request import pixel_upscalers
 from webui.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""The annotations of the fields of inpainting, enlarging, variations and prompts, which `Request` puts in order."""
+"""The annotations of the fields of guidance, inpainting, enlarging, variations and prompts, in `Request`'s order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,57 @@ SCALE = "0, which is off, or a number from 1 to 8"
 HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
 SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
+MAX_SIGMA = 1e6
 
+ClipSkip = Annotated[
+    Whole,
+    Field(ge=1, le=12),
+    Setting(
+        "Clip skip",
+        "1 is the text encoder's last layer",
+        group="conditioning",
+        infotext="Clip skip",
+        axis="1, 2",
+        conditioning=True,
+    ),
+]
+GuidanceRescale = Annotated[
+    Number,
+    Field(ge=0, le=1),
+    Setting(
+        "Guidance rescale",
+        "Against over-exposure; 0 is off",
+        group="conditioning",
+        step=0.05,
+        infotext="Guidance rescale",
+        axis="0, 0.7 or a range: 0..1 +0.25",
+        conditioning=True,
+    ),
+]
+GuidanceLow = Annotated[
+    Number,
+    Field(ge=0, le=MAX_SIGMA),
+    Setting(
+        "Guide above sigma",
+        "Below it, no guidance",
+        group="interval",
+        axis="0, 0.5, 1",
+        allowed="a sigma, a number from 0 on",
+        conditioning=True,
+    ),
+]
+GuidanceHigh = Annotated[
+    Number,
+    Field(ge=0, le=MAX_SIGMA),
+    Setting(
+        "Guide up to sigma",
+        "0 is no upper end",
+        group="interval",
+        axis="0, 5, 10",
+        allowed="a sigma, a number from 0 on, where 0 is no upper end",
+        conditioning=True,
+    ),
+]
 MaskBlur = Annotated[
     Whole,
     Field(ge=0, le=64),

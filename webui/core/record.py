@@ -5,20 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, fields
 from io import BytesIO
-from pathlib import Path
 from typing import Any, TypeGuard
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from samplers.noise import NOISE_VERSION
 from samplers.registry import Entry
 from weights.identity import Patch
 
@@ -31,8 +25,6 @@ from .upscale_request import UpscaleRequest
 KEYWORD, A1111_KEYWORD = "sigmalab", "parameters"
 SCHEMA = 1
 MAX_TEXT = 1_000_000  # characters of a chunk that are read; ours have some ten thousand at most
-PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-PACKAGES = ("sigmalab", "torch", "diffusers", "transformers", "gradio")
 
 
 class MetadataError(RequestError):
@@ -157,74 +149,6 @@ class Record:
         return read({**self.request, "seed": self.seed, "count": 1, "image": None, "mask": None, **own})
 
 
-def make_record(
-    request: Request,
-    index: int,
-    passes: Sequence[PassRecord],
-    nfe: float,
-    model: Mapping[str, Any],
-    batch: Sequence[int],
-    facts: Mapping[str, Any],
-    guidance: PluginOrigin = PluginOrigin(),
-) -> Record:
-    """The record of image `index` of a resolved request.
-
-    passes  what ran, one after another
-    model   the fields of ModelOrigin that are not empty, and its patches
-    facts   threads, pixels and, where there are any, evaluations, input_digest and mask_digest; "written" are the
-            prompts before their random choices
-    guidance  its origin, if it is another one than CFG
-    """
-    first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
-    return read_record(
-        dict(
-            schema=SCHEMA,
-            request=request.to_json(),
-            image=dict(index=index, seed=request.seeds[index])
-            | ({"variation_seed": request.own_seeds[index]} if request.is_varied else {}),
-            sigmas=first["sigmas"],
-            nfe=nfe,
-            sampler=first["sampler"],
-            schedule=first["schedule"],
-            **({"guidance": asdict(guidance)} if guidance.id else {}),
-            **({"later_passes": later} if later else {}),
-            model=dict(model),
-            noise_version=NOISE_VERSION,
-            packages=packages(),
-            batch=list(batch),
-            **facts,
-        )
-    )
-
-
-def make_upscale_record(
-    request: UpscaleRequest,
-    model: ModelOrigin,
-    input_digest: str,
-    pixels: str,
-    parameters: str = "",
-    source: Record | None = None,
-) -> Record:
-    """The record of a picture that was enlarged.
-
-    model       the upscaler
-    parameters  A1111's text of the picture that was enlarged, "" if there is none
-    source      the record of its drawing, None if it is not known
-    """
-    data = dict(
-        schema=SCHEMA,
-        request=request.to_json(),
-        model={name: value for name, value in asdict(model).items() if value},
-        packages=packages(),
-        threads=torch.get_num_threads(),
-        input_digest=input_digest,
-        pixels=pixels,
-        **({"parameters": parameters} if parameters else {}),
-        **({"source": dict(source.data)} if source else {}),
-    )
-    return read_record(data)
-
-
 def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
     """A record from its JSON data. Nothing is refused here, see `Record`.
 
@@ -257,11 +181,6 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
         PluginOrigin(**_texts(data, "guidance", PluginOrigin)),
         _texts(data, "written", longest=MAX_TEXT),
     )
-
-
-def packages() -> dict[str, str]:
-    """The versions of what makes pictures here, by package; "" for one that is not installed."""
-    return {name: _version(name) for name in PACKAGES}
 
 
 def digest_of(image: Image.Image) -> str:
@@ -354,15 +273,3 @@ def _patches(model: Any) -> tuple[Patch, ...]:
         for one in (given if isinstance(given, list) else [])
         if isinstance(one, dict) and all(_is_float(one.get(part)) for part in ("unet", "text"))
     )
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        # The program is usually run from its folder and not installed; an installed one may be another version.
-        if package == "sigmalab" and PROJECT.is_file():
-            return tomllib.loads(PROJECT.read_text("utf-8"))["project"]["version"]
-        # Builds of one version, for CPU or CUDA, are told apart by torch alone.
-        return torch.__version__ if package == "torch" else version(package)
-    except PackageNotFoundError:
-        return ""

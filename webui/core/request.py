@@ -12,6 +12,10 @@ from samplers.guidance import Interval
 
 from .feature_fields import (
     SEED,
+    ClipSkip,
+    GuidanceHigh,
+    GuidanceLow,
+    GuidanceRescale,
     HiresSampler,
     HiresScale,
     HiresSchedule,
@@ -41,7 +45,6 @@ class RequestError(ValueError):
 
 
 SIDE = "a whole number of pixels, or 0 for the model's own size"
-MAX_SIGMA = 1e6
 
 
 # uncond + w (cond - uncond) with w = 0; recipes of distilled models write guidance 0 where they mean 1.
@@ -122,55 +125,10 @@ class Request(BaseModel):
     fit: Annotated[Literal["crop", "pad", "stretch"], Setting("Fit to the size", group="input", needs_input=True)] = (
         "crop"
     )
-    clip_skip: Annotated[
-        Whole,
-        Field(ge=1, le=12),
-        Setting(
-            "Clip skip",
-            "1 is the text encoder's last layer",
-            group="conditioning",
-            infotext="Clip skip",
-            axis="1, 2",
-            conditioning=True,
-        ),
-    ] = 1
-    guidance_rescale: Annotated[
-        Number,
-        Field(ge=0, le=1),
-        Setting(
-            "Guidance rescale",
-            "Against over-exposure; 0 is off",
-            group="conditioning",
-            step=0.05,
-            infotext="Guidance rescale",
-            axis="0, 0.7 or a range: 0..1 +0.25",
-            conditioning=True,
-        ),
-    ] = 0.0
-    guidance_low: Annotated[
-        Number,
-        Field(ge=0, le=MAX_SIGMA),
-        Setting(
-            "Guide above sigma",
-            "Below it, no guidance",
-            group="interval",
-            axis="0, 0.5, 1",
-            allowed="a sigma, a number from 0 on",
-            conditioning=True,
-        ),
-    ] = 0.0
-    guidance_high: Annotated[
-        Number,
-        Field(ge=0, le=MAX_SIGMA),
-        Setting(
-            "Guide up to sigma",
-            "0 is no upper end",
-            group="interval",
-            axis="0, 5, 10",
-            allowed="a sigma, a number from 0 on, where 0 is no upper end",
-            conditioning=True,
-        ),
-    ] = 0.0
+    clip_skip: ClipSkip = 1
+    guidance_rescale: GuidanceRescale = 0.0
+    guidance_low: GuidanceLow = 0.0
+    guidance_high: GuidanceHigh = 0.0
     mask: Annotated[Path | None, Field(strict=False), Setting(allowed="the path of a picture", needs_input=True)] = None
     mask_blur: MaskBlur = 4
     mask_fill: MaskFill = "original"

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from webui.core.inpainting import InputPicture
-from webui.core.record import PassRecord, PluginOrigin, Record, digest_of, encode_png, make_record
+from webui.core.new_record import make_record
+from webui.core.record import PassRecord, PluginOrigin, Record, digest_of, encode_png
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved, keep_input, save_or_keep
 

@@ -11,8 +11,9 @@ from PIL import Image
 from webui.core.images import DECODING, open_picture
 from webui.core.limits import Limits
 from webui.core.menus import UPSCALERS
+from webui.core.new_record import make_upscale_record
 from webui.core.picture_metadata import read_picture
-from webui.core.record import ModelOrigin, Record, digest_of, encode_png, make_upscale_record
+from webui.core.record import ModelOrigin, Record, digest_of, encode_png
 from webui.core.request import RequestError
 from webui.core.storage import keep_input, save_or_keep
 from webui.core.upscale_request import UpscaleRequest, check_upscaled_size
