@@ -289,6 +289,14 @@ def test_a_link_is_copied_and_opens_the_form_elsewhere(visit):  # noqa: F811
     expect(option(other, "Churn")).to_have_value("3")
     expect(other.locator("#txt2img-steps input")).to_have_value("7")
     assert other.evaluate("() => document.body.classList.contains('dark')")
+    # Whoever looks at a picture means that one.
+    generate(other)
+    finished(other)
+    expect(other.locator("#sigmalab-told")).to_contain_text("One picture in")
+    seed = seed_box(other).input_value()
+    other.locator("#txt2img-link").click()
+    expect(other.locator("#txt2img-link")).to_have_text("Link copied")
+    assert f"seed={seed}" in urlsplit(other.url).query.split("&")
     # What was edited since outlives a reload, though the address is still the link's.
     edit_and_keep(other, "9")
     other.reload()

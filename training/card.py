@@ -74,7 +74,7 @@ def describe(entries: list[dict], size: int) -> dict:
     weights = {entry["name"]: entry["weight"] for entry in entries if plain(entry["name"])}
     names = sorted(weights)
     return {
-        "draws": f"emoji by {len(names):,} English names, in {len(STYLES)} styles, on {len(COLOURS)} colours",
+        "draws": f"emoji by {len(names):,} English names, in {len(STYLES)} styles, on {len(COLOURS)} coloured grounds",
         "familiar": [name for name in names if weights[name] >= OFTEN],
         "known": [name for name in names if SOMETIMES <= weights[name] < OFTEN],
         "seldom": [name for name in names if weights[name] < SOMETIMES],

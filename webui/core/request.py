@@ -99,7 +99,7 @@ class Request(BaseModel):
             allowed=SEED,
         ),
     ] = -1
-    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT), Setting("Pictures", group="seed")] = 1
+    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT), Setting("Count", group="seed")] = 1
     options: Options = {}
     model: Annotated[Name, Setting("Model", infotext="Model")] = ""
     schedule_options: Options = {}

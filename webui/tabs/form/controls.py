@@ -177,7 +177,9 @@ def build_form(
             controls |= build_hires(page, mode, schema)
         plan = gr.HTML(elem_id=f"{mode}-plan")
     with gr.Column(elem_classes="card"):
-        controls |= build_group(mode, "size", schema, width=size_slider(info), height=size_slider(info))
+        sides = dict(width=size_slider(info), height=size_slider(info))
+        with gr.Accordion(**size_box(info), elem_id=f"{mode}-size", elem_classes="more") as size:
+            controls |= build_group(mode, "size", schema, **sides)
         controls |= build_group(
             mode,
             "seed",
@@ -198,7 +200,7 @@ def build_form(
     with gr.Column(elem_classes="card"):
         controls["model"] = build_model_menu(page, mode, start["model"])
         model_note = gr.HTML(elem_id=f"{mode}-model-note")
-    return Form(mode, controls | dict(more), store, boxes, revision, edits, sizes, note, plan, model_note)
+    return Form(mode, controls | dict(more), store, boxes, revision, edits, sizes, size, note, plan, model_note)
 
 
 def build_model_menu(page: Page, mode: str, model: str) -> gr.Dropdown:
@@ -249,6 +251,14 @@ def schedule_update(own_grid: bool) -> gr.Dropdown:
 def schedule_choices(schedules: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The menu of schedules, the model's own first; the note about the run names it."""
     return [("Model's own", ""), *((name, name) for name in schedules_in_order(schedules))]
+
+
+def size_box(info: ModelInfo | None) -> dict[str, Any]:
+    """Label of the box of width and height, and whether it is open: a model with sizes in its card needs no other."""
+    sizes = info.card.sizes if info and info.card else ()
+    if not sizes:
+        return dict(label="Size", open=True)
+    return dict(label=f"Size: {' or '.join(f'{side} × {side}' for side in sizes)}", open=False)
 
 
 def size_slider(info: ModelInfo | None) -> dict[str, int]:

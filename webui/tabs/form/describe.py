@@ -14,6 +14,7 @@ from samplers.sampler import Sampler
 from samplers.schedule import noise_share
 from webui.engine.events import Failed, Progress, Snapshot, StoppedEarly
 from webui.templates import render
+from weights.model_info import ModelInfo
 
 
 def paper_link(paper: str) -> str:
@@ -59,6 +60,14 @@ def hires_note(plan: Plan, schedule: str, size: tuple[int, int], upscaler: str) 
     """What the second pass of a run will do."""
     grid = "Own steps" if plan.own_grid else f"{schedule}, {steps_text(len(plan.sigmas) - 1)}"
     return render("form", "hires_note", size, upscaler, grid, cost_text(plan), start_text(plan))
+
+
+def size_note(info: ModelInfo, width: Any, height: Any) -> str:
+    """What to expect of a size at which the model's pictures do not hold together, by its card; "" for others."""
+    sizes = info.card.sizes if info.card else ()
+    if not sizes or {width, height} <= set(sizes):
+        return ""
+    return render("card", "size", info.name, sizes)
 
 
 def steps_text(count: int) -> str:
@@ -108,23 +117,23 @@ def stage(snapshot: Snapshot | None, small: bool = False) -> str:
 def message(snapshot: Snapshot | None, invitation: str = "Nothing made yet. Write a prompt and press Generate.") -> str:
     """One line below the picture: the progress of a run, or its outcome; an invitation where there is no job."""
     if snapshot is None:
-        return line(invitation)
+        return said(invitation)
     outcome, made = snapshot.outcome, len(snapshot.pictures)
     if isinstance(outcome, Failed):
         kept = f" What was finished before it, {_pictures(made)}, is kept." if made else ""
         return problem(f"{outcome.message}{kept}")
     if isinstance(outcome, StoppedEarly):
-        return line(
+        return said(
             f"Stopped. {_pictures(made).capitalize()} finished before it."
             if made
             else f"Stopped{_where(snapshot.progress)} before a picture was finished."
         )
     if outcome:
-        return line(summary(outcome.info))
+        return said(summary(outcome.info))
     if snapshot.progress is None:
         ahead = snapshot.position or 0
         soon = f", about {seconds_text(snapshot.wait)}" if snapshot.wait else ""
-        return line(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one{soon}" if ahead else "Starting")
+        return said(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one{soon}" if ahead else "Starting")
     return render("messages", "progress", running(snapshot.progress))
 
 
@@ -183,6 +192,11 @@ def _pictures(count: int) -> str:
 def note(text: str, problem: bool = False) -> str:
     """A note beside a control; in the colour of an error if `problem`."""
     return render("messages", "note", text, problem)
+
+
+def said(text: str) -> str:
+    """A line of a form's message area that page.js has screen readers say."""
+    return render("messages", "said", text)
 
 
 def line(text: str) -> str:

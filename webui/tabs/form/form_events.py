@@ -20,7 +20,7 @@ from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
 from .controls import as_text, schedule_update, size_slider, upscaler_choices
-from .describe import hires_note, note, plan_note, sampler_note
+from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
 
@@ -144,6 +144,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         text, own_grid = note(str(error) or type(error).__name__, problem=True), False
     if values.get("guidance") == 0:
         text += note(NO_PROMPT)
+    text += size_note(found, values.get("width"), values.get("height"))
     return [sampler_note(entry, settings), text, schedule_update(own_grid)]
 
 

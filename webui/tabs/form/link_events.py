@@ -17,6 +17,7 @@ from .apply_settings import fill
 from .describe import line, problem
 from .form import to_request
 from .form_events import refilled, restore
+from .result_panel import chosen_of
 from .workbench import Workbench
 
 
@@ -24,13 +25,19 @@ def connect_link(page: Page, bench: Workbench) -> None:
     """Wire the button that copies a form's settings as a link."""
     form, query = bench.form, gr.Textbox(visible=False)
 
-    def write(*given: Any) -> Updates:
+    def write(made: list[tuple[str, int]], chosen: int, *given: Any) -> Updates:
         try:
-            return {query: to_query(shortened(page, to_request(form.mode, form.values(given))))}
+            request, picture = to_request(form.mode, form.values(given)), chosen_of(made, chosen)
+            if request.seed == -1 and picture:
+                # Whoever sends a link while looking at a picture means that one.
+                request = request.model_copy(update={"seed": picture[1]})
+            return {query: to_query(shortened(page, request))}
         except RequestError as error:
             return {query: "", bench.result.message: problem(f"No link was made. {error}")}
 
-    written = bench.link.click(write, form.inputs, [query, bench.result.message], **QUIET, **RAW)
+    written = bench.link.click(
+        write, [bench.result.made, bench.result.chosen, *form.inputs], [query, bench.result.message], **QUIET, **RAW
+    )
     written.then(None, [query], None, js=f"(query) => window.sigmalab.hold(query, '{form.mode}')", **QUIET)
 
 

@@ -13,7 +13,7 @@ from webui.templates import render
 from weights.model_info import ModelInfo
 
 from .card_view import chips, read_prompt, wall, words_note
-from .controls import PromptBox
+from .controls import PromptBox, size_box
 from .form import Form
 from .prompt_notes import example_of
 
@@ -52,12 +52,13 @@ def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None 
         if info is None or info.name == before:
             return gr.skip()
         walls = {stage: wall(form.mode, info)} if stage else {}
-        return {box.chips: chips(form.mode, info), shown: info.name, **walls}
+        sizes = gr.update(**size_box(info))
+        return {box.chips: chips(form.mode, info), shown: info.name, form.size_box: sizes, **walls}
 
     on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], box.words, **QUIET, **RAW)
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
-    walls = [stage] if stage else []
-    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET, **RAW)
+    outputs = [box.chips, shown, form.size_box, *([stage] if stage else [])]
+    on_change([model, revision], introduce, [model, shown], outputs, **QUIET, **RAW)
 
 
 def tokens_note(count: tuple[int, int] | None, notes: Sequence[str] = ()) -> str:
