@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio
 import httpx
 import pytest
 from conftest import ROOT, toy
@@ -100,6 +101,15 @@ def test_the_page_is_compressed_and_its_event_streams_are_not(page):
     stream = api(page, f"/gradio_api/call/catalog/{event}")
     assert stream.headers["content-type"].startswith("text/event-stream")
     assert "content-encoding" not in stream.headers
+
+
+def test_the_page_names_itself_and_not_gradio(page):
+    html = api(page, "/").text
+    assert '<meta property="og:title" content="Sigmalab">' in html and html.count("og:title") == 1
+    assert "Click to try out the app" not in html and "header-image.jpg" not in html
+    # Else page_meta.py can go.
+    template = Path(gradio.__file__).parent / "templates" / "frontend" / "index.html"
+    assert 'property="og:title" content="Gradio"' in template.read_text("utf-8")
 
 
 def test_exactly_these_endpoints_are_named(page):

@@ -28,6 +28,7 @@ from .environment import StartError
 from .gradio_ext.api_login import Logins
 from .gradio_ext.connections import watch_connections
 from .gradio_ext.guard import Guard
+from .gradio_ext.page_meta import PageMeta
 from .gradio_ext.proxies import TrustedProxies
 from .gradio_ext.signed_in import current_user
 from .gradio_ext.theme import ASSETS, head, theme
@@ -195,13 +196,13 @@ def launch_options(
         auth=login if accounts else settings.auth,
         auth_message="Sigmalab",
         # FastAPI's own pages would list the endpoints to anybody.
-        app_kwargs={"middleware": [proxies, guard, compression], "openapi_url": None},
+        app_kwargs={"middleware": [proxies, guard, compression, Middleware(PageMeta)], "openapi_url": None},
         root_path=settings.root_path,
         max_threads=MAX_THREADS,
         theme=theme(),
         css_paths=[ASSETS / "style.css"],
         head=head(),
-        footer_links=["api", "settings"],
+        footer_links=["api"],
         max_file_size=MAX_BYTES,
         state_session_capacity=200,
         enable_monitoring=False,

@@ -101,6 +101,7 @@ def _build_header(engine: Engine) -> gr.HTML:
         if engine.settings.auth or engine.settings.auth_file:
             gr.HTML(render("header", "sign_out"), elem_classes="sign-out")
         status = gr.HTML(status_html(engine.status), elem_id="status")
+        gr.HTML(render("header", "theme"))
     timer = gr.Timer(SOON)
 
     def look() -> tuple[str, Any]:

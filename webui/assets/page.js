@@ -7,10 +7,63 @@ window.sigmalab = (() => {
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { keep(tab, token); keep(browser, token); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); };
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
     if (event.target.closest && event.target.closest("button.generate") && read(tab)) keep(browser, read(tab));
+  });
+
+  // A button that is off while its job runs loses the keyboard's focus, which comes back with it.
+  let focused = null;
+  document.addEventListener("focusin", (event) => { focused = event.target; });
+  new MutationObserver((changes) => {
+    const back = changes.some(({ target }) => target === focused && !target.disabled);
+    if (back && document.activeElement === document.body) focused.focus({ preventScroll: true });
+  }).observe(document.documentElement, { attributes: true, attributeFilter: ["disabled"], subtree: true });
+
+  // One place that is never replaced tells screen readers how a run ended; progress is for the eye, and in the bar.
+  const tell = () => {
+    if (document.querySelector("#sigmalab-told")) return;
+    const told = document.createElement("div");
+    told.id = "sigmalab-told";
+    told.setAttribute("role", "status");
+    document.body.append(told);
+    for (const box of document.querySelectorAll("#txt2img-message, #img2img-message, #upscale-message")) {
+      new MutationObserver(() => {
+        const said = [...box.querySelectorAll("[data-said]")].map((each) => each.innerText.trim()).join(" ");
+        if (said && told.textContent !== said) told.textContent = said;
+      }).observe(box, { childList: true, subtree: true, characterData: true });
+    }
+  };
+
+  // Light or dark: as the system has it until somebody chooses. Gradio takes the choice from the address.
+  const LOOK = "sigmalab-theme", THEME = "__theme";
+  const look = (name) => {
+    const address = new URL(window.location.href);
+    address.searchParams.set(THEME, name);
+    window.history.replaceState(window.history.state, "", address);
+  };
+  try {
+    const wanted = browser().getItem(LOOK);
+    if (wanted && !new URLSearchParams(window.location.search).has(THEME)) look(wanted);
+  } catch { /* private mode */ }
+  document.addEventListener("click", (event) => {
+    if (!(event.target.closest && event.target.closest("[data-theme-toggle]"))) return;
+    const name = document.body.classList.toggle("dark") ? "dark" : "light";
+    look(name);
+    try { browser().setItem(LOOK, name); } catch { /* private mode */ }
+  });
+
+  // Arrow keys go along a row of tabs (WAI-ARIA).
+  document.addEventListener("keydown", (event) => {
+    const tab = event.target.closest && event.target.closest("[role=tab]");
+    const ways = { ArrowRight: (i, n) => (i + 1) % n, ArrowLeft: (i, n) => (i + n - 1) % n, Home: () => 0, End: (i, n) => n - 1 };
+    if (!tab || !(event.key in ways)) return;
+    const row = [...tab.closest("[role=tablist]").querySelectorAll("[role=tab]")].filter((each) => each.offsetParent && !each.disabled);
+    const next = row[ways[event.key](row.indexOf(tab), row.length)];
+    event.preventDefault();
+    next.click();
+    next.focus();
   });
 
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
