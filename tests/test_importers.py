@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_metadata import make, png
 
 from samplers.registry import Registry
+from samplers.schedule import stable_diffusion
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.record import MetadataError, read_record
@@ -201,9 +202,18 @@ def test_what_is_nearly_the_same_says_what_is_not(registry):
 
 @pytest.mark.parametrize("said", ["PLMS", "UniPC", "Euler Karras Negative", "Restart", "My Sampler"])
 def test_a_sampler_that_is_not_the_same_is_named_and_not_replaced(registry, said):
-    offer = offered(registry, f"a\nSteps: 20, Sampler: {said}, Schedule type: SGM Uniform, CFG scale: 7, Seed: 1")
+    offer = offered(registry, f"a\nSteps: 20, Sampler: {said}, Schedule type: Turbo, CFG scale: 7, Seed: 1")
     assert offer.open == {"sampler", "schedule"} and not {"sampler", "schedule"} & set(offer.fields)
     assert offer.missing[0] == f"Sampler {said!r}: no sampler here is known to be the same; choose one."
+
+
+def test_sgm_uniform_is_trailing_to_less_than_a_timestep(registry):
+    model, steps = stable_diffusion(), 12
+    fields = offered(registry, f"a\nSteps: {steps}, Sampler: Euler, Schedule type: SGM Uniform, CFG scale: 7").fields
+    ours = registry.schedules[fields["schedule"]].item(model, steps, **fields["schedule_options"])
+    # From the top to the bottom in one step more, and without the last: as ComfyUI and A1111 have it.
+    theirs = [999 - 999 * i / steps for i in range(steps)]
+    assert [model.timestep(sigma) for sigma in ours[:-1]] == pytest.approx(theirs, abs=1)
 
 
 def test_a_mapped_plugin_that_is_not_loaded_is_named(registry):

@@ -3,8 +3,10 @@
 import pytest
 from test_importers import offered
 
+from webui.core.menus import UPSCALERS
 from webui.core.request import read
 from webui.importers.a1111 import read_infotext
+from webui.importers.imported_settings import from_external
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,31 @@ def test_names_in_a_second_pass_without_an_equal_are_told(registry):
     assert not {"upscaler", "hires_sampler"} & set(offer.fields)
     assert any(note.startswith("Upscaler 'ESRGAN' is not here") for note in offer.notes)
     assert any(note.startswith("Hires sampler 'Euler a'") for note in offer.notes)
+
+
+@pytest.mark.parametrize(
+    "said, file",
+    [
+        ("R-ESRGAN 4x+ Anime6B", "RealESRGAN_x4plus_anime_6B"),
+        ("4x-UltraSharp", "4x-UltraSharp"),
+        ("ESRGAN-UltraSharp-4x", "4x-UltraSharp"),
+        ("model-4x_ultrasharp.pth", "4x-UltraSharp"),
+        ("Latent (nearest-exact)", "Latent nearest-exact"),
+        ("ESRGAN_4x", None),
+        ("R-ESRGAN 4x+", None),
+    ],
+)
+def test_an_upscaler_is_found_among_the_files(registry, said, file):
+    here = [*UPSCALERS, "RealESRGAN_x4plus_anime_6B", "4x-UltraSharp"]
+    text = f"a\n{HIRES}, Denoising strength: 0.5, Hires upscale: 2, Hires upscaler: {said}"
+    offer = from_external(read_infotext(text), registry, {}, upscalers=here)
+    assert offer.fields.get("upscaler") == file
+    assert any(note.startswith("Upscaler") for note in offer.notes) == (file is None)
+
+
+def test_the_schedule_of_a_second_pass_with_the_default_options_is_kept(registry):
+    line = f"{HIRES}, Denoising strength: 0.5, Hires upscale: 2, Hires schedule type: Simple"
+    assert offered(registry, f"a\n{line}").fields["hires_schedule"] == "Uniform trailing"
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,19 @@ def test_foreign_pictures(tmp_path):
         read_picture(png(tmp_path / "b.png"))
 
 
+def test_who_saved_a_picture_without_settings_is_named(tmp_path):
+    picture = png(tmp_path / "a.png", ("Software", "GIMP 3.0"))
+    with pytest.raises(MetadataError, match="no settings, and was saved by GIMP 3.0;"):
+        read_picture(picture)
+    # Content Credentials: JUMBF boxes around CBOR, in which a text has its length before it.
+    body = b"jumb....claim_generator_info\xa2dnamex\x18OpenAI Media Service APIgversion"
+    chunk = struct.pack(">I", len(body)) + b"caBX" + body + struct.pack(">I", zlib.crc32(b"caBX" + body))
+    whole = png(tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:33] + chunk + whole[33:])
+    with pytest.raises(MetadataError, match="Content Credentials of OpenAI Media Service API, which"):
+        read_picture(tmp_path / "b.png")
+
+
 def test_files_that_are_no_png(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").touch()

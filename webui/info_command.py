@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samplers.registry import Registry, discover
+from samplers.registry import discover
 
 from .core.request import RequestError
 from .engine.engine import Engine
@@ -18,8 +18,8 @@ from .settings import Settings
 def show_files(settings: Settings, files: Sequence[Path], as_json: bool = False) -> int:
     """Print what each file says, `name: value` a line, and what of it has no counterpart; 0 if all could be read."""
     registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
-    models = Engine(registry, settings).models()
-    found = [describe(file, registry, models) for file in files]
+    engine = Engine(registry, settings)
+    found = [describe(file, engine) for file in files]
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -28,10 +28,10 @@ def show_files(settings: Settings, files: Sequence[Path], as_json: bool = False)
     return 1 if any("error" in one for one in found) else 0
 
 
-def describe(file: Path, registry: Registry, models: Any) -> dict[str, Any]:
+def describe(file: Path, engine: Engine) -> dict[str, Any]:
     """The settings of a file as JSON data; of one that cannot be read, its name and an "error"."""
     try:
-        read = read_imported_settings(file, registry, models)
+        read = read_imported_settings(file, engine.registry, engine.models(), engine.upscalers())
     except RequestError as error:
         return dict(file=str(file), error=str(error))
     return dict(

@@ -56,7 +56,7 @@ class Tools:
         """What a picture says about how it was made."""
         with tempfile.TemporaryDirectory(prefix="sigmalab-api-") as folder:
             path = self._picture(picture, Path(folder) / "picture")
-            found = read_imported_settings(path, self._engine.registry, self._engine.models())
+            found = read_imported_settings(path, self._engine.registry, self._engine.models(), self._engine.upscalers())
         return found.to_json()
 
     def catalog(self) -> dict[str, Any]:

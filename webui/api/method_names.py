@@ -8,8 +8,9 @@ from typing import Any
 from samplers.registry import Registry
 from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import RequestError
-from webui.importers.external_request import LATENT_NAMES, model_named
+from webui.importers.external_request import model_named
 from webui.importers.sampler_names import ALIASES, COMFY_LEVELS, COMFY_METHODS, LEVELS, METHODS, levels, method, split
+from webui.importers.upscaler_names import match_upscaler
 
 AUTOMATIC = ("", "automatic")
 # The names in METHODS as A1111 writes them in its menus.
@@ -65,14 +66,12 @@ def scheduler_names(registry: Registry) -> dict[str, str]:
 
 def upscaler_named(name: str, names: Sequence[str]) -> str:
     """Our upscaler, among these names, for a name of another program; "" for none. Raises RequestError."""
-    plain = name.casefold()
-    known = LATENT_NAMES | {each.casefold(): each for each in names} | {"": "", "none": "", "use same upscaler": ""}
-    if plain not in known:
-        # A1111 writes "Latent (bicubic)".
-        plain = plain.replace("(", "").replace(")", "")
-    if plain not in known:
+    if name.casefold() in ("", "none", "use same upscaler"):
+        return ""
+    found = match_upscaler(name, names)
+    if not found:
         raise RequestError(f"Unknown upscaler {name!r}; known are {', '.join(names)}.")
-    return known[plain]
+    return found
 
 
 def known_model(name: str, models: Mapping[str, Any]) -> str:

@@ -224,7 +224,7 @@ def sized(translator: Translator, size: str, model: str, default: dict[str, Any]
 def varied(path: Path, engine: Engine) -> dict[str, Any]:
     """The fields of a request for variations of a picture. Raises PictureError."""
     try:
-        read = read_imported_settings(path, engine.registry, engine.models())
+        read = read_imported_settings(path, engine.registry, engine.models(), engine.upscalers())
     except MetadataError:
         return {"mode": "img2img", "image": path}
     if read.record is not None and not read.missing and read.fields.get("mode") == "txt2img":

@@ -73,7 +73,7 @@ def sdapi_routes(engine: Engine, jobs: ApiJobs, translator: Translator) -> APIRo
             path = write_base64(body.image, Path(folder) / "image", "image")
             try:
                 text = read_picture(path).parameters
-                read = read_imported_settings(path, engine.registry, engine.models())
+                read = read_imported_settings(path, engine.registry, engine.models(), engine.upscalers())
             except MetadataError as error:
                 return dict(info="", items={}, parameters={}, detail=str(error))
         return dict(info=text or _as_text(read.rows), items=dict(read.rows), parameters=dict(read.fields))

@@ -11,7 +11,14 @@ SAMPLERS = ("DDIM", "DDPM", "Euler", "Flow", "Heun")
 GUIDANCES = ("CFG",)
 SCHEDULES = ("Uniform leading", "Uniform trailing", "Uniform linspace", "Karras", "Exponential", "SNR shift")
 # Interpolations of latents, by the name of torch's mode.
-LATENT = MappingProxyType({"Latent bilinear": "bilinear", "Latent bicubic": "bicubic"})
+LATENT = MappingProxyType(
+    {
+        "Latent bilinear": "bilinear",
+        "Latent bicubic": "bicubic",
+        "Latent nearest": "nearest",
+        "Latent nearest-exact": "nearest-exact",
+    }
+)
 UPSCALERS = ("Lanczos", *LATENT)  # the first is the default
 # The plugins that run another library's code name their samplers after it.
 BRIDGED = ("diffusers ", "k-diffusion ")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from samplers.registry import Registry
 from webui.core.fields import fields_of
 from webui.core.limits import MAX_STEPS, SEEDS
-from webui.core.menus import LATENT, UPSCALERS
+from webui.core.menus import UPSCALERS
 from webui.core.plugin_fields import GUIDANCE
 from webui.core.prompt_dialects import unapplied, uses_syntax
 from webui.core.request import Request, sift
@@ -19,14 +19,13 @@ from weights.prompt_schedule import subprompts
 from .a1111 import UNNAMED, options_in
 from .external_metadata import ExternalMetadata
 from .sampler_names import Match, levels, method, split
+from .upscaler_names import match_upscaler
 
 NOISE_NOTE = "Its noise: each program draws its own, so the same seed gives another picture."
 STEPS_NOTE = "Strength counts the steps in another way in other programs, by one step or two."
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
 NUMBERS = ("steps", "guidance", "seed")  # what a picture from words cannot be made without
 SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")  # A1111's entries for "as above"
-# A1111's latent upscalers that are torch's interpolations without antialiasing.
-LATENT_NAMES = {"latent": "Latent bilinear"} | {name.casefold(): name for name in LATENT}
 # Programs whose prompts are read as ours are; random choices in them had been made.
 KINDRED = ("AUTOMATIC1111", "Forge", "SD.Next", "Civitai", UNNAMED)
 SHOWN = 60  # characters of a value in a sentence
@@ -43,7 +42,11 @@ class ExternalRequest:
 
 
 def external_request(
-    external: ExternalMetadata, registry: Registry, models: Mapping[str, Any], schema: type[Request] = Request
+    external: ExternalMetadata,
+    registry: Registry,
+    models: Mapping[str, Any],
+    schema: type[Request] = Request,
+    upscalers: Collection[str] = UPSCALERS,
 ) -> ExternalRequest:
     """The settings of another program; names of methods become ours where they mean the same."""
     fields: dict[str, Any] = {"prompt": external.prompt, "negative_prompt": external.negative_prompt}
@@ -68,7 +71,7 @@ def external_request(
         missing.append(f"{named}; the form keeps the model that it has.")
     values = dict(external.values)
     if external.program != "Sigmalab":
-        notes += _second_pass(values, external, fields)
+        notes += _second_pass(values, external, fields, registry, upscalers)
     elif name := str(values.get(GUIDANCE.name, "")):
         fields[GUIDANCE.options] = options_in(external.shown.get(GUIDANCE.infotext_options, ""))
         if name not in registry.guidances:
@@ -105,7 +108,13 @@ def _places(external: ExternalMetadata, registry: Registry) -> dict[str, tuple[s
     return {"sampler": (sampler, ours[0], registry.samplers), "schedule": (schedule, ours[1], registry.schedules)}
 
 
-def _second_pass(values: dict[str, object], external: ExternalMetadata, fields: Mapping[str, Any]) -> list[str]:
+def _second_pass(
+    values: dict[str, object],
+    external: ExternalMetadata,
+    fields: Mapping[str, Any],
+    registry: Registry,
+    upscalers: Collection[str],
+) -> list[str]:
     """Replace the names in a second pass by ours, or leave them out; sentences about those left out."""
     notes = []
     sampler, schedule, upscaler = (
@@ -118,17 +127,24 @@ def _second_pass(values: dict[str, object], external: ExternalMetadata, fields: 
     ):
         place = name.removeprefix("hires_")
         # The second pass has the options of the first one only with the same method; else it has the defaults.
-        if ours and (ours.name == fields.get(place) or not ours.options):
+        if ours and (ours.name == fields.get(place) or _are_defaults(ours, place, registry)):
             values[name] = ours.name
         elif theirs.casefold() not in SAME:
             notes.append(f"Hires {place} {theirs[:SHOWN]!r}; the second pass has the {place} of the first.")
-    plain = upscaler.casefold().replace("(", "").replace(")", "")
-    known = LATENT_NAMES | {name.casefold(): name for name in UPSCALERS}
-    if plain in known:
-        values["upscaler"] = known[plain]
-    elif upscaler:
+    if ours_by_name := match_upscaler(upscaler, upscalers):
+        values["upscaler"] = ours_by_name
+    elif upscaler and upscaler.casefold() != "none":
         notes.append(f"Upscaler {upscaler[:SHOWN]!r} is not here; {UPSCALERS[0]} enlarges instead.")
     return notes
+
+
+def _are_defaults(match: Match, place: str, registry: Registry) -> bool:
+    """Whether a sampler or schedule has these options by itself."""
+    loaded: Mapping[str, Any] = registry.samplers if place == "sampler" else registry.schedules
+    if match.name not in loaded:
+        return not match.options
+    item = loaded[match.name].item
+    return bool(item.resolve(match.options) == item.resolve({}))
 
 
 def _strength(fields: dict[str, Any], external: ExternalMetadata) -> list[str]:

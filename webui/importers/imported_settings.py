@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from samplers.registry import Registry
+from webui.core.menus import UPSCALERS
 from webui.core.picture_metadata import PictureMetadata, read_picture
 from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.record import MetadataError, Record
@@ -57,12 +58,17 @@ class ImportedSettings:
         )
 
 
-def read_imported_settings(path: Path, registry: Registry, models: Mapping[str, Any]) -> ImportedSettings:
-    """The settings of a picture. Raises MetadataError or PictureError where it has none that can be read."""
+def read_imported_settings(
+    path: Path, registry: Registry, models: Mapping[str, Any], upscalers: Collection[str] = UPSCALERS
+) -> ImportedSettings:
+    """The settings of a picture. Raises MetadataError or PictureError where it has none that can be read.
+
+    upscalers  the names of those that are here
+    """
     metadata = read_picture(path)
     if metadata.record is not None:
         return from_record(metadata.record, registry, models, metadata.parameters)
-    return from_external(_read_external(metadata), registry, models, metadata.parameters)
+    return from_external(_read_external(metadata), registry, models, metadata.parameters, upscalers=upscalers)
 
 
 def _read_external(metadata: PictureMetadata) -> ExternalMetadata:
@@ -119,9 +125,10 @@ def from_external(
     models: Mapping[str, Any],
     text: str = "",
     schema: type[Request] = Request,
+    upscalers: Collection[str] = UPSCALERS,
 ) -> ImportedSettings:
     """The settings of another program; names of methods become ours where they mean the same."""
-    made = external_request(external, registry, models, schema)
+    made = external_request(external, registry, models, schema, upscalers)
     rows = (("Prompt", external.prompt), ("Negative prompt", external.negative_prompt), *external.shown.items())
     rows = tuple((name, value) for name, value in rows if value)
     return ImportedSettings(external.program, rows, made.fields, made.open, made.missing, made.notes, None, text)

@@ -28,6 +28,7 @@ NO_LAST_CALL = "Its calls: other programs make all of them above the lowest leve
 WHOLE_TIMES = (
     "Its levels equal those of the other programs where the steps divide 1,000; else some differ by one timestep."
 )
+NEAR_TIMES = "Its levels: those of the other programs are higher by less than one timestep, the first one excepted."
 
 
 # Ancestral Euler is DDIM with eta 1, formula for formula; k-diffusion starts its multistep methods without refinement.
@@ -104,6 +105,8 @@ LEVELS: Mapping[str, Match] = {
     "polyexponential": Match("Polyexponential", {"rho": 1.0}),
     "ddim": Match("Uniform leading", {"offset": 1}, WHOLE_TIMES),
     "ddim_uniform": Match("Uniform leading", {"offset": 1}, WHOLE_TIMES),
+    "sgm uniform": Match("Uniform trailing", {"whole": False}, NEAR_TIMES),
+    "sgm_uniform": Match("Uniform trailing", {"whole": False}, NEAR_TIMES),
 }
 # A1111 and Forge have these names for other levels: Beta's quantiles are of sigma there, and KL Optimal ends above 0.
 COMFY_LEVELS: Mapping[str, Match] = {
@@ -135,7 +138,7 @@ AUTOMATIC: Mapping[str, str] = {
     "ddim cfg++": "ddim",
 }
 # Schedules without an equal here, whose names may stand behind that of a sampler, too.
-OTHER_LEVELS = ("sgm uniform", "align your steps", "turbo", "linear quadratic", "automatic")
+OTHER_LEVELS = ("align your steps", "turbo", "linear quadratic", "automatic")
 # "DPM++ 2M Karras", as A1111's one menu had it until version 1.9, and "euler_ancestral_karras".
 BEHIND = "|".join(re.sub("[ _]", "[ _]", name) for name in {*COMFY_LEVELS, *OTHER_LEVELS})
 JOINED = re.compile(rf"(?P<sampler>.+?)(?P<between>[ _])(?P<schedule>{BEHIND})", re.IGNORECASE)
@@ -175,6 +178,6 @@ def split(sampler: str, schedule: str, unnamed_is_uniform: bool) -> tuple[str, s
 
 def _method_name(name: str) -> str:
     """The name in METHODS that a name stands for; a name that is not known as it is."""
-    # k-diffusion's samplers begin with it at NovelAI and in early versions of InvokeAI.
-    name = name.strip().casefold().removeprefix("k_")
+    # k-diffusion's samplers begin with these at NovelAI, in early versions of InvokeAI and in those of ComfyUI.
+    name = name.strip().casefold().removeprefix("k_").removeprefix("sample_")
     return ALIASES.get(name) or COMFY_METHODS.get(name) or name

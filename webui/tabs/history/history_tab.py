@@ -287,7 +287,7 @@ def _connect_send(page: Page, view: HistoryWidgets, bench: Workbench, tabs: gr.T
         try:
             if path is None:
                 raise RequestError("The picture is no longer there.")
-            imported = read_imported_settings(path, page.registry, page.engine.models())
+            imported = read_imported_settings(path, page.registry, page.engine.models(), page.engine.upscalers())
             return use_settings(page, bench, tabs, kept, imported, path)
         except RequestError as error:
             gr.Warning(str(error))

@@ -124,7 +124,7 @@ def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench]
 
 
 def _read(page: Page, image: Any) -> ImportedSettings:
-    return read_imported_settings(uploaded(image), page.registry, page.engine.models())
+    return read_imported_settings(uploaded(image), page.registry, page.engine.models(), page.engine.upscalers())
 
 
 def _opener(here: InfoTarget) -> Callable[[list, int], dict[Block, Any]]:
