@@ -208,7 +208,7 @@ HIRES = [
 ]
 METHOD = [("guidance_method", "str", ""), ("guidance_options", "dict(str, Any)", {})]
 TILES = [("scale", "float", 0.0), ("upscaler", "str", "")]
-PROMPTS = [("prompt_syntax", "str", "full")]
+PROMPTS = [("prompt_syntax", "str", "full"), ("styles", "list[Any]", [])]
 NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]

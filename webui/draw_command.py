@@ -108,7 +108,8 @@ def _add_field(group: Any, field: RequestField) -> None:
     elif field.is_upload:
         how |= dict(type=Path, metavar="FILE")
     else:
-        how |= dict(metavar={int: "N", float: "X", tuple: "L,T,R,B"}.get(field.kind, "NAME"))
+        metavars = {int: "N", float: "X", tuple: "L,T,R,B" if field.item is int else "NAMES"}
+        how |= dict(metavar=metavars.get(field.kind, "NAME"))
     group.add_argument(*names, flag, **how)
 
 
@@ -119,7 +120,7 @@ def _help(field: RequestField) -> str:
     name = field.setting.label or field.title
     # The longest text is of no interest before somebody writes one.
     allowed = "" if field.kind is str and not field.values else f": {field.allowed}"
-    shown = "" if field.default in (None, "") else f" (default {field.default})"
+    shown = "" if field.default in (None, "", ()) else f" (default {field.default})"
     return f"{name}{allowed}{shown}"
 
 

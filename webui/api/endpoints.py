@@ -68,7 +68,7 @@ def build_endpoints(engine: Engine, schema: type[Request] = Request) -> None:
         return readable(lambda: api.schedule(**given))
 
     def catalog() -> dict:
-        """Samplers, schedules, guidances, models and upscalers that can be named, and what could not be loaded."""
+        """Samplers, schedules, guidances, models, upscalers and styles that can be named, and what was not loaded."""
         return api.catalog()
 
     for function in (

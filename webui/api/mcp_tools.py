@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -28,7 +29,7 @@ from .picture_bodies import write_base64
 from .script_api import Api
 
 PICTURE = "a picture drawn here, by its file as `draw` and `edit` return it, or a PNG, JPEG or WebP in base64"
-TYPES: dict[type, Any] = {dict: dict[str, Any], tuple: list[int]}
+TYPES: dict[type, Any] = {dict: dict[str, Any]}
 Report = Callable[[Progress], Any]
 
 
@@ -136,7 +137,8 @@ def as_json(value: Any) -> str:
 
 
 def _parameter(field: RequestField) -> Parameter:
-    kind = str if field.is_upload else TYPES.get(field.kind, field.kind)
+    kind: Any = str if field.is_upload else TYPES.get(field.kind, field.kind)
+    kind = GenericAlias(list, (field.item,)) if kind is tuple else kind
     about = PICTURE if field.is_upload else f"{field.setting.label or field.title}: {field.allowed}"
     required = field.name in ("prompt", "image")
     default = "" if field.is_upload else list(field.default) if field.kind is tuple else field.default

@@ -104,7 +104,7 @@ class Api:
         return numbers(preview_run(self._engine, fields))
 
     def catalog(self) -> dict[str, Any]:
-        """Everything that can be named, from samplers to upscalers, and what did not load or open: plain JSON data."""
+        """Everything that can be named, from samplers to styles, and what did not load or open: plain JSON data."""
         registry = self._engine.registry
         return dict(
             samplers=[registry.samplers[name].describe() for name in in_order(registry.samplers)],
@@ -125,6 +125,7 @@ class Api:
                 for info in self._engine.models().values()
             ],
             upscalers=self._engine.upscalers(),
+            styles=[style.to_json() for style in self._engine.styles().values()],
             refused=[dict(name=name, reason=reason) for name, reason in self._engine.refused().items()],
             broken=[dict(source=one.source, name=one.name, reason=one.reason) for one in registry.broken],
         )

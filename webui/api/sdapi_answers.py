@@ -74,7 +74,7 @@ def info_of(request: Request, paths: list[Path], info: dict[str, Any]) -> dict[s
         extra_generation_params={"Schedule type": request.schedule, "nfe": info.get("nfe")},
         index_of_first_image=0,
         infotexts=texts,
-        styles=[],
+        styles=info.get("styles", []),
         job_timestamp=datetime.now().strftime("%Y%m%d%H%M%S"),
         clip_skip=request.clip_skip,
         is_using_inpainting_conditioning=False,
@@ -177,6 +177,11 @@ def upscalers_of(engine: Engine) -> list[dict[str, Any]]:
     """The upscalers of pictures."""
     names = ["None", *pixel_upscalers(engine.upscalers())]
     return [dict(name=name, model_name=None, model_path=None, model_url=None, scale=4.0) for name in names]
+
+
+def styles_of(engine: Engine) -> list[dict[str, str]]:
+    """The prompt styles of the caller."""
+    return [style.to_json() for style in engine.styles().values()]
 
 
 def latent_modes() -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ class Drawing(Body):
 
     prompt: str = ""
     negative_prompt: str = ""
+    styles: list[str] = Field(default_factory=list, description="names of /prompt-styles")
     seed: int = Field(-1, description="-1 is a random one; picture i has seed + i")
     subseed: int = Field(-1, description="seed of the variation")
     subseed_strength: float = 0.0

@@ -76,6 +76,7 @@ class Translator:
         fields: dict[str, Any] = {
             "prompt": body.prompt,
             "negative_prompt": body.negative_prompt,
+            "styles": body.styles,
             "seed": body.seed,
             "count": body.batch_size * body.n_iter,
             **({} if body.steps is None else {"steps": body.steps}),

@@ -32,7 +32,6 @@ EMPTY: dict[str, Any] = {
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
-    "prompt-styles": [],
     "script-info": [],
     "scripts": {"txt2img": [], "img2img": []},
     "extensions": [],
@@ -120,6 +119,7 @@ def sdapi_routes(engine: Engine, jobs: ApiJobs, translator: Translator) -> APIRo
         "loras": partial(answers.loras_of, engine),
         "embeddings": partial(answers.embeddings_of, engine),
         "memory": answers.memory,
+        "prompt-styles": partial(answers.styles_of, engine),
         **{name: partial(dict[str, Any].get, EMPTY, name) for name in EMPTY},
     }
     for name, listed in lists.items():

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .field_types import Name, Number, Sides, Whole
+from .field_types import MAX_NAMES, Name, Names, Number, Sides, Whole
 from .fields import Setting
 from .limits import MAX_STEPS, SEEDS
 
@@ -221,5 +221,15 @@ PromptSyntax = Annotated[
         choices=("All of it", "No random choices", "Weights only"),
         infotext="Prompt syntax",
         conditioning=True,
+    ),
+]
+Styles = Annotated[
+    Names,
+    Field(strict=False),
+    Setting(
+        "Styles",
+        "Words that are kept by name, put around the prompt",
+        axis="the names of kept styles",
+        allowed=f"at most {MAX_NAMES} names of styles",
     ),
 ]

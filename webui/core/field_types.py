@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -12,6 +13,7 @@ from .fields import MAX_NAME
 from .limits import LOCAL
 
 MAX_SIDE = 4096  # pixels that a picture is extended by
+MAX_NAMES = 16  # in a list of names
 
 
 def _whole(value: Any) -> Any:
@@ -35,6 +37,17 @@ def _sides(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _names(value: Any) -> Any:
+    # A link has a JSON list, a command line names with commas between.
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.startswith("[") else value.split(",")
+        except ValueError:
+            return value
+        value = [name.strip() if isinstance(name, str) else name for name in value if name]
+    return tuple(value) if isinstance(value, list) else value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, BeforeValidator(_encodable)]
@@ -43,3 +56,4 @@ Name = Annotated[Text, Field(max_length=MAX_NAME)]
 Options = dict[Name, bool | int | float | Annotated[Text, Field(max_length=MOST_LENGTH)]]
 _Side = Annotated[Whole, Field(ge=0, le=MAX_SIDE, strict=True)]
 Sides = Annotated[tuple[_Side, _Side, _Side, _Side], BeforeValidator(_sides)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES), BeforeValidator(_names)]

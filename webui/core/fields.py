@@ -75,6 +75,7 @@ class RequestField:
 
     values   the allowed ones of a Literal
     longest  characters of a text
+    item     the type of what a tuple holds
     """
 
     name: str
@@ -85,6 +86,7 @@ class RequestField:
     high: float | None = None
     values: tuple[str, ...] = ()
     longest: int | None = None
+    item: type = int
 
     @property
     def title(self) -> str:
@@ -177,4 +179,5 @@ def _field(name: str, info: FieldInfo) -> RequestField:
     kinds = (bool, int, float, str, dict, tuple, Path)
     among = (annotation, get_origin(annotation), *get_args(annotation))
     kind = str if values else next(each for each in kinds if each in among)
-    return RequestField(name, kind, info.default, setting, limit("ge"), limit("le"), values, limit("max_length"))
+    item = str if kind is tuple and any(str in get_args(each) for each in get_args(annotation)) else int
+    return RequestField(name, kind, info.default, setting, limit("ge"), limit("le"), values, limit("max_length"), item)

@@ -47,6 +47,7 @@ def infotext(record: Mapping[str, Any], schema: type[Request] = Request) -> str:
     for name, title in (("prompt", "Template"), ("negative_prompt", "Negative Template")):
         if name in written and written[name] != request[name]:
             fields[title] = written[name]
+    fields["Styles"] = ", ".join(record.get("styles", ()))
     for each in PLUGIN_FIELDS:
         # Older records have no guidance.
         fields[each.infotext_options] = _options(request.get(each.options, {}))

@@ -37,7 +37,7 @@ def make_record(
     passes  what ran, one after another
     model   the fields of ModelOrigin that are not empty, and its patches
     facts   threads, pixels and, where there are any, evaluations, input_digest and mask_digest; "written" are the
-            prompts before their random choices
+            prompts before their styles and random choices
     guidance  its origin; None or an empty one for CFG
     """
     first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)

@@ -98,7 +98,8 @@ class Record:
     threads        of the CPU
     patches        those of `weights.identity.ModelIdentity`: LoRAs, textual inversions, and the upscaler of a second
                    pass
-    written        the prompts as they were written, where random choices in them came out as the request says
+    written        the prompts as they were written, where the request has what came of their styles and random choices
+    styles         the names of these styles
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
     source         of a picture that was only enlarged: the record of the drawing, None if it is not known
@@ -125,6 +126,7 @@ class Record:
     source: Record | None = None
     guidance: PluginOrigin = PluginOrigin()
     written: Mapping[str, str] = field(default_factory=dict)
+    styles: tuple[str, ...] = ()
 
     @property
     def is_upscaled(self) -> bool:
@@ -157,6 +159,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
     image, request, nfe, threads = (data.get(name) for name in ("image", "request", "nfe", "threads"))
     seed, varied = (image.get(name) if isinstance(image, dict) else None for name in ("seed", "variation_seed"))
     batch, later, source = data.get("batch"), data.get("later_passes"), data.get("source")
+    styles = data.get("styles")
     first = _pass(data)
     return Record(
         data,
@@ -180,6 +183,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
         read_record(source, is_source=True) if isinstance(source, dict) and not is_source else None,
         PluginOrigin(**_texts(data, "guidance", PluginOrigin)),
         _texts(data, "written", longest=MAX_TEXT),
+        tuple(_text(each) for each in styles if isinstance(each, str)) if isinstance(styles, list) else (),
     )
 
 

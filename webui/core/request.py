@@ -29,6 +29,7 @@ from .feature_fields import (
     Padding,
     PromptSyntax,
     Scale,
+    Styles,
     Upscaler,
     VariationSeed,
     VariationStrength,
@@ -59,8 +60,8 @@ class Request(BaseModel):
     variations, it has the request's seed and variation seed + i. fit says how the input picture comes to
     width x height; with a scale it keeps its own size, and is drawn in tiles. Of a mask, white is drawn anew.
     A prompt is read with all of its syntax, or with its random choices ("fixed") or everything but weights ("weights")
-    taken as words. Guidance acts at sigmas above guidance_low and up to guidance_high; 0 is no upper end. Without a
-    method it is CFG.
+    taken as words; `resolve` writes the words of its styles into it. Guidance acts at sigmas above guidance_low and up
+    to guidance_high; 0 is no upper end. Without a method it is CFG.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
@@ -155,6 +156,7 @@ class Request(BaseModel):
     guidance_options: Options = {}
     scale: Scale = 0.0
     prompt_syntax: PromptSyntax = "full"
+    styles: Styles = ()
 
     @property
     def has_input(self) -> bool:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from samplers.guidance import PLAIN_CFG, Method
@@ -24,6 +25,7 @@ from .menus import UPSCALERS
 from .plugin_fields import GUIDANCE
 from .prompt_checks import check_prompts, prompts_as_they_come_out
 from .request import Request, RequestError
+from .styles import Style, with_styles
 from .text import as_sentence
 from .upscale_request import check_upscaler_name, pixel_upscalers
 
@@ -42,6 +44,8 @@ class ResolvedRequest:
     hires_plan  of the second pass, None without one
     method      the guidance of all passes
     came_out    (prompt, negative prompt) of each picture after its random choices; empty where there are none
+    styles      the names of those that were written into the prompts
+    written     (prompt, negative prompt) as they were written, before styles and random choices
     A replay puts the recorded sigmas into the plans; the request names the schedules that they came from.
     """
 
@@ -51,6 +55,8 @@ class ResolvedRequest:
     hires_plan: Plan | None = None
     method: Method = PLAIN_CFG
     came_out: tuple[tuple[str, str], ...] = ()
+    styles: tuple[str, ...] = ()
+    written: tuple[str, str] = ("", "")
 
     def request_of(self, index: int) -> Request:
         """The request with the prompts of picture `index` as they came out."""
@@ -104,13 +110,17 @@ def resolve(
     default_model: str = "",
     limits: Limits = LOCAL,
     extra: ExtraNetworks | None = None,
+    styles: Mapping[str, Style] = MappingProxyType({}),
 ) -> ResolvedRequest:
     """Fill in every default, draw the seed, check names, options, sizes and limits, and plan the run.
 
     default_model  the one for a request that names none; empty for the first known
     extra          the LoRAs that prompts may name; None leaves them unchecked
+    styles         those that the request may name
     Raises RequestError. The options of the result are complete.
     """
+    names, written = request.styles, (request.prompt, request.negative_prompt)
+    request = with_styles(request, styles)
     model_info = _model(request.model or default_model, models)
     sampler, schedule = (
         _known(registry.sampler, request.sampler),
@@ -157,9 +167,9 @@ def resolve(
         resolved, second = hires_pass(resolved, registry, _upscalers(extra))
         check_upscaler_file(resolved.upscaler, extra)
         later = partial_plan(whole_plan(second, registry, model_info), second)
-        return ResolvedRequest(resolved, model_info, whole, later, method, came_out)
+        return ResolvedRequest(resolved, model_info, whole, later, method, came_out, names, written)
     run = partial_plan(whole, resolved) if resolved.has_input else whole
-    return ResolvedRequest(resolved, model_info, run, method=method, came_out=came_out)
+    return ResolvedRequest(resolved, model_info, run, None, method, came_out, names, written)
 
 
 def drawn_seed(seed: int) -> int:

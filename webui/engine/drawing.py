@@ -69,6 +69,7 @@ class Drawing:
         mean = sum(nfe) / len(nfe) if nfe else 0
         return {
             **settings,
+            "styles": list(self.resolved.styles),
             "seeds": [one.seed for one in saved],
             "sigmas": sigmas[0] if sigmas else list(self.plan.sigmas),
             **({"hires_sigmas": list(second[0])} if second else {}),

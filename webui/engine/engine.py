@@ -15,6 +15,7 @@ from webui.core.inpainting import open_input
 from webui.core.limits import LOCAL, PUBLIC, Limits
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest, resolve
+from webui.core.styles import Style, kept_styles
 from webui.core.upscale_request import UpscaleRequest, resolve_upscale
 from weights.extra_networks import ExtraNetworks
 from weights.identity import ModelIdentity
@@ -106,6 +107,10 @@ class Engine:
         """What lies among the models and cannot be used, by name, with the reason."""
         return self._available.refused()
 
+    def styles(self) -> dict[str, Style]:
+        """The prompt styles of whoever asks, by name."""
+        return kept_styles(self.outputs)
+
     def count_tokens(self, text: str, model: str) -> tuple[int, int] | None:
         """Tokens of a prompt and of its chunks, see `Model.count_tokens`; None unless the model is the one in use."""
         used = self._holder.named(model)
@@ -128,7 +133,8 @@ class Engine:
     def resolve(self, request: Request) -> ResolvedRequest:
         """The request with its model and plan, checked against this engine's limits. Raises RequestError."""
         models = self._available.choices(request.model)
-        return resolve(request, self.registry, models, self.settings.model or "", self.limits, self.extra)
+        styles = self.styles() if request.styles else {}
+        return resolve(request, self.registry, models, self.settings.model or "", self.limits, self.extra, styles)
 
     @property
     def opened_model(self) -> Model | None:

@@ -82,7 +82,8 @@ class PictureSink:
     def _record(self, image: Image.Image, index: int, facts: RunFacts) -> Record:
         model, request = self._context.model, self._resolved.request_of(index)
         counted = {} if facts.evaluations is None else {"evaluations": facts.evaluations}
-        written = {name: getattr(self._request, name) for name in ("prompt", "negative_prompt")}
+        written = dict(zip(("prompt", "negative_prompt"), self._resolved.written, strict=True))
+        styles = list(self._resolved.styles)
         return make_record(
             request,
             index,
@@ -95,7 +96,8 @@ class PictureSink:
                 **counted,
                 "threads": torch.get_num_threads(),
                 "pixels": digest_of(image),
-                **({"written": written} if self._resolved.came_out else {}),
+                **({"written": written} if self._resolved.came_out or styles else {}),
+                **({"styles": styles} if styles else {}),
             },
             self._guidance,
         )

@@ -139,6 +139,7 @@ def _rows(record: Record, request: Request) -> tuple[tuple[str, str], ...]:
     del settings["count"]
     rows = [(title(name), _value(value)) for name, value in settings.items()]
     rows += [(f"{title(name)} as written", text) for name, text in record.written.items()]
+    rows.append(("Styles", _value(list(record.styles))))
     rows += [("Sampler from", _said(asdict(record.sampler))), ("Schedule from", _said(asdict(record.schedule)))]
     rows.append(("Guidance from", _said(asdict(record.guidance))))
     rows += [("Model from", _said(asdict(record.model))), ("Made with", _said(record.packages))]

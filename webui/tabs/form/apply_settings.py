@@ -28,9 +28,10 @@ def overlay(
     fields  of a request, each valid by itself
     """
     models, limits, upscalers = page.engine.models(), page.engine.limits, page.engine.upscalers()
+    styles = page.engine.styles()
 
     def recalled(values: Any) -> dict[str, Any]:
-        return recall(values, page.registry, models, limits, schema, upscalers)
+        return recall(values, page.registry, models, limits, schema, upscalers, styles)
 
     before = recalled(saved)
     wanted = before | {name: value for name, value in fields.items() if name in form.names}
@@ -48,7 +49,9 @@ def overlay(
             after[name] = recalled(wanted | {name: before[name]})[name]
             notes.append(f"{title(name)} {str(wanted[name])[:60]} is not possible here; it stays {after[name]}.")
     for field in form_fields(schema):
-        if field.name in fields and field.name not in form.names and fields[field.name] != field.default:
+        value = fields.get(field.name, field.default)
+        # JSON has lists for tuples.
+        if field.name not in form.names and (tuple(value) if isinstance(value, list) else value) != field.default:
             notes.append(f"{field.title} is for {'img2img' if field.setting.needs_input else 'txt2img'} alone.")
     options = (saved if isinstance(saved, dict) else {}).get("options")
     after["options"], wrong = _options(page, options if isinstance(options, dict) else {}, fields)

@@ -58,6 +58,11 @@ def as_text(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
+def shown_value(control: Component, value: Any) -> Any:
+    """The value of a field as its widget takes it."""
+    return as_text(value) if isinstance(control, gr.Textbox) else value
+
+
 def build_group(
     mode: str, group: Group, schema: type[Request] = Request, **changes: Mapping[str, Any]
 ) -> dict[str, Component]:

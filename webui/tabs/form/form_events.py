@@ -19,7 +19,7 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_cha
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import as_text, schedule_update, size_slider, upscaler_choices
+from .controls import schedule_update, shown_value, size_slider, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
@@ -63,7 +63,8 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
     models, upscalers = page.engine.models(), page.engine.upscalers()
     if form.mode == "img2img":
         upscalers = pixel_upscalers(upscalers)
-    values = recall(saved, page.registry, models, page.engine.limits, upscalers=upscalers)
+    styles = page.engine.styles()
+    values = recall(saved, page.registry, models, page.engine.limits, upscalers=upscalers, styles=styles)
     sizes = size_slider(models.get(values["model"]))
     sizes.pop("value")
     more: dict[str, dict[str, Any]] = {
@@ -71,10 +72,12 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
         "width": sizes,
         "height": sizes,
         "upscaler": dict(choices=upscaler_choices(upscalers)),
+        "styles": dict(choices=list(styles)),
     }
     values["model"] = values["model"] or None
     updates: Updates = {
-        form.fields[name]: gr.update(value=as_text(values[name]), **more.get(name, {})) for name in form.kept_names
+        form.fields[name]: gr.update(value=shown_value(form.fields[name], values[name]), **more.get(name, {}))
+        for name in form.kept_names
     }
     options = recall_options(saved, page.registry)
     return updates | {form.options: options, form.sizes: {}, form.revision: time.time()}

@@ -41,10 +41,11 @@ def recall(
     limits: Limits,
     schema: type[Request] = Request,
     upscalers: Collection[str] = UPSCALERS,
+    styles: Collection[str] = (),
 ) -> dict[str, Any]:
     """The form's values from what a browser kept, each one valid here and now.
 
-    upscalers  the names of those that are here
+    upscalers, styles  the names of those that are here
     """
     saved = saved if isinstance(saved, dict) else {}
     model = saved.get("model")
@@ -67,6 +68,8 @@ def recall(
                 return value == "" or value in registry.schedules
             case "upscaler":
                 return value == "" or value in upscalers
+            case "styles":
+                return all(each in styles for each in value)
             case "width" | "height":
                 return info is not None and not size_problem(name, value, info)
             case "seed":

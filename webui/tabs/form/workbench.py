@@ -18,6 +18,7 @@ from .form_events import connect_form
 from .job_events import JobEvents, build_job_buttons, connect_run
 from .lora_menu import build_lora_menu, connect_lora_menu
 from .model_events import connect_model
+from .presets import build_presets, connect_presets
 from .result_panel import ResultPanel, build_result, chosen_of
 
 
@@ -52,6 +53,8 @@ def build_workbench(
             more = dict(picture())
             box = build_prompt(mode, page.first_model)
             loras = build_lora_menu(mode, box.prompt, page.engine.extra)
+            presets = build_presets(page, mode)
+            more["styles"] = presets.styles
             buttons = build_job_buttons(mode, "Generate", "Generating", "generate")
             with gr.Row(elem_classes="below"):
                 gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
@@ -66,6 +69,7 @@ def build_workbench(
     connect_form(page, form)
     connect_model(page, form, box, result.wall)
     connect_lora_menu(page, form, loras)
+    connect_presets(page, form, presets)
     events = connect_run(page, form, result, buttons)
     return Workbench(mode, form, result, events, link)
 

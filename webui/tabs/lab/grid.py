@@ -14,6 +14,7 @@ from webui.core.limits import SEEDS, Limits
 from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request, RequestError, read
 from webui.core.resolved_request import ResolvedRequest, drawn_seed, resolve
+from webui.core.styles import Style
 from webui.engine.engine import Engine
 
 from .axes import Axis
@@ -126,7 +127,7 @@ def make_grid(
         axis.values[0].change(fields)
     stored = options or {each.kind: {getattr(base, each.name): getattr(base, each.options)} for each in PLUGIN_FIELDS}
     seeded = policy == "each" and all(axis.kind != "seed" for axis in axes)
-    models, cells = engine.models(), []
+    models, styles, cells = engine.models(), engine.styles(), []
     for number, reversed_at in enumerate(product(*(range(len(axis.values)) for axis in reversed(axes)))):
         at = reversed_at[::-1]
         values = [(axis.kind in NAMES, axis.values[i]) for axis, i in zip(axes, at, strict=True)]
@@ -139,7 +140,8 @@ def make_grid(
         if not wanted["variation_strength"] and wanted["variation_seed"] == drawn["variation_seed"]:
             # As in the request alone, where the seed of no variation stays open.
             wanted["variation_seed"] = base.variation_seed
-        cells.append(_cell(engine, models, Place(at, tuple(value.label for _, value in values)), wanted, type(base)))
+        place = Place(at, tuple(value.label for _, value in values))
+        cells.append(_cell(engine, models, place, wanted, type(base), styles))
     return _finished(axes, cells, base, seed, engine.limits)
 
 
@@ -165,11 +167,22 @@ def _check(engine: Engine, base: Request, axes: Sequence[Axis], policy: str) -> 
 
 
 def _cell(
-    engine: Engine, models: Mapping[str, Any], place: Place, wanted: Mapping[str, Any], schema: type[Request]
+    engine: Engine,
+    models: Mapping[str, Any],
+    place: Place,
+    wanted: Mapping[str, Any],
+    schema: type[Request],
+    styles: Mapping[str, Style],
 ) -> Cell | ImpossibleCell:
     try:
         resolved = resolve(
-            read(wanted, schema), engine.registry, models, engine.settings.model or "", engine.limits, engine.extra
+            read(wanted, schema),
+            engine.registry,
+            models,
+            engine.settings.model or "",
+            engine.limits,
+            engine.extra,
+            styles,
         )
         return Cell(place.at, place.labels, resolved)
     except RequestError as error:
