@@ -108,7 +108,7 @@ class MadeUp:
     def recognize(self, file):
         return Checkpoint(file) if "made_up.unet.conv.weight" in file.shapes else None
 
-    def build(self, name, components):
+    def build(self, name, components, device):
         encoders = [components[name] for name in WIDTHS]
         return Network(components["unet"], encoders, components["tokenizer"])
 

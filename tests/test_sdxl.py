@@ -193,7 +193,7 @@ def test_a_projection_stored_as_a_layer_is_not_turned():
     "change, reason",
     [
         (lambda s: {n.replace(".1.model.", ".0.model."): v for n, v in s.items() if FIRST not in n}, "a .* refiner"),
-        (lambda s: s | {f"{UNET}input_blocks.0.0.weight": (32, 9, 3, 3)}, "an inpainting network"),
+        (lambda s: s | {f"{UNET}input_blocks.0.0.weight": (32, 8, 3, 3)}, "a network that edits pictures"),
         (lambda s: s | {f"{UNET}scaled_fp8": (0,)}, "a checkpoint in scaled 8-bit numbers"),
         (lambda s: s | {f"{UNET}time_embed.cond_proj.weight": (32, 8)}, "guidance"),
         (lambda s: s | {"edm_vpred.sigma_max": ()}, r"noise levels of its own \(EDM\)"),

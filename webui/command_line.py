@@ -10,8 +10,13 @@ from .settings import existing_folder, index_url, login, logins, network, output
 DEVICES = ("auto", "cuda", "mps", "cpu")
 BACKENDS = ("auto", "torch", "openvino", "compile")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+OFFLOADS = ("auto", "none", "text", "layers")
 BACKEND_HELP = "what computes the network; auto measures once what is fastest here (default %(default)s)"
 DTYPE_HELP = "its number format; auto takes none that shows in pictures (default %(default)s)"
+OFFLOAD_HELP = (
+    "what waits in host memory for its turn on the GPU: text encoders, or every layer, which is slower; auto takes "
+    "what there is GPU memory for (default %(default)s)"
+)
 ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
 FOLDER_HELP = "also load the plugins in this folder; may be repeated"
 PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
@@ -164,6 +169,7 @@ def add_work(group) -> None:
     group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
     group.add_argument("--backend", choices=BACKENDS, default="auto", help=BACKEND_HELP)
     group.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
+    group.add_argument("--offload", choices=OFFLOADS, default="auto", help=OFFLOAD_HELP)
     group.add_argument("--compile", action="store_true", help="the same as --backend compile")
     group.add_argument("--no-cache", action="store_true", help="keep and use no conversions in cache/")
     group.add_argument("--one-at-a-time", action="store_true", help=ONE_HELP)

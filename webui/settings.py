@@ -27,6 +27,7 @@ class Settings:
     model           name of the model to open first; None is the default one
     backend, dtype  what computes the network of the steps, and in which number format; "auto" measures. The default
                     is torch, so that programs and tests draw what they always drew
+    offload         what waits in host memory for its turn on the GPU, see `weights.offload`
     background      whether a conversion may be made behind the pictures
     cache           folder of conversions and measurements; None keeps neither
     one_at_a_time   draw the pictures of a request one by one, so that each equals itself drawn alone, bit for bit
@@ -59,6 +60,7 @@ class Settings:
     device: str = "auto"
     backend: str = "torch"
     dtype: str = "auto"
+    offload: str = "auto"
     background: bool = True
     cache: Path | None = None
     plugin_folders: tuple[Path, ...] = ()
@@ -135,6 +137,7 @@ def _of_all_commands(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
         device=given.get("device", "auto"),
         backend=backend,
         dtype=given.get("dtype", "auto"),
+        offload=given.get("offload", "auto"),
         cache=cache,
         one_at_a_time=given.get("one_at_a_time", False),
         plugin_folders=() if given["no_plugins"] else tuple(given["plugins_dir"]),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .offload import free_memory
 from .oom import out_of_memory
 
 SMALL_SIDE = 128  # up to this side a full decode is cheap enough for a preview
@@ -100,11 +101,7 @@ class Autoencoder:
 
     def _free(self) -> float:
         """Bytes of GPU memory that can be had; without end elsewhere, where the machine swaps before it fails."""
-        if self._device.type != "cuda":
-            return math.inf
-        free = torch.cuda.mem_get_info(self._device)[0]
-        # What torch has taken and does not use is free, too.
-        return free + torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return free_memory(self._device) if self._device.type == "cuda" else math.inf
 
     @contextmanager
     def _tiled(self, longest: int) -> Iterator[None]:

@@ -1,10 +1,9 @@
-"""The parts of a diffusers folder: check that each is complete, and open it."""
+"""The parts of a diffusers folder: check that each is complete, and build it empty."""
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,6 @@ from .tensors import TensorFile, read_shapes
 
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 # Names of the VAE's attention before diffusers 0.15, which renames them as it reads.
-# accelerate builds empty modules by a change of torch that every thread of the process sees.
-_BUILDING = threading.Lock()
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -45,32 +42,20 @@ class Folder:
         """Raises ModelError unless every part is there and complete; no weights are read."""
         for name in self.modules:
             with self._naming(name):
-                self._check_module(name)
+                self._part(name)
         for name in self.tokenizers:
             self.open_tokenizer(name)
 
-    def open_module(self, name: str, dtype: torch.dtype) -> torch.nn.Module:
-        """A part with weights, on the CPU. ModelError if it cannot be opened or if its files lack a weight."""
-        _hide_progress_bars()
-        with self._naming(name):
-            # The libraries fill up what is missing with random numbers and go on.
-            files, variant = self._check_module(name)
-            with _BUILDING:
-                module, report = self._class(name).from_pretrained(
-                    self._path(name),
-                    torch_dtype=dtype,
-                    variant=variant,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
-            if missing := sorted(report["missing_keys"]):
-                raise ModelError(f"{files[0].name} is not complete: {missing[0]} is missing; download it again")
-        return module
+    def parts(self) -> dict[str, ModulePart]:
+        """Every part with weights, still empty, by component. ModelError if a file lacks a weight."""
+        found = {}
+        for name in self.modules:
+            with self._naming(name):
+                found[name] = self._part(name)
+        return found
 
     def open_tokenizer(self, name: str) -> Any:
         """A tokenizer, for no more tokens than its text encoder takes. Raises ModelError."""
-        _hide_progress_bars()
         with self._naming(name):
             folder = self._path(name)
             # Without a vocabulary the library makes an empty one.
@@ -87,35 +72,39 @@ class Folder:
 
     def unet_files(self) -> list[Path]:
         """The files that the digest of the weights covers: those that are loaded. Raises ModelError."""
-        return self._weight_files("unet")[0]
+        return self._weight_files("unet")
 
     def other_files(self) -> list[Path]:
         """The files of the other parts, own or borrowed: vocabularies, text encoders and VAE. Raises ModelError."""
         folders = [self._path(name) for name in self.tokenizers]
         vocabularies = [folder / file for folder in folders for files in VOCABULARIES for file in files]
-        weights = [self._weight_files(name)[0] for name in sorted(self.modules) if name != "unet"]
+        weights = [self._weight_files(name) for name in sorted(self.modules) if name != "unet"]
         return [file for file in vocabularies if file.is_file()] + [file for files in weights for file in files]
 
-    def _check_module(self, name: str) -> tuple[list[Path], str | None]:
-        """The files of a part's weights and their variant. ModelError if a tensor is missing or of another shape."""
-        files, variant = self._weight_files(name)
-        shapes = {self._usual(key, name): shape for file in files for key, shape in read_shapes(file).shapes.items()}
+    def _part(self, name: str) -> ModulePart:
+        """A part, still empty. ModelError if a tensor is missing or of another shape."""
+        files = self._weight_files(name)
+        found = {key: (shape, file) for file in files for key, shape in read_shapes(file).shapes.items()}
+        stored = {self._usual(key, name): key for key in found}
         config, kind = self._config(name), self._class(name)
         with torch.device("meta"):
             module = kind(config) if self._is_text_encoder(name) else kind.from_config(config)
-        sources = {key: Source(self._usual(key, name)) for key in module.state_dict()}
-        check_part(ModulePart(module, TensorFile(files[0], shapes), sources))
-        return files, variant
+        usual = {key: self._usual(key, name) for key in module.state_dict()}
+        sources = {key: Source(stored.get(own, own)) for key, own in usual.items()}
+        file = TensorFile(files[0], {key: shape for key, (shape, _) in found.items()})
+        part = ModulePart(module, file, sources, {key: path for key, (_, path) in found.items()})
+        check_part(part)
+        return part
 
-    def _weight_files(self, name: str) -> tuple[list[Path], str | None]:
-        """The files that a part is read from, one or in pieces, and their variant: some have half precision only."""
+    def _weight_files(self, name: str) -> list[Path]:
+        """The files that a part is read from, one or in pieces; some folders have half precision only."""
         stem, folder = "model" if self._is_text_encoder(name) else "diffusion_pytorch_model", self._path(name)
-        for variant, ending in ((None, ""), ("fp16", r"\.fp16")):
+        for ending in ("", r"\.fp16"):
             pattern = re.compile(
                 rf"{stem}{ending}(-\d+-of-\d+)?\.safetensors|{stem}(-\d+-of-\d+)?{ending}\.safetensors"
             )
             if files := sorted(file for file in folder.glob("*.safetensors") if pattern.fullmatch(file.name)):
-                return files, variant
+                return files
         raise ModelError(f"{stem}.safetensors is missing; copy the whole diffusers folder")
 
     def _config(self, name: str) -> Any:
@@ -170,12 +159,3 @@ def _numbers(value: Any) -> list[int]:
     if isinstance(value, list | tuple):
         return [number for each in value for number in _numbers(each)]
     return [value] if isinstance(value, int) else []
-
-
-def _hide_progress_bars() -> None:
-    """The status line tells of loading; a bar for each part would only clutter the console."""
-    import diffusers
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()

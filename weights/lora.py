@@ -24,6 +24,7 @@ from .lora_layers import Layer, LayerChange, scale_of
 from .model_info import ModelError
 
 Changes = Mapping[Layer, Sequence[LayerChange]]
+Hook = Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ def changes_of(
             if found is None:
                 raise _does_not_fit(lora, components, model, f"it changes a layer {name[:100]!r}, which is not there")
             layer, amount = known[found][name], strength.of(found)
-            placed = {part: tensor.to(layer.weight.device, layer.weight.dtype) for part, tensor in tensors.items()}
-            change = LayerChange(layer, placed, amount * scale_of(tensors, lora.alphas.get((component, name))))
+            change = LayerChange(layer, tensors, amount * scale_of(tensors, lora.alphas.get((component, name))))
             if not _fits(change):
                 raise _does_not_fit(lora, components, model, f"its shapes do not fit the layer {name[:100]!r}")
             # A strength of 0 is none, also for a DoRA, whose length of rows would still count.
@@ -68,7 +68,13 @@ def changes_of(
 @contextmanager
 def applied(changes: Changes) -> Iterator[None]:
     """Apply changes inside a with block."""
-    hooks = [layer.register_forward_hook(_hook(those)) for layer, those in changes.items()]
+    with _hooked(_hooks(changes)):
+        yield
+
+
+@contextmanager
+def _hooked(hooks_of: Mapping[Layer, Hook]) -> Iterator[None]:
+    hooks = [layer.register_forward_hook(hook) for layer, hook in hooks_of.items()]
     try:
         yield
     finally:
@@ -80,12 +86,12 @@ class PatchedNetwork(ConditionedNetwork):
     """A network under LoRAs; see `ConditionedNetwork`. It shares all modules with the plain one."""
 
     def __init__(self, network: ConditionedNetwork, changes: Changes):
-        self._network, self._changes = network, changes
+        self._network, self._hooks = network, _hooks(changes)
         self.unet, self.components = network.unet, network.components
 
     def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Condition:
         """See `ConditionedNetwork.encode`."""
-        with applied(self._changes):
+        with _hooked(self._hooks):
             return self._network.encode(prompt, clip_skip, embeddings)
 
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
@@ -98,14 +104,24 @@ class PatchedNetwork(ConditionedNetwork):
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `ConditionedNetwork.step`."""
-        with applied(self._changes):
+        with _hooked(self._hooks):
             return self._network.step(inputs)
 
 
-def _hook(changes: Sequence[LayerChange]) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], torch.Tensor]:
+def _hooks(changes: Changes) -> dict[Layer, Hook]:
+    return {layer: _hook(those) for layer, those in changes.items()}
+
+
+def _hook(changes: Sequence[LayerChange]) -> Hook:
+    # Where a layer computes is known when it does: its weights may rest elsewhere.
+    placed: dict[tuple[torch.device, torch.dtype], list[LayerChange]] = {}
+
     def add(layer: nn.Module, inputs: tuple[torch.Tensor], base: torch.Tensor) -> torch.Tensor:
+        where = base.device, base.dtype
+        if where not in placed:
+            placed[where] = [change.at(*where) for change in changes]
         output = base
-        for change in changes:
+        for change in placed[where]:
             output = output + change(inputs[0], base)
         return output
 

@@ -13,7 +13,7 @@ s is strength * alpha / rank; a full change and a LoKr of two whole factors have
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -35,7 +35,7 @@ class LayerChange:
     """The change of one layer at a strength: `output(x, base output)` is what is to be added to the layer's output.
 
     layer      the layer, a linear one or a convolution, whose weight stays as it is
-    tensors    those of the file for this layer, by the names above, on the layer's device and in its dtype
+    tensors    those of the file for this layer, by the names above, see `at`
     scale      s
     """
 
@@ -53,8 +53,12 @@ class LayerChange:
             return change
         factor = _along_channels(self.factor, base, self.layer)
         bias = self.layer.bias
-        own = base if bias is None else base - _along_channels(bias, base, self.layer)
+        own = base if bias is None else base - _along_channels(bias.to(base), base, self.layer)
         return (factor - 1) * own + factor * change
+
+    def at(self, device: torch.device, dtype: torch.dtype) -> LayerChange:
+        """The same change where its layer computes."""
+        return replace(self, tensors={name: tensor.to(device, dtype) for name, tensor in self.tensors.items()})
 
     def weight(self) -> torch.Tensor:
         """dW / s, in the shape of the layer's weight."""
@@ -70,9 +74,10 @@ class LayerChange:
     @cached_property
     def factor(self) -> torch.Tensor:
         """m / |W + dW| of each output channel."""
-        whole = self.layer.weight.float() + self.scale * self.weight().float()
+        magnitude = self.tensors["magnitude"]
+        whole = self.layer.weight.to(magnitude.device, torch.float32) + self.scale * self.weight().float()
         norm = whole.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        return (self.tensors["magnitude"].float().flatten() / norm).to(self.layer.weight.dtype)
+        return (magnitude.float().flatten() / norm).to(magnitude.dtype)
 
     def _low_rank(self, x: torch.Tensor) -> torch.Tensor:
         down, up, mid = self.tensors["down"], self.tensors["up"], self.tensors.get("mid")

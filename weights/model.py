@@ -26,6 +26,7 @@ from .identity import ModelIdentity
 from .inpainting_network import GREY, Hole, Inpainting
 from .lora import PatchedNetwork, Strength, changes_of
 from .model_info import ModelError, ModelInfo
+from .offload import NONE
 from .prompt_schedule import COUNTED, Clock, changes, stages, subprompts
 from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 from .step_weights import StepWeights
@@ -43,6 +44,7 @@ class Model:
     vae       stays float32, which half precision overflows
     extra     the LoRAs that prompts may name; by default those beside its file
     weights   those of the network of the steps, where they may be let go while another backend computes
+    offload   what of it rests in host memory, see `offload.OFFLOADS`
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Model:
         device: torch.device,
         extra: ExtraNetworks | None = None,
         weights: StepWeights | None = None,
+        offload: str = NONE,
     ):
         self.info, self.identity, self.network, self.vae, self.device = info, identity, network, vae, device
-        self.weights = weights
+        self.weights, self.offload = weights, offload
         self.extra = extra or ExtraNetworks(info.path.parent)
         self._plain: Model | None = None
         self._patched: Model | None = None

@@ -1,20 +1,23 @@
-"""Modules from single files: built empty, then filled tensor by tensor from the mapped file.
+"""Modules from files: built empty, then filled tensor by tensor.
 
 diffusers' from_single_file asks its hub for configurations, reads pickles whole, takes longer, and reports "weights
-mismatched" where a user has to know what is wrong with which file. The tests compare with it.
+mismatched" where a user has to know what is wrong with which file; from_pretrained fills up with random numbers what is
+missing. The tests compare with both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .model_info import ModelError
-from .tensors import Shape, TensorFile, open_tensors
+from .tensors import OpenTensorFile, Shape, TensorFile, open_tensors
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,24 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class ModulePart:
-    """An empty module and the source of each of its tensors in a file."""
+    """An empty module and the source of each of its tensors in a file.
+
+    places  the files of tensors that are not in `file` itself, by their names there
+    """
 
     module: torch.nn.Module
     file: TensorFile
     sources: Mapping[str, Source]
+    places: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format that holds all of its tensors as they are in the file."""
+        return reduce(torch.promote_types, {self.file.shapes[source.name].dtype for source in self.sources.values()})
+
+    def size(self, dtype: torch.dtype) -> int:
+        """Its bytes in a number format."""
+        return sum(tensor.numel() for tensor in self.module.state_dict().values()) * dtype.itemsize
 
 
 def empty_part(build: Callable[[], Any], file: TensorFile, source: Callable[[str], Source]) -> ModulePart:
@@ -59,15 +75,29 @@ def empty_part(build: Callable[[], Any], file: TensorFile, source: Callable[[str
     return ModulePart(module, file, {name: source(name) for name in module.state_dict()})
 
 
-def fill(parts: Mapping[str, ModulePart], device: torch.device, dtype_of: Callable[[str], torch.dtype]) -> None:
-    """Read every tensor into its module, on its device and in its part's dtype, and close the files.
+def fill(part: ModulePart, device: torch.device, dtype: torch.dtype) -> None:
+    """Read every tensor into its module, on a device and in a number format, and close the files.
 
-    Tensors are copied, not mapped: a model in use must not change, or vanish, with its file.
+    No tensor is there twice, and none is mapped: a model in use must not change, or vanish, with its file.
     """
+    state = part.module.state_dict()
+    targets: dict[str, list[str]] = {}
+    for name in state:
+        targets.setdefault(part.sources[name].name, []).append(name)
     with ExitStack() as stack:
-        files = {path: stack.enter_context(open_tensors(path)) for path in {part.file.path for part in parts.values()}}
-        for name, part in parts.items():
-            _fill(part, files[part.file.path].get, device, dtype_of(name))
+        files: dict[Path, OpenTensorFile] = {}
+        for stored, names in targets.items():
+            path = part.places.get(stored, part.file.path)
+            if path not in files:
+                files[path] = stack.enter_context(open_tensors(path))
+            tensor, shared = files[path].get(stored), files[path].mapped or len(names) > 1
+            for name in names:
+                state[name] = _placed(tensor, part.sources[name], state[name].shape, device, dtype, shared)
+    part.module.load_state_dict(state, assign=True)
+    for owner in part.module.modules():
+        # The one buffer that is in no file was built without memory, too.
+        if (ids := owner._buffers.get("position_ids")) is not None:
+            owner._buffers["position_ids"] = torch.arange(ids.shape[-1], device=device)[None]
 
 
 def check_part(part: ModulePart) -> None:
@@ -102,19 +132,13 @@ def _plain(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def _fill(part: ModulePart, get: Callable[[str], torch.Tensor], device: torch.device, dtype: torch.dtype) -> None:
-    state = {}
-    for name, empty in part.module.state_dict().items():
-        source = part.sources[name]
-        tensor = get(source.name)
-        if source.third is not None:
-            tensor = tensor.chunk(3)[source.third]
-        if source.transposed:
-            tensor = tensor.T
-        tensor = tensor.reshape(empty.shape)
-        state[name] = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
-    part.module.load_state_dict(state, assign=True)
-    for owner in part.module.modules():
-        # The one buffer that is in no file was built without memory, too.
-        if (ids := owner._buffers.get("position_ids")) is not None:
-            owner._buffers["position_ids"] = torch.arange(ids.shape[-1], device=device)[None]
+def _placed(
+    tensor: torch.Tensor, source: Source, shape: torch.Size, device: torch.device, dtype: torch.dtype, copy: bool
+) -> torch.Tensor:
+    """A stored tensor as its module takes it."""
+    if source.third is not None:
+        tensor = tensor.chunk(3)[source.third]
+    if source.transposed:
+        tensor = tensor.T
+    # Kernels round by the order in memory, so it is the same whatever the file's is.
+    return tensor.reshape(shape).contiguous().to(device, dtype, copy=copy)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .autoencoder import Autoencoder
 from .companion_files import stamp_of
-from .families import FAMILIES, Checkpoint, ConditionedNetwork, Family, recognize_file
+from .families import FAMILIES, Checkpoint, Family, recognize_file
 from .folder_parts import Folder
 from .identity import ModelIdentity, file_digest, hardware_of
 from .inpainting_network import Inpainting, empty_hole
 from .model import Model, guess_prediction
 from .model_info import ModelError, ModelInfo
 from .module_part import ModulePart, check_part, fill
+from .offload import AUTO, HOST, LARGE, bring_for_calls, choose_offload, is_text_encoder, rests_in_host_memory
 from .step_weights import StepWeights
 from .tensors import read_shapes
 
@@ -28,9 +30,6 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "f
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
 # width of 320, nothing at the embedded model's 64.
 WIDE = 256
-
-# The networks, the VAE, and what reads the weights of the network of the steps again.
-Opened = tuple[ConditionedNetwork, Autoencoder, Callable[[], None]]
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +59,16 @@ def check_model(info: ModelInfo, families: Sequence[Family] = FAMILIES) -> None:
 
 
 def open_model(
-    info: ModelInfo, device: str = "auto", dtype: str = "auto", families: Sequence[Family] = FAMILIES
+    info: ModelInfo,
+    device: str = "auto",
+    dtype: str = "auto",
+    families: Sequence[Family] = FAMILIES,
+    offload: str = AUTO,
 ) -> Model:
     """Open a diffusers folder or a single file on a device, to be computed by torch.
 
-    dtype  number format of the network of the steps, one of DTYPES; "auto" is half precision on CUDA, float32 elsewhere
+    dtype    number format of the network of the steps, one of DTYPES; "auto" is half precision on CUDA, else float32
+    offload  what rests in host memory, one of `offload.OFFLOADS`
     Raises ModelError that names the model and what is wrong; nothing is fetched, no code of a model is run.
     """
     target = pick_device(device)
@@ -73,8 +77,12 @@ def open_model(
     with ThreadPoolExecutor(1) as pool:
         # Hashing does not hold up the reading.
         hashing = pool.submit(_digests, info, folder)
-        opened = _open_folder(folder, info, target, formats) if folder else _open_file(info, target, families, formats)
-        network, vae, read = opened
+        family, parts, tokenizers = _folder_parts(folder) if folder else _file_parts(info, families)
+        sizes = {name: part.size(formats(name)) for name, part in parts.items()}
+        offload = choose_offload(sizes, target, info.defaults.size, offload)
+        modules = {name: _opened(name, part, target, formats(name), offload) for name, part in parts.items()}
+        network = family.build(info.name, modules | tokenizers, target)
+        vae = Autoencoder(modules["vae"], info.factor, target)
         digests = hashing.result()
     if not info.is_certain:
         asked = Inpainting(network, partial(empty_hole, info.channels)) if info.inpaints else network
@@ -97,11 +105,12 @@ def open_model(
     def read_again() -> None:
         if info.stamp is not None and stamp_of(info.path, families) != info.stamp:
             raise ModelError(f"the files of model {info.name} have changed; open it anew")
-        read()
+        fill(parts["unet"], target, formats("unet"))
+        network.unet.requires_grad_(False)
         if wide:
             _order_channels_last(network.unet)
 
-    return Model(info, identity, network, vae, target, weights=StepWeights(network.unet, read_again))
+    return Model(info, identity, network, vae, target, None, StepWeights(network.unet, read_again), offload)
 
 
 def checked_parts(info: ModelInfo, checkpoint: Checkpoint) -> dict[str, ModulePart]:
@@ -141,36 +150,27 @@ def dtype_of(component: str, device: torch.device, unet: torch.dtype | None = No
     return torch.float16 if device.type == "cuda" and component != "vae" else torch.float32
 
 
-def _open_folder(
-    folder: Folder, info: ModelInfo, device: torch.device, formats: Callable[[str], torch.dtype]
-) -> Opened:
-    modules = {name: folder.open_module(name, formats(name)) for name in folder.modules}
-    tokenizers = {name: folder.open_tokenizer(name) for name in folder.tokenizers}
-    for module in modules.values():
-        module.eval().requires_grad_(False).to(device)
-    network = folder.family.build(info.name, modules | tokenizers)
-
-    def read() -> None:
-        unet = folder.open_module("unet", formats("unet")).requires_grad_(False).to(device)
-        network.unet.load_state_dict(unet.state_dict(), assign=True)
-
-    return network, Autoencoder(modules["vae"], info.factor, device), read
+def _opened(name: str, part: ModulePart, device: torch.device, dtype: torch.dtype, offload: str) -> torch.nn.Module:
+    """A component with its weights, which computes on a device in a number format."""
+    rests, kept = rests_in_host_memory(name, offload), dtype
+    if device == HOST and is_text_encoder(name) and part.size(dtype) > LARGE:
+        # Half precision in the file is float32 in the call, exactly.
+        kept = min(dtype, part.dtype, key=lambda each: each.itemsize)
+    fill(part, HOST if rests else device, kept)
+    module = part.module.eval().requires_grad_(False)
+    if rests or kept != dtype:
+        bring_for_calls(module, device, dtype)
+    return module
 
 
-def _open_file(
-    info: ModelInfo, device: torch.device, families: Sequence[Family], formats: Callable[[str], torch.dtype]
-) -> Opened:
+def _folder_parts(folder: Folder) -> tuple[Family, dict[str, ModulePart], dict[str, Any]]:
+    parts = folder.parts()
+    return folder.family, parts, {name: folder.open_tokenizer(name) for name in folder.tokenizers}
+
+
+def _file_parts(info: ModelInfo, families: Sequence[Family]) -> tuple[Family, dict[str, ModulePart], dict[str, Any]]:
     family, checkpoint = recognize_file(read_shapes(info.path), families)
-    parts = checked_parts(info, checkpoint)
-    fill(parts, device, formats)
-    modules = {name: part.module.eval().requires_grad_(False) for name, part in parts.items()}
-    network = family.build(info.name, modules | checkpoint.tokenizers())
-
-    def read() -> None:
-        fill({"unet": parts["unet"]}, device, formats)
-        network.unet.requires_grad_(False)
-
-    return network, Autoencoder(modules["vae"], info.factor, device), read
+    return family, checked_parts(info, checkpoint), checkpoint.tokenizers()
 
 
 def _order_channels_last(unet: torch.nn.Module) -> None:

@@ -46,7 +46,7 @@ def check_preview(path: Path) -> None:
 def open_preview(path: Path, device: torch.device) -> PreviewDecoder:
     """Open a decoder on a device. Raises ModelError."""
     part = _check(read_shapes(path))
-    fill({"decoder": part}, device, lambda name: torch.float32)
+    fill(part, device, torch.float32)
     return PreviewDecoder(part.module.eval().requires_grad_(False), device)
 
 

@@ -19,11 +19,15 @@ class PromptEncoder:
     name     of the model, for errors
     encoder  transformers' CLIPTextModel, with a projection or without; `Any`, because importing its type would
              import transformers
+    device   that computes; its own by default
     penultimate  whether the model was trained on the last layer but one, without the norm after the last
     """
 
-    def __init__(self, name: str, tokenizer: Any, encoder: Any, penultimate: bool = False):
+    def __init__(
+        self, name: str, tokenizer: Any, encoder: Any, device: torch.device | None = None, penultimate: bool = False
+    ):
         self.tokenizer, self.encoder, self._name, self._penultimate = tokenizer, encoder, name, penultimate
+        self.device: torch.device = device or encoder.device
         commas = self._tokens(",")
         self._comma = commas[0] if len(commas) == 1 else None
 
@@ -93,11 +97,11 @@ class PromptEncoder:
         chunks = self.chunks(text, embeddings)
         if not embeddings:
             return _joined([self._chunk(chunk, clip_skip) for chunk in chunks])
-        table = torch.cat(list(embeddings.values())).to(words.weight.device, words.weight.dtype)
+        table = torch.cat(list(embeddings.values())).to(self.device)
 
         def replace(layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
             # The layer is only asked for tokens that it has; which were others is in `others`.
-            return torch.where(others[..., None] < 0, table[(-1 - others).clamp(min=0)], output)
+            return torch.where(others[..., None] < 0, table[(-1 - others).clamp(min=0)].to(output.dtype), output)
 
         states = []
         for chunk in chunks:
@@ -113,7 +117,7 @@ class PromptEncoder:
         padding = [self.tokenizer.pad_token_id] * (self.size - len(chunk.tokens))
         tokens = [max(0, token) for token in chunk.tokens]
         ids = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id, *padding]
-        states, pooled = self._states(torch.tensor([ids], device=self.encoder.device), clip_skip)
+        states, pooled = self._states(torch.tensor([ids], device=self.device), clip_skip)
         if all(weight == 1.0 for weight in chunk.weights):
             return states, pooled
         weights = torch.ones(len(ids), dtype=torch.float32)

@@ -6,6 +6,7 @@ The content of a file decides what it is, not its name.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,9 +64,14 @@ class TensorFile:
 
 @dataclass(frozen=True)
 class OpenTensorFile(TensorFile):
-    """A checkpoint file while it is open: `get(name)` maps a tensor, which is only valid as long."""
+    """A checkpoint file while it is open.
+
+    get      get(name) is a tensor; ModelError where the file has become shorter
+    mapped   whether it is mapped from the file, and so only valid as long as that is open
+    """
 
     get: Callable[[str], torch.Tensor] = field(kw_only=True)
+    mapped: bool = False
 
 
 def read_shapes(path: Path) -> TensorFile:
@@ -76,13 +82,13 @@ def read_shapes(path: Path) -> TensorFile:
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[OpenTensorFile]:
-    """An open checkpoint file. Tensors are mapped from the file, not read: copy what is kept. Raises ModelError."""
+    """An open checkpoint file. Tensors of a pickle are mapped: copy what is kept. Raises ModelError."""
     try:
         size, head = _size(path), _head(path)
         if head[:2] == b"PK":
             tensors, metadata = open_pickle(path, size)
             shapes = {name: Shape(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-            yield OpenTensorFile(path, shapes, metadata, get=tensors.__getitem__)
+            yield OpenTensorFile(path, shapes, metadata, get=tensors.__getitem__, mapped=True)
         elif _is_safetensors(head):
             with _open_safetensors(path) as file:
                 yield file
@@ -117,12 +123,26 @@ def _open_safetensors(path: Path) -> Iterator[OpenTensorFile]:
         stream = safe_open(str(path), "pt")
     except SafetensorError as error:
         raise ModelError(_damaged(path, str(error))) from None
-    with stream as file:
+    with stream as file, path.open("rb") as numbers:
         shapes = {}
         for name in file.keys():
             part = file.get_slice(name)
             shapes[name] = Shape(tuple(part.get_shape()), _dtype(path, name, part.get_dtype()))
-        yield OpenTensorFile(path, shapes, dict(file.metadata() or {}), get=file.get_tensor)
+        # The library has checked that tensors lie one after another, without gaps, behind the header.
+        places, at = {}, 8 + int.from_bytes(numbers.read(8), "little")
+        for name in file.offset_keys():
+            places[name] = at
+            at += math.prod(shapes[name].sizes) * shapes[name].dtype.itemsize
+
+        def read(name: str) -> torch.Tensor:
+            # The library maps the file, and what is mapped counts as memory of the process until it is closed.
+            tensor = torch.empty(shapes[name].sizes, dtype=shapes[name].dtype)
+            numbers.seek(places[name])
+            if numbers.readinto(tensor.view(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
+                raise ModelError(f"{path.name} has become shorter while it was read; copy or download it again")
+            return tensor
+
+        yield OpenTensorFile(path, shapes, dict(file.metadata() or {}), get=read)
 
 
 def _damaged(path: Path, error: str) -> str:

@@ -17,6 +17,7 @@ from weights.backends.measurement import Compute, Measured, fastest, measure
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
 from weights.model import Model
 from weights.model_info import ModelError, describe_error, input_channels
+from weights.offload import LAYERS
 from weights.opening import pick_device, pick_dtype
 
 from .errors import free_memory
@@ -235,6 +236,9 @@ class BackendChooser:
 
     def _compiled(self, base: Model) -> Model | None:
         """The model with its network translated by torch.compile, None where that fails."""
+        if base.offload == LAYERS:
+            self._give_up("torch.compile does not work with layers in host memory")
+            return None
         try:
             base.restore()
             model = base.computed_by(CompiledBackend(base.network, base.identity.dtype))

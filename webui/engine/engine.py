@@ -46,8 +46,8 @@ class Engine:
 
     registry     the plugins
     settings     model, device, outputs, weights and public are read
-    open_model   open_model(info, device) -> Model, called in the worker's thread; with dtype=... where another number
-                 format than the usual one is asked for
+    open_model   open_model(info, device) -> Model, called in the worker's thread; with dtype=... and offload=... where
+                 others than the usual ones are asked for
     find_models  find_models(folder) -> {name: ModelInfo}; by default what is in the folder, remembered until it changes
     check_model  check_model(info) raises ModelError for a model that cannot be opened, while another is still in use
     clock        seconds, for tests

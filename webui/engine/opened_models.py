@@ -16,6 +16,7 @@ from weights.extra_networks import ExtraNetworks
 from weights.identity import Patch
 from weights.model import Model
 from weights.model_info import ModelError, ModelInfo
+from weights.offload import AUTO, LAYERS, TEXT
 from weights.oom import out_of_memory
 from weights.opening import pick_device
 from weights.upscaler import Upscaler
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from webui.settings import Settings
 
 READY = "ready"
+OFFLOADED = {
+    TEXT: "text encoders in host memory",
+    LAYERS: "its layers in host memory, which is slower and needs little GPU memory",
+}
 
 log = logging.getLogger(__name__)
 
@@ -197,8 +202,8 @@ class ModelHolder:
     def _tell_ready(self) -> None:
         if self._opened:
             model = self._backends.fastest(self._opened.model)
-            how = self._backends.describe(model)
-            self._status = ", ".join(part for part in (f"{model.name} on {model.device}", how, READY) if part)
+            how = self._backends.describe(model), OFFLOADED.get(model.offload, "")
+            self._status = ", ".join(part for part in (f"{model.name} on {model.device}", *how, READY) if part)
 
     def upscalers(self) -> UpscalerHolder:
         """Where the worker keeps its upscaler."""
@@ -233,7 +238,8 @@ class ModelHolder:
 
     def _load(self, info: ModelInfo, device: str, dtype: str) -> Model:
         try:
-            return self._open_model(info, device, **({} if dtype == "auto" else {"dtype": dtype}))
+            wanted = {"dtype": dtype, "offload": self._settings.offload}
+            return self._open_model(info, device, **{name: each for name, each in wanted.items() if each != AUTO})
         except BaseException as error:
             if not out_of_memory(error):
                 self._status = explain(error, public=self._settings.public)

@@ -140,9 +140,10 @@ class Family(Protocol):
         """
         ...
 
-    def build(self, name: str, components: Mapping[str, Any]) -> ConditionedNetwork:
-        """The networks of a model from its opened components, which are on their device and in their dtype.
+    def build(self, name: str, components: Mapping[str, Any], device: torch.device) -> ConditionedNetwork:
+        """The networks of a model from its opened components.
 
-        name  of the model, for errors
+        name    of the model, for errors
+        device  that computes; weights may rest in host memory until they are called
         """
         ...

@@ -69,9 +69,9 @@ class StableDiffusion:
             unet = unet_config(version, sizes, text["hidden_size"])
         return StableDiffusionFile(file, unet, vae, version, text)
 
-    def build(self, name: str, components: Mapping[str, Any]) -> StableDiffusionNetwork:
+    def build(self, name: str, components: Mapping[str, Any], device: torch.device) -> StableDiffusionNetwork:
         """See `Family.build`."""
-        prompts = PromptEncoder(name, components["tokenizer"], components["text_encoder"])
+        prompts = PromptEncoder(name, components["tokenizer"], components["text_encoder"], device)
         return StableDiffusionNetwork(components["unet"], prompts)
 
 
@@ -124,7 +124,7 @@ class StableDiffusionNetwork(ConditionedNetwork):
     def __init__(self, unet: Any, prompts: PromptEncoder):
         self.unet, self.prompts = unet, prompts
         self.components: Mapping[str, torch.nn.Module] = {"unet": unet, "text_encoder": prompts.encoder}
-        self._device, self._dtype = unet.device, unet.dtype
+        self._device, self._dtype = prompts.device, unet.dtype
 
     def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
         """The hidden states of the prompt, see `PromptEncoder.encode`."""

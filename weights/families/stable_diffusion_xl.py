@@ -84,10 +84,12 @@ class StableDiffusionXL:
             unet = unet_config(sizes, text[0]["hidden_size"] + text[1]["hidden_size"])
         return StableDiffusionXLFile(file, unet, vae, text)
 
-    def build(self, name: str, components: Mapping[str, Any]) -> StableDiffusionXLNetwork:
+    def build(self, name: str, components: Mapping[str, Any], device: torch.device) -> StableDiffusionXLNetwork:
         """See `Family.build`."""
         encoders = [
-            PromptEncoder(name, components[f"tokenizer{end}"], components[f"text_encoder{end}"], penultimate=True)
+            PromptEncoder(
+                name, components[f"tokenizer{end}"], components[f"text_encoder{end}"], device, penultimate=True
+            )
             for end in ("", "_2")
         ]
         factor = 2 ** (len(components["vae"].config.block_out_channels) - 1)
@@ -149,7 +151,7 @@ class StableDiffusionXLNetwork(ConditionedNetwork):
             "text_encoder": first.encoder,
             "text_encoder_2": second.encoder,
         }
-        self._device, self._dtype = unet.device, unet.dtype
+        self._device, self._dtype = first.device, unet.dtype
 
     def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
         """The hidden states of both encoders side by side, and the pooled vector of the second for the first chunk.
