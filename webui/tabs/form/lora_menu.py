@@ -1,16 +1,20 @@
-"""The menu of LoRAs below a prompt, which writes `<lora:name:0.8>` into it."""
+"""The menu of LoRAs below a prompt, which writes `<lora:name:0.8>` into it, and the settings of distilled ones."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
+from webui.core.distilled_loras import few_steps_in
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
 from webui.tabs.form.page_context import Page
 from weights.extra_networks import ExtraNetworks
 
+from .apply_settings import fill
 from .form import Form
+from .form_events import refilled
 
 # A name stands in the prompt once: choosing it again changes its strength.
 INSERT = """(prompt, name, strength) => {
@@ -21,7 +25,15 @@ INSERT = """(prompt, name, strength) => {
 }"""
 
 
-def build_lora_menu(mode: str, prompt: gr.Textbox, extra: ExtraNetworks) -> gr.Dropdown:
+@dataclass(frozen=True, eq=False)
+class LoraMenu:
+    """The menu, and a button that takes over the settings that a LoRA in the prompt is made for."""
+
+    menu: gr.Dropdown
+    few_steps: gr.Button
+
+
+def build_lora_menu(mode: str, prompt: gr.Textbox, extra: ExtraNetworks) -> LoraMenu:
     """A folded menu of the LoRAs and a strength, and a button that puts both into the prompt."""
     with gr.Accordion("LoRA", open=False, elem_id=f"{mode}-loras", elem_classes="more"), gr.Row():
         menu = gr.Dropdown(
@@ -39,16 +51,28 @@ def build_lora_menu(mode: str, prompt: gr.Textbox, extra: ExtraNetworks) -> gr.D
         )
         add = gr.Button("Into the prompt", size="sm", elem_id=f"{mode}-lora-add", min_width=90, scale=1)
     add.click(None, [prompt, menu, strength], prompt, js=INSERT, api_visibility="private")
-    return menu
+    return LoraMenu(menu, gr.Button("", size="sm", visible=False, elem_id=f"{mode}-few-steps"))
 
 
-def connect_lora_menu(page: Page, form: Form, menu: gr.Dropdown) -> None:
-    """Read the menu anew when the page is opened or a model has been."""
+def few_steps_button(prompt: str) -> dict[str, Any]:
+    """An update of the button: hidden unless a prompt names a LoRA that is made for few steps."""
+    found = few_steps_in(prompt)
+    return gr.update(visible=found is not None, value=f"Use {found}" if found else "")
+
+
+def connect_lora_menu(page: Page, form: Form, loras: LoraMenu) -> None:
+    """Read the menu anew when the page is opened or a model has been; take over settings."""
 
     def refresh() -> dict[str, Any]:
         return gr.update(choices=names(page.engine.extra))
 
-    on_change([form.revision, page.status], refresh, None, menu, **QUIET, **RAW)
+    def take_over(prompt: str, kept: Any) -> Updates:
+        found = few_steps_in(prompt or "")
+        return fill(page, form, kept, found.fields)[0] if found else {}
+
+    on_change([form.revision, page.status], refresh, None, loras.menu, **QUIET, **RAW)
+    given = [form.fields["prompt"], page.kept[form.mode]]
+    loras.few_steps.click(take_over, given, refilled(form), **QUIET)
 
 
 def names(extra: ExtraNetworks) -> list[str]:

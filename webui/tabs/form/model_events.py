@@ -15,15 +15,19 @@ from weights.model_info import ModelInfo
 from .card_view import chips, read_prompt, wall, words_note
 from .controls import PromptBox, size_box
 from .form import Form
+from .lora_menu import few_steps_button
 from .prompt_notes import example_of
 
 SHOWN = 4  # files that cannot be used, by name; a folder may be full of them
 
 
-def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None = None) -> None:
+def connect_model(
+    page: Page, form: Form, box: PromptBox, stage: gr.HTML | None = None, few_steps: gr.Button | None = None
+) -> None:
     """Tell of the prompt's tokens and words as it is typed, and what is to know about the model and its card.
 
-    stage  where the wall of the model's pictures is shown
+    stage      where the wall of the model's pictures is shown
+    few_steps  see `lora_menu.LoraMenu`
     """
     prompt, model, revision = form.fields["prompt"], form.fields["model"], form.revision
     syntax = form.fields["prompt_syntax"]
@@ -31,8 +35,12 @@ def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None 
     # What the page was built with: the wall of the same model need not be sent again.
     shown = gr.State(first.name if first else "")
 
-    def read(text: str | None, name: str | None, syntax: str | None) -> str:
-        text, extra, limits = text or "", page.engine.extra, page.engine.limits
+    def read(text: str | None, name: str | None, syntax: str | None) -> Updates:
+        button = {few_steps: few_steps_button(text or "")} if few_steps else {}
+        return {box.words: said_of(text or "", name, syntax), **button}
+
+    def said_of(text: str, name: str | None, syntax: str | None) -> str:
+        extra, limits = page.engine.extra, page.engine.limits
         # What is too long to run is not read either.
         if len(text) > limits.prompt:
             return ""
@@ -55,7 +63,8 @@ def connect_model(page: Page, form: Form, box: PromptBox, stage: gr.HTML | None 
         sizes = gr.update(**size_box(info))
         return {box.chips: chips(form.mode, info), shown: info.name, form.size_box: sizes, **walls}
 
-    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], box.words, **QUIET, **RAW)
+    said = [box.words, *([few_steps] if few_steps else [])]
+    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], said, **QUIET, **RAW)
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
     outputs = [box.chips, shown, form.size_box, *([stage] if stage else [])]
     on_change([model, revision], introduce, [model, shown], outputs, **QUIET, **RAW)

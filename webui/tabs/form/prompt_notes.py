@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from webui.core.distilled_loras import few_steps_of
 from webui.core.prompt_dialects import unapplied
 from webui.core.text import as_sentence
 from weights.extra_networks import ExtraNetworks
@@ -14,15 +13,6 @@ from weights.prompt_syntax import PromptError, lora_tags, without_tags
 
 SHOWN = 160  # characters of a prompt in a sentence
 STAGES = 4  # changes that are told
-# LoRAs that make few steps enough are called after their method.
-DISTILLED = re.compile(r"(?i)(?<![a-z])(lcm|tcd|hyper|turbo|lightning)(?![a-z])")
-HOW_TO_USE = {
-    "lcm": "sampler LCM, 4 to 8 steps, guidance 1 to 2",
-    "tcd": "sampler TCD, 4 to 8 steps, guidance 1",
-    "hyper": "sampler TCD or DDIM, as many steps as its name says, guidance 1, schedule Uniform trailing",
-    "turbo": "4 to 8 steps, guidance 1 to 2, schedule Uniform trailing",
-    "lightning": "sampler Euler, as many steps as its name says, guidance 1, schedule Uniform trailing",
-}
 
 
 def example_of(text: str, extra: ExtraNetworks, syntax: str = "full", choices: bool = True) -> tuple[str, list[str]]:
@@ -74,8 +64,8 @@ def _extra_networks(text: str, extra: ExtraNetworks) -> list[str]:
             continue
         how = f"{tag.text:g} in the text encoder, {tag.unet:g} in the UNet" if tag.text != tag.unet else f"{tag.unet:g}"
         notes.append(f"LoRA {tag.name} at {how}.")
-        if method := DISTILLED.search(tag.name):
-            notes.append(f"It is made for few steps: {HOW_TO_USE[method[1].lower()]}.")
+        if few := few_steps_of(tag.name):
+            notes.append(f"It is made for few steps: {few}.")
     if words := extra.embeddings_in(text):
         notes.append(f"Textual inversion: {', '.join(words)}.")
     return notes

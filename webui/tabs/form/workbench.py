@@ -67,7 +67,7 @@ def build_workbench(
             more |= strength()
             form = build_form(page, mode, box.prompt, more)
     connect_form(page, form)
-    connect_model(page, form, box, result.wall)
+    connect_model(page, form, box, result.wall, loras.few_steps)
     connect_lora_menu(page, form, loras)
     connect_presets(page, form, presets)
     events = connect_run(page, form, result, buttons)
