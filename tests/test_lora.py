@@ -1,6 +1,7 @@
 """LoRAs: what diffusers, PEFT and LyCORIS make of the same files, nothing left behind, and names for what is wrong."""
 
 import copy
+import json
 import re
 
 import numpy as np
@@ -246,6 +247,20 @@ def test_a_kronecker_product_with_a_core_is_lycoris_own():
     torch.testing.assert_close(LayerChange(torch.nn.Conv2d(24, 32, 3), parts, 1.0).weight(), theirs)
 
 
+def test_a_rank_stabilized_one_is_what_peft_makes_of_it(tmp_path):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    module = torch.nn.ModuleDict({"linear": torch.nn.Linear(24, 32)})
+    plain = copy.deepcopy(module)
+    config = peft.LoraConfig(r=9, lora_alpha=4, use_rslora=True, target_modules=["linear"], init_lora_weights=False)
+    wrapped, x = peft.inject_adapter_in_model(config, module), random(2, 24)
+    tensors = {f"base_model.model.{name}": t for name, t in peft.get_peft_model_state_dict(wrapped).items()}
+    metadata = {"lora_adapter_metadata": json.dumps({"lora_alpha": 4, "r": 9, "use_rslora": True})}
+    save_file(tensors, path := tmp_path / "one.safetensors", metadata)
+    with torch.no_grad(), applied(changes_of([(read_lora(path, "one"), Strength())], {"unet": plain}, "two")):
+        torch.testing.assert_close(plain["linear"](x), wrapped["linear"](x))
+
+
 class TestNames:
     def test_tags_are_read_and_are_no_words(self):
         text = "a <lora:x:0.8>cat <lora:sub/y.v2> <lora:z:0.25:-1>"
@@ -317,7 +332,8 @@ WRONG = {
     "not finite": (GOOD | {UP: torch.full((128, 2), torch.nan)}, "finite"),
     "whole numbers": (GOOD | {UP: torch.ones(128, 2, dtype=torch.int8)}, "int8"),
     "an alpha of two": (GOOD | {f"{Q}.alpha": torch.ones(2)}, "one number"),
-    "OFT": (GOOD | {f"{Q}.oft_blocks": torch.ones(2, 2, 2)}, "kind"),
+    "OFT": (GOOD | {f"{Q}.oft_blocks": torch.ones(2, 2, 2)}, "OFT"),
+    "GLoRA": (GOOD | {f"{Q}.a1.weight": torch.ones(2, 2)}, "GLoRA"),
     "DoRA of inputs": (GOOD | {f"{Q}.dora_scale": torch.ones(1, 192)}, "shapes"),
     "no LoRA": ({"x": torch.ones(1)}, "not a LoRA"),
 }

@@ -10,6 +10,7 @@ LyCORIS (LoCon, LoHa, LoKr, full) uses kohya's names with other ends.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .lora_layers import is_whole
+from .lora_layers import is_whole, rank_of
 from .model_info import ModelError
 from .tensors import TensorFile, open_tensors, read_shapes
 
@@ -29,6 +30,13 @@ ENDS = (
     (r"\.lora_mid\.weight", "mid"),
     (r"\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?)", "magnitude"),
     (r"\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|alpha)(?:\.default)?", None),
+)
+# kohya's OFT and LyCORIS' have the same names and turn different sides, and a file does not say which it is.
+OTHER_KINDS = (
+    (r"\.oft_blocks$|\.oft_[RQr]|\.oft_diag$|\.rescale$", "OFT"),
+    (r"\.(?:[ab][12]|bm)\.weight$", "GLoRA"),
+    (r"\.on_input$", "IA3"),
+    (r"\.(?:w_norm|b_norm)$", "a change of norms"),
 )
 PREFIXES = (
     (r"lora_unet_|lycoris_unet_|unet\.", "unet"),
@@ -54,7 +62,7 @@ class LoraFile:
 
     layers  its tensors by layer and name, see `weights.lora_layers`; a layer is (component, name with "_" for "."),
             where the component is "" if the file does not say it
-    alphas  alpha by layer, where the file says it
+    alphas  alpha by layer, where the file says it; of a rank-stabilized one, with which alpha / rank is its scale
     base    what it was made for, in a few words; "" if that is not known
     """
 
@@ -86,7 +94,7 @@ def read_lora(path: Path, name: str) -> LoraFile:
                 if not tensor.isfinite().all():
                     raise ModelError(f"LoRA {path.name} holds numbers that are not finite, in {parts[part]}")
             alpha = tensors.pop("alpha", None)
-            value = float(alpha) if alpha is not None and alpha.numel() == 1 else configured(layer)
+            value = float(alpha) if alpha is not None and alpha.numel() == 1 else configured(layer, rank_of(tensors))
             if value is not None:
                 alphas[layer] = value
             layers[layer] = tensors
@@ -138,8 +146,9 @@ def _split(key: str, path: Path) -> tuple[tuple[str, str], str]:
         match = re.search(f"{pattern}$", key)
         if match:
             return _layer_of(key[: match.start()]), part or match[1]
+    kind = next((f", {kind}," for pattern, kind in OTHER_KINDS if re.search(pattern, key)), "")
     raise ModelError(
-        f"LoRA {path.name} is of a kind that cannot be applied (it holds {key[:100]}); "
+        f"LoRA {path.name} is of a kind that cannot be applied{kind} (it holds {key[:100]}); "
         "LoRA, LoCon, LoHa, LoKr and DoRA can"
     )
 
@@ -163,7 +172,7 @@ def flat_name(name: str) -> str:
 
 
 def _configured_alphas(metadata: Mapping[str, Any], path: Path) -> Any:
-    """alpha(layer) from PEFT's configuration in the header, or in adapter_config.json beside the file."""
+    """alpha(layer, rank) from PEFT's configuration in the header, or in adapter_config.json beside the file."""
     try:
         beside = path.with_name("adapter_config.json")
         if METADATA in metadata:
@@ -177,17 +186,17 @@ def _configured_alphas(metadata: Mapping[str, Any], path: Path) -> Any:
     def setting(component: str, name: str) -> Any:
         return known.get(f"{component}.{name}", known.get(name))
 
-    def alpha(layer: tuple[str, str]) -> float | None:
+    def alpha(layer: tuple[str, str], rank: int | None) -> float | None:
         component, name = layer
+        # alpha / sqrt(rank) is the scale of rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
+        factor = math.sqrt(rank) if rank and setting(component, "use_rslora") else 1.0
         patterns = setting(component, "alpha_pattern")
         for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
             if f"_{name}".endswith(f"_{flat_name(str(pattern).strip('^$'))}"):
-                return float(value)
+                return float(value) * factor
         value = setting(component, "lora_alpha" if setting(component, "lora_alpha") is not None else "alpha")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        if setting(component, "use_rslora"):
-            raise ModelError(f"LoRA {path.name} is a rank-stabilized LoRA (rsLoRA), which is not supported")
-        return float(value)
+        return float(value) * factor
 
     return alpha
