@@ -69,6 +69,7 @@ def run(flags, rest):
         list_plugins(flags)
     else:
         commands = {"draw": draw, "info": info, "check": check, "replay": replay, "account": write_account}
+        commands["calibrate"] = calibrate
         sys.exit(commands[flags.command](flags, rest))
 
 
@@ -124,6 +125,14 @@ def check(flags, rest):
     from webui.check_command import check_files
 
     return check_files(flags.files, flags.json, flags.distilled)
+
+
+def calibrate(flags, rest):
+    """Fit a sampler to a model; 0 if anything was kept."""
+    from webui.calibrate_command import calibrate_sampler
+    from webui.settings import settings_without_page
+
+    return calibrate_sampler(settings_without_page(flags, ROOT), flags)
 
 
 def list_plugins(flags):

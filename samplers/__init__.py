@@ -5,6 +5,7 @@ from .schedule import NoiseSchedule  # isort: skip
 from .guidance import CFG as CFG  # isort: skip
 from .exponential import multistep_weights
 from .options import Choice, Length, Range
+from .reference import solve_flow
 from .sampler import Step, Stopped, guidance, hookimpl, sampler, schedule
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "multistep_weights",
     "sampler",
     "schedule",
+    "solve_flow",
 ]

@@ -184,19 +184,22 @@ class TextOption(Option):
         return dict(longest=self.longest)
 
 
-def read_options(function: Callable, positional: tuple[str, ...]) -> tuple[Option, ...]:
+def read_options(function: Callable, positional: tuple[str, ...], others: tuple[str, ...] = ()) -> tuple[Option, ...]:
     """Read the options of a function whose leading arguments must be `positional`, in any spelling.
 
+    others  keyword-only arguments that it has beside its options
     Raises TypeError, naming the function and the argument, where the signature is not of this form.
     """
     parameters = list(inspect.signature(function).parameters.values())
     leading = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     where = f"{function.__name__}()"
+    if missing := [name for name in others if name not in {p.name for p in options}]:
+        raise TypeError(f"{where} must take the keyword argument {missing[0]}=None")
     if len(leading) != len(positional) or len(leading) + len(options) != len(parameters):
         raise TypeError(f"{where} must take ({', '.join(positional)}) and, after a *, its options")
     hints = typing.get_type_hints(function, include_extras=True)
-    return tuple(_option(where, p, hints.get(p.name)) for p in options)
+    return tuple(_option(where, p, hints.get(p.name)) for p in options if p.name not in others)
 
 
 def _option(where: str, parameter: inspect.Parameter, hint: Any) -> Option:

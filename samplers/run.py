@@ -20,11 +20,15 @@ from .schedule import NoiseSchedule, cut
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, known before it starts: the visualizer draws it and the run executes it."""
+    """What a run will do, known before it starts: the visualizer draws it and the run executes it.
+
+    coefficients  those of a sampler that is calibrated, {} for none; None where nobody has looked for them yet
+    """
 
     sampler: Sampler
     options: Mapping[str, Any]
     sigmas: tuple[float, ...]
+    coefficients: Mapping[str, Any] | None = None
 
     @cached_property
     def calls(self) -> int | None:
@@ -132,7 +136,7 @@ def run_passes(
 
 def steps(plan: Plan, denoise: Denoise, x: torch.Tensor, noise: Noise) -> Iterator[Step]:
     """The sampler's steps, each checked, its failures turned into SamplerFailed."""
-    generator = plan.sampler(denoise, x, plan.sigmas, noise, **plan.options)
+    generator = plan.sampler(denoise, x, plan.sigmas, noise, coefficients=plan.coefficients or None, **plan.options)
     while True:
         try:
             step = next(generator)

@@ -31,6 +31,7 @@ from .estimates import CheckedDenoise, Denoise
 from .options import Option, read_options, resolve
 from .schedule import NoiseSchedule
 
+COEFFICIENTS = "coefficients"  # the argument of a sampler that is calibrated
 PROJECT = "sigmalab"  # pluggy's project name and the entry-point group of plugin packages
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -72,11 +73,16 @@ class Sampler:
     requires: str = ""
     distilled: bool = False
     resizes: bool = False
+    calibrate: Callable[..., Mapping[str, Any]] | None = None
 
-    def __call__(self, denoise: Denoise, x, sigmas, noise, **options) -> Steps:
-        """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option."""
+    def __call__(self, denoise: Denoise, x, sigmas, noise, *, coefficients=None, **options) -> Steps:
+        """Start a run: the steps of this sampler. Raises ValueError on an unknown or out-of-range option.
+
+        coefficients  what `calibrate` returned for these sigmas; None for a sampler without it, or without a fit
+        """
         sigmas = tuple(sigmas)
-        return self.function(CheckedDenoise(denoise, sigmas), x, sigmas, noise, **self.resolve(options))
+        given = self.resolve(options) | ({COEFFICIENTS: coefficients} if self.calibrate else {})
+        return self.function(CheckedDenoise(denoise, sigmas), x, sigmas, noise, **given)
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options' values, checked; ValueError names what is allowed."""
@@ -184,6 +190,7 @@ def sampler(
     requires="",
     distilled=False,
     resizes=False,
+    calibrate=None,
 ):
     """Make a generator function a `Sampler`.
 
@@ -194,13 +201,18 @@ def sampler(
     requires    a large package that it imports when it runs: its check at start is then put off
     distilled   takes an estimate for the end of the flow, as networks distilled for it answer: biased on others
     resizes     asks the network at other sizes than that of x: it then cannot run beside a mask
+    calibrate   a function (denoise, starts, sigmas, noise) -> numbers that fit the sampler to a model, a dict of JSON
+                data. The sampler has a keyword argument `coefficients=None`: those of a fit to its sigmas, or None, for
+                which it runs as well as it can. `starts` are states at sigmas[0], one of each picture; denoise also
+                takes a whole multiple of them, the same pictures again and again.
     order, stochastic and own_grid may be functions (**options) too.
     """
 
     def decorate(function: Callable[..., Steps]) -> Sampler:
         if not inspect.isgeneratorfunction(function):
             raise TypeError(f"{function.__name__}() must be a generator: it has to yield Step(x, sigma, denoised)")
-        options = read_options(function, ("denoise", "x", "sigmas", "noise"))
+        own = (COEFFICIENTS,) if calibrate else ()
+        options = read_options(function, ("denoise", "x", "sigmas", "noise"), own)
         # no_grad must wrap the generator function itself: a `with` around a yield leaks into other threads.
         quiet = torch.no_grad()(function)
         return Sampler(
@@ -216,6 +228,7 @@ def sampler(
             requires,
             distilled,
             resizes,
+            calibrate and torch.no_grad()(calibrate),
         )
 
     return decorate

@@ -54,6 +54,17 @@ class ToyModel:
 
         return denoise
 
+    def denoiser_of_each(self, prompts, guidance=1.0):
+        each = [self.denoiser(prompt) for prompt in prompts]
+
+        class Denoise:
+            model = self.schedule
+
+            def __call__(self, x, sigma):
+                return torch.cat([each[i % len(each)](x[i : i + 1], sigma) for i in range(len(x))])
+
+        return Denoise()
+
     def identity_for(self, prompt, negative_prompt=""):
         return self.identity
 

@@ -3,20 +3,35 @@
 import inspect
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import samplers
 import samplers.testing
+from samplers.noise import Noise
 from samplers.registry import HOOKS, discover
 from samplers.sampler import Hooks, guidance, sampler, schedule
 from samplers.sources import API_VERSION, DECLARED
 from samplers.testing import check_guidance, check_sampler, check_schedule, checks
+from webui.engine.reference_problem import exact_end, mixture_problem, relative_error
 
 README = (Path(__file__).parents[1] / "plugins" / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FIRST, OPTIONS, PARTS, SCHEDULE, GUIDANCE, TESTS = BLOCKS
+FIRST, OPTIONS, PARTS, CALIBRATION, SCHEDULE, GUIDANCE, TESTS = BLOCKS
+
+
+@dataclass(frozen=True)
+class Leveled:
+    """A closed form with the noise levels of a network."""
+
+    denoise: Any
+    model: Any
+
+    def __call__(self, x, sigma):
+        return self.denoise(x, sigma)
 
 
 def load(folder: Path, text: str):
@@ -45,6 +60,21 @@ def test_the_sampler_with_options_keeps_the_contract(tmp_path):
 
 def test_the_sampler_that_asks_for_parts_keeps_the_contract(tmp_path):
     check_sampler(load(tmp_path, PARTS).sampler("My Euler CFG++").item)
+
+
+def test_the_sampler_that_is_calibrated_keeps_the_contract_and_gains(tmp_path):
+    item = load(tmp_path, CALIBRATION).sampler("My fitted Euler").item
+    check_sampler(item)
+    problem, sigmas = mixture_problem(), (14.6146, 4.0, 1.0, 0.3, 0.0)
+    x = sigmas[0] * Noise(problem.seeds, "initial")(problem.zeros)
+    denoise = Leveled(problem.denoise, problem.levels)
+    fitted = item.calibrate(denoise, x, sigmas, None)
+
+    def error(coefficients):
+        *_, last = item(denoise, x, sigmas, None, coefficients=coefficients)
+        return relative_error(last.x, exact_end(problem))
+
+    assert error(fitted) < error(None)
 
 
 def test_the_schedule_is_one(tmp_path):

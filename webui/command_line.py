@@ -25,6 +25,7 @@ USAGE = """python launch.py [flags]
        python launch.py draw PROMPT [flags]              draw pictures without the page
        python launch.py info FILE... [--json]            show what pictures carry
        python launch.py check FILE... [--json]           check a plugin as its author's tests would
+       python launch.py calibrate [flags]                fit a sampler to a model: fewer calls for the same picture
        python launch.py replay FILE... [flags]           draw pictures again and compare them
        python launch.py account NAME --auth-file FILE    an account of a shared page
        python launch.py test [pytest flags]
@@ -41,7 +42,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog = "The rest goes to pytest." if command == "test" else None
         flags = _parser(command, "", add_help=command == "test", epilog=epilog)
         return flags.parse_known_args(rest)
-    parsers = {"account": _account_flags, "replay": _replay_flags, "info": _info_flags, "check": _check_flags}
+    parsers = {
+        "account": _account_flags,
+        "replay": _replay_flags,
+        "info": _info_flags,
+        "check": _check_flags,
+        "calibrate": _calibrate_flags,
+    }
     if command in parsers:
         return parsers[command]().parse_args(rest), []
     return _page_flags(arguments), []
@@ -152,6 +159,35 @@ def _check_flags() -> argparse.ArgumentParser:
     flags.add_argument("--json", action="store_true", help="print a JSON list with an object for each plugin")
     text = "the samplers are for distilled networks, which answer with the end of the flow, such as LCM"
     flags.add_argument("--distilled", action="store_true", help=text)
+    return flags
+
+
+def _calibrate_flags() -> argparse.ArgumentParser:
+    text = (
+        "Fit the coefficients of a sampler to a model, for some numbers of network calls, and keep those that beat the "
+        "other samplers on prompts that were not fitted. The exit status is 0 if one was kept, 1 if none was, 2 for a "
+        "wrong command line."
+    )
+    flags = _parser("calibrate", text)
+    flags.add_argument("--model", metavar="NAME", default="", help="model in weights/ (default: the embedded one)")
+    flags.add_argument("--sampler", metavar="NAME", default="Calibrated", help="sampler to fit (default %(default)s)")
+    flags.add_argument(
+        "--calls", type=int, nargs="+", metavar="N", default=[4, 6, 8, 10], help="network calls a picture"
+    )
+    flags.add_argument("--guidance", type=float, metavar="X", help="guidance scale (default: the model's)")
+    flags.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), default=[0, 0], help="(default: the model's)")
+    text = "schedules to fit on; the best counts (default %(default)s)"
+    flags.add_argument("--schedule", nargs="+", metavar="NAME", default=["Karras"], help=text)
+    text = "a text file with a prompt a line; half of them are fitted and half tested (default: the model's own)"
+    flags.add_argument("--prompts", type=Path, metavar="FILE", help=text)
+    flags.add_argument(
+        "--pictures", type=int, metavar="N", default=16, help="to fit, and to test (default %(default)s)"
+    )
+    flags.add_argument("--again", action="store_true", help="also what has been kept before")
+    flags.add_argument("--json", action="store_true", help="print a JSON list with an object for each number of calls")
+    flags.add_argument("--outputs", type=output_folder, metavar="DIR", help="where they are kept (default: outputs/)")
+    add_work(flags)
+    add_plugins(flags)
     return flags
 
 

@@ -15,8 +15,13 @@ class TensorCondition:
     tensors: Mapping[str, torch.Tensor]
 
     def repeat(self, images: int) -> TensorCondition:
-        """The condition of one image for so many, without copying."""
-        return TensorCondition({name: t.expand(images, *t.shape[1:]) for name, t in self.tensors.items()})
+        """The condition of one image for so many, without copying; those of several, in turn, again and again."""
+        own = len(next(iter(self.tensors.values())))
+        if own == 1:
+            return TensorCondition({name: t.expand(images, *t.shape[1:]) for name, t in self.tensors.items()})
+        if images % own:
+            raise ValueError(f"{images} images have no whole share of {own} conditions")
+        return TensorCondition({name: t.repeat(images // own, *[1] * (t.ndim - 1)) for name, t in self.tensors.items()})
 
     def join(self, other: TensorCondition) -> TensorCondition | None:
         """Join both in one batch; None if shapes differ (prompts of other lengths): padding changes the picture."""

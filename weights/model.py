@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -201,6 +201,23 @@ class Model:
         network = Network(function, self.schedule, self.info.prediction)
         interval = Interval(guidance_low, guidance_high)
         return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap, method)
+
+    def denoiser_of_each(self, prompts: Sequence[str], guidance: float = 1.0) -> Denoise:
+        """denoise(x, sigma) of as many pictures as prompts, or of a whole multiple of them, with an empty negative
+        prompt.
+
+        Raises ModelError for prompts that are not of one length in chunks, and for a network made for inpainting.
+        """
+        if self.info.inpaints:
+            raise ModelError("a network made for inpainting draws no picture from words alone")
+        joined: Any = None
+        for prompt in prompts:
+            condition: Any = self.encode_prompt(prompt)
+            joined = condition if joined is None else joined.join(condition)
+            if joined is None:
+                raise ModelError("the prompts are not of one length; take short ones")
+        network = Network(self.network, self.schedule, self.info.prediction)
+        return guide(network, joined, self.encode_prompt(""), guidance)
 
     def blank_hole(self, size: tuple[int, int]) -> Hole:
         """The hole of a picture of which nothing is known, for latents of a (height, width)."""

@@ -40,7 +40,7 @@ def make_record(
             prompts before their styles and random choices
     guidance  its origin; None or an empty one for CFG
     """
-    first, *later = (asdict(each) | {"sigmas": list(each.sigmas)} for each in passes)
+    first, *later = (each.to_json() for each in passes)
     return read_record(
         dict(
             schema=SCHEMA,
@@ -51,6 +51,7 @@ def make_record(
             nfe=nfe,
             sampler=first["sampler"],
             schedule=first["schedule"],
+            **({"coefficients": first["coefficients"]} if "coefficients" in first else {}),
             **({"guidance": asdict(guidance)} if guidance and guidance.id else {}),
             **({"later_passes": later} if later else {}),
             model=dict(model),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from io import BytesIO
 from typing import Any, TypeGuard
 
@@ -47,16 +47,25 @@ class PluginOrigin:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What ran in a pass: its sigmas, and where they and its sampler came from."""
+    """What ran in a pass: its sigmas, where they and its sampler came from, and the sampler's coefficients, if any."""
 
     sigmas: tuple[float, ...]
     sampler: PluginOrigin
     schedule: PluginOrigin
+    coefficients: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sampler: Entry, schedule: Entry, sigmas: Sequence[float]) -> PassRecord:
+    def of(
+        cls, sampler: Entry, schedule: Entry, sigmas: Sequence[float], coefficients: Mapping[str, Any] | None = None
+    ) -> PassRecord:
         """The pass of loaded plugins."""
-        return cls(tuple(map(float, sigmas)), PluginOrigin.of(sampler), PluginOrigin.of(schedule))
+        origins = PluginOrigin.of(sampler), PluginOrigin.of(schedule)
+        return cls(tuple(map(float, sigmas)), *origins, dict(coefficients or {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """The pass as JSON data."""
+        data = asdict(self) | {"sigmas": list(self.sigmas)}
+        return data if self.coefficients else {name: each for name, each in data.items() if name != "coefficients"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class Record:
                    pass
     written        the prompts as they were written, where the request has what came of their styles and random choices
     styles         the names of these styles
+    coefficients   of the first pass, see `PassRecord`
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
     source         of a picture that was only enlarged: the record of the drawing, None if it is not known
@@ -127,6 +137,7 @@ class Record:
     guidance: PluginOrigin = PluginOrigin()
     written: Mapping[str, str] = field(default_factory=dict)
     styles: tuple[str, ...] = ()
+    coefficients: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_upscaled(self) -> bool:
@@ -184,6 +195,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
         PluginOrigin(**_texts(data, "guidance", PluginOrigin)),
         _texts(data, "written", longest=MAX_TEXT),
         tuple(_text(each) for each in styles if isinstance(each, str)) if isinstance(styles, list) else (),
+        first.coefficients,
     )
 
 
@@ -217,11 +229,12 @@ def parse_record(text: str) -> Record:
 
 
 def _pass(data: Mapping[str, Any]) -> PassRecord:
-    sigmas = data.get("sigmas")
+    sigmas, coefficients = data.get("sigmas"), data.get("coefficients")
     return PassRecord(
         tuple(map(float, sigmas)) if isinstance(sigmas, list) and all(map(_is_float, sigmas)) else (),
         PluginOrigin(**_texts(data, "sampler", PluginOrigin)),
         PluginOrigin(**_texts(data, "schedule", PluginOrigin)),
+        coefficients if isinstance(coefficients, dict) else {},
     )
 
 

@@ -102,6 +102,11 @@ class ResolvedRequest:
         ]
         return replace(self, plan=walked[0], hires_plan=walked[1] if self.hires_plan else None)
 
+    def with_coefficients(self, *coefficients: Mapping[str, Any]) -> ResolvedRequest:
+        """The same passes with these coefficients of their samplers, {} for none."""
+        plans = [replace(plan, coefficients=each) for plan, each in zip(self.plans, coefficients, strict=True)]
+        return replace(self, plan=plans[0], hires_plan=plans[1] if self.hires_plan else None)
+
 
 def resolve(
     request: Request,

@@ -20,6 +20,7 @@ from webui.core.resolved_request import ResolvedRequest
 from weights.inpainting_network import Hole
 from weights.prompt_schedule import Clock
 
+from .calibrated_runs import with_coefficients
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
@@ -116,6 +117,9 @@ def draw(
     model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
     fell_back = model is not context.model
     context = replace(context, model=model)
+    weights = model.identity.weights
+    resolved, notes = with_coefficients(resolved, context.registry, weights, context.outputs)
+    drawing = replace(drawing, resolved=resolved)
     groups = list(batches(drawing.request.count, batch_size_of(resolved, batch_size)))
     progress = ProgressReporter(resolved, [len(group) for group in groups], context, previews)
     sink, stopped = PictureSink(drawing.resolved, context), False
@@ -166,7 +170,8 @@ def draw(
     except Stopped:
         stopped = True
     info = drawing.info(sink.saved, progress.seconds, stopped)
-    return info | ({"notes": [*info.get("notes", ()), WITH_LORA]} if fell_back else {})
+    notes += [WITH_LORA] if fell_back else []
+    return info | ({"notes": [*info.get("notes", ()), *notes]} if notes else {})
 
 
 def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:

@@ -87,7 +87,10 @@ class PictureSink:
         return make_record(
             request,
             index,
-            [PassRecord.of(*names, sigmas) for names, sigmas in zip(self._origins, facts.sigmas, strict=True)],
+            [
+                PassRecord.of(*names, sigmas, plan.coefficients)
+                for names, sigmas, plan in zip(self._origins, facts.sigmas, self._resolved.plans, strict=True)
+            ],
             facts.nfe,
             origin_of(model.name, identity_of(model, request, self._context.upscalers)),
             facts.batch,

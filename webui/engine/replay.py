@@ -161,7 +161,8 @@ def recipe(
         plan.sigmas if plan.own_grid else _checked(sigmas, engine)
         for plan, sigmas in zip(resolved.plans, ran, strict=True)
     ]
-    resolved = resolved.with_sigmas(*walked)
+    kept = [record.coefficients, *(each.coefficients for each in record.later_passes[: len(resolved.plans) - 1])]
+    resolved = resolved.with_sigmas(*walked).with_coefficients(*kept)
     device = None if public else _device(record.model.device)
     environment = RunEnvironment(
         device=device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -42,29 +42,43 @@ def key_of(
     digest: str,
     device: str,
     source: str = "",
+    coefficients: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The key of a picture: a hash of settings, plugins' code, weights, device, noise, and the input's digest.
 
-    request  a resolved request of one picture as plain data
+    request       a resolved request of one picture as plain data
+    coefficients  of the samplers of its passes, {} for none
     """
     unused = () if request.get("mode") == "img2img" else input_fields(Request)
     settings = {name: value for name, value in request.items() if name not in ("image", "mask", *unused)}
     plugins = [asdict(each) for each in (sampler, schedule, guidance)]
-    parts = [settings, *plugins, digest, device, NOISE_VERSION, source]
+    parts = [
+        settings,
+        *plugins,
+        digest,
+        device,
+        NOISE_VERSION,
+        source,
+        *([list(coefficients)] if any(coefficients) else []),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def key_of_request(
-    request: Request, registry: Registry, model: ModelIdentity, source: InputPicture | None = None
+    request: Request,
+    registry: Registry,
+    model: ModelIdentity,
+    source: InputPicture | None = None,
+    coefficients: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The key of a resolved request of one picture on a model, with its input picture."""
+    """The key of a resolved request of one picture on a model, with its input picture; see `key_of`."""
     sampler, schedule = (
         PluginOrigin.of(entry) for entry in (registry.sampler(request.sampler), registry.schedule(request.schedule))
     )
     method = request.guidance_method
     guidance = PluginOrigin.of(registry.guidance(method)) if method else PluginOrigin()
     inputs = "".join(digest_of(image) for image in (source.picture, source.mask) if image) if source else ""
-    return key_of(request.to_json(), sampler, schedule, guidance, model.digest, model.device, inputs)
+    return key_of(request.to_json(), sampler, schedule, guidance, model.digest, model.device, inputs, coefficients)
 
 
 def key_of_record(record: Record) -> str | None:
@@ -75,7 +89,9 @@ def key_of_record(record: Record) -> str | None:
     request, model = {**record.request, "seed": record.seed, "count": 1, **own}, record.model
     weights = weights_digest(model.digest, model.vae, model.parts, record.patches)
     inputs = record.input_digest + record.mask_digest
-    return key_of(request, record.sampler, record.schedule, record.guidance, weights, model.device, inputs)
+    coefficients = [record.coefficients, *(each.coefficients for each in record.later_passes)]
+    origins = record.sampler, record.schedule, record.guidance
+    return key_of(request, *origins, weights, model.device, inputs, coefficients)
 
 
 class CellCache:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from samplers.registry import Registry
 from samplers.run import SamplerFailed
 from samplers.sampler import Stopped
+from webui.engine.calibrated_runs import with_coefficients
 from webui.engine.drawing import Drawing, draw
 from webui.engine.engine import Engine
 from webui.engine.errors import explain
@@ -60,8 +64,11 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
 
     def is_there(cell: Cell) -> bool:
         identity = engine.identity_of(cell.request)
-        key = identity and key_of_request(cell.request, engine.registry, identity, grid.source(cell))
-        return bool(key and cache.find(key))
+        if identity is None:
+            return False
+        coefficients = _coefficients(cell, engine.registry, identity.weights, engine.outputs)
+        key = key_of_request(cell.request, engine.registry, identity, grid.source(cell), coefficients)
+        return bool(cache.find(key))
 
     missing = [cell for cell in grid.possible if not is_there(cell)]
     calls = [cell.calls for cell in missing if cell.calls is not None]
@@ -132,6 +139,7 @@ class _GridRun:
             context.registry,
             identity_of(context.model, cell.request, context.upscalers),
             source,
+            _coefficients(cell, context.registry, context.model.identity.weights, context.outputs),
         )
         result: CellResult
         if known := self._cache.find(key):
@@ -184,3 +192,9 @@ class _GridRun:
             return None
         mean = calls / max(1, len(self.drawn))
         return of_cell.remaining + seconds / calls * sum(mean if count is None else count for count in later)
+
+
+def _coefficients(cell: Cell, registry: Registry, weights: str, outputs: Path) -> list[Mapping[str, Any]]:
+    """The coefficients that a cell will be drawn with, {} for a pass without any."""
+    resolved, _ = with_coefficients(cell.resolved, registry, weights, outputs)
+    return [plan.coefficients or {} for plan in resolved.plans]

@@ -9,6 +9,7 @@ from statistics import median
 import plotly.graph_objects as go
 
 from samplers.closed_form import MixtureDenoiser
+from webui.engine.calibration import Calibrated
 from webui.engine.convergence import Point, group
 from webui.tabs.form.plots import FAINT, GRID, figure, line
 
@@ -80,6 +81,21 @@ def convergence_figure(points: Sequence[Point], orders: Mapping[str, float | Non
         if doubt > 1e-11:
             name = "error of the reference"
             line(drawing, ends, [doubt, doubt], name, colour=FAINT, dash="dash", points=False, width=1)
+    return drawing
+
+
+def calibration_figure(found: Sequence[Calibrated]) -> go.Figure:
+    """Error over network calls, both logarithmic, of the calibrated sampler and of the best of the others."""
+    drawing = figure("network calls a picture", "error of pixels, of 1", log_x=True, log_y=True, height=360)
+    made = [one.calibration for one in sorted(found, key=lambda one: one.calibration.steps)]
+    calls = [each.steps for each in made]
+    drawing.update_xaxes(tickvals=calls, ticktext=[str(count) for count in calls])
+    best = [f"{each.best.name}<br>{each.steps} calls, error {each.best.error:.2g}" for each in made]
+    own = [f"Calibrated, {each.schedule}<br>{each.steps} calls, error {each.error:.2g}" for each in made]
+    others = [each.best.error or None for each in made]
+    line(drawing, calls, others, "best of the others", colour=1, hover=[_plain(text, breaks=True) for text in best])
+    fitted = [each.error or None for each in made]
+    line(drawing, calls, fitted, "Calibrated", colour=0, hover=[_plain(text, breaks=True) for text in own])
     return drawing
 
 

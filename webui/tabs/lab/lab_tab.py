@@ -13,6 +13,8 @@ from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
 
 from .axes_view import STORE, build_axes, restore_axes
+from .calibrate_view import TOOL as CALIBRATE
+from .calibrate_view import build_calibrate
 from .compare_view import TOOL as COMPARE
 from .compare_view import build_compare
 from .convergence_view import TOOL as CONVERGENCE
@@ -23,7 +25,7 @@ from .plane_view import build_plane
 from .trajectory_view import TOOL as TRAJECTORY
 from .trajectory_view import build_trajectory
 
-MODES = (COMPARE, TRAJECTORY, CONVERGENCE, PLANE)  # of the tools' jobs
+MODES = (COMPARE, TRAJECTORY, CONVERGENCE, CALIBRATE, PLANE)  # of the tools' jobs
 
 
 def build_lab(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench]) -> None:
@@ -38,6 +40,8 @@ def build_lab(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench]) -> No
                 tools.append(build_trajectory(page, form, benches))
             with gr.Tab("Convergence", id="convergence"):
                 tools.append(build_convergence(page, form))
+            with gr.Tab("Calibrate", id="calibrate"):
+                tools.append(build_calibrate(page, form))
             # style.css hides the settings here: the plane uses neither prompt nor model.
             with gr.Tab("Paths in 2-D", id="plane") as plane:
                 tools.append(build_plane(page, form, plane))

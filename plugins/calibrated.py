@@ -1,0 +1,133 @@
+"""Calibrated: one call a step, with coefficients that are fitted to the model, the number of steps and the guidance.
+
+    x' = (lower / sigma + a / sqrt(1 + sigma^2)) x + (1 - lower / sigma) ((1 + b) D + c1 (D - D1) + c2 (D1 - D2))
+
+D is the estimate of x0 at sigma * exp(s), D1 and D2 are those of the two calls before. Each step has an s, a, b, c1 and
+c2 of its own; all zero it is Euler. A fit moves them so that runs end where the probability flow ends: Gauss-Newton on
+the ends themselves, with Levenberg's damping and derivatives by finite differences, which Broyden's update keeps for a
+few rounds, since a network gives no gradients here. Duan et al. 2023 (OLSS, arXiv:2305.14677) fit such coefficients one
+step after another by least squares, and Frankel et al. 2025 (S4S, arXiv:2502.17423) through the network.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+
+from samplers import Step, hookimpl, sampler, solve_flow
+
+NEWEST = 3  # estimates that a step weighs
+SIZE = 2 + NEWEST  # numbers of a step: s, a, b, c1, c2
+TEACHER = 24  # Runge-Kutta steps, of four calls each, to the right end
+ROUNDS, FRESH = 9, 3  # of Gauss-Newton; so many of them use derivatives that were measured once
+NUDGE = 2e-3  # of a number, for its derivative
+LIMIT = 1.5  # of a number
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)  # tried in each round; the best counts
+ENOUGH = 0.995  # of the error before: fresh derivatives that gain less are the last
+
+
+def fit(denoise, starts, sigmas, noise):
+    """The numbers of each step, {"steps": [[s, a, b, c1, c2], ...]}, by which runs from `starts` end best."""
+    low = min(denoise.model.sigma_min, sigmas[-2])
+    goal = denoise(solve_flow(denoise, starts, sigmas[0], low, TEACHER), low).flatten(1)
+    free = [(i, k) for i in range(len(sigmas) - 1) for k in range(SIZE) if k < 3 + min(i, NEWEST - 1)]
+    rows, used = [[0.0] * SIZE for _ in sigmas[1:]], FRESH
+    for _ in range(ROUNDS):
+        if used == FRESH:
+            base, slopes = _derivatives(denoise, starts, sigmas, rows, free)
+            used = 0
+        steps = _steps(slopes, base - goal)
+        tries = [_moved(rows, free, step) for step in steps]
+        ends = _ends(denoise, starts, sigmas, tries, [0] * len(tries))
+        errors, before = [_error(end, goal) for end in ends], _error(base, goal)
+        best = errors.index(min(errors))
+        gained = errors[best] < (1.0 if used else ENOUGH) * before
+        if not gained and not used:
+            break
+        used = used + 1 if gained else FRESH
+        if errors[best] < before:
+            step = torch.tensor([tries[best][i][k] - rows[i][k] for i, k in free]).to(slopes)
+            # Broyden's update: what the step has shown of the derivatives.
+            rest = (ends[best] - base).to(slopes) - torch.einsum("p,pmd->md", step, slopes)
+            slopes += torch.einsum("p,md->pmd", step / step.square().sum(), rest)
+            rows, base = tries[best], ends[best]
+    return {"steps": rows}
+
+
+def _derivatives(denoise, starts, sigmas, rows, free):
+    """(the ends of the runs with these rows, their derivatives by each free number as (numbers, pictures, values))."""
+    nudged = [rows, *(_moved(rows, [place], [NUDGE]) for place in free)]
+    base, *others = _ends(denoise, starts, sigmas, nudged, [0, *(i for i, _ in free)])
+    return base, torch.stack([(other - base).double() / NUDGE for other in others])
+
+
+def _steps(slopes, left):
+    """A step of Gauss-Newton for each damping, by which what is left of the error vanishes if ends were linear."""
+    left = left.to(slopes)
+    # Pictures count alike, also those whose runs end far away.
+    size = left.square().mean(1).sqrt()
+    share = 1 / size.clamp_min(0.25 * size.median()).clamp_min(1e-9)
+    weighted = slopes * share[:, None]
+    matrix, pull = torch.einsum("pmd,qmd->pq", weighted, slopes).cpu(), torch.einsum("pmd,md->p", weighted, left).cpu()
+    own = matrix.diagonal()
+    damped = (matrix + torch.diag(damping * own + 1e-9 * own.mean()) for damping in DAMPINGS)
+    return [(-torch.linalg.solve(each, pull)).tolist() for each in damped]
+
+
+@sampler("Calibrated", order=1, calls=1, calibrate=fit, paper="arXiv:2305.14677")
+def calibrated(denoise, x, sigmas, noise, *, coefficients=None):
+    rows = coefficients["steps"] if coefficients else [[0.0] * SIZE for _ in sigmas[1:]]
+    history = []
+    for (sigma, lower), (shift, *weights) in zip(pairwise(sigmas), rows, strict=True):
+        denoised = denoise(x, sigma * math.exp(shift))
+        history = [denoised, *history][:NEWEST]
+        x = _advance(x, sigma, lower, history, weights)
+        yield Step(x, lower, denoised)
+
+
+def _advance(x, sigma, lower, history, weights):
+    """The step of the module's formula; a weight is a number, or a tensor with one for each picture."""
+    ratio, (a, b, *differences) = lower / sigma, weights
+    estimate = (1 + b) * history[0]
+    for weight, newer, older in zip(differences, history, history[1:]):
+        estimate = estimate + weight * (newer - older)
+    return (ratio + a / math.sqrt(1 + sigma * sigma)) * x + (1 - ratio) * estimate
+
+
+def _ends(denoise, starts, sigmas, tries, begins):
+    """The end (pictures, numbers) of a run of all pictures with each of the tries, rows of numbers.
+
+    begins  the step at which a try first differs from the first one, rising: until there it needs no calls of its own
+    """
+    count, x, history = len(starts), starts, []
+    for i, (sigma, lower) in enumerate(pairwise(sigmas)):
+        running = sum(begin <= i for begin in begins)
+        if new := running - len(x) // count:
+            x, *history = (torch.cat([each, each[:count].repeat(new, 1, 1, 1)]) for each in (x, *history))
+        shifts = [rows[i][0] for rows in tries[:running]]
+        denoised = torch.empty_like(x)
+        for shift in dict.fromkeys(shifts):
+            own = [k * count + j for k, each in enumerate(shifts) if each == shift for j in range(count)]
+            denoised[own] = denoise(x[own], sigma * math.exp(shift))
+        history = [denoised, *history][:NEWEST]
+        numbers = torch.tensor([rows[i][1:] for rows in tries[:running]]).to(x).repeat_interleave(count, dim=0)
+        x = _advance(x, sigma, lower, history, numbers.T[:, :, None, None, None])
+    return list(x.flatten(1).split(count))
+
+
+def _moved(rows, places, by):
+    """The rows with the numbers at these places moved, and held within the limit."""
+    moved = [list(row) for row in rows]
+    for (i, k), step in zip(places, by):
+        moved[i][k] = round(min(LIMIT, max(-LIMIT, moved[i][k] + step)), 7)
+    return moved
+
+
+def _error(end, goal):
+    """The mean over pictures of the root mean square."""
+    return (end - goal).square().mean(1).sqrt().mean().item()
+
+
+@hookimpl
+def register_samplers():
+    return [calibrated]

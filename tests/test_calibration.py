@@ -1,0 +1,250 @@
+"""A calibrated sampler: its fit on a closed form, the files that keep coefficients, and pictures that carry them."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import ROOT, ToyModel
+from labs import done, laboratory
+from test_replay import make
+
+from samplers import Step
+from samplers.closed_form import BimodalDenoiser
+from samplers.noise import Noise
+from samplers.registry import Entry, Registry
+from samplers.run import Plan, run
+from samplers.sampler import sampler
+from samplers.schedule import stable_diffusion
+from webui import calibrate_command, command_line
+from webui.calibrate_command import calibrate_sampler
+from webui.core.calibrations import FILE, Calibration, keep_calibrations, read_calibrations
+from webui.core.picture_metadata import read_picture
+from webui.core.request import Request, RequestError
+from webui.engine.calibration import make_calibration
+from webui.engine.engine import Engine
+from webui.replay_command import replay_file
+from webui.settings import settings_without_page
+
+MODEL = stable_diffusion()
+ROWS = {"steps": [[0.1, 0.0, 0.05, 0.0, 0.0], [0.0, 0.1, 0.0, 0.2, 0.0], [-0.1, 0.0, 0.1, 0.1, 0.05]]}
+
+
+class Mixture:
+    """A denoiser whose flow has a closed form, at Stable Diffusion's noise levels."""
+
+    model = MODEL
+
+    def __init__(self):
+        self.closed = BimodalDenoiser(place=1.0, std=0.5)
+
+    def __call__(self, x, sigma):
+        return self.closed(x, sigma)
+
+    def exact(self, x):
+        return self.closed(self.closed.flow(x, MODEL.sigma_max, MODEL.sigma_min), MODEL.sigma_min)
+
+
+def starts(seeds, sigma):
+    return sigma * Noise(seeds, "initial")(torch.zeros(len(seeds), 1, 4, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_a_fit_halves_the_error_of_the_best_plain_sampler_on_other_starts(registry, steps):
+    denoise, fitted = Mixture(), registry.samplers["Calibrated"].item
+    held_out = range(100, 132)
+    exact = denoise.exact(starts(held_out, MODEL.sigma_max))
+
+    def error(item, schedule, coefficients=None):
+        sigmas = registry.schedules[schedule].item(MODEL, steps)
+        plan = Plan(item, item.resolve({}), sigmas, coefficients)
+        end = run(plan, denoise, torch.zeros_like(exact), held_out).x
+        return (end - exact).flatten(1).square().mean(1).sqrt().mean().item()
+
+    sigmas = registry.schedules["Karras"].item(MODEL, steps)
+    numbers = fitted.calibrate(denoise, starts(range(32), sigmas[0]), sigmas, None)
+    assert numbers == json.loads(json.dumps(numbers)), "plain numbers, which a picture can carry"
+    plain = min(
+        error(registry.samplers[name].item, schedule)
+        for name in ("Euler", "DPM++ 2M", "UniPC")
+        for schedule in ("Karras", "Exponential", "Uniform trailing", "Align Your Steps")
+    )
+    assert error(fitted, "Karras", numbers) < plain / 2
+
+
+def test_without_coefficients_it_is_euler(registry):
+    sigmas, x = (14.0, 5.0, 1.0, 0.1, 0.0), starts([1, 2], 14.0)
+    ends = [
+        [step.x for step in registry.samplers[name].item(Mixture(), x, sigmas, None)][-1]
+        for name in ("Calibrated", "Euler")
+    ]
+    torch.testing.assert_close(*ends)
+
+
+def test_a_sampler_that_is_calibrated_takes_coefficients():
+    def walk(denoise, x, sigmas, noise):
+        yield
+
+    with pytest.raises(TypeError, match="must take the keyword argument coefficients=None"):
+        sampler("A", calibrate=lambda *given: {})(walk)
+
+
+def calibration(**changes) -> dict:
+    """A calibration as its file has it."""
+    given = dict(weights="0123456789", sampler="plugins/calibrated.py/Calibrated", version="1", guidance=5.0)
+    given |= dict(width=64, height=64, schedule="Karras", sigmas=[3.0, 1.0, 0.0], coefficients={"steps": [[0.5]]})
+    return given | dict(error=0.02, best=dict(name="Euler, Karras", error=0.04)) | changes
+
+
+def test_a_file_keeps_the_last_calibration_for_each_run(tmp_path):
+    first, again, other = (
+        Calibration(**calibration(**changes)) for changes in ({}, dict(error=0.01), dict(sigmas=[3.0, 2.0, 1.0, 0.0]))
+    )
+    for made in (first, other, again):
+        keep_calibrations(tmp_path, [made])
+    assert sorted(read_calibrations(tmp_path / FILE), key=lambda each: each.steps) == [again, other]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(coefficients={"steps": float("nan")}),
+        dict(coefficients={"steps": [float("inf")]}),
+        dict(sigmas=[1.0]),
+        dict(weights="x" * 1000),
+        dict(more=1),
+        dict(error="low"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path, changes):
+    (tmp_path / FILE).write_text(json.dumps(dict(calibrations=[calibration(**changes)])))
+    with pytest.raises(ValueError, match=FILE):
+        read_calibrations(tmp_path / FILE)
+
+
+@pytest.fixture(scope="module")
+def drawn(real, registry, emoji):
+    """A picture with coefficients from the file beside the pictures, and one without any; the file is gone again."""
+    sigmas = registry.schedules["Karras"].item(emoji.schedule, 3)
+    kept = Calibration(
+        **calibration(
+            sampler=registry.samplers["Calibrated"].id,
+            weights=emoji.identity.weights,
+            guidance=4.0,
+            sigmas=list(sigmas),
+            coefficients=ROWS,
+        )
+    )
+    file = keep_calibrations(real.settings.outputs, [kept])
+    asked = dict(prompt="rocket", sampler="Calibrated", schedule="Karras", steps=3, seed=8)
+    try:
+        return [make(real, **asked, guidance=guidance)[0] for guidance in (4.0, 4.5)]
+    finally:
+        file.unlink()
+
+
+def test_a_picture_carries_its_coefficients_and_replays_without_the_file(real, drawn):
+    fitted, plain = (read_picture(path).record for path in drawn)
+    assert fitted.coefficients == ROWS and plain.coefficients == {} and "coefficients" not in plain.data
+    assert [replay_file(real, path).equal for path in drawn] == [True, True]
+
+
+def test_a_replay_of_a_picture_without_coefficients_takes_none(real, drawn, registry, emoji):
+    plain = read_picture(drawn[1]).record
+    later = Calibration(
+        **calibration(
+            sampler=registry.samplers["Calibrated"].id,
+            weights=emoji.identity.weights,
+            guidance=4.5,
+            sigmas=list(plain.sigmas),
+            coefficients=ROWS,
+        )
+    )
+    file = keep_calibrations(real.settings.outputs, [later])
+    try:
+        assert replay_file(real, drawn[1]).equal
+    finally:
+        file.unlink()
+
+
+def test_a_run_without_coefficients_says_so(real):
+    request = Request(prompt="rocket", sampler="Calibrated", schedule="Karras", steps=3, guidance=4.5)
+    job = real.submit(request, previews=False)
+    job.wait(300)
+    [note] = job.snapshot().info["notes"]
+    assert note.startswith(
+        "Calibrated has no coefficients on emoji for 3 steps of Karras at guidance 4.5, so it ran wi"
+    )
+
+
+@pytest.fixture
+def engine(registry, tmp_path):
+    with laboratory(registry, tmp_path) as running:
+        yield running
+
+
+def calibrated(engine, **more):
+    return done(engine, make_calibration(engine, Request(model="toy"), pictures=4, budgets=(4,), **more))
+
+
+def test_the_task_keeps_what_wins_and_a_picture_takes_it(engine):
+    info, [found] = calibrated(engine)
+    made = found.calibration
+    assert found.kept and made.error < made.best.error and info["calls"] > 500
+    assert read_calibrations(engine.settings.outputs / FILE) == (made,)
+    [picture] = make(engine, model="toy", prompt="a", sampler="Calibrated", schedule="Karras", steps=4)
+    assert read_picture(picture).record.coefficients == made.coefficients
+
+
+def test_what_has_been_kept_is_not_made_again(engine):
+    first, again, anew = (calibrated(engine, again=again) for again in (False, False, True))
+    assert first[1] == again[1] and again[0]["calls"] == 0 and anew[0]["calls"] == first[0]["calls"]
+
+
+def test_what_loses_is_not_kept(registry, tmp_path):
+    @sampler("Wild", calls=1, calibrate=lambda *given: {"by": 3.0})
+    def wild(denoise, x, sigmas, noise, *, coefficients=None):
+        for sigma, lower in pairwise(sigmas):
+            denoised = denoise(x, sigma)
+            x = coefficients["by"] * denoised + lower * (x - denoised) / sigma
+            yield Step(x, lower, denoised)
+
+    more = Registry({**registry.samplers, "Wild": Entry(wild, "here", "1")}, registry.schedules)
+    with laboratory(more, tmp_path) as engine:
+        [found] = calibrated(engine, sampler="Wild")[1]
+        assert not found.kept and not (engine.settings.outputs / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (dict(sampler="Euler"), "Sampler Euler cannot be calibrated; those that can are Calibrated."),
+        (dict(schedules=["None"]), "unknown schedule|Unknown schedule"),
+        (dict(prompts=["one"]), "two prompts or more"),
+        (dict(pictures=1), "2 to 128"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(engine, more, said):
+    with pytest.raises(RequestError, match=said):
+        make_calibration(engine, Request(model="toy"), **more)
+
+
+def test_pictures_of_several_prompts_at_once_equal_single_ones(emoji):
+    prompts, x = ("rocket", "red apple"), starts([1, 2], 3.0).float().reshape(2, 1, 4, 4).repeat(1, 4, 4, 4)
+    together = emoji.denoiser_of_each(prompts, 5.0)(torch.cat([x, x]), 3.0)
+    single = [emoji.denoiser(prompt, guidance=5.0)(x[i : i + 1], 3.0) for i, prompt in enumerate(prompts)]
+    torch.testing.assert_close(together, torch.cat([*single, *single]), rtol=1e-4, atol=1e-4)
+
+
+def test_the_command_prints_what_it_kept(registry, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        calibrate_command, "Engine", lambda *given: Engine(*given, lambda found, device: ToyModel(found))
+    )
+    flags = ["calibrate", "--calls", "3", "--pictures", "2", "--no-plugins", "--json", "--outputs", str(tmp_path)]
+    parsed, _ = command_line.parse(flags)
+    assert calibrate_sampler(settings_without_page(parsed, ROOT), parsed) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["kept"] and found["error"] < found["best"]["error"] and len(found["sigmas"]) == 4
+    parsed, _ = command_line.parse([*flags, "--sampler", "Euler"])
+    assert calibrate_sampler(settings_without_page(parsed, ROOT), parsed) == 2
