@@ -20,7 +20,7 @@ from webui.importers.a1111 import read_infotext
 from webui.importers.imported_settings import from_external
 from webui.settings import Settings
 from webui.tabs.form.apply_settings import fill, overlay
-from webui.tabs.form.controls import build_form, build_input, build_prompt
+from webui.tabs.form.controls import build_form, build_input, build_prompt, shown_value
 from webui.tabs.form.form import to_request
 from webui.tabs.form.form_state import form_defaults, recall
 from webui.tabs.form.page_context import Page
@@ -86,6 +86,12 @@ def test_the_widget_is_that_of_the_type(engine):
 
 def test_a_form_without_an_input_picture_has_no_widgets_for_it(engine):
     assert not {"grain", "grain_from", "strength"} & set(form_of(engine, "txt2img", Wider).fields)
+
+
+def test_a_menu_of_several_names_is_given_a_list(engine):
+    fields = {"styles": gr.Dropdown(multiselect=True), "outpaint": gr.Textbox()}
+    shown = {name: shown_value(fields[name], fields_of(Request)[name].default) for name in fields}
+    assert shown == {"styles": [], "outpaint": "0, 0, 0, 0"}
 
 
 def test_the_values_of_a_form_make_the_request(engine):

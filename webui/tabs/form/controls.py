@@ -60,7 +60,10 @@ def as_text(value: Any) -> Any:
 
 def shown_value(control: Component, value: Any) -> Any:
     """The value of a field as its widget takes it."""
-    return as_text(value) if isinstance(control, gr.Textbox) else value
+    if isinstance(control, gr.Textbox):
+        return as_text(value)
+    # A menu would take a tuple for one name.
+    return list(value) if isinstance(value, tuple) else value
 
 
 def build_group(
