@@ -1,4 +1,4 @@
-"""Load every plugin there is: one that cannot be used is listed with its reason, and never stops the program.
+"""Every plugin there is, by name: one that cannot be used is listed with its reason, and never stops the program.
 
 Places, in the order in which names are given away: the built-in folder, installed packages with an entry point in the
 group "sigmalab", folders named by the user. Within one place the order is alphabetical.
@@ -6,74 +6,21 @@ group "sigmalab", folders named by the user. Within one place the order is alpha
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
-import pluggy
-
-from .check import CheckFailed, check_quickly, check_schedule_quickly, global_state_kept
 from .guidance import CFG
-from .guidance_check import check_guidance_quickly
-from .sampler import PROJECT, Guidance, Hooks, Sampler, Schedule
-from .schedule import flow, stable_diffusion
-from .slow_loading import TookTooLong, named_while_slow
-from .sources import Source, UnsupportedAPI, digest_of_files, file_source, sources
+from .plugin_loading import HOOKS, Broken, Entry, Item, Loaded, load
+from .sampler import Guidance, Sampler, Schedule
+from .slow_loading import named_while_slow
+from .sources import Source, digest_of_files, file_source, sources
 
-Item = TypeVar("Item", Sampler, Schedule, Guidance)
+__all__ = ["HOOKS", "Broken", "Entry", "Registry", "discover", "load_plugin"]
 
-HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 PATIENCE = 5.0  # seconds until a plugin that is still being loaded is named on the console
 LIMIT = 120.0  # seconds until it is given up
-
-
-@dataclass(frozen=True)
-class Entry(Generic[Item]):
-    """A usable sampler, schedule or guidance, where it comes from, and what the check at its loading said."""
-
-    item: Item
-    source: str
-    version: str
-    digest: str = ""
-    check: str = ""
-    former_source: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name in the menus."""
-        return self.item.name
-
-    @property
-    def id(self) -> str:
-        """source/name: what metadata records, so that two plugins of one name are never confused."""
-        return f"{self.source}/{self.name}"
-
-    def describe(self) -> dict[str, Any]:
-        """The entry as JSON data. What depends on the options is given for their defaults, None where that fails."""
-        item = self.item
-        fields: dict[str, Any] = dict(name=self.name, source=self.source, id=self.id, version=self.version)
-        if isinstance(item, Sampler):
-            fields |= dict(
-                order=_or_none(item.order_of),
-                calls=_or_none(item.calls_per_step),
-                stochastic=_or_none(item.stochastic_with),
-                own_grid=_or_none(item.own_grid_with),
-                distilled=item.distilled,
-                resizes=item.resizes,
-            )
-        return fields | dict(paper=item.paper, options=[option.schema() for option in item.options])
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A plugin, or one of its samplers, schedules or guidances, that cannot be used, and why."""
-
-    source: str
-    name: str
-    reason: str
 
 
 def _usual_guidances() -> dict[str, Entry[Guidance]]:
@@ -83,12 +30,16 @@ def _usual_guidances() -> dict[str, Entry[Guidance]]:
 
 @dataclass(frozen=True)
 class Registry:
-    """Everything that can be chosen, by name, and everything that failed."""
+    """Everything that can be chosen, by name, and everything that failed.
+
+    loaded  the same, plugin by plugin
+    """
 
     samplers: dict[str, Entry[Sampler]] = field(default_factory=dict)
     schedules: dict[str, Entry[Schedule]] = field(default_factory=dict)
     broken: tuple[Broken, ...] = ()
     guidances: dict[str, Entry[Guidance]] = field(default_factory=_usual_guidances)
+    loaded: tuple[Loaded, ...] = field(default=(), compare=False, repr=False)
 
     def sampler(self, name: str) -> Entry[Sampler]:
         """The sampler of this name or id; ValueError lists the known names."""
@@ -122,7 +73,12 @@ class Registry:
 
 
 def discover(
-    builtin: Path, folders: Sequence[Path] = (), packages: bool = True, deep: bool = False, patience: float = PATIENCE
+    builtin: Path,
+    folders: Sequence[Path] = (),
+    packages: bool = True,
+    deep: bool = False,
+    patience: float = PATIENCE,
+    before: Registry | None = None,
 ) -> Registry:
     """Load and check every plugin there is.
 
@@ -131,131 +87,66 @@ def discover(
     packages  whether to load installed packages too
     deep      also check the samplers that import a large package when they run (`requires`)
     patience  seconds until a plugin that is still being loaded is named on the console
+    before    an earlier result: what has not changed since is taken from it, and what was right before and cannot be
+              loaded any more stays as it was there, beside the reason
     """
-    loader = _Loader(deep)
+    known = {each.source: each for each in before.loaded} if before else {}
+    loaded = []
     for source in sources(builtin, folders, packages):
+        old = known.get(source.name)
+        if old and not old.broken and old.digest and old.digest == digest_of_files(source.root()):
+            loaded.append(old)
+            continue
+        if old:
+            source.forget()
         with named_while_slow(source.name, patience, LIMIT):
-            loader.load(source)
-    return Registry(loader.samplers, loader.schedules, tuple(loader.broken), loader.guidances)
+            new = load(source, deep)
+        loaded.append(_kept(old, new) if old else new)
+    return _registry(loaded)
 
 
 def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
     """Load and check one plugin alone: a file, or a folder with `__init__.py`. See `discover`."""
-    loader = _Loader(deep=True)
+    source: Source = file_source(path.absolute(), path.name)
     with named_while_slow(path.name, patience, LIMIT):
-        loader.load(file_source(path.absolute(), path.name))
-    own = {name: entry for name, entry in loader.guidances.items() if entry.source == path.name}
-    return Registry(loader.samplers, loader.schedules, tuple(loader.broken), own)
+        found = _registry([load(source, deep=True)])
+    return replace(found, guidances={n: entry for n, entry in found.guidances.items() if entry.source == path.name})
 
 
-class _Loader:
-    """Fills the lists of a Registry, one source after the other."""
-
-    def __init__(self, deep: bool):
-        self.samplers: dict[str, Entry[Sampler]] = {}
-        self.schedules: dict[str, Entry[Schedule]] = {}
-        self.guidances = _usual_guidances()
-        self.broken: list[Broken] = []
-        self._deep, self._models = deep, (stable_diffusion(), flow())
-
-    def load(self, source: Source) -> None:
-        """Load one plugin and check what it offers, each in a try of its own.
-
-        BaseException, because a plugin may raise SystemExit, and because Ctrl+C gives up the plugin that hangs.
-        """
-        try:
-            hooks = _hooks(source)
-            digest = digest_of_files(source.root())
-        except BaseException as error:
-            self._refuse(source, source.name.rsplit("/", 1)[-1], error)
-            return
-        for hook in hooks.register_samplers.get_hookimpls():
-            self._collect(source, digest, "register_samplers", hook.function, Sampler, self.samplers, self._check)
-        for hook in hooks.register_schedules.get_hookimpls():
-            check = lambda schedule: check_schedule_quickly(schedule, self._models)  # noqa: E731
-            self._collect(source, digest, "register_schedules", hook.function, Schedule, self.schedules, check)
-        for hook in hooks.register_guidances.get_hookimpls():
-            given = hook.function, Guidance, self.guidances, check_guidance_quickly
-            self._collect(source, digest, "register_guidances", *given)
-
-    def _collect(
-        self,
-        source: Source,
-        digest: str,
-        hook: str,
-        function: Callable[[], Any],
-        item_type: type[Item],
-        entries: dict[str, Entry[Item]],
-        check: Callable[[Item], str],
-    ) -> None:
-        """Put what one hook returns into `entries`, and what has to be refused into `broken`."""
-        try:
-            items = _listed(function(), hook, item_type)
-        except BaseException as error:
-            self._refuse(source, hook, error)
-            return
-        for item in items:
-            name = str(getattr(item, "name", type(item).__name__))
-            try:
-                if not isinstance(item, item_type):
-                    raise CheckFailed(_wrong_type(hook, item, item_type))
-                if name in entries:
-                    raise CheckFailed(f"the name {name!r} is taken by {entries[name].source}")
-                passed = check(item)
-            except BaseException as error:
-                self._refuse(source, name, error)
-            else:
-                version = source.version or item.version
-                entries[name] = Entry(item, source.name, version, digest, passed, source.former_name)
-
-    def _check(self, sampler: Sampler) -> str:
-        if sampler.requires and not self._deep:
-            return f"put off: it imports {sampler.requires} when it runs"
-        return check_quickly(sampler)
-
-    def _refuse(self, source: Source, name: str, error: BaseException) -> None:
-        plain = isinstance(error, CheckFailed | UnsupportedAPI | TookTooLong)
-        reason = str(error) if plain else f"{type(error).__name__}: {error}".rstrip(": ")
-        self.broken.append(Broken(source.name, name, reason))
+def _kept(old: Loaded, new: Loaded) -> Loaded:
+    """A plugin that was loaded anew: as it was before, if that worked and this does not."""
+    usable = old.samplers or old.schedules or old.guidances
+    if not (new.broken and usable):
+        return new
+    told = "; what was loaded before stays in use"
+    broken = tuple(replace(each, reason=each.reason.removesuffix(told) + told) for each in new.broken)
+    return replace(old, broken=broken)
 
 
-def _hooks(source: Source) -> pluggy.HookRelay:
-    """Import a plugin and return its hooks; raises where it has none or a misspelt one."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(Hooks)
-    with global_state_kept("what it does when it is imported", generators=False):
-        plugin = source.load()
-    manager.register(plugin)
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise TypeError(f"{str(error).partition(' in plugin')[0]}; the hooks are {', '.join(HOOKS)}") from None
-    if not manager.get_hookcallers(plugin):
-        raise TypeError(f"it implements no hook; it needs @hookimpl on {' or '.join(HOOKS)}")
-    return manager.hook
+def _registry(loaded: Sequence[Loaded]) -> Registry:
+    """What plugins offer by name; a name belongs to the first that has it."""
+    samplers: dict[str, Entry[Sampler]] = {}
+    schedules: dict[str, Entry[Schedule]] = {}
+    guidances = _usual_guidances()
+    broken: list[Broken] = []
+    for each in loaded:
+        broken += [
+            *each.broken,
+            *_named(samplers, each.samplers),
+            *_named(schedules, each.schedules),
+            *_named(guidances, each.guidances),
+        ]
+    return Registry(samplers, schedules, tuple(broken), guidances, tuple(loaded))
 
 
-def _listed(returned: Any, hook: str, item_type: type) -> list[Any]:
-    if isinstance(returned, Sampler | Schedule | Guidance | str | bytes | dict) or not hasattr(returned, "__iter__"):
-        raise TypeError(_wrong_type(hook, returned, item_type))
-    return list(returned)
-
-
-def _wrong_type(hook: str, value: Any, item_type: type) -> str:
-    if inspect.isfunction(value):
-        return (
-            f"{hook} returned the function {value.__name__}; it has to return a list of {item_type.__name__}: put "
-            f"@{item_type.__name__.lower()}(...) above it"
-        )
-    return f"{hook} returned {type(value).__name__}; it has to return a list of {item_type.__name__}"
-
-
-def _or_none(declaration: Callable[[], Any]) -> Any:
-    """What a plugin declares; None where its function raises, so that one plugin does not break a whole list."""
-    try:
-        return declaration()
-    except Exception:
-        return None
+def _named(entries: dict[str, Entry[Item]], more: Iterable[Entry[Item]]) -> list[Broken]:
+    """Put `more` into `entries`; those whose name is taken are returned."""
+    refused = []
+    for entry in more:
+        taken = entries.setdefault(entry.name, entry)
+        if taken is not entry:
+            refused.append(Broken(entry.source, entry.name, f"the name {entry.name!r} is taken by {taken.source}"))
+    return refused
 
 
 def _by_name_and_id(entries: Mapping[str, Entry[Item]]) -> dict[str, Entry[Item]]:

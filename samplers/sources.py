@@ -7,7 +7,9 @@ plugin without it fits any. In a file it is read without running the file, which
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -37,6 +39,7 @@ class Source:
     load         imports it and returns what its hooks are in
     root         its file or folder, None if it has none; a package's is known after `load`
     former_name  what earlier pictures call it, where that differs
+    forget       drops what was imported of it, so that `load` reads its files anew
     """
 
     name: str
@@ -44,18 +47,24 @@ class Source:
     load: Callable[[], Any]
     root: Callable[[], Path | None]
     former_name: str = ""
+    forget: Callable[[], None] = lambda: None
 
 
-def sources(builtin: Path, folders: Sequence[Path], packages: bool) -> Iterator[Source]:
+def sources(builtin: Path, folders: Sequence[Path], with_packages: bool) -> Iterator[Source]:
     """All plugins in the order in which names are given away."""
     for path in plugins_in(builtin):
         yield file_source(path, f"built-in/{path.stem}")
-    if packages:
-        for point in sorted(metadata.entry_points(group=PROJECT), key=lambda point: point.name):
-            yield _package(point)
+    if with_packages:
+        yield from packages()
     for folder in folders:
         for path in plugins_in(folder):
             yield file_source(path, f"{path.parent.name}/{path.name}", f"{folder}/{path.name}")
+
+
+def packages() -> Iterator[Source]:
+    """The plugins in installed packages, by the name of their entry point."""
+    for point in sorted(metadata.entry_points(group=PROJECT), key=lambda point: point.name):
+        yield _package(point)
 
 
 def digest_of_files(path: Path | None) -> str:
@@ -82,7 +91,8 @@ def plugins_in(folder: Path) -> Iterator[Path]:
 
 def file_source(path: Path, name: str, former_name: str = "") -> Source:
     """The plugin in a file or a folder, given by its absolute path, under a name."""
-    return Source(name, "", lambda: _load_file(path), lambda: path, former_name)
+    forget = lambda: _forget(_module_name(path), path)  # noqa: E731
+    return Source(name, "", lambda: _load_file(path), lambda: path, former_name, forget)
 
 
 def _package(point: metadata.EntryPoint) -> Source:
@@ -97,7 +107,8 @@ def _package(point: metadata.EntryPoint) -> Source:
         file = getattr(sys.modules.get(point.module.partition(".")[0]), "__file__", None)
         return file and (Path(file).parent if Path(file).name == "__init__.py" else Path(file))
 
-    return Source(f"{name}/{point.name}", version, load, root)
+    forget = lambda: _forget(point.module.partition(".")[0], root())  # noqa: E731
+    return Source(f"{name}/{point.name}", version, load, root, forget=forget)
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -106,7 +117,7 @@ def _load_file(path: Path) -> ModuleType:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == DECLARED for t in node.targets):
             _check_api(node.value.value if isinstance(node.value, ast.Constant) else ast.unparse(node.value))
     # The module has to be in sys.modules while it runs: dataclasses and string annotations look it up there.
-    name = f"sigmalab_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file.name} cannot be imported")
@@ -118,6 +129,20 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    return f"sigmalab_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+
+
+def _forget(module: str, root: Path | None) -> None:
+    """Drop a module, those below it, and their compiled files, which two changes in one second do not outdate."""
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        del sys.modules[name]
+    for file in [] if root is None else [root] if root.is_file() else root.rglob("*.py"):
+        with contextlib.suppress(OSError, NotImplementedError):
+            Path(importlib.util.cache_from_source(str(file))).unlink()
+    importlib.invalidate_caches()
 
 
 def _check_api(declared: Any) -> None:

@@ -239,13 +239,13 @@ def test_the_key_of_a_picture_is_the_key_of_its_request(engine):
     _, parts = done(engine, Compare(made))
     record = read_picture(parts[0].picture.path).record.data
     identity = engine.identity_of(Request(model="toy"))
-    key = key_of_request(made.cells[0].request, engine.registry, identity)
+    key = key_of_request(made.cells[0].request, made.cells[0].resolved.origins, identity)
     assert key_of_record(read_record(record)) == key
     for change in (dict(prompt="x"), dict(seed=8), dict(steps=5), dict(guidance=1.0)):
         other = made.cells[0].request.model_copy(update=change)
-        assert key_of_request(other, engine.registry, identity) != key
+        assert key_of_request(other, made.cells[0].resolved.origins, identity) != key
     for change in (dict(weights="others"), dict(patches=(Patch("x", "0011223344", 0.5, 0.5),)), dict(device="cuda:0")):
-        assert key_of_request(made.cells[0].request, engine.registry, replace(identity, **change)) != key
+        assert key_of_request(made.cells[0].request, made.cells[0].resolved.origins, replace(identity, **change)) != key
     assert key_of_record(read_record(record | {"model": record["model"] | {"vae": "beside it"}})) != key
     batch = json.loads(json.dumps(record)) | {"batch": [7, 8]}
     assert key_of_record(read_record(batch)) is None and key_of_record(read_record({})) is None

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from benchmarks.random_checkpoint import checkpoint, save
 from webui.core.infotext import infotext
 from webui.core.picture_metadata import read_picture
+from webui.core.plugin_fields import PluginOrigins
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
@@ -368,7 +369,8 @@ def test_pictures_carry_their_loras_and_are_made_again_with_them_alone(emoji, re
         assert [other.pixels for other in others] == [others[0].pixels] * 2 and record.pixels != others[0].pixels
         assert record.patches == (model.extra.patch(LoraTag("one", 0.25, 0.5)),) and not others[0].patches
         assert f'Lora hashes: "one: {record.patches[0].digest}"' in infotext(record.data)
-        key = key_of_request(record.single_request(), registry, engine.identity_of(record.single_request()))
+        drawn = record.single_request()
+        key = key_of_request(drawn, PluginOrigins.of(drawn, registry), engine.identity_of(drawn))
         assert key == key_of_record(record) != key_of_record(others[0])
         assert replay_file(engine, patched).equal
         for wrong in (dict(prompt="<lora:two>"), dict(prompt="<lora:one:x>"), dict(negative_prompt="<lora:one>")):

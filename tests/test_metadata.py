@@ -33,9 +33,8 @@ def make(registry, index=0, **fields):
     run = resolve(Request(**fields), registry, MODELS)
     resolved, sigmas = run.request, run.plan.sigmas
     model = dict(name="toy", digest="0123456789", device="cpu")
-    sampler, schedule = registry.sampler(resolved.sampler), registry.schedule(resolved.schedule)
     facts = {"threads": 2}
-    passes = [PassRecord.of(sampler, schedule, sigmas)]
+    passes = [PassRecord(sigmas, *run.origins.passes[0])]
     made = make_record(resolved, index, passes, resolved.steps, model, resolved.seeds, facts)
     return resolved, dict(made.data)
 

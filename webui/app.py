@@ -16,7 +16,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from samplers.registry import Registry, discover
+from samplers.registry import Registry
 from weights.opening import check_model
 
 from .core.accounts import EVERYBODY, Account, Accounts, AccountsError
@@ -24,6 +24,7 @@ from .core.images import MAX_BYTES
 from .core.storage import remove_leftovers
 from .engine.engine import Engine
 from .engine.jobs import Job
+from .engine.plugin_reloading import PluginWatch, find_plugins
 from .environment import StartError
 from .gradio_ext.api_login import Logins
 from .gradio_ext.connections import watch_connections
@@ -49,7 +50,7 @@ COMPRESSED_FROM, COMPRESSION = 4096, 4  # bytes of an answer from which it is co
 def serve(settings: Settings) -> None:
     """Run the page until Ctrl+C."""
     remove_leftovers(settings.outputs)
-    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
+    registry = find_plugins(settings)
     accounts = _accounts(settings)
     for account in accounts.all() if accounts else ():
         remove_leftovers(settings.outputs_of(account))
@@ -78,6 +79,8 @@ def serve(settings: Settings) -> None:
         _announce(registry, url)
         # After the server is up: importing diffusers holds Python's lock while a page is being served.
         engine.warm_up()
+        if settings.reload:
+            PluginWatch(settings, engine.queue, engine.reload_plugins).start()
         if settings.share:
             link, reason = open_tunnel(page)
             print(

@@ -8,13 +8,12 @@ import sys
 
 from tqdm import tqdm
 
-from samplers.registry import discover
-
 from .core.request import Request, RequestError, read
 from .engine.calibration import Calibrated, make_calibration
 from .engine.engine import Engine
 from .engine.events import Failed, PartialResult, Progress
 from .engine.jobs import Job
+from .engine.plugin_reloading import find_plugins
 from .settings import Settings
 
 KEPT, NONE_KEPT, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -22,7 +21,7 @@ KEPT, NONE_KEPT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 def calibrate_sampler(settings: Settings, flags: argparse.Namespace) -> int:
     """Calibrate as a command line asks for, print what came of it and return the exit status."""
-    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
+    registry = find_plugins(settings)
     engine = Engine(registry, settings)
     engine.start()
     try:

@@ -95,6 +95,7 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
     plugins.add_argument("--plugins", action="store_true", help="list the samplers and schedules found, and end")
     plugins.add_argument("--json", action="store_true", help="with --plugins: list them as JSON")
     add_plugins(plugins)
+    plugins.add_argument("--reload", action="store_true", help="load plugins anew whenever one of their files changes")
     flags.set_defaults(command="page")
     add_environment(flags.add_argument_group("the environment"))
     parsed = flags.parse_args(arguments)

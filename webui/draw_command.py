@@ -11,7 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from samplers.registry import discover
 from weights.opening import check_model, open_model
 
 from .command_line import add_environment, add_plugins, add_work
@@ -23,6 +22,7 @@ from .core.storage import move
 from .engine.engine import Engine
 from .engine.events import Failed, Picture, Progress, StoppedEarly
 from .engine.jobs import DrawJob
+from .engine.plugin_reloading import find_plugins
 from .settings import Settings, output_folder, settings_without_page
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -135,7 +135,7 @@ def _options(field: RequestField, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _submit(request: Request, settings: Settings) -> tuple[DrawJob, Engine]:
-    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
+    registry = find_plugins(settings)
     engine = Engine(registry, settings, open_model, check_model=check_model)
     job = engine.submit(request, previews=False)
     engine.start()

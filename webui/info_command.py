@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samplers.registry import discover
-
 from .core.request import RequestError
 from .engine.engine import Engine
+from .engine.plugin_reloading import find_plugins
 from .importers.imported_settings import read_imported_settings
 from .settings import Settings
 
 
 def show_files(settings: Settings, files: Sequence[Path], as_json: bool = False) -> int:
     """Print what each file says, `name: value` a line, and what of it has no counterpart; 0 if all could be read."""
-    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
-    engine = Engine(registry, settings)
+    engine = Engine(find_plugins(settings), settings)
     found = [describe(file, engine) for file in files]
     if as_json:
         print(json.dumps(found, indent=2))

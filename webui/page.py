@@ -52,7 +52,8 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         # Before there is anything on the page, since Gradio makes its routes anew with each call.
         blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
         kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES, "schedule")}
-        page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine))
+        plugins = gr.Number(engine.reloads, visible="hidden")
+        page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine), plugins=plugins)
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
@@ -62,9 +63,10 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             with gr.Tab("Upscale", id="upscale") as tab:
                 upscale = build_upscale(page, tab, picture)
             with gr.Tab("Schedule", id="schedule") as tab:
-                build_when_opened(tab, lambda: build_schedule(page, blocks, benches, tabs))
+                relayed = replace(page, plugins=relay(plugins))
+                build_when_opened(tab, lambda: build_schedule(relayed, blocks, benches, tabs))
             with gr.Tab("Lab", id="lab") as tab:
-                later = replace(page, status=relay(page.status))
+                later = replace(page, status=relay(page.status), plugins=relay(plugins))
                 lab = build_when_opened(tab, lambda: build_lab(later, blocks, benches))
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page, benches, tabs)
@@ -83,6 +85,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             connect_vary(page, bench)
             connect_link(page, bench)
         _connect_opening(page, blocks, benches, upscale, lab, tabs)
+        _connect_plugins(page, blocks)
         build_endpoints(engine)
     return blocks
 
@@ -182,6 +185,17 @@ def _connect_opening(
         return gr.Tabs(selected=mode) if mode else gr.skip()
 
     blocks.load(front, link, tabs, js="() => window.sigmalab.link()", **QUIET)
+
+
+def _connect_plugins(page: Page, blocks: gr.Blocks) -> None:
+    """Have the page show plugins that were loaded anew: when it is opened, and with --reload soon after it."""
+
+    def look(shown: float) -> Any:
+        return page.engine.reloads if shown != page.engine.reloads else gr.skip()
+
+    blocks.load(look, page.plugins, page.plugins, **QUIET)
+    if page.engine.settings.reload:
+        gr.Timer(SOON).tick(look, page.plugins, page.plugins, **QUIET)
 
 
 def choose_token(page: Page, claims: str, modes: list[str]) -> str:

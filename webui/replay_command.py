@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from samplers.registry import discover
-
 from .core.request import RequestError
 from .engine.engine import Engine
 from .engine.events import Failed, StoppedEarly
+from .engine.plugin_reloading import find_plugins
 from .engine.replay import Verdict, any_recipe, compare, into, submit_recipe
 from .settings import Settings
 
@@ -30,7 +29,7 @@ def replay_files(
 
     image, mask  the input picture of img2img and its mask, where outputs/inputs/ does not have them
     """
-    registry = discover(settings.root / "plugins", settings.plugin_folders, settings.plugin_packages)
+    registry = find_plugins(settings)
     engine = Engine(registry, settings)
     engine.start()
     equal = True

@@ -43,6 +43,7 @@ class Settings:
     wildcards       whether prompts on a shared page may have random choices and wildcards
     mcp             answer the Model Context Protocol under /mcp
     plugin_folders  the user's own plugin folders; empty when only built-in plugins are wanted
+    reload          load plugins anew whenever one of their files changes
     """
 
     root: Path
@@ -74,6 +75,7 @@ class Settings:
     api_fit: bool = False
     wildcards: bool = False
     mcp: bool = False
+    reload: bool = False
 
     @property
     def public(self) -> bool:
@@ -119,6 +121,7 @@ def resolve(flags: argparse.Namespace, root: Path) -> Settings:
         api_fit=flags.api_fit,
         wildcards=flags.wildcards,
         mcp=flags.mcp,
+        reload=flags.reload,
     )
     if settings.public and settings.auth is None and settings.auth_file is None:
         return replace(settings, auth=("sigmalab", secrets.token_urlsafe(12)))

@@ -14,7 +14,8 @@ import torch
 
 from samplers.noise import NOISE_VERSION
 
-from .record import SCHEMA, ModelOrigin, PassRecord, PluginOrigin, Record, read_record
+from .plugin_fields import PluginOrigin
+from .record import SCHEMA, ModelOrigin, PassRecord, Record, read_record
 from .request import Request
 from .upscale_request import UpscaleRequest
 

@@ -1,13 +1,16 @@
-"""The fields of a request that name a plugin, each with the field of its options."""
+"""The fields of a request that name a plugin, each with the field of its options, and which code the plugins were."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samplers.guidance import CFG
 from samplers.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from .request import Request
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,38 @@ PLUGIN_FIELDS = (
     PluginField("schedule", "schedule_options", "schedules"),
     GUIDANCE,
 )
+
+
+@dataclass(frozen=True)
+class PluginOrigin:
+    """Which code a plugin was."""
+
+    id: str = ""
+    version: str = ""
+    digest: str = ""
+
+    @classmethod
+    def of(cls, entry: Entry[Any]) -> PluginOrigin:
+        """That of a loaded plugin."""
+        return cls(entry.id, entry.version, entry.digest)
+
+
+NO_PLUGIN = PluginOrigin()
+
+
+@dataclass(frozen=True)
+class PluginOrigins:
+    """Which code draws a request: (sampler, schedule) of each pass, and the guidance, none for the usual one."""
+
+    passes: tuple[tuple[PluginOrigin, PluginOrigin], ...] = ()
+    guidance: PluginOrigin = NO_PLUGIN
+
+    @classmethod
+    def of(cls, request: Request, registry: Registry) -> PluginOrigins:
+        """Those of a resolved request, as the plugins are now."""
+        names = [(request.sampler, request.schedule)]
+        if request.is_hires:
+            names.append((request.hires_sampler, request.hires_schedule))
+        origin, method = PluginOrigin.of, request.guidance_method
+        passes = tuple((origin(registry.sampler(first)), origin(registry.schedule(second))) for first, second in names)
+        return cls(passes, origin(registry.guidance(method)) if method else NO_PLUGIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from io import BytesIO
 from typing import Any, TypeGuard
@@ -13,11 +13,11 @@ from typing import Any, TypeGuard
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from samplers.registry import Entry
 from weights.identity import Patch
 
 from .fields import MAX_NAME
 from .infotext import infotext
+from .plugin_fields import NO_PLUGIN, PluginOrigin
 from .prompt_dialects import uses_syntax
 from .request import Request, RequestError, read, read_as
 from .upscale_request import UpscaleRequest
@@ -32,20 +32,6 @@ class MetadataError(RequestError):
 
 
 @dataclass(frozen=True)
-class PluginOrigin:
-    """Which code a plugin was."""
-
-    id: str = ""
-    version: str = ""
-    digest: str = ""
-
-    @classmethod
-    def of(cls, entry: Entry[Any]) -> PluginOrigin:
-        """That of a loaded plugin."""
-        return cls(entry.id, entry.version, entry.digest)
-
-
-@dataclass(frozen=True)
 class PassRecord:
     """What ran in a pass: its sigmas, where they and its sampler came from, and the sampler's coefficients, if any."""
 
@@ -53,14 +39,6 @@ class PassRecord:
     sampler: PluginOrigin
     schedule: PluginOrigin
     coefficients: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, sampler: Entry, schedule: Entry, sigmas: Sequence[float], coefficients: Mapping[str, Any] | None = None
-    ) -> PassRecord:
-        """The pass of loaded plugins."""
-        origins = PluginOrigin.of(sampler), PluginOrigin.of(schedule)
-        return cls(tuple(map(float, sigmas)), *origins, dict(coefficients or {}))
 
     def to_json(self) -> dict[str, Any]:
         """The pass as JSON data."""
@@ -134,7 +112,7 @@ class Record:
     later_passes: tuple[PassRecord, ...]
     patches: tuple[Patch, ...] = ()
     source: Record | None = None
-    guidance: PluginOrigin = PluginOrigin()
+    guidance: PluginOrigin = NO_PLUGIN
     written: Mapping[str, str] = field(default_factory=dict)
     styles: tuple[str, ...] = ()
     coefficients: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from weights.prompt_syntax import lora_tags
 from .feature_fields import HIRES_SCALE, SCALE
 from .limits import LOCAL, SEEDS, Limits, limit_problems
 from .menus import UPSCALERS
-from .plugin_fields import GUIDANCE
+from .plugin_fields import GUIDANCE, PluginOrigins
 from .prompt_checks import check_prompts, prompts_as_they_come_out
 from .request import Request, RequestError
 from .styles import Style, with_styles
@@ -46,6 +46,7 @@ class ResolvedRequest:
     came_out    (prompt, negative prompt) of each picture after its random choices; empty where there are none
     styles      the names of those that were written into the prompts
     written     (prompt, negative prompt) as they were written, before styles and random choices
+    origins     of the plugins that it names, as they were then: they may be loaded anew before it is drawn
     A replay puts the recorded sigmas into the plans; the request names the schedules that they came from.
     """
 
@@ -57,6 +58,7 @@ class ResolvedRequest:
     came_out: tuple[tuple[str, str], ...] = ()
     styles: tuple[str, ...] = ()
     written: tuple[str, str] = ("", "")
+    origins: PluginOrigins = PluginOrigins()
 
     def request_of(self, index: int) -> Request:
         """The request with the prompts of picture `index` as they came out."""
@@ -167,14 +169,15 @@ def resolve(
         check_prompts(prompt, negative, extra, resolved.prompt_syntax)
     if resolved.is_tiled:
         resolved = _tiled(resolved, extra)
-    whole, method = whole_plan(resolved, registry, model_info), Method(guidance.item, resolved.guidance_options)
+    run, later = whole_plan(resolved, registry, model_info), None
     if resolved.is_hires:
         resolved, second = hires_pass(resolved, registry, _upscalers(extra))
         check_upscaler_file(resolved.upscaler, extra)
         later = partial_plan(whole_plan(second, registry, model_info), second)
-        return ResolvedRequest(resolved, model_info, whole, later, method, came_out, names, written)
-    run = partial_plan(whole, resolved) if resolved.has_input else whole
-    return ResolvedRequest(resolved, model_info, run, None, method, came_out, names, written)
+    elif resolved.has_input:
+        run = partial_plan(run, resolved)
+    method, origins = Method(guidance.item, resolved.guidance_options), PluginOrigins.of(resolved, registry)
+    return ResolvedRequest(resolved, model_info, run, later, method, came_out, names, written, origins)
 
 
 def drawn_seed(seed: int) -> int:
@@ -253,17 +256,9 @@ def check_upscaler_file(name: str, extra: ExtraNetworks | None) -> None:
 def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:
     """The plan of every step of a resolved request; RequestError if its sampler or schedule cannot make one."""
     sampler, schedule = _known(registry.sampler, request.sampler), _known(registry.schedule, request.schedule)
+    options = request.options, request.schedule_options
     with _planning(request):
-        return _declaring(
-            plan(
-                model_info.schedule,
-                sampler.item,
-                schedule.item,
-                request.steps,
-                request.options,
-                request.schedule_options,
-            )
-        )
+        return _declaring(plan(model_info.schedule, sampler.item, schedule.item, request.steps, *options))
 
 
 def partial_plan(whole: Plan, request: Request) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -29,6 +30,7 @@ from .job_context import Task
 from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
 from .opened_models import AvailableModels, ModelHolder
+from .plugin_reloading import find_plugins
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment, identity_of
 from .upscaling import open_upscaling
 from .worker import Worker
@@ -71,12 +73,24 @@ class Engine:
         on_ended: Callable[[Job], None] = lambda job: None,
     ):
         self.registry, self.settings = registry, settings
+        self.reloads = 0
+        self._reloading = threading.Lock()
         self._clock, self._account_of = clock, account_of
         self._available = AvailableModels(settings, find_models)
         self.queue = JobQueue(clock, patience, on_ended)
         chooser = BackendChooser(settings, self.queue.wake)
         self._holder = ModelHolder(settings, self._available, open_model, check_model, chooser)
-        self.worker = Worker(self.queue, self._holder, registry, settings, clock, on_saved)
+        self.worker = Worker(self.queue, self._holder, lambda: self.registry, settings, clock, on_saved)
+
+    def reload_plugins(self) -> None:
+        """Load the plugins that have changed anew, in this thread; `reloads` counts those that changed something.
+
+        What was resolved before is drawn with what it was resolved with.
+        """
+        with self._reloading:
+            found = find_plugins(self.settings, self.registry)
+            if found.loaded != self.registry.loaded:
+                self.registry, self.reloads = found, self.reloads + 1
 
     @property
     def status(self) -> str:

@@ -19,6 +19,7 @@ class JobContext:
     """What a job has at hand while it runs in the worker's thread.
 
     model        the opened model that the job named, None if it named none
+    registry     the plugins as they were when the job began
     outputs      folder of the pictures
     should_stop  to be asked around every network call; once true, the job has to end
     clock        seconds

@@ -9,7 +9,7 @@ from PIL import Image
 
 from webui.core.inpainting import InputPicture
 from webui.core.new_record import make_record
-from webui.core.record import PassRecord, PluginOrigin, Record, digest_of, encode_png
+from webui.core.record import PassRecord, Record, digest_of, encode_png
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved, keep_input, save_or_keep
 
@@ -43,13 +43,6 @@ class PictureSink:
 
     def __init__(self, resolved: ResolvedRequest, context: JobContext):
         self._resolved, self._request, self._context = resolved, resolved.request, context
-        request, registry = resolved.request, context.registry
-        self._origins = [(registry.sampler(request.sampler), registry.schedule(request.schedule))]
-        if resolved.hires_plan:
-            second = registry.sampler(request.hires_sampler), registry.schedule(request.hires_schedule)
-            self._origins.append(second)
-        method = request.guidance_method
-        self._guidance = PluginOrigin.of(registry.guidance(method)) if method else PluginOrigin()
         self._problems: list[Saved] = []
         self._input: dict[str, str] = {}
         self.saved: list[SavedPicture] = []
@@ -80,7 +73,7 @@ class PictureSink:
             raise not_saved(self._problems, self._context.public)
 
     def _record(self, image: Image.Image, index: int, facts: RunFacts) -> Record:
-        model, request = self._context.model, self._resolved.request_of(index)
+        model, request, origins = self._context.model, self._resolved.request_of(index), self._resolved.origins
         counted = {} if facts.evaluations is None else {"evaluations": facts.evaluations}
         written = dict(zip(("prompt", "negative_prompt"), self._resolved.written, strict=True))
         styles = list(self._resolved.styles)
@@ -88,8 +81,8 @@ class PictureSink:
             request,
             index,
             [
-                PassRecord.of(*names, sigmas, plan.coefficients)
-                for names, sigmas, plan in zip(self._origins, facts.sigmas, self._resolved.plans, strict=True)
+                PassRecord(tuple(map(float, sigmas)), *own, dict(plan.coefficients or {}))
+                for own, sigmas, plan in zip(origins.passes, facts.sigmas, self._resolved.plans, strict=True)
             ],
             facts.nfe,
             origin_of(model.name, identity_of(model, request, self._context.upscalers)),
@@ -102,5 +95,5 @@ class PictureSink:
                 **({"written": written} if self._resolved.came_out or styles else {}),
                 **({"styles": styles} if styles else {}),
             },
-            self._guidance,
+            origins.guidance,
         )

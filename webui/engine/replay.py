@@ -20,7 +20,8 @@ from webui.core.images import open_picture
 from webui.core.inpainting import open_input
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
+from webui.core.plugin_fields import PluginOrigin
+from webui.core.record import MetadataError, Record, digest_of
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path

@@ -42,19 +42,19 @@ log = logging.getLogger(__name__)
 class Worker:
     """Takes jobs from a queue, one at a time, until the queue is closed. What a job does reaches others as its events.
 
-    See `Engine` for the arguments.
+    plugins  tells which plugins there are now; see `Engine` for the other arguments
     """
 
     def __init__(
         self,
         queue: JobQueue,
         holder: ModelHolder,
-        registry: Registry,
+        plugins: Callable[[], Registry],
         settings: Settings,
         clock: Callable[[], float],
         on_saved: Callable[[Path], None],
     ):
-        self._queue, self._holder, self._registry, self._settings = queue, holder, registry, settings
+        self._queue, self._holder, self._plugins, self._settings = queue, holder, plugins, settings
         self._clock, self._on_saved = clock, on_saved
         self.upscalers = holder.upscalers()
         self._warm_up_wanted = False
@@ -94,7 +94,7 @@ class Worker:
             failed: BackendError | None = None
             context = JobContext(
                 self._open_model(job),
-                self._registry,
+                self._plugins(),
                 environment.outputs or settings.outputs_of(job.account),
                 should_stop,
                 self._clock,

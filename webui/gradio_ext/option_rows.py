@@ -33,6 +33,7 @@ WIDE = 1000  # a range this much wider than its low end is no use on a linear sl
 # with its old value, whatever it was given, and one that it hides in a tab that was never opened stays hidden.
 UNUSED = ["unused"]
 Control = type[gr.components.Component]
+SPARE: Sequence[Control] = (gr.Slider, gr.Slider, gr.Number, gr.Checkbox, gr.Dropdown, gr.Textbox)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class OptionBox:
     """The widgets for whatever a menu names.
 
     kind     "samplers" or "schedules"
-    entries  what the menu can name
+    entries  what the menu can name now
     choice   the menu
     shown    the name whose options the widgets stand for. The browser changes it together with them, so that a value
              which was typed just before another name was chosen goes to the old one
@@ -49,7 +50,7 @@ class OptionBox:
     """
 
     kind: str
-    entries: Mapping[str, Entry]
+    entries: Callable[[], Mapping[str, Entry]]
     choice: gr.Dropdown
     shown: gr.Textbox
     slots: Sequence[gr.components.Component]
@@ -62,8 +63,16 @@ class OptionBox:
 
     def options(self, name: Any) -> dict[int, Option]:
         """The declared options of an entry by their place among the widgets; none for a name that is not known."""
-        entry = self.entries.get(name) if isinstance(name, str) else None
-        return placed(entry.item.options if entry else (), [type(slot) for slot in self.slots])
+        return placed(self._declared(name), [type(slot) for slot in self.slots])
+
+    def left_out(self, name: Any) -> list[str]:
+        """The options of an entry that have no widget: a plugin that was loaded anew may have more than it had."""
+        shown = [option.name for option in self.options(name).values()]
+        return [option.name for option in self._declared(name) if option.name not in shown]
+
+    def _declared(self, name: Any) -> Sequence[Option]:
+        entry = self.entries().get(name) if isinstance(name, str) else None
+        return entry.item.options if entry else ()
 
     def merged(self, kept: Mapping[str, Any], given: Sequence[Any]) -> Mapping[str, Any]:
         """A form's options with the values of `inputs` put in."""
@@ -77,22 +86,28 @@ class OptionBox:
         built  whether the widgets are as they were built, but for what a visitor entered, which is left alone
         """
         new = self.options(name)
-        if built and name == self.shown.value and all(kept[self.kind][name][o.name] == o.default for o in new.values()):
+        # Of a plugin that was loaded anew a moment ago, nothing may be kept yet.
+        values = {option.name: option.default for option in new.values()} | kept[self.kind].get(name, {})
+        if built and name == self.shown.value and all(values[o.name] == o.default for o in new.values()):
             return [_update()] * len(self.slots), [_update()] * len(self.inputs)
         dressed = {place: _update(**limits(option)) for place, option in new.items()}
         # The value comes first: the browser changes the first property of all widgets in one go.
-        filled = {
-            place: _update(value=kept[self.kind][name][option.name], elem_classes=[]) for place, option in new.items()
-        }
+        filled = {place: _update(value=values[option.name], elem_classes=[]) for place, option in new.items()}
         places = range(len(self.slots))
         first = [dressed.get(place, _update()) for place in places]
         return first, [name or "", *(filled.get(place, _update(elem_classes=UNUSED)) for place in places)]
 
 
-def build_options(mode: str, kind: str, entries: Mapping[str, Entry], choice: gr.Dropdown) -> OptionBox:
-    """Build the widgets for the options of `choice`, one of `entries`; `connect_options` connects their events."""
-    controls = row_for([control(option) for option in entry.item.options] for entry in entries.values())
-    first = placed(entries[choice.value].item.options if choice.value in entries else (), controls)
+def build_options(
+    mode: str, kind: str, entries: Callable[[], Mapping[str, Entry]], choice: gr.Dropdown, spare: Sequence[Control] = ()
+) -> OptionBox:
+    """Build the widgets for the options of `choice`, one of `entries`; `connect_options` connects their events.
+
+    spare  more widgets, for plugins that are loaded anew with more options
+    """
+    now = entries()
+    controls = [*row_for([control(option) for option in entry.item.options] for entry in now.values()), *spare]
+    first = placed(now[choice.value].item.options if choice.value in now else (), controls)
     # Hidden by its style: Gradio shows all that is in a box when it shows the box.
     with gr.Column(elem_id=f"{mode}-{kind}-options", elem_classes="options"):
         slots = [_slot(each, first.get(place)) for place, each in enumerate(controls)]
@@ -163,9 +178,14 @@ def row_for(lists: Iterable[Sequence[Control]]) -> list[Control]:
 
 
 def placed(options: Sequence[Option], row: Sequence[Control]) -> dict[int, Option]:
-    """Options by their places in a row that is long enough for them."""
-    places = iter(enumerate(row))
-    return {next(place for place, kind in places if kind is control(option)): option for option in options}
+    """Options by their places in a row; one for which it is too short, and those after it, have none."""
+    places, found = iter(enumerate(row)), {}
+    for option in options:
+        place = next((place for place, kind in places if kind is control(option)), None)
+        if place is None:
+            break
+        found[place] = option
+    return found
 
 
 def control(option: Option) -> Control:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import gradio as gr
 
@@ -11,8 +12,8 @@ from samplers.sampler import Sampler
 from samplers.testing import measure_order
 from webui.core.menus import guidances_in_order, in_order, schedules_in_order
 from webui.engine.watchdog import at_most
-from webui.gradio_ext.gradio_events import LONG
-from webui.tabs.form.describe import calls_text, paper_link
+from webui.gradio_ext.gradio_events import LONG, QUIET
+from webui.tabs.form.describe import calls_text, line, paper_link, problem
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
@@ -33,8 +34,13 @@ SAMPLER_COLUMNS = (
 
 
 def build_plugins(page: Page) -> None:
-    """Build the tab's content; plugins do not change while the program runs."""
-    measure = gr.Button("Measure the orders", size="sm", elem_id="measure-orders", elem_classes="small")
+    """Build the tab's content. Plugins are code: nobody else than this machine's users loads any through the page."""
+    with gr.Row():
+        measure = gr.Button("Measure the orders", size="sm", elem_id="measure-orders", elem_classes="small")
+        if not page.engine.settings.public:
+            again = gr.Button("Load changed files", size="sm", elem_id="reload-plugins", elem_classes="small")
+            told = gr.HTML(elem_id="reloaded")
+            again.click(partial(_load_again, page), None, [page.plugins, told], concurrency_limit=1, **LONG)
     tables = gr.HTML(plugins_html(page.registry), elem_classes="plugins", elem_id="plugins")
 
     def run() -> Iterator[str]:
@@ -43,7 +49,27 @@ def build_plugins(page: Page) -> None:
             measured[name] = measured_text(entry.item)
             yield plugins_html(page.registry, measured)
 
+    page.plugins.change(lambda: plugins_html(page.registry), None, tables, **QUIET)
     measure.click(run, None, tables, concurrency_limit=1, **LONG)
+
+
+def _load_again(page: Page) -> tuple[int, str]:
+    """Load what has changed anew, and say what that was."""
+    before = page.registry
+    page.engine.reload_plugins()
+    return page.engine.reloads, reload_text(before, page.registry)
+
+
+def reload_text(before: Registry, now: Registry) -> str:
+    """What differs between two loadings of plugins, in a line."""
+    sources = {each.source for each in now.loaded}
+    new = [each.source for each in now.loaded if each not in before.loaded and not each.broken]
+    gone = [each.source for each in before.loaded if each.source not in sources]
+    parts = [f"Loaded: {', '.join(new)}." if new else "", f"Gone: {', '.join(gone)}." if gone else ""]
+    failed = [f"{each.source}: {each.reason}." for one in now.loaded for each in one.broken]
+    if failed:
+        return problem(" ".join([*filter(None, parts), "Not loaded:", *failed]))
+    return line(" ".join(filter(None, parts)) or "No file of a plugin has changed.")
 
 
 def measured_text(sampler: Sampler) -> str:

@@ -16,7 +16,7 @@ from webui.core.menus import guidances_in_order, sampler_choices, schedules_in_o
 from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request
 from webui.core.upscale_request import pixel_upscalers
-from webui.gradio_ext.option_rows import build_options, connect_options
+from webui.gradio_ext.option_rows import SPARE, OptionBox, build_options, connect_options
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
@@ -114,12 +114,9 @@ def upscaler_choices(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def build_hires(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
     """The folded controls of a second pass that enlarges the picture."""
-    registry, most_steps = page.registry, page.engine.limits.steps
-    menus = {
-        "hires_sampler": [("As above", ""), *sampler_choices(registry.samplers)],
-        "hires_schedule": [("As above", ""), *((name, name) for name in schedules_in_order(registry.schedules))],
-        "upscaler": upscaler_choices(page.engine.upscalers()),
-    }
+    most_steps, choices = page.engine.limits.steps, plugin_choices(page.registry)
+    menus = {name: choices[name] for name in ("hires_sampler", "hires_schedule")}
+    menus["upscaler"] = upscaler_choices(page.engine.upscalers())
     changes: dict[str, dict[str, Any]] = {name: dict(choices=names, min_width=120) for name, names in menus.items()}
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
         gr.HTML(note("A second pass enlarges the picture and draws its details anew."))
@@ -164,8 +161,8 @@ def build_form(
         sampler, schedule = build_menus(registry, mode, start["sampler"])
         note = gr.HTML(elem_id=f"{mode}-note")
         boxes = [
-            build_options(mode, "samplers", registry.samplers, sampler),
-            build_options(mode, "schedules", registry.schedules, schedule),
+            build_plugin_options(page, mode, "samplers", sampler),
+            build_plugin_options(page, mode, "schedules", schedule),
         ]
         controls |= {"sampler": sampler, "schedule": schedule} | build_group(
             mode,
@@ -177,7 +174,7 @@ def build_form(
         more_label = "More about prompt and guidance"
         with gr.Accordion(more_label, open=False, elem_id=f"{mode}-more", elem_classes="more"):
             method = build_guidance_menu(registry, mode)
-            boxes.append(build_options(mode, GUIDANCE.kind, registry.guidances, method))
+            boxes.append(build_plugin_options(page, mode, GUIDANCE.kind, method))
             controls[GUIDANCE.name] = method
             controls |= build_group(mode, "conditioning", schema) | build_group(mode, "interval", schema)
         connect_options(boxes, store, revision, edits)
@@ -219,32 +216,34 @@ def build_model_menu(page: Page, mode: str, model: str) -> gr.Dropdown:
     )
 
 
+def build_plugin_options(page: Page, mode: str, kind: str, menu: gr.Dropdown) -> OptionBox:
+    """The widgets for the options of a menu's plugins; a page of plugins that are being written has spare ones."""
+    settings = page.engine.settings
+    spare = SPARE if settings.reload or settings.plugin_folders else ()
+    return build_options(mode, kind, lambda: getattr(page.registry, kind), menu, spare)
+
+
 def build_menus(registry: Registry, mode: str, sampler: str) -> tuple[gr.Dropdown, gr.Dropdown]:
     """The menus of samplers and schedules side by side, `sampler` and the model's own schedule chosen."""
-    menus = {
-        "sampler": (sampler_choices(registry.samplers), sampler),
-        "schedule": (schedule_choices(registry.schedules), ""),
-    }
+    menus = {"sampler": sampler, "schedule": ""}
     with gr.Row():
         first, second = (
             gr.Dropdown(
-                choices,
+                plugin_choices(registry)[name],
                 value=value,
                 label=fields_of(Request)[name].setting.label,
                 elem_id=f"{mode}-{name}",
                 interactive=True,
                 min_width=120,
             )
-            for name, (choices, value) in menus.items()
+            for name, value in menus.items()
         )
     return first, second
 
 
 def build_guidance_menu(registry: Registry, mode: str) -> gr.Dropdown:
     """The menu of guidances, the usual one chosen."""
-    names = guidances_in_order(registry.guidances)
-    choices = [(name, GUIDANCE.named(registry.guidances[name])) for name in names]
-    menu = build_control(fields_of(Request)[GUIDANCE.name], mode, choices=choices)
+    menu = build_control(fields_of(Request)[GUIDANCE.name], mode, choices=plugin_choices(registry)[GUIDANCE.name])
     assert isinstance(menu, gr.Dropdown)
     return menu
 
@@ -256,9 +255,18 @@ def schedule_update(own_grid: bool) -> gr.Dropdown:
     return gr.Dropdown(interactive=not own_grid, info=info)
 
 
-def schedule_choices(schedules: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The menu of schedules, the model's own first; the note about the run names it."""
-    return [("Model's own", ""), *((name, name) for name in schedules_in_order(schedules))]
+def plugin_choices(registry: Registry) -> dict[str, list[tuple[str, str]]]:
+    """What the menus of plugins offer, by field; the model's own schedule, which a note names, first."""
+    samplers = sampler_choices(registry.samplers)
+    schedules = [(name, name) for name in schedules_in_order(registry.schedules)]
+    guidances = registry.guidances
+    return {
+        "sampler": samplers,
+        "schedule": [("Model's own", ""), *schedules],
+        "hires_sampler": [("As above", ""), *samplers],
+        "hires_schedule": [("As above", ""), *schedules],
+        GUIDANCE.name: [(name, GUIDANCE.named(guidances[name])) for name in guidances_in_order(guidances)],
+    }
 
 
 def size_box(info: ModelInfo | None) -> dict[str, Any]:

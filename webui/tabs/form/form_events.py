@@ -12,6 +12,7 @@ from samplers.run import Plan, plan
 from webui.core.fields import fields_of
 from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
+from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import NO_PROMPT, Request, read
 from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
 from webui.core.upscale_request import pixel_upscalers
@@ -19,7 +20,7 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_cha
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import schedule_update, shown_value, size_slider, upscaler_choices
+from .controls import plugin_choices, schedule_update, shown_value, size_slider, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
@@ -39,6 +40,7 @@ def connect_form(page: Page, form: Form) -> None:
     controls = {name: form.fields[name] for name in form.kept_names}
     remember(controls, form.options, form.edits, form.revision, page.kept[form.mode])
     _describe(page, form)
+    follow_plugins(page, form)
     model = form.fields["model"]
     schedule, width, height, guidance = (form.fields[name] for name in ("schedule", "width", "height", "guidance"))
     changed = [schedule, width, height, guidance, form.revision, form.sizes]
@@ -74,6 +76,9 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
         "upscaler": dict(choices=upscaler_choices(upscalers)),
         "styles": dict(choices=list(styles)),
     }
+    # The page itself has the menus that it was built with.
+    if page.engine.reloads:
+        more |= {name: dict(choices=choices) for name, choices in plugin_choices(page.registry).items()}
     values["model"] = values["model"] or None
     updates: Updates = {
         form.fields[name]: gr.update(value=shown_value(form.fields[name], values[name]), **more.get(name, {}))
@@ -81,6 +86,18 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
     }
     options = recall_options(saved, page.registry)
     return updates | {form.options: options, form.sizes: {}, form.revision: time.time()}
+
+
+def follow_plugins(page: Page, form: Form) -> None:
+    """Fill the menus and the options of a form anew, and leave the rest, when plugins have been loaded anew."""
+    menus = [form.fields[name] for name in plugin_choices(page.registry) if name in form.fields]
+
+    def fill(saved: Any) -> Updates:
+        updates = refill(page, form, saved)
+        return {output: updates[output] for output in outputs}
+
+    outputs = [*menus, form.options, form.revision]
+    page.plugins.change(fill, page.kept[form.mode], outputs, **QUIET)
 
 
 def restore(page: Page, form: Form, saved: Any) -> Updates:
@@ -116,7 +133,9 @@ def _describe(page: Page, form: Form) -> None:
     controls = [form.fields[name] for name in names]
 
     def describe(options: dict[str, Any], *given: Any) -> list[Any]:
-        return _notes(page, form.mode, options, dict(zip(names, given, strict=True)))
+        values = dict(zip(names, given, strict=True))
+        method, text, schedule = _notes(page, form.mode, options, values)
+        return [method + _without_control(form, values), text, schedule]
 
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
     watched = [*controls, form.edits, form.revision]
@@ -149,6 +168,13 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         text += note(NO_PROMPT)
     text += size_note(found, values.get("width"), values.get("height"))
     return [sampler_note(entry, settings), text, schedule_update(own_grid)]
+
+
+def _without_control(form: Form, values: Mapping[str, Any]) -> str:
+    """A note about options that the page has no control for, "" without such."""
+    named = {each.kind: chosen_name(values.get(each.name)) for each in PLUGIN_FIELDS}
+    names = [name for box in form.boxes for name in box.left_out(named[box.kind])]
+    return note(f"Restart Sigmalab to set {', '.join(names)}, which this page has no control for.") if names else ""
 
 
 def _second_note(

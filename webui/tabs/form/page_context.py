@@ -21,6 +21,7 @@ class Page:
     token     the visitor's browser tab, a `gr.State`; it owns the jobs that this tab starts
     kept      where the browser keeps each form, by its mode, and the axes of a grid
     status    changes when a model has been opened
+    plugins   how many times plugins had been loaded anew when the menus were filled
     watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     """
 
@@ -28,6 +29,7 @@ class Page:
     token: gr.State
     kept: Mapping[str, gr.BrowserState]
     status: gr.HTML | gr.Number
+    plugins: gr.Number
     watching: Counter[str] = field(default_factory=Counter)
 
     @property

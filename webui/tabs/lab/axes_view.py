@@ -61,7 +61,7 @@ def build_axes(page: Page, mode: str) -> AxesView:
     """Build the controls and have the browser keep them."""
     with gr.Row(elem_classes="axes"):
         first = recall_axes(None, page.registry)[0]
-        controls = [one for place, axis in enumerate(first) for one in _build_axis(page.registry, mode, place, axis)]
+        controls = [one for place, axis in enumerate(first) for one in _build_axis(page, mode, place, axis)]
     policy = gr.Radio(
         [(text, name) for name, text in POLICIES.items()],
         value="same",
@@ -102,10 +102,13 @@ def recall_axes(saved: Any, registry: Registry) -> tuple[list[Described], str]:
     return described, policy if isinstance(policy, str) and policy in POLICIES else "same"
 
 
-def restore_axes(registry: Registry, view: AxesView, saved: Any) -> Updates:
-    """Updates for `view.outputs` from what the browser kept, for a page that is being opened."""
-    axes, policy = recall_axes(saved, registry)
-    updates = [*(update for axis in axes for update in _updates(axis, registry)), policy, time.time()]
+def restore_axes(page: Page, view: AxesView, saved: Any) -> Updates:
+    """Updates for `view.outputs` from what the browser kept, for a page that is being opened, and for other plugins."""
+    axes, policy = recall_axes(saved, page.registry)
+    updates = [*(update for axis in axes for update in _updates(axis, page.registry)), policy, time.time()]
+    if page.engine.reloads:
+        for place in range(len(PLACES)):
+            updates[3 * place]["choices"] = _choices(page.registry)
     return opening(dict(zip(view.outputs, updates, strict=True)))
 
 
@@ -147,14 +150,22 @@ def _text(axis: Described, names: list[str] | None, registry: Registry) -> Mappi
     return dict(value=axis.typed, placeholder=about, visible=bool(axis.kind) and not names)
 
 
-def _build_axis(registry: Registry, mode: str, place: int, axis: Described) -> list[gr.components.Component]:
+def _choices(registry: Registry) -> list[tuple[str, str]]:
+    return [("Nothing", ""), *((title, name) for name, title in kinds(registry).items())]
+
+
+def _build_axis(page: Page, mode: str, place: int, axis: Described) -> list[gr.components.Component]:
     """What varies along one axis, and its values: from a menu, or typed."""
-    choices = [("Nothing", ""), *((title, name) for name, title in kinds(registry).items())]
+    registry = page.registry
     names = menu(axis.kind, registry) if axis.kind else None
     number = place + 1
     with gr.Column(elem_classes="card", min_width=240):
         kind = gr.Dropdown(
-            choices, value=axis.kind, label=PLACES[place], elem_id=f"{mode}-axis{number}", interactive=True
+            _choices(registry),
+            value=axis.kind,
+            label=PLACES[place],
+            elem_id=f"{mode}-axis{number}",
+            interactive=True,
         )
         picked = gr.Dropdown(
             **_menu(axis, names), multiselect=True, label="Values", interactive=True, elem_id=f"{mode}-names{number}"
@@ -168,6 +179,7 @@ def _build_axis(registry: Registry, mode: str, place: int, axis: Described) -> l
         )
 
     def follow(kind: Any) -> list[Any]:
+        registry = page.registry
         kind = kind if isinstance(kind, str) and kind in kinds(registry) else ""
         names = menu(kind, registry) if kind else None
         return _updates(Described(kind, (names or [])[:6], ""), registry)[1:]

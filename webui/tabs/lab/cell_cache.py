@@ -12,12 +12,12 @@ from statistics import median
 from typing import Any
 
 from samplers.noise import NOISE_VERSION
-from samplers.registry import Registry
 from webui.core.fields import input_fields
 from webui.core.images import PictureError
 from webui.core.inpainting import InputPicture
 from webui.core.picture_metadata import read_picture
-from webui.core.record import MetadataError, PluginOrigin, Record, digest_of
+from webui.core.plugin_fields import PluginOrigin, PluginOrigins
+from webui.core.record import MetadataError, Record, digest_of
 from webui.core.request import Request
 from weights.identity import ModelIdentity, weights_digest
 
@@ -66,19 +66,16 @@ def key_of(
 
 def key_of_request(
     request: Request,
-    registry: Registry,
+    origins: PluginOrigins,
     model: ModelIdentity,
     source: InputPicture | None = None,
     coefficients: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The key of a resolved request of one picture on a model, with its input picture; see `key_of`."""
-    sampler, schedule = (
-        PluginOrigin.of(entry) for entry in (registry.sampler(request.sampler), registry.schedule(request.schedule))
-    )
-    method = request.guidance_method
-    guidance = PluginOrigin.of(registry.guidance(method)) if method else PluginOrigin()
+    sampler, schedule = origins.passes[0]
     inputs = "".join(digest_of(image) for image in (source.picture, source.mask) if image) if source else ""
-    return key_of(request.to_json(), sampler, schedule, guidance, model.digest, model.device, inputs, coefficients)
+    plugins = sampler, schedule, origins.guidance
+    return key_of(request.to_json(), *plugins, model.digest, model.device, inputs, coefficients)
 
 
 def key_of_record(record: Record) -> str | None:

@@ -67,7 +67,7 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
         if identity is None:
             return False
         coefficients = _coefficients(cell, engine.registry, identity.weights, engine.outputs)
-        key = key_of_request(cell.request, engine.registry, identity, grid.source(cell), coefficients)
+        key = key_of_request(cell.request, cell.resolved.origins, identity, grid.source(cell), coefficients)
         return bool(cache.find(key))
 
     missing = [cell for cell in grid.possible if not is_there(cell)]
@@ -136,7 +136,7 @@ class _GridRun:
         source = self._grid.source(cell)
         key = key_of_request(
             cell.request,
-            context.registry,
+            cell.resolved.origins,
             identity_of(context.model, cell.request, context.upscalers),
             source,
             _coefficients(cell, context.registry, context.model.identity.weights, context.outputs),

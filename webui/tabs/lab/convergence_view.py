@@ -21,7 +21,7 @@ from webui.tabs.form.page_context import Page
 from webui.templates import render
 
 from .figures import convergence_figure
-from .lab_form import build_samplers, build_schedule, request_of
+from .lab_form import build_samplers, build_schedule, follow_plugins, request_of
 from .lab_text import ahead_text
 from .tool_view import build_buttons, connect_cost, connect_tool
 
@@ -59,6 +59,7 @@ def build_convergence(page: Page, form: Form) -> JobEvents:
                 elem_id=f"{TOOL}-most",
                 interactive=True,
             )
+    follow_plugins(page, chosen, schedule)
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Measure", IDLE)
     plot = gr.Plot(show_label=False, visible=False, elem_id=f"{TOOL}-plot")

@@ -10,6 +10,7 @@ import gradio as gr
 from samplers.registry import Registry
 from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import Request
+from webui.gradio_ext.gradio_events import QUIET
 from webui.tabs.form.controls import build_form, build_input, build_prompt, build_upload
 from webui.tabs.form.form import Form, to_request
 from webui.tabs.form.form_events import connect_form
@@ -62,6 +63,16 @@ def build_schedule(registry: Registry, tool: str, default: str, info: str | None
         elem_id=f"{tool}-schedule",
         interactive=True,
     )
+
+
+def follow_plugins(page: Page, samplers: gr.Dropdown, schedule: gr.Dropdown) -> None:
+    """Fill a tool's menus anew when plugins have been loaded anew; what is chosen stays."""
+
+    def fill() -> list[Any]:
+        names = in_order(page.registry.samplers), schedules_in_order(page.registry.schedules)
+        return [gr.update(choices=[(name, name) for name in each]) for each in names]
+
+    page.plugins.change(fill, None, [samplers, schedule], **QUIET)
 
 
 def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:

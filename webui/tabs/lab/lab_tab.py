@@ -46,6 +46,7 @@ def build_lab(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench]) -> No
             with gr.Tab("Paths in 2-D", id="plane") as plane:
                 tools.append(build_plane(page, form, plane))
     blocks.load(partial(restore, page, form), page.kept[form.mode], refilled(form), **QUIET)
-    blocks.load(partial(restore_axes, page.registry, axes), page.kept[STORE], axes.outputs, **QUIET)
+    for changed in (blocks.load, page.plugins.change):
+        changed(partial(restore_axes, page, axes), page.kept[STORE], axes.outputs, **QUIET)
     for each in tools:
         blocks.load(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)

@@ -19,7 +19,7 @@ from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
-from .lab_form import build_samplers, build_schedule
+from .lab_form import build_samplers, build_schedule, follow_plugins
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, PathFailed, PlanePath, PlaneTask, make_paths
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -75,6 +75,7 @@ def build_plane(page: Page, form: Form, tab: gr.Tab) -> JobEvents:
                         interactive=True,
                         min_width=90,
                     )
+            follow_plugins(page, chosen, schedule)
             cost = gr.HTML(elem_id=f"{TOOL}-cost")
             buttons = build_buttons(TOOL, "Draw paths", IDLE)
             gr.HTML(note(EXPLANATION))

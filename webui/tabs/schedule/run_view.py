@@ -13,8 +13,14 @@ from webui.core.fields import fields_of
 from webui.core.menus import chosen_name, schedules_in_order
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
-from webui.gradio_ext.option_rows import build_options, connect_options
-from webui.tabs.form.controls import build_control, build_group, build_menus, build_model_menu
+from webui.gradio_ext.option_rows import connect_options
+from webui.tabs.form.controls import (
+    build_control,
+    build_group,
+    build_menus,
+    build_model_menu,
+    build_plugin_options,
+)
 from webui.tabs.form.form_state import fresh, recall_options
 from webui.tabs.form.page_context import Page
 
@@ -78,8 +84,8 @@ def build_fields(page: Page) -> dict[str, Any]:
         model = build_model_menu(page, "schedule", start["model"])
         sampler, menu = build_menus(registry, "schedule", start["sampler"])
         boxes = (
-            build_options("schedule", "samplers", registry.samplers, sampler),
-            build_options("schedule", "schedules", registry.schedules, menu),
+            build_plugin_options(page, "schedule", "samplers", sampler),
+            build_plugin_options(page, "schedule", "schedules", menu),
         )
         connect_options(boxes, store, revision, edits)
         most = min(SLIDER_STEPS, page.engine.limits.steps)

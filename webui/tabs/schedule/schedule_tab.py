@@ -8,7 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from webui.core.menus import schedules_in_order
 from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, opening
+from webui.tabs.form.controls import plugin_choices
 from webui.tabs.form.describe import note
 from webui.tabs.form.form_events import remember
 from webui.tabs.form.form_state import recall_options
@@ -68,11 +70,17 @@ def _connect_restore(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwa
         model = gr.update(choices=list(models), value=values.pop("model") or None)
         values["steps"] = steps_update(values["steps"])
         looks = recall_more(saved, page.registry)
+        # The page itself has the menus that it was built with.
+        if page.engine.reloads:
+            choices = plugin_choices(page.registry)
+            values |= {name: gr.update(value=values[name], choices=choices[name]) for name in ("sampler", "schedule")}
+            looks["compare"] = gr.update(value=looks["compare"], choices=schedules_in_order(page.registry.schedules))
         updates = [recall_options(saved, page.registry), model, *values.values(), *looks.values(), RESTORED]
         return opening(dict(zip(filled, updates, strict=True)))
 
     filled = [run.options, *controls.values(), run.revision]
-    blocks.load(fill, kept, filled, **QUIET)
+    for changed in (blocks.load, page.plugins.change):
+        changed(fill, kept, filled, **QUIET)
 
 
 def _build_run(page: Page) -> RunPart:
