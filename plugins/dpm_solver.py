@@ -12,13 +12,19 @@ import math
 from itertools import pairwise
 from typing import Annotated
 
-from samplers import Choice, Range, Step, hookimpl, multistep_weights, sampler
+from samplers import Choice, Former, Range, Step, hookimpl, multistep_weights, sampler
 
 Eta = Annotated[float, Range(0, 1, 0.05), "share of fresh noise: 0 is the ODE"]
 Scale = Annotated[float, Range(0.9, 1.1, 0.001), "scale of the fresh noise"]
 Solver = Annotated[str, Choice("midpoint", "heun"), "midpoint is the paper's; heun integrates the slope exactly"]
 Refine = Annotated[bool, "improve the first step once its end is known, at no extra call; others do not"]
 Longest = Annotated[float, Range(0.1, 10, 0.1), "longest step in log sigma that takes three values, not two"]
+Path = Annotated[
+    str,
+    Choice("steps", "seed"),
+    Former("1", "seed"),
+    "what the fresh noise follows: the steps, or one Brownian path of the seed for every schedule, which is slow",
+]
 LONGEST = 0.2  # under guidance, a parabola through longer steps leaves the picture
 PAPER = "arXiv:2211.01095"
 
@@ -51,13 +57,23 @@ def dpm_3m(denoise, x, sigmas, noise, *, longest: Longest = LONGEST, refine_star
     yield from _multistep(denoise, x, sigmas, noise, order=3, refine=refine_start, longest=longest)
 
 
-@sampler("DPM++ 2M SDE", order=_second_unless_noisy, calls=1, stochastic=_noisy, paper=PAPER)
-def dpm_2m_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, solver: Solver = "midpoint", noise_scale: Scale = 1.0):
+@sampler("DPM++ 2M SDE", order=_second_unless_noisy, calls=1, stochastic=_noisy, version="2", paper=PAPER)
+def dpm_2m_sde(
+    denoise,
+    x,
+    sigmas,
+    noise,
+    *,
+    eta: Eta = 1.0,
+    solver: Solver = "midpoint",
+    noise_scale: Scale = 1.0,
+    path: Path = "steps",
+):
     """The paper's SDE-DPM-Solver++(2M); at eta 0 it is DPM++ 2M."""
-    yield from _multistep(denoise, x, sigmas, noise, 2, eta, noise_scale, midpoint=solver == "midpoint")
+    yield from _multistep(denoise, x, sigmas, noise, 2, eta, noise_scale, midpoint=solver == "midpoint", along=path)
 
 
-@sampler("DPM++ 3M SDE", order=_third_unless_noisy, calls=1, stochastic=_noisy, paper=PAPER)
+@sampler("DPM++ 3M SDE", order=_third_unless_noisy, calls=1, stochastic=_noisy, version="2", paper=PAPER)
 def dpm_3m_sde(
     denoise,
     x,
@@ -68,9 +84,11 @@ def dpm_3m_sde(
     noise_scale: Scale = 1.0,
     refine_start: Refine = True,
     longest: Longest = LONGEST,
+    path: Path = "steps",
 ):
     """The same with three values; at eta 0 it is DPM++ 3M."""
-    yield from _multistep(denoise, x, sigmas, noise, 3, eta, noise_scale, refine=refine_start, longest=longest)
+    more = dict(refine=refine_start, longest=longest, along=path)
+    yield from _multistep(denoise, x, sigmas, noise, 3, eta, noise_scale, **more)
 
 
 @sampler("DPM++ 2S", order=_second_unless_noisy, calls=_two_calls, stochastic=_noisy, paper=PAPER)
@@ -90,10 +108,10 @@ def dpm_2s(denoise, x, sigmas, noise, *, eta: Eta = 0.0, noise_scale: Scale = 1.
         yield Step(x, lower, denoised)
 
 
-@sampler("DPM++ SDE", order=_second_unless_noisy, calls=_two_calls, stochastic=_noisy, paper=PAPER)
-def dpm_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, noise_scale: Scale = 1.0):
+@sampler("DPM++ SDE", order=_second_unless_noisy, calls=_two_calls, stochastic=_noisy, version="2", paper=PAPER)
+def dpm_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, noise_scale: Scale = 1.0, path: Path = "steps"):
     """The 2S step with noise on its way too, as in k-diffusion: both noises are pieces of one Brownian path."""
-    path = _path(noise, x, sigmas, eta)
+    fresh = _path(noise, x, sigmas, eta, path)
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
         if lower == 0:
@@ -103,19 +121,29 @@ def dpm_sde(denoise, x, sigmas, noise, *, eta: Eta = 1.0, noise_scale: Scale = 1
             down, up = _ancestral(sigma, middle, eta)
             halfway = _toward(denoised, x, down / sigma)
             if up > 0:
-                halfway = halfway + up * noise_scale * path(sigma, middle)
+                halfway = halfway + up * noise_scale * fresh(sigma, middle)
             denoised = denoise(halfway, middle)
             down, up = _ancestral(sigma, lower, eta)
             x = _toward(denoised, x, down / sigma)
             if up > 0:
-                x = x + up * noise_scale * path(sigma, lower)
+                x = x + up * noise_scale * fresh(sigma, lower)
         yield Step(x, lower, denoised)
 
 
 def _multistep(
-    denoise, x, sigmas, noise, order, eta=0.0, noise_scale=1.0, midpoint=False, refine=False, longest=math.inf
+    denoise,
+    x,
+    sigmas,
+    noise,
+    order,
+    eta=0.0,
+    noise_scale=1.0,
+    midpoint=False,
+    refine=False,
+    longest=math.inf,
+    along="steps",
 ):
-    path, k = _path(noise, x, sigmas, eta), 1 + eta
+    fresh, k = _path(noise, x, sigmas, eta, along), 1 + eta
     history: list = []
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
@@ -135,7 +163,7 @@ def _multistep(
             x = (lower / sigma) ** k * x + sum(weight * value for weight, (_, value) in zip(weights, history))
             if eta > 0:
                 spread = math.sqrt(-math.expm1(2 * eta * math.log(lower / sigma)))
-                x = x + lower * spread * noise_scale * path(sigma, lower)
+                x = x + lower * spread * noise_scale * fresh(sigma, lower)
         yield Step(x, lower, denoised)
 
 
@@ -152,10 +180,12 @@ def _midpoint(nodes, sigma, lower, k):
     return [whole * (1 + ahead), -whole * ahead]
 
 
-def _path(noise, x, sigmas, eta):
+def _path(noise, x, sigmas, eta, along):
     """The Brownian path of the run; None where nothing will be drawn from it."""
     positive = [sigma for sigma in sigmas if sigma > 0]
-    return noise.brownian(x, positive[-1], positive[0]) if eta > 0 and len(positive) > 1 else None
+    if eta == 0 or len(positive) < 2:
+        return None
+    return noise.increments(x) if along == "steps" else noise.brownian(x, positive[-1], positive[0])
 
 
 def _ancestral(sigma, lower, eta):

@@ -4,12 +4,13 @@
 from .schedule import NoiseSchedule  # isort: skip
 from .guidance import CFG as CFG  # isort: skip
 from .exponential import multistep_weights
-from .options import Choice, Length, Range
+from .options import Choice, Former, Length, Range
 from .reference import solve_flow
 from .sampler import Step, Stopped, guidance, hookimpl, sampler, schedule
 
 __all__ = [
     "Choice",
+    "Former",
     "Length",
     "NoiseSchedule",
     "Range",

@@ -66,6 +66,10 @@ class CountedNoise(Noise):
         self.used += 1
         return super().__call__(x)
 
+    def increments(self, x: torch.Tensor) -> Callable[[float, float], torch.Tensor]:
+        self.used += 1
+        return super().increments(x)
+
     def brownian(self, x: torch.Tensor, low: float, high: float) -> Callable[[float, float], torch.Tensor]:
         self.used += 1
         return super().brownian(x, low, high)

@@ -109,5 +109,8 @@ class _NoNoise(Noise):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(x)
 
-    def brownian(self, x: torch.Tensor, low: float, high: float) -> Callable[[float, float], torch.Tensor]:
+    def increments(self, x: torch.Tensor) -> Callable[[float, float], torch.Tensor]:
         return lambda sigma, lower: torch.zeros_like(x)
+
+    def brownian(self, x: torch.Tensor, low: float, high: float) -> Callable[[float, float], torch.Tensor]:
+        return self.increments(x)

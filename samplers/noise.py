@@ -6,9 +6,11 @@ neighbours or PyTorch's global generator. Draws are made on the CPU in float32, 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torchsde
@@ -56,6 +58,17 @@ class Noise:
         self._draws += 1
         return torch.stack(draws).to(x)
 
+    def increments(self, x: torch.Tensor) -> Callable[[float, float], torch.Tensor]:
+        """One Brownian path per image over sigma, drawn as it is asked for.
+
+        Returns increment(sigma, lower) as `brownian` does, at the cost of plain noise. What overlaps agrees, as SDE
+        solvers with inner steps need; but the path follows the questions: another schedule sees another one.
+        """
+        self._check(x)
+        pieces = _Pieces(Noise(self._seeds, f"{self._purpose}/increments/{self._draws}"), x.shape)
+        self._draws += 1
+        return lambda sigma, lower: pieces(float(sigma), float(lower)).to(x)
+
     def brownian(self, x: torch.Tensor, low: float, high: float) -> Callable[[float, float], torch.Tensor]:
         """One Brownian path per image over sigmas in [low, high].
 
@@ -94,3 +107,49 @@ class Noise:
     def _check(self, x: torch.Tensor) -> None:
         if x.shape[0] != len(self._seeds):
             raise ValueError(f"noise was made for {len(self._seeds)} images, and x has {x.shape[0]}")
+
+
+class _Pieces:
+    """A Brownian path as the unit noises of its increments between the places that were asked for.
+
+    An interval beyond the path is a new draw z. One that ends inside a piece of length p + q with the unit noise n cuts
+    it by a Brownian bridge, a rotation of (n, z): the lower part of length p gets sqrt(p/(p+q)) n + sqrt(q/(p+q)) z,
+    the upper one sqrt(q/(p+q)) n - sqrt(p/(p+q)) z (Karatzas & Shreve 1991, section 5.6.B).
+    """
+
+    def __init__(self, noise: Noise, shape: torch.Size):
+        self._noise, self._like = noise, torch.empty(shape)
+        self._places: list[float] = []
+        self._noises: list[torch.Tensor] = []  # one less: those between two neighbours
+
+    def __call__(self, sigma: float, lower: float) -> torch.Tensor:
+        """The path's increment from sigma to lower, divided by the root of their distance."""
+        for place in (sigma, lower):
+            self._know(place)
+        first, last = sorted(self._places.index(place) for place in (sigma, lower))
+        noises, places = self._noises[first:last], self._places[first : last + 1]
+        length = places[-1] - places[0]
+        if len(noises) == 1:
+            whole = noises[0]
+        else:
+            shares = [math.sqrt((above - below) / length) for below, above in pairwise(places)]
+            whole = sum((share * noise for share, noise in zip(shares, noises, strict=True)), torch.zeros(()))
+        return whole if sigma < lower else -whole
+
+    def _know(self, place: float) -> None:
+        """Have a place among the known ones."""
+        places, noises = self._places, self._noises
+        index = bisect.bisect_left(places, place)
+        if places[index : index + 1] == [place]:
+            return
+        places.insert(index, place)
+        if len(places) == 1:
+            return
+        fresh = self._noise(self._like)
+        if 0 < index < len(places) - 1:
+            below, above = place - places[index - 1], places[index + 1] - place
+            low, high = (math.sqrt(part / (below + above)) for part in (below, above))
+            whole = noises[index - 1]
+            noises[index - 1 : index] = [low * whole + high * fresh, high * whole - low * fresh]
+        else:
+            noises.insert(min(index, len(noises)), fresh)

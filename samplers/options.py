@@ -12,7 +12,7 @@ import math
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 USUAL_LENGTH, MOST_LENGTH = 1_000, 100_000  # characters of a text: undeclared, and as much as may be declared
@@ -45,12 +45,21 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Former:
+    """What a plugin of an earlier `version` did, before it had this option: pictures of it are drawn again so."""
+
+    version: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class Option(ABC):
     """One declared option. Its kind, "float", "int", "bool", "choice" or "text", is a class of its own below."""
 
     name: str
     default: Any
     help: str = field(default="", kw_only=True)
+    former: Former | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod
@@ -228,9 +237,18 @@ def _option(where: str, parameter: inspect.Parameter, hint: Any) -> Option:
         option = TextOption(name, default, longest, help=text)
     try:
         option.check(default)
+        former = next((each for each in extras if isinstance(each, Former)), None)
+        if former:
+            option = replace(option, former=Former(former.version, option.check(former.value)))
     except ValueError as error:
         raise TypeError(f"{where}: the default of {error}") from None
     return option
+
+
+def with_former(options: tuple[Option, ...], version: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a picture by this version of a plugin gives, and what it did where they are newer than it."""
+    former = {option.name: option.former for option in options if option.former}
+    return {name: each.value for name, each in former.items() if each.version == version} | dict(given)
 
 
 def resolve(owner: str, options: tuple[Option, ...], given: Mapping[str, Any]) -> dict[str, Any]:

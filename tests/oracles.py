@@ -108,7 +108,7 @@ class Silence:
     def __call__(self, x):
         raise AssertionError("noise was drawn")
 
-    brownian = __call__
+    brownian = increments = __call__
 
 
 class Recorded:

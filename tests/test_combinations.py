@@ -88,8 +88,11 @@ def lists(kind: str) -> dict[tuple[float, ...], str]:
 class Pathless(Noise):
     """Noise whose increments of a Brownian path are fresh draws."""
 
-    def brownian(self, x, low, high):
+    def increments(self, x):
         return lambda sigma, lower: self(x)
+
+    def brownian(self, x, low, high):
+        return self.increments(x)
 
 
 def sample(name: str, kind: str) -> list[tuple[tuple[float, ...], str]]:

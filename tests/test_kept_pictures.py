@@ -38,7 +38,9 @@ OPTIONS = {
     "DEIS": {"order": 3},
     "iPNDM": {"order": 4},
     "DPM++ 3M": {"longest": 10},
-    "DPM++ 3M SDE": {"longest": 10},
+    "DPM++ 3M SDE": {"longest": 10, "path": "seed"},
+    "DPM++ 2M SDE": {"path": "seed"},
+    "DPM++ SDE": {"path": "seed"},
 }
 MORE = {
     "img2img": dict(mode="img2img", prompt="rocket", sampler="Euler", steps=6, strength=0.5, strength_as="noise"),

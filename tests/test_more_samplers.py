@@ -192,7 +192,7 @@ def test_an_sde_equals_k_diffusion_on_one_brownian_path(name, options, theirs, g
     path = Noise(seeds).brownian(x, sigmas[-2], sigmas[0])
     pieces = lambda sigma, lower: path(float(sigma), float(lower))  # noqa: E731
     expected = k_diffusion(theirs, modes(), x, sigmas, eta=eta, noise_sampler=pieces, **given)
-    mine = end(sampler(name), modes(), x, sigmas, Noise(seeds), eta=eta, **options)
+    mine = end(sampler(name), modes(), x, sigmas, Noise(seeds), eta=eta, path="seed", **options)
     assert (mine - expected).abs().max() < 1e-11
 
 
@@ -201,7 +201,8 @@ def test_the_third_order_sde_equals_k_diffusion_up_to_its_first_step_of_third_or
     path = Noise((4, 9)).brownian(x, sigmas[-2], sigmas[0])
     pieces = lambda sigma, lower: path(float(sigma), float(lower))  # noqa: E731
     expected = k_diffusion("dpmpp_3m_sde", modes(), x, sigmas, noise_sampler=pieces)
-    mine = end(sampler("DPM++ 3M SDE"), modes(), x, sigmas, Noise((4, 9)), refine_start=False, longest=10.0)
+    options = dict(refine_start=False, longest=10.0, path="seed")
+    mine = end(sampler("DPM++ 3M SDE"), modes(), x, sigmas, Noise((4, 9)), **options)
     assert (mine - expected).abs().max() < 1e-11
 
 

@@ -188,3 +188,47 @@ def test_the_ends_of_a_path_are_inside_it():
             warnings.simplefilter("error")
             assert torch.isfinite(increment(high, (low + high) / 2)).all()
             assert torch.isfinite(increment((low + high) / 2, low)).all()
+
+
+# --- increments that are drawn as they are asked for
+
+
+def increments(seeds=(1,), shape=(1, 120, 120)):
+    return Noise(seeds).increments(torch.zeros(len(seeds), *shape, dtype=torch.float64))
+
+
+QUESTIONS = [
+    [(14.0, 9.0), (9.0, 3.0), (3.0, 0.5)],
+    [(14.0, 12.0), (14.0, 9.0), (9.0, 8.0), (9.0, 3.0), (3.0, 0.5)],
+    [(14.0, 9.0), (14.0, 12.0), (9.0, 3.0), (9.0, 4.0), (3.0, 0.5)],
+    [(3.0, 0.5), (14.0, 9.0), (12.0, 0.7), (9.0, 3.0)],
+]
+
+
+@pytest.mark.parametrize("questions", QUESTIONS)
+def test_increments_of_any_questions_are_those_of_a_brownian_path(questions):
+    path = increments()
+    for question in questions:
+        path(*question)
+    parts = torch.stack([path(*ends).flatten() for ends in ((14.0, 9.0), (9.0, 3.0), (3.0, 0.5), (0.5, 0.05))])
+    assert (parts.mean(1).abs() < 0.034).all() and (parts.std(1) - 1).abs().max() < 0.024
+    assert (torch.corrcoef(parts) - torch.eye(4)).abs().max() < 0.045
+    whole = sum(math.sqrt(a - b) * path(a, b) for a, b in ((14.0, 9.0), (9.0, 3.0), (3.0, 0.5)))
+    assert (whole - math.sqrt(13.5) * path(14.0, 0.5)).abs().max() < 1e-5
+    assert torch.equal(path(3.0, 9.0), -path(9.0, 3.0))
+
+
+def test_intervals_that_do_not_overlap_are_plain_noise():
+    path, drawn = increments((4, 5)), []
+    for sigma, lower in ((14.0, 9.0), (9.0, 3.0), (3.0, 0.5)):
+        drawn.append(path(sigma, lower))
+    plain = Noise((4, 5), "step/increments/0")
+    assert all(torch.equal(each, -plain(each)) for each in drawn)
+
+
+def test_increments_do_not_depend_on_the_neighbours_and_two_paths_are_two():
+    together, alone = increments((4, 5)), increments((5,))
+    assert torch.equal(together(9.0, 3.0)[1:], alone(9.0, 3.0))
+    noise, x = Noise((1,)), torch.zeros(1, 1, 120, 120)
+    streams = [noise(x), noise.increments(x)(9.0, 3.0), noise.increments(x)(9.0, 3.0)]
+    assert (torch.corrcoef(torch.stack([each.flatten() for each in streams])) - torch.eye(3)).abs().max() < 0.045

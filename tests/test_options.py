@@ -6,8 +6,8 @@ from typing import Annotated
 
 import pytest
 
-from samplers import Choice, Length, Range
-from samplers.options import BoolOption, ChoiceOption, NumberOption, TextOption, read_options, resolve
+from samplers import Choice, Former, Length, Range
+from samplers.options import BoolOption, ChoiceOption, NumberOption, TextOption, read_options, resolve, with_former
 
 POSITIONAL = ("denoise", "x", "sigmas", "noise")
 
@@ -267,3 +267,19 @@ def test_a_misspelt_annotation_is_an_error_that_names_it():
 
     with pytest.raises(Exception, match="flot"):
         read_options(misspelt, POSITIONAL)
+
+
+def test_an_option_says_what_was_done_before_it():
+    def newer(denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4), Former("1", 3)] = 2):
+        yield
+
+    options = read_options(newer, POSITIONAL)
+    assert with_former(options, "1", {}) == {"order": 3}
+    assert with_former(options, "1", {"order": 4}) == {"order": 4}
+    assert with_former(options, "2", {}) == {}
+
+    def wrong(denoise, x, sigmas, noise, *, order: Annotated[int, Range(1, 4), Former("1", 5)] = 2):
+        yield
+
+    with pytest.raises(TypeError, match="option 'order' is 5; allowed is a whole number from 1 to 4"):
+        read_options(wrong, POSITIONAL)

@@ -21,6 +21,7 @@ from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
 from webui.engine.replay import changes, recipe
+from webui.importers.imported_settings import from_record
 from webui.replay_command import replay_file, replay_files
 from webui.settings import Settings
 
@@ -289,3 +290,41 @@ def test_changes_of_old_records_say_nothing_of_what_they_do_not_have(bench):
     new = read_picture(path).record
     assert changes(read_record({"packages": {"torch": new.packages["torch"]}, "batch": [1]}), new) == []
     assert Path(path).name.endswith("-1.png")
+
+
+@pytest.fixture
+def toys(registry, tmp_path):
+    settings = Settings(root=ROOT, outputs=tmp_path / "outputs", model="toy", device="cpu")
+    engine = Engine(registry, settings, lambda found, device: ToyModel(found), lambda folder: {"toy": toy()})
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def older(path, folder, **changes):
+    """The picture as a version of its sampler drew it that had no option `path`."""
+    data = json.loads(json.dumps(read_picture(path).record.data))
+    del data["request"]["options"]["path"]
+    (folder / "older.png").unlink(missing_ok=True)
+    write_png(Image.open(path), folder / "older.png", data | dict(sampler=data["sampler"] | {"version": "1"}) | changes)
+    return folder / "older.png"
+
+
+def test_a_picture_from_before_an_option_is_drawn_as_it_was(toys, tmp_path):
+    fields = dict(prompt="a cat", sampler="DPM++ 2M SDE", steps=4, seed=5)
+    (then,), (now,) = (make(toys, **fields, options={"path": path}) for path in ("seed", "steps"))
+    assert Image.open(then).tobytes() != Image.open(now).tobytes()
+    file = older(then, tmp_path)
+    assert replay_file(toys, file).equal
+    assert from_record(read_picture(file).record, toys.registry, {}).fields["options"]["path"] == "seed"
+    assert not replay_file(toys, older(now, tmp_path)).equal
+
+
+@pytest.mark.parametrize("version, path", [("1", "seed"), ("2", "steps")])
+def test_a_second_pass_is_drawn_as_it_was_too(toys, tmp_path, version, path):
+    fields = dict(prompt="a cat", sampler="DPM++ SDE", hires_sampler="DPM++ 2M SDE", hires_scale=1.5, steps=2, seed=5)
+    (drawn,) = make(toys, **fields, hires_steps=2)
+    (second,) = read_picture(drawn).record.data["later_passes"]
+    later = [second | dict(sampler=second["sampler"] | {"version": version})]
+    ready = recipe(older(drawn, tmp_path, later_passes=later), toys).resolved
+    assert (ready.plan.options["path"], ready.hires_plan.options["path"]) == ("seed", path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from samplers.guidance import CFG
+from samplers.options import with_former
 from samplers.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class PluginField:
     def infotext_options(self) -> str:
         """The name of its options in A1111's text."""
         return f"{self.noun.capitalize()} options"
+
+    def as_then(self, registry: Registry, origin: PluginOrigin, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that a picture of `origin` names, and what it did where an option is newer than the picture."""
+        try:
+            return with_former(self.find(registry, origin.id).item.options, origin.version, given)
+        except ValueError:
+            return dict(given)
 
     def entries(self, registry: Registry) -> Mapping[str, Entry[Any]]:
         """The plugins that it can name."""

@@ -20,7 +20,7 @@ from webui.core.images import open_picture
 from webui.core.inpainting import open_input
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
-from webui.core.plugin_fields import PluginOrigin
+from webui.core.plugin_fields import PLUGIN_FIELDS, PluginOrigin
 from webui.core.record import MetadataError, Record, digest_of
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
@@ -152,8 +152,10 @@ def recipe(
             raise MetadataError("The picture's settings are incomplete: they do not say how it was enlarged.")
         second = record.later_passes[0]
         named |= dict(hires_sampler=_id(second.sampler, "sampler"), hires_schedule=_id(second.schedule, "schedule"))
+    for place, origin in zip(PLUGIN_FIELDS, (record.sampler, record.schedule, record.guidance), strict=True):
+        named |= {place.options: place.as_then(engine.registry, origin, getattr(single, place.options))}
     request = single.model_copy(update={**named, counting: batch[0], "count": len(batch), **inputs})
-    resolved = engine.resolve(request)
+    resolved = _second_as_then(engine.resolve(request), record, engine)
     _check_patches(record, engine)
     if image is not None:
         _check_input(record, resolved.request)
@@ -177,6 +179,15 @@ def recipe(
         parts=record.model.parts or None,
     )
     return Recipe(resolved, environment, batch.index(own), record)
+
+
+def _second_as_then(resolved: ResolvedRequest, record: Record, engine: Engine) -> ResolvedRequest:
+    """The request with what another sampler of its second pass, whose options are not recorded, did then."""
+    if resolved.hires_plan is None or resolved.request.hires_sampler == resolved.request.sampler:
+        return resolved
+    then = PLUGIN_FIELDS[0].as_then(engine.registry, record.later_passes[0].sampler, {})
+    second = replace(resolved.hires_plan, options={**resolved.hires_plan.options, **then})
+    return replace(resolved, hires_plan=second)
 
 
 def into(recipe: Recipe | UpscaleRecipe, folder: Path) -> Recipe | UpscaleRecipe:

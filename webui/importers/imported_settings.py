@@ -108,6 +108,7 @@ def from_record(record: Record, registry: Registry, models: Mapping[str, Any], t
     for place, origin in zip(PLUGIN_FIELDS, (record.sampler, record.schedule, record.guidance), strict=True):
         try:
             fields[place.name] = place.named(place.find(registry, origin.id or fields[place.name]))
+            fields[place.options] = place.as_then(registry, origin, fields[place.options])
         except ValueError as error:
             opened.add(place.name)
             missing.append(as_sentence(str(error)))
