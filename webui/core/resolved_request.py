@@ -15,7 +15,6 @@ from samplers.guidance import PLAIN_CFG, Method
 from samplers.registry import Registry
 from samplers.run import Plan, plan
 from samplers.schedule import cut
-from weights.model_info import ModelError
 from weights.prompt_schedule import Clock
 from weights.prompt_syntax import lora_tags
 
@@ -27,7 +26,7 @@ from .prompt_checks import check_prompts, prompts_as_they_come_out
 from .request import Request, RequestError
 from .styles import Style, with_styles
 from .text import as_sentence
-from .upscale_request import check_upscaler_name, pixel_upscalers
+from .upscale_request import check_upscaler_file, check_upscaler_name, pixel_upscalers
 
 if TYPE_CHECKING:
     from weights.extra_networks import ExtraNetworks
@@ -242,15 +241,6 @@ def _with_aligned_sides(request: Request, multiple: int) -> Request:
     left, top, right, bottom = sides
     sides = (left, top, right, bottom + below) if bottom else (left, top + below, right, bottom)
     return request.model_copy(update={"outpaint": sides})
-
-
-def check_upscaler_file(name: str, extra: ExtraNetworks | None) -> None:
-    """Raises RequestError for an upscaler whose file cannot be used."""
-    try:
-        if extra is not None and name not in UPSCALERS:
-            extra.find_upscaler(name)
-    except ModelError as error:
-        raise RequestError(as_sentence(str(error))) from None
 
 
 def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:

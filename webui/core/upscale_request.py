@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from weights.model_info import ModelError
 
 from .field_types import Name, Number
 from .fields import Setting
 from .limits import Limits, mega
 from .menus import LATENT, UPSCALERS
 from .request import RequestError
+from .text import as_sentence
+
+if TYPE_CHECKING:
+    from weights.extra_networks import ExtraNetworks
 
 
 class UpscaleRequest(BaseModel):
@@ -55,6 +61,15 @@ def check_upscaler_name(name: str, known: Collection[str]) -> None:
     """Raises RequestError unless an upscaler is among those that are known; "" is the default."""
     if name and name not in known:
         raise RequestError(f"Unknown upscaler {name!r}; known are {', '.join(known)}.")
+
+
+def check_upscaler_file(name: str, extra: ExtraNetworks | None) -> None:
+    """Raises RequestError for an upscaler whose file cannot be used."""
+    try:
+        if extra is not None and name not in UPSCALERS:
+            extra.find_upscaler(name)
+    except ModelError as error:
+        raise RequestError(as_sentence(str(error))) from None
 
 
 def check_upscaled_size(request: UpscaleRequest, size: tuple[int, int], limits: Limits) -> None:
