@@ -402,6 +402,13 @@ def test_half_precision_on_a_cpu_is_refused_in_words(emoji):
         open_model(emoji.info, "cpu", "float16")
 
 
+def test_cuda_graphs_are_left_to_cuda(engine):
+    one = engine(backend="cuda-graph")
+    path, _ = draw(one)
+    assert "backend" not in record(path)
+    assert "CUDA graphs need an NVIDIA GPU, and this model computes on cpu" in one.status
+
+
 def test_torch_compile_is_recorded_restored_and_left_out_where_it_fails(engine, emoji, monkeypatch, caplog):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda module: calls.append(1) or copy.copy(module))

@@ -1,11 +1,15 @@
 """What only a CUDA device can show: half precision, replay to the last bit, and memory that runs out."""
 
+import gc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
+from webui.core.record import read_record
 from webui.core.request import Request
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished
@@ -87,15 +91,35 @@ def test_a_vae_without_room_works_in_tiles(engine, little_memory):
     assert np.abs(np.asarray(whole, float) - np.asarray(tiled, float)).mean() < 5
 
 
-def test_a_model_that_is_let_go_gives_its_memory_back(engine, registry, tmp_path):
-    draw(engine, steps=1)
-    before = torch.cuda.memory_allocated()
+def test_a_model_that_is_let_go_gives_its_memory_back(registry, tmp_path):
     settings = Settings(root=ROOT, outputs=tmp_path, weights=ROOT / "weights", device="cuda", model="emoji")
-    other = Engine(registry, settings)
-    other.start()
-    draw(other, steps=1)
-    assert torch.cuda.memory_allocated() > before
-    other.close()
-    del other
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_allocated() <= before * 1.05
+
+    def left() -> int:
+        one = Engine(registry, settings)
+        one.start()
+        draw(one, steps=1)
+        one.close()
+        del one
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated()
+
+    # What stays after the first is cuBLAS's workspace, which the next one's thread takes over.
+    first = left()
+    assert left() <= first
+
+
+def test_cuda_graphs_draw_the_picture_and_replay_it(registry, engine, tmp_path):
+    settings = Settings(root=ROOT, outputs=tmp_path, weights=ROOT / "weights", device="cuda", model="emoji")
+    graphs = Engine(registry, replace(settings, backend="cuda-graph"))
+    graphs.start()
+    try:
+        assert "cuda-graph" in graphs.status
+        # Two shapes, one of them twice.
+        for count in (1, 2, 1):
+            for here, there in zip(draw(graphs, count=count), draw(engine, count=count), strict=True):
+                assert read_record(here.read_bytes()).model.backend == "cuda-graph"
+                assert np.sqrt(np.square(values(here) - values(there)).mean()) < 2
+        assert replay_file(engine, here).equal
+    finally:
+        graphs.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from .settings import existing_folder, index_url, login, logins, network, output_folder, port_number, root_path
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
-BACKENDS = ("auto", "torch", "openvino", "compile")
+BACKENDS = ("auto", "torch", "openvino", "compile", "cuda-graph")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("auto", "none", "text", "layers")
 BACKEND_HELP = "what computes the network; auto measures once what is fastest here (default %(default)s)"

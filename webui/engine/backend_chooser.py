@@ -10,8 +10,9 @@ import psutil
 import torch
 
 from samplers.sampler import Stopped
-from weights.backends.backend import COMPILE, OPENVINO, TORCH, CompiledBackend
+from weights.backends.backend import COMPILE, CUDA_GRAPH, OPENVINO, TORCH, Backend, CompiledBackend
 from weights.backends.conversions import Conversion, Conversions
+from weights.backends.cuda_graph_backend import CudaGraphBackend
 from weights.backends.kept_measurements import KeptMeasurements
 from weights.backends.measurement import Compute, Measured, fastest, measure
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from webui.settings import Settings
 
 AUTO = "auto"
+#: Backends that run torch's own network in another way, by the names that messages use.
+OF_TORCH = {COMPILE: "torch.compile", CUDA_GRAPH: "CUDA graphs"}
 LARGE = 256 << 20  # bytes of weights that are not kept twice
 CONVERSION = 1 << 30  # bytes that a conversion takes beside a second copy of the weights, and that is kept free
 WORTH = 5.0  # seconds of a picture that are worth a wait for a kept conversion to be opened
@@ -87,7 +90,7 @@ class BackendChooser:
         except ModelError:
             # Whoever opens the model says so.
             return dtype
-        if backend in (TORCH, COMPILE) or not self._is_possible(target):
+        if backend in (TORCH, *OF_TORCH) or not self._is_possible(target):
             return dtype
         # OpenVINO's networks are made from float32.
         return AUTO if backend == OPENVINO or dtype in _openvino_dtypes() else dtype
@@ -96,8 +99,8 @@ class BackendChooser:
         """A model has been opened: begin to find what computes it fastest."""
         self.close()
         self._base, wanted = base, self._settings.backend
-        if wanted == COMPILE:
-            self._fastest = self._compiled(base)
+        if wanted in OF_TORCH:
+            self._fastest = self._in_another_way(base, wanted)
         if wanted not in (OPENVINO, AUTO):
             return
         if not self._is_possible(base.device):
@@ -159,8 +162,8 @@ class BackendChooser:
             if ready is not None and ready.by_torch is base.by_torch and _compute_of(ready) == wanted:
                 return ready
         try:
-            if backend == COMPILE:
-                self._exact = self._compiled(base)
+            if backend in OF_TORCH:
+                self._exact = self._in_another_way(base, backend)
             elif backend == OPENVINO and self._is_possible(base.device):
                 self._exact = self._by_openvino(base, wanted.dtype, tell)
             else:
@@ -234,20 +237,27 @@ class BackendChooser:
     def _convert(self, base: Model) -> Conversion:
         return self._conversions_here.begin(base.info, base.identity, self._wake, threads=1)
 
-    def _compiled(self, base: Model) -> Model | None:
-        """The model with its network translated by torch.compile, None where that fails."""
+    def _in_another_way(self, base: Model, backend: str) -> Model | None:
+        """The model with its network run by one of `OF_TORCH`, None where that fails."""
+        name = OF_TORCH[backend]
         if base.offload == LAYERS:
-            self._give_up("torch.compile does not work with layers in host memory")
+            self._give_up(f"{name} cannot use layers in host memory")
+            return None
+        if backend == CUDA_GRAPH and base.device.type != "cuda":
+            self._give_up(f"{name} need an NVIDIA GPU, and this model computes on {base.device.type}")
             return None
         try:
             base.restore()
-            model = base.computed_by(CompiledBackend(base.network, base.identity.dtype))
+            made: Backend = {COMPILE: CompiledBackend, CUDA_GRAPH: CudaGraphBackend}[backend](
+                base.network, base.identity.dtype
+            )
+            model = base.computed_by(made)
             _, height, width = model.latents_shape(base.info.defaults.size, base.info.defaults.size)
             shape = 1, input_channels(base.info), height, width
             model.network(torch.zeros(shape, device=base.device), 1.0, base.encode_prompt(""))
             return model
         except Exception as error:
-            self._give_up(f"torch.compile does not work here: {describe_error(error)}")
+            self._give_up(f"{name} failed here: {describe_error(error)}")
             return None
 
     def _give_up(self, why: str) -> None:

@@ -1,1 +1,1 @@
-"""What computes the networks of an opened model: torch, OpenVINO, or torch.compile. Nothing above knows which."""
+"""What computes the networks of an opened model: torch, OpenVINO, torch.compile, CUDA graphs. Nothing above knows."""

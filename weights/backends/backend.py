@@ -13,7 +13,7 @@ from samplers.denoiser import Condition
 from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..families import ConditionedNetwork
 
-TORCH, OPENVINO, COMPILE = "torch", "openvino", "compile"
+TORCH, OPENVINO, COMPILE, CUDA_GRAPH = "torch", "openvino", "compile", "cuda-graph"
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
