@@ -103,7 +103,12 @@ class TestRequest:
 
     def test_off_is_the_default(self):
         assert Request().conditioning == dict(
-            clip_skip=1, guidance_rescale=0.0, guidance_low=0.0, guidance_high=0.0, prompt_syntax="full"
+            clip_skip=1,
+            guidance_rescale=0.0,
+            guidance_low=0.0,
+            guidance_high=0.0,
+            prompt_syntax="full",
+            size_condition=(0, 0, 0, 0),
         )
 
     def test_a_browsers_wrong_values_fall_back_alone(self, registry):

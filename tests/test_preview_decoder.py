@@ -1,9 +1,19 @@
 """Quick decoders of weights/previews/: every usual naming gives what diffusers' AutoencoderTiny gives."""
 
+import copy
+
 import pytest
 import torch
+from conftest import ROOT
+from PIL import Image
 from safetensors.torch import save_file
 
+from webui.core.picture_metadata import read_picture
+from webui.core.request import Request, RequestError
+from webui.engine.engine import Engine
+from webui.engine.jobs import Finished
+from webui.replay_command import replay_file
+from webui.settings import Settings
 from weights.autoencoder import Autoencoder
 from weights.extra_networks import ExtraNetworks
 from weights.preview_decoder import USUAL_SCALE, XL_SCALE, open_preview, preview_for
@@ -77,3 +87,38 @@ def test_a_preview_is_its_picture_where_the_vae_is_too_slow(tiny):
     large = latents(32)
     (picture, _) = vae.preview(large, lambda: lambda given: tiny.decode(given).sample)
     assert picture.size == (256, 256)
+
+
+def test_a_draft_is_decoded_by_it_named_in_the_record_and_made_again_with_it_alone(tiny, emoji, registry, tmp_path):
+    (previews := tmp_path / "weights" / "previews").mkdir(parents=True)
+    model = copy.copy(emoji)
+    model.extra, model.vae = ExtraNetworks(tmp_path / "weights"), Eightfold(emoji.vae)
+    settings = Settings(root=ROOT, outputs=tmp_path / "outputs", weights=tmp_path / "weights", device="cpu")
+    engine = Engine(registry, settings, lambda found, device: model, lambda folder: {"emoji": emoji.info})
+    engine.start()
+    try:
+        request = Request(prompt="cat", steps=2, seed=3, decoder="quick")
+        failed = engine.submit(request, previews=False).wait(120)
+        assert "no quick decoder for model emoji; put TAESD" in failed.message
+        save_file(renamed(tiny, "", 1), previews / "taesd.safetensors")
+        job = engine.submit(request, previews=False)
+        assert isinstance(job.wait(120), Finished)
+        record = read_picture(job.pictures[0].path).record
+        assert [(patch.name, patch.kind) for patch in record.patches] == [("taesd", "decoder")]
+        assert Image.open(job.pictures[0].path).width == 8 * model.latents_shape(*[emoji.info.defaults.size] * 2)[2]
+        assert replay_file(engine, job.pictures[0].path).equal
+        changed = {name: tensor * 1.1 for name, tensor in renamed(tiny, "", 1).items()}
+        save_file(changed, previews / "taesd.safetensors")
+        with pytest.raises(RequestError, match="Quick decoder taesd here has hash"):
+            replay_file(engine, job.pictures[0].path)
+    finally:
+        engine.close()
+
+
+class Eightfold:
+    """The embedded model's VAE under the scale of Stable Diffusion's."""
+
+    scale = USUAL_SCALE
+
+    def __init__(self, vae):
+        self.module = vae.module

@@ -158,6 +158,20 @@ def test_latents_are_those_of_diffusers_pipeline(model, pipeline, registry, nega
     assert told[0].tolist() == [[2 * SIDE, SIDE, 0, 0, 2 * SIDE, SIDE]] * 2
 
 
+def test_the_size_and_crop_of_an_original_are_told_as_by_diffusers_pipeline(model, pipeline):
+    told = model.network.with_size(model.encode_prompt("a cat"), (300, 200, 16, 8))
+    pair = told.join(model.network.with_size(model.encode_prompt("a dog"), (300, 0, 16, 8)))
+    sizes = model.network.inputs(torch.zeros(2, 4, 16, 8), 9.0, pair)["sizes"]
+    theirs = pipeline._get_add_time_ids((200, 300), (8, 16), (128, 64), torch.float32, 64)
+    assert torch.equal(sizes[:1], theirs)
+    assert sizes[1].tolist() == [128, 300, 8, 16, 128, 64]
+    assert model.network.with_size(told, (0, 0, 0, 0)) is told
+    assert not torch.equal(*(model.denoiser("a", size_condition=size)(torch.ones(1, 4, 8, 8), 1.0) for size in SIZES))
+
+
+SIZES = (0, 0, 0, 0), (300, 200, 16, 8)
+
+
 def test_a_folder_of_the_same_weights_is_the_same_model(model, pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "folder")
     info = read_folder(tmp_path / "folder")

@@ -53,7 +53,12 @@ def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, mo
     expect(page.locator("#txt2img-message")).to_contain_text("One picture in")
     request = server.engine.queue.finished[-1].request
     assert request.conditioning == dict(
-        clip_skip=2, guidance_rescale=0.5, guidance_low=0.25, guidance_high=6.0, prompt_syntax="full"
+        clip_skip=2,
+        guidance_rescale=0.5,
+        guidance_low=0.25,
+        guidance_high=6.0,
+        prompt_syntax="full",
+        size_condition=(0, 0, 0, 0),
     )
     for viewport in (PHONE, DESKTOP):
         page.set_viewport_size(viewport)

@@ -38,6 +38,11 @@ class Autoencoder:
         self._projection: torch.Tensor | None = None
         self._decoder: Callable[[torch.Tensor], torch.Tensor] = lambda latents: self.module.decode(latents).sample
 
+    @property
+    def scale(self) -> float:
+        """What its own latents are multiplied by to have unit variance."""
+        return float(self.module.config.scaling_factor)
+
     def decoded_by(self, decode: Callable[[torch.Tensor], torch.Tensor]) -> Autoencoder:
         """The same with another decoder, (1, channels, h, w) -> (1, 3, height, width)."""
         other = copy(self)

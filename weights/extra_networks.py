@@ -79,16 +79,28 @@ class ExtraNetworks:
         files = (path for path in _files(inside, ENDINGS, deep=True) if "encoder" not in path.stem.lower())
         return self._named([(path, self._check(path, check_preview)) for path in files], inside)
 
+    def preview_name(self, scale: float) -> str | None:
+        """The name of the quick decoder for a VAE whose latents are scaled so, None if there is none."""
+        usable = {name: file.path for name, file in self.previews().items() if not file.problem}
+        return preview_for(scale, usable)
+
     def preview_decoder(self, scale: float, device: torch.device) -> PreviewDecoder | None:
         """The quick decoder for a VAE whose latents are scaled so, None if there is none. Raises ModelError."""
-        usable = {name: file for name, file in self.previews().items() if not file.problem}
-        name = preview_for(scale, {name: file.path for name, file in usable.items()})
+        name = self.preview_name(scale)
         if name is None:
             return None
-        key = usable[name].path, usable[name].stamp, device
+        file = self.previews()[name]
+        key = file.path, file.stamp, device
         if key not in self._previews:
-            self._previews[key] = open_preview(usable[name].path, device)
+            self._previews[key] = open_preview(file.path, device)
         return self._previews[key]
+
+    def decoder_patch(self, name: str) -> Patch:
+        """The quick decoder of this name, as part of a model's identity. ModelError if it is not there."""
+        file = self.previews().get(name)
+        if file is None or file.problem:
+            raise ModelError(file.problem if file else f"quick decoder {name!r} is not in weights/{PREVIEWS}/")
+        return Patch(name, self._digest(file), kind="decoder")
 
     def problems(self) -> dict[str, str]:
         """Why each file that cannot be used cannot, by name."""

@@ -18,7 +18,7 @@ class Patch:
     name          of its file; another name changes nothing
     digest        of its file
     unet, text    a LoRA's strengths on the network of the steps and on the text encoders
-    kind          "lora", "embedding" or "upscaler"
+    kind          "lora", "embedding", "upscaler", or "decoder" for the quick one of a draft
     """
 
     name: str = field(compare=False)

@@ -17,7 +17,7 @@ from torch import nn
 from samplers.denoiser import Condition
 
 from .embedding_file import NO_EMBEDDINGS, Embeddings
-from .families import ConditionedNetwork
+from .families import ConditionedNetwork, SizeCondition
 from .families.ldm_unet import original_names
 from .lora_file import WIDTHS, LoraFile, flat_name
 from .lora_layers import Layer, LayerChange, scale_of
@@ -97,6 +97,10 @@ class PatchedNetwork(ConditionedNetwork):
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `ConditionedNetwork.count_tokens`."""
         return self._network.count_tokens(prompt, embeddings)
+
+    def with_size(self, condition: Any, size: SizeCondition) -> Any:
+        """See `ConditionedNetwork.with_size`."""
+        return self._network.with_size(condition, size)
 
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
         """See `ConditionedNetwork.inputs`."""

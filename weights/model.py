@@ -17,12 +17,12 @@ from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
 from samplers.tiles import Function
 
-from .autoencoder import Autoencoder
+from .autoencoder import Autoencoder, tensor_to_image
 from .backends.backend import Backend, BackendNetwork
 from .embedding_file import Embeddings
-from .extra_networks import ExtraNetworks
-from .families import ConditionedNetwork
-from .identity import ModelIdentity
+from .extra_networks import PREVIEWS, ExtraNetworks
+from .families import OWN_SIZE, ConditionedNetwork, SizeCondition
+from .identity import ModelIdentity, Patch
 from .inpainting_network import GREY, Hole, Inpainting
 from .lora import PatchedNetwork, Strength, changes_of
 from .model_info import ModelError, ModelInfo
@@ -168,6 +168,7 @@ class Model:
         prompt_syntax: str = "full",
         clock: Clock | None = None,
         hole: Hole | None = None,
+        size_condition: SizeCondition = OWN_SIZE,
     ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
@@ -181,6 +182,7 @@ class Model:
         prompt_syntax     "weights" takes brackets as weights alone; anything else also reads `weights.prompt_schedule`
         clock             the steps of the pass, by which prompts change; not needed for those that do not
         hole              what a network made for inpainting is shown; by default nothing is known of the picture
+        size_condition    see `ConditionedNetwork.with_size`
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
@@ -188,12 +190,16 @@ class Model:
             model.restore()
         positive: Any
         negative: Any
+
+        def encode(text: str) -> Condition:
+            return model.network.with_size(model.encode_prompt(text, clip_skip), size_condition)
+
         if prompt_syntax == "weights":
-            positive, negative = (model.encode_prompt(text, clip_skip) for text in (prompt, negative_prompt))
+            positive, negative = map(encode, (prompt, negative_prompt))
         else:
-            negative = model._scheduled(negative_prompt, clip_skip, clock)
+            negative = _scheduled(negative_prompt, encode, clock)
             parts = subprompts(without_tags(prompt))
-            weighted = [(part.weight, model._scheduled(part.text, clip_skip, clock)) for part in parts]
+            weighted = [(part.weight, _scheduled(part.text, encode, clock)) for part in parts]
             positive = Combined.of(weighted, negative) if len(parts) > 1 else weighted[0][1]
         function = around(model.network)
         if self.info.inpaints:
@@ -228,19 +234,6 @@ class Model:
             self._blanks[size] = Hole(torch.ones(1, 1, *size), self.encode(grey))
         return self._blanks[size]
 
-    def _scheduled(self, text: str, clip_skip: int, clock: Clock | None) -> Any:
-        """The condition of a prompt, or its conditions in turn."""
-        text = without_tags(text)
-        if clock is None:
-            if changes(text):
-                raise ModelError("a prompt that changes during the run needs to know its steps")
-            return self.encode_prompt(text, clip_skip)
-        found = stages(text, clock)
-        conditions = tuple(self.encode_prompt(stage, clip_skip) for _, stage in found)
-        return (
-            Scheduled(conditions, tuple(clock.sigmas[last] for last, _ in found[:-1])) if found[1:] else conditions[0]
-        )
-
     def latents_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of this size in pixels."""
         return self.info.channels, height // self.info.factor, width // self.info.factor
@@ -255,8 +248,40 @@ class Model:
 
     def preview(self, latents: torch.Tensor) -> list[Image.Image]:
         """See `Autoencoder.preview`; by a quick decoder of weights/previews/ where there is one for this VAE."""
-        scale = float(self.vae.module.config.scaling_factor)
-        return self.vae.preview(latents, lambda: self.extra.preview_decoder(scale, self.device))
+        return self.vae.preview(latents, lambda: self.extra.preview_decoder(self.vae.scale, self.device))
+
+    def decode_quickly(self, latents: torch.Tensor) -> list[Image.Image]:
+        """The pictures of latents by the quick decoder: drafts. ModelError without one for this model."""
+        decoder = self.extra.preview_decoder(self.vae.scale, self.device)
+        if decoder is None:
+            raise self._without_quick_decoder()
+        return [tensor_to_image(picture) for picture in decoder(latents, whole=True)]
+
+    @property
+    def quick_decoder(self) -> Patch:
+        """The quick decoder as part of what makes a draft. ModelError without one for this model."""
+        name = self.extra.preview_name(self.vae.scale)
+        if name is None:
+            raise self._without_quick_decoder()
+        return self.extra.decoder_patch(name)
+
+    def _without_quick_decoder(self) -> ModelError:
+        return ModelError(
+            f"weights/{PREVIEWS}/ has no quick decoder for model {self.name}; put TAESD or TAESDXL there, or have the "
+            "picture decoded by the model's VAE"
+        )
+
+
+def _scheduled(text: str, encode: Callable[[str], Condition], clock: Clock | None) -> Any:
+    """The condition of a prompt, or its conditions in turn."""
+    text = without_tags(text)
+    if clock is None:
+        if changes(text):
+            raise ModelError("a prompt that changes during the run needs to know its steps")
+        return encode(text)
+    found = stages(text, clock)
+    conditions = tuple(encode(stage) for _, stage in found)
+    return Scheduled(conditions, tuple(clock.sigmas[last] for last, _ in found[:-1])) if found[1:] else conditions[0]
 
 
 def _tags(prompt: str) -> tuple[LoraTag, ...]:

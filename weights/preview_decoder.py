@@ -1,4 +1,4 @@
-"""Quick decoders for previews: the tiny autoencoders TAESD and TAESDXL, which turn latents into pictures in a moment.
+"""Quick decoders for previews and drafts: the tiny autoencoders TAESD and TAESDXL.
 
 Their architecture is diffusers' AutoencoderTiny. Files are diffusers', or the original ones in their usual namings.
 """
@@ -28,11 +28,11 @@ class PreviewDecoder:
         self._module, self._device = module, device
 
     @torch.inference_mode()
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """The pictures in [-1, 1], in float32 on the CPU."""
+    def __call__(self, latents: torch.Tensor, whole: bool = False) -> torch.Tensor:
+        """The pictures in [-1, 1], in float32 on the CPU; those that are large for a CPU are smaller unless `whole`."""
         latents = latents.to(self._device, torch.float32)
         largest = max(latents.shape[-2:])
-        if self._device.type == "cpu" and largest > CPU_SIDE:
+        if not whole and self._device.type == "cpu" and largest > CPU_SIDE:
             latents = torch.nn.functional.interpolate(latents, scale_factor=CPU_SIDE / largest, mode="area")
         pictures: torch.Tensor = self._module(latents)
         return pictures.float().cpu()

@@ -233,3 +233,26 @@ Styles = Annotated[
         allowed=f"at most {MAX_NAMES} names of styles",
     ),
 ]
+SizeCondition = Annotated[
+    Sides,
+    Field(strict=False),
+    Setting(
+        "SDXL: told width, height, left, top",
+        "Size and crop of the original, in pixels; 0: the picture's own",
+        group="conditioning",
+        infotext="Size condition",
+        allowed="four whole numbers of pixels from 0 on: width, height, left, top",
+        conditioning=True,
+    ),
+]
+Decoder = Annotated[
+    Literal["vae", "quick"],
+    Setting(
+        "Decoded by",
+        "The quick one, of weights/previews/, draws drafts",
+        group="conditioning",
+        choices=("The model's VAE", "Quick decoder"),
+        infotext="Decoder",
+        axis="vae, quick",
+    ),
+]

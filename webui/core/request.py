@@ -13,6 +13,7 @@ from samplers.guidance import Interval
 from .feature_fields import (
     SEED,
     ClipSkip,
+    Decoder,
     GuidanceHigh,
     GuidanceLow,
     GuidanceRescale,
@@ -29,6 +30,7 @@ from .feature_fields import (
     Padding,
     PromptSyntax,
     Scale,
+    SizeCondition,
     Styles,
     Upscaler,
     VariationSeed,
@@ -157,6 +159,8 @@ class Request(BaseModel):
     scale: Scale = 0.0
     prompt_syntax: PromptSyntax = "full"
     styles: Styles = ()
+    size_condition: SizeCondition = (0, 0, 0, 0)
+    decoder: Decoder = "vae"
 
     @property
     def has_input(self) -> bool:

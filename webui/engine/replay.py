@@ -308,6 +308,7 @@ PATCHES = {
     "lora": ("LoRA", _lora),
     "embedding": ("Embedding", ExtraNetworks.embedding_patch),
     "upscaler": ("Upscaler", ExtraNetworks.upscaler_patch),
+    "decoder": ("Quick decoder", ExtraNetworks.decoder_patch),
 }
 
 

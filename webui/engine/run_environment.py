@@ -81,13 +81,16 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
 
 
 def identity_of(model: Any, request: Request, upscalers: UpscalerHolder) -> ModelIdentity:
-    """Everything that shapes a resolved request's picture on an opened model, with its upscaler.
+    """Everything that shapes a resolved request's picture on an opened model, with its upscaler and quick decoder.
 
     Raises ModelError and RequestError for a file that is no longer there.
     """
     identity = model.identity_for(request.prompt, request.negative_prompt)
-    patch = upscalers.patch(request.upscaler) if request.enlarges else None
-    return identity if patch is None else replace(identity, patches=(*identity.patches, patch))
+    patches = [
+        upscalers.patch(request.upscaler) if request.enlarges else None,
+        model.quick_decoder if request.decoder == "quick" else None,
+    ]
+    return replace(identity, patches=(*identity.patches, *filter(None, patches)))
 
 
 def origin_of(name: str, identity: ModelIdentity) -> dict[str, Any]:

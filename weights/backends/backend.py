@@ -11,7 +11,7 @@ import torch
 from samplers.denoiser import Condition
 
 from ..embedding_file import NO_EMBEDDINGS, Embeddings
-from ..families import ConditionedNetwork
+from ..families import ConditionedNetwork, SizeCondition
 
 TORCH, OPENVINO, COMPILE, CUDA_GRAPH = "torch", "openvino", "compile", "cuda-graph"
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -56,6 +56,10 @@ class BackendNetwork(ConditionedNetwork):
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `ConditionedNetwork.count_tokens`."""
         return self._network.count_tokens(prompt, *((embeddings,) if embeddings else ()))
+
+    def with_size(self, condition: Any, size: SizeCondition) -> Any:
+        """See `ConditionedNetwork.with_size`."""
+        return self._network.with_size(condition, size)
 
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
         """See `ConditionedNetwork.inputs`."""

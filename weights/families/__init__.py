@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from ..model_info import ModelError
 from ..tensors import TensorFile
+from .family import OWN_SIZE as OWN_SIZE
 from .family import Checkpoint as Checkpoint
 from .family import ConditionedNetwork as ConditionedNetwork
 from .family import Family as Family
+from .family import SizeCondition as SizeCondition
 from .stable_diffusion import StableDiffusion
 from .stable_diffusion_xl import StableDiffusionXL
 from .unsupported_models import describe_unsupported

@@ -17,6 +17,9 @@ from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..module_part import ModulePart
 from ..tensors import TensorFile
 
+SizeCondition = tuple[int, int, int, int]  # width and height of the original, left and top of its crop, in pixels
+OWN_SIZE: SizeCondition = (0, 0, 0, 0)  # neither enlarged nor cropped
+
 
 class ConditionedNetwork(Protocol):
     """The opened networks of a model but for its VAE: a text encoder or several, and the network of the steps.
@@ -42,6 +45,11 @@ class ConditionedNetwork(Protocol):
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
         ...
+
+    def with_size(self, condition: Any, size: SizeCondition) -> Any:
+        """The condition of a prompt that also tells the size and the crop of the original; unchanged where the network
+        is not told them, and for zeros."""
+        return condition
 
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
         """What `step` takes for noised latents under a condition that `encode` made: tensors by name, in one order.

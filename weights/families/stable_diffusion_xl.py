@@ -27,7 +27,7 @@ from .clip_text import (
     open_clip_config,
     open_clip_source,
 )
-from .family import ConditionedNetwork
+from .family import OWN_SIZE, ConditionedNetwork, SizeCondition
 from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
 from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
 from .ldm_vae import VAE, vae_config, vae_part
@@ -41,6 +41,7 @@ EDM = ("edm_vpred.sigma_max", "edm_mean", "edm_std")
 SCALE = 0.13025  # of latents, so that they have unit variance
 LEVELS, LAYERS = 3, 2  # of the UNet; residual blocks of a level
 ATTENDED = (0, 1)  # levels of the way up that have attention
+ORIGINAL = "original"  # tensor of a condition with the size that is told
 TIME_WIDTH = 256  # of the embedding of each of the six numbers of sizes
 
 
@@ -170,14 +171,24 @@ class StableDiffusionXLNetwork(ConditionedNetwork):
         """See `PromptEncoder.count_tokens`; both encoders read the same tokens."""
         return self.first.count_tokens(prompt, embeddings)
 
+    def with_size(self, condition: TensorCondition, size: SizeCondition) -> TensorCondition:
+        """See `ConditionedNetwork.with_size`."""
+        if size == OWN_SIZE:
+            return condition
+        return TensorCondition({**condition.tensors, ORIGINAL: torch.tensor([size], dtype=torch.float32)})
+
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> dict[str, torch.Tensor]:
-        """See `ConditionedNetwork.inputs`. It is told that the picture was neither enlarged nor cropped."""
+        """See `ConditionedNetwork.inputs`. Unless the condition says more, it is told that the picture was neither
+        enlarged nor cropped."""
         at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
+        told = dict(condition.tensors)
+        original = told.pop(ORIGINAL, torch.zeros(1, 4)).to(self._device, self._dtype)
         height, width = (self._factor * side for side in scaled.shape[-2:])
+        aim = torch.tensor([[height, width]], dtype=self._dtype, device=self._device).expand(len(original), -1)
+        before, crop = original[:, [1, 0]], original[:, [3, 2]]
         # Original height and width, top and left of the crop, height and width that were aimed at.
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self._dtype, device=self._device)
-        told = {"sizes": sizes.expand(len(scaled), -1), **condition.tensors}
-        return {"latents": scaled.to(self._device), "timestep": at, **told}
+        sizes = torch.cat([torch.where(before > 0, before, aim), crop, aim], 1)
+        return {"latents": scaled.to(self._device), "timestep": at, "sizes": sizes.expand(len(scaled), -1), **told}
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `ConditionedNetwork.step`."""
