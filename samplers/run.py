@@ -14,7 +14,7 @@ import torch
 
 from .check import place
 from .noise import Noise
-from .sampler import Denoise, GuidanceFailed, Sampler, Schedule, Step, Stopped
+from .sampler import COEFFICIENTS, Denoise, GuidanceFailed, Sampler, Schedule, Step, Stopped
 from .schedule import NoiseSchedule, cut
 
 
@@ -136,7 +136,8 @@ def run_passes(
 
 def steps(plan: Plan, denoise: Denoise, x: torch.Tensor, noise: Noise) -> Iterator[Step]:
     """The sampler's steps, each checked, its failures turned into SamplerFailed."""
-    generator = plan.sampler(denoise, x, plan.sigmas, noise, coefficients=plan.coefficients or None, **plan.options)
+    fitted = {COEFFICIENTS: plan.coefficients} if plan.coefficients else {}
+    generator = plan.sampler(denoise, x, plan.sigmas, noise, **fitted, **plan.options)
     while True:
         try:
             step = next(generator)

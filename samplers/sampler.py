@@ -81,6 +81,8 @@ class Sampler:
         coefficients  what `calibrate` returned for these sigmas; None for a sampler without it, or without a fit
         """
         sigmas = tuple(sigmas)
+        if coefficients is not None and not self.calibrate:
+            options[COEFFICIENTS] = coefficients
         given = self.resolve(options) | ({COEFFICIENTS: coefficients} if self.calibrate else {})
         return self.function(CheckedDenoise(denoise, sigmas), x, sigmas, noise, **given)
 

@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from typing import Annotated
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import ROOT, ToyModel
 from labs import done, laboratory
 from test_replay import make
 
-from samplers import Step
+from samplers import Range, Step
 from samplers.closed_form import BimodalDenoiser
 from samplers.noise import Noise
 from samplers.registry import Entry, Registry
@@ -248,3 +249,15 @@ def test_the_command_prints_what_it_kept(registry, tmp_path, monkeypatch, capsys
     assert found["kept"] and found["error"] < found["best"]["error"] and len(found["sigmas"]) == 4
     parsed, _ = command_line.parse([*flags, "--sampler", "Euler"])
     assert calibrate_sampler(settings_without_page(parsed, ROOT), parsed) == 2
+
+
+def test_another_sampler_may_have_an_option_of_that_name():
+    @sampler("Own", calls=1)
+    def own(denoise, x, sigmas, noise, *, coefficients: Annotated[float, Range(0, 1)] = 0.0):
+        yield Step(x + coefficients, 0.0, x)
+
+    ends = [
+        list(own(Mixture(), torch.zeros(1, 1, 4, 4), (1.0, 0.0), None, **given))[-1].x.max().item()
+        for given in ({}, {"coefficients": 0.5})
+    ]
+    assert ends == [0.0, 0.5]
