@@ -92,7 +92,7 @@ def test_a_sampler_that_is_calibrated_takes_coefficients():
 
 def calibration(**changes) -> dict:
     """A calibration as its file has it."""
-    given = dict(weights="0123456789", sampler="plugins/calibrated.py/Calibrated", version="1", guidance=5.0)
+    given = dict(weights="0123456789", sampler="built-in/calibrated/Calibrated", version="1", guidance=5.0)
     given |= dict(width=64, height=64, schedule="Karras", sigmas=[3.0, 1.0, 0.0], coefficients={"steps": [[0.5]]})
     return given | dict(error=0.02, best=dict(name="Euler, Karras", error=0.04)) | changes
 

@@ -1,6 +1,6 @@
 """Calibrations: coefficients that fit a sampler to a model, kept as JSON beside the model's weights or the pictures.
 
-    {"calibrations": [{"weights": "0123456789", "sampler": "plugins/calibrated.py/Calibrated", "version": "1",
+    {"calibrations": [{"weights": "0123456789", "sampler": "built-in/calibrated/Calibrated", "version": "1",
       "guidance": 5.0, "width": 64, "height": 64, "schedule": "Karras", "sigmas": [14.6, ..., 0.0],
       "coefficients": {"steps": [[0.1, ...], ...]}, "error": 0.02, "best": {"name": "Euler, Karras", "error": 0.04}}]}
 
