@@ -48,7 +48,7 @@ def fit(denoise, starts, sigmas, noise):
         if errors[best] < before:
             step = torch.tensor([tries[best][i][k] - rows[i][k] for i, k in free]).to(slopes)
             # Broyden's update: what the step has shown of the derivatives.
-            rest = (ends[best] - base).to(slopes) - torch.einsum("p,pmd->md", step, slopes)
+            rest = (ends[best] - base).cpu().to(slopes) - torch.einsum("p,pmd->md", step, slopes)
             slopes += torch.einsum("p,md->pmd", step / step.square().sum(), rest)
             rows, base = tries[best], ends[best]
     return {"steps": rows}
@@ -58,17 +58,18 @@ def _derivatives(denoise, starts, sigmas, rows, free):
     """(the ends of the runs with these rows, their derivatives by each free number as (numbers, pictures, values))."""
     nudged = [rows, *(_moved(rows, [place], [NUDGE]) for place in free)]
     base, *others = _ends(denoise, starts, sigmas, nudged, [0, *(i for i, _ in free)])
-    return base, torch.stack([(other - base).double() / NUDGE for other in others])
+    # On the CPU, because not every device has double precision.
+    return base, torch.stack([(other - base).cpu().double() / NUDGE for other in others])
 
 
 def _steps(slopes, left):
     """A step of Gauss-Newton for each damping, by which what is left of the error vanishes if ends were linear."""
-    left = left.to(slopes)
+    left = left.cpu().to(slopes)
     # Pictures count alike, also those whose runs end far away.
     size = left.square().mean(1).sqrt()
     share = 1 / size.clamp_min(0.25 * size.median()).clamp_min(1e-9)
     weighted = slopes * share[:, None]
-    matrix, pull = torch.einsum("pmd,qmd->pq", weighted, slopes).cpu(), torch.einsum("pmd,md->p", weighted, left).cpu()
+    matrix, pull = torch.einsum("pmd,qmd->pq", weighted, slopes), torch.einsum("pmd,md->p", weighted, left)
     own = matrix.diagonal()
     damped = (matrix + torch.diag(damping * own + 1e-9 * own.mean()) for damping in DAMPINGS)
     return [(-torch.linalg.solve(each, pull)).tolist() for each in damped]
