@@ -43,6 +43,7 @@ class ToyModel:
         self.name, self.schedule, self.device = self.info.name, self.info.schedule, torch.device("cpu")
         hardware = hardware_of(self.device)
         self.identity = ModelIdentity("0123456789", self.info.prediction, "float32", "cpu", hardware)
+        self.offload = "none"
 
     def denoiser(self, prompt, negative_prompt="", guidance=1.0, **conditioning):
         exact = GaussianDenoiser(len(prompt) / 100, 0.5)
