@@ -236,7 +236,7 @@ def test_what_a_backend_cannot_compute_torch_draws(engine, emoji):
 
     one = engine()
     draw(one)
-    one._holder._backends._fastest = emoji.computed_by(Refuses())
+    one.worker._holder._backends._fastest = emoji.computed_by(Refuses())
     path, info = draw(one)
     assert "backend" not in record(path)
     assert info["notes"] == ["Openvino cannot compute inputs of 2x4x16x16. Torch drew this."]

@@ -367,6 +367,9 @@ def test_help_explains_every_flag(capsys):
         (["--auth", "nobody"], "USER:PASSWORD"),
         (["--auth", ":secret"], "USER:PASSWORD"),
         (["--device", "tpu"], "cuda"),
+        (["--devices", "cpu,tpu"], "allowed are cpu, mps, cuda, cuda:0"),
+        (["--workers", "0"], "1 to 64"),
+        (["--workers", "2", "--devices", "cpu"], "not allowed with"),
         (["--plugins-dir", "/nowhere"], "existing"),
         (["--outputs", __file__], "name a folder"),
         (["--torch-index", "cpu"], "https://"),
@@ -428,6 +431,12 @@ def test_settings_from_flags(tmp_path):
     alone = resolve("--no-plugins", "--plugins-dir", str(tmp_path))
     assert alone.plugin_folders == ()
     assert not alone.plugin_packages
+
+
+def test_devices_and_workers_are_processes():
+    assert resolve().devices == ()
+    assert resolve("--devices", "cuda:0,cuda:1").devices == ("cuda:0", "cuda:1")
+    assert resolve("--workers", "2", "--device", "cpu").devices == ("cpu", "cpu")
 
 
 def test_taken_port_gives_the_next_one():

@@ -47,6 +47,13 @@ def test_accounts_take_turns(queue):
     assert order(queue) == "abcabaa"
 
 
+def test_tabs_take_turns_on_a_page_without_accounts(queue):
+    jobs = [Job("", owner=owner) for owner in ("a/txt2img", "a/img2img", "b/txt2img", "", "")]
+    for job in jobs:
+        queue.put(job)
+    assert [jobs.index(job) for job in queue.waiting] == [0, 2, 3, 1, 4]
+
+
 def test_a_newcomer_does_not_wait_for_all_of_another(queue):
     for _ in range(4):
         put(queue, "a")

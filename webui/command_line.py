@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .settings import existing_folder, index_url, login, logins, network, output_folder, port_number, root_path
+from .settings import (
+    devices,
+    existing_folder,
+    index_url,
+    login,
+    logins,
+    network,
+    output_folder,
+    port_number,
+    root_path,
+    worker_count,
+)
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 BACKENDS = ("auto", "torch", "openvino", "compile", "cuda-graph")
@@ -17,6 +28,8 @@ OFFLOAD_HELP = (
     "what waits in host memory for its turn on the GPU: text encoders, or every layer, which is slower; auto takes "
     "what there is GPU memory for (default %(default)s)"
 )
+DEVICES_HELP = "devices to compute on, a process each, such as cuda:0,cuda:1 or cpu,cpu; in place of --device"
+WORKERS_HELP = "so many processes on --device, in place of one thread"
 ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
 FOLDER_HELP = "also load the plugins in this folder; may be repeated"
 PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
@@ -204,6 +217,9 @@ def _parser(command: str, description: str, **more) -> argparse.ArgumentParser:
 def add_work(group) -> None:
     """Add the flags that say how pictures are computed."""
     group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default %(default)s)")
+    several = group.add_mutually_exclusive_group()
+    several.add_argument("--devices", type=devices, metavar="LIST", help=DEVICES_HELP)
+    several.add_argument("--workers", type=worker_count, metavar="N", help=WORKERS_HELP)
     group.add_argument("--backend", choices=BACKENDS, default="auto", help=BACKEND_HELP)
     group.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
     group.add_argument("--offload", choices=OFFLOADS, default="auto", help=OFFLOAD_HELP)

@@ -6,6 +6,7 @@ import argparse
 import errno
 import ipaddress
 import os
+import re
 import secrets
 import socket
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from .environment import StartError
 
 PORTS_TRIED = 100
+MAX_WORKERS = 64
 CACHE = "cache"  # folder beside outputs/
 
 
@@ -25,6 +27,7 @@ class Settings:
 
     auth            (user, password) that the page asks for; None only on a private page
     model           name of the model to open first; None is the default one
+    devices         where to compute, a worker process each; () is one thread on `device`
     backend, dtype  what computes the network of the steps, and in which number format; "auto" measures. The default
                     is torch, so that programs and tests draw what they always drew
     offload         what waits in host memory for its turn on the GPU, see `weights.offload`
@@ -59,6 +62,7 @@ class Settings:
     root_path: str = ""
     model: str | None = None
     device: str = "auto"
+    devices: tuple[str, ...] = ()
     backend: str = "torch"
     dtype: str = "auto"
     offload: str = "auto"
@@ -136,8 +140,10 @@ def _of_all_commands(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
             raise StartError(f"--compile is --backend compile, and --backend {backend} is given as well")
         backend = "compile"
     cache = None if given.get("no_cache") else root / CACHE
+    device, workers = given.get("device", "auto"), given.get("workers")
     return dict(
-        device=given.get("device", "auto"),
+        device=device,
+        devices=given.get("devices") or ((device,) * workers if workers else ()),
         backend=backend,
         dtype=given.get("dtype", "auto"),
         offload=given.get("offload", "auto"),
@@ -185,6 +191,22 @@ def port_number(text: str) -> int:
     """Argument type: a port."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed is a whole number from 1 to 65535")
+    return int(text)
+
+
+def devices(text: str) -> tuple[str, ...]:
+    """Argument type: devices with commas between, such as cuda:0,cuda:1."""
+    named = tuple(each.strip() for each in text.split(","))
+    for each in named:
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", each):
+            raise argparse.ArgumentTypeError(f"{each!r} is no device; allowed are cpu, mps, cuda, cuda:0, cuda:1, ...")
+    return named
+
+
+def worker_count(text: str) -> int:
+    """Argument type: a number of workers."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers; allowed is 1 to {MAX_WORKERS}")
     return int(text)
 
 

@@ -87,6 +87,18 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The pictures of a request that are drawn here, while others draw the rest.
+
+    groups    their indices; each group is drawn together
+    finished  those that were saved before, and are not saved again
+    """
+
+    groups: tuple[range, ...]
+    finished: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class Listeners:
     """Who else hears of a run, without changing a bit of it.
 
@@ -107,11 +119,13 @@ def draw(
     batch_size: int | None = None,
     previews: bool = True,
     listeners: Listeners = Listeners(),
+    share: Share | None = None,
 ) -> dict[str, Any]:
     """Draw every picture and return `Drawing.info`; each picture is saved and told as soon as it is finished.
 
     batch_size  how many pictures are drawn together; by default what suits the model. A sampler with a grid of its
                 own always draws one by one
+    share       draw these pictures only; "saved" in the info then has their `SavedPicture`s, for the info of the whole
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
     """
     model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
@@ -120,9 +134,10 @@ def draw(
     weights = model.identity.weights
     resolved, notes = with_coefficients(resolved, context.registry, weights, context.outputs)
     drawing = replace(drawing, resolved=resolved)
-    groups = list(batches(drawing.request.count, batch_size_of(resolved, batch_size)))
-    progress = ProgressReporter(resolved, [len(group) for group in groups], context, previews)
-    sink, stopped = PictureSink(drawing.resolved, context), False
+    size = batch_size_of(resolved, batch_size)
+    groups = list(batches(drawing.request.count, size) if share is None else share.groups)
+    progress = ProgressReporter(resolved, groups, context, previews)
+    sink, stopped = PictureSink(drawing.resolved, context, share.finished if share else frozenset()), False
 
     def on_step(step: Step) -> None:
         # A sampler that works on after Stop without asking the network ends here.
@@ -174,7 +189,9 @@ def draw(
         stopped = True
     info = drawing.info(sink.saved, progress.seconds, stopped)
     notes += [WITH_LORA] if fell_back else []
-    return info | ({"notes": [*info.get("notes", ()), *notes]} if notes else {})
+    if notes:
+        info["notes"] = [*info.get("notes", ()), *notes]
+    return info if share is None else info | {"saved": sink.saved}
 
 
 def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:

@@ -27,13 +27,15 @@ from weights.opening import open_model
 from .backend_chooser import BackendChooser
 from .drawing import Drawing
 from .job_context import Task
+from .job_parts import SharedRun
 from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
 from .opened_models import AvailableModels, ModelHolder
 from .plugin_reloading import find_plugins
-from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment, identity_of
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 from .upscaling import open_upscaling
 from .worker import Worker
+from .workers import DeviceWorker, joint_status, names_of, process_workers
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 PATIENCE = 60.0  # seconds that a job outlives its last watcher, and that a finished one can still be found
+
+
+def _no_check(info: ModelInfo) -> None:
+    pass
 
 
 class Engine:
@@ -67,7 +73,7 @@ class Engine:
         find_models: Callable[[Path], dict[str, ModelInfo]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
-        check_model: Callable[[ModelInfo], None] = lambda info: None,
+        check_model: Callable[[ModelInfo], None] = _no_check,
         on_saved: Callable[[Path], None] = lambda path: None,
         account_of: Callable[[], Account] = lambda: EVERYBODY,
         on_ended: Callable[[Job], None] = lambda job: None,
@@ -78,9 +84,14 @@ class Engine:
         self._clock, self._account_of = clock, account_of
         self._available = AvailableModels(settings, find_models)
         self.queue = JobQueue(clock, patience, on_ended)
-        chooser = BackendChooser(settings, self.queue.wake)
-        self._holder = ModelHolder(settings, self._available, open_model, check_model, chooser)
-        self.worker = Worker(self.queue, self._holder, lambda: self.registry, settings, clock, on_saved)
+        self.workers: list[DeviceWorker]
+        if settings.devices:
+            functions = open_model, find_models, check_model
+            self.workers = [*process_workers(self.queue, lambda: self.registry, settings, *functions, on_saved)]
+        else:
+            chooser = BackendChooser(settings, self.queue.wake)
+            holder = ModelHolder(settings, self._available, open_model, check_model, chooser)
+            self.workers = [Worker(self.queue, holder, lambda: self.registry, settings, clock, on_saved)]
 
     def reload_plugins(self) -> None:
         """Load the plugins that have changed anew, in this thread; `reloads` counts those that changed something.
@@ -95,7 +106,18 @@ class Engine:
     @property
     def status(self) -> str:
         """Status in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
-        return self._holder.status
+        names = names_of(self.settings.devices) or [""]
+        return joint_status([(name, worker.status) for name, worker in zip(names, self.workers, strict=True)])
+
+    @property
+    def worker(self) -> DeviceWorker:
+        """The first worker; the only one unless there are several devices."""
+        return self.workers[0]
+
+    @property
+    def stuck(self) -> frozenset[str]:
+        """The samplers that still compute in a thread which could not be ended."""
+        return frozenset().union(*(worker.stuck for worker in self.workers))
 
     @property
     def limits(self) -> Limits:
@@ -127,8 +149,8 @@ class Engine:
 
     def count_tokens(self, text: str, model: str) -> tuple[int, int] | None:
         """Tokens of a prompt and of its chunks, see `Model.count_tokens`; None unless the model is the one in use."""
-        used = self._holder.named(model)
-        return None if used is None else used.count_tokens(text)
+        counts = (worker.count_tokens(text, model) for worker in self.workers)
+        return next((count for count in counts if count is not None), None)
 
     def identity_of(self, request: Request) -> ModelIdentity | None:
         """What a resolved request is drawn with, LoRAs, textual inversions and upscalers included, if its model is the
@@ -136,8 +158,8 @@ class Engine:
 
         Raises ModelError for a LoRA and RequestError for an upscaler that is not there.
         """
-        used = self._holder.named(request.model)
-        return None if used is None else identity_of(used, request, self.worker.upscalers)
+        identities = (worker.identity_of(request) for worker in self.workers)
+        return next((identity for identity in identities if identity is not None), None)
 
     @property
     def extra(self) -> ExtraNetworks:
@@ -152,21 +174,25 @@ class Engine:
 
     @property
     def opened_model(self) -> Model | None:
-        """The model that is open now, None before the first."""
-        return self._holder.opened
+        """The model that is open now in this process, None before the first and where other processes draw."""
+        return self.worker.opened_model
 
     def start(self) -> None:
-        """Start the worker."""
-        self.worker.start()
+        """Start the workers."""
+        for worker in self.workers:
+            worker.start()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Stop the running job, drop the waiting ones and end the worker."""
+        """Stop the running jobs, drop the waiting ones and end the workers."""
         self.queue.close()
-        self.worker.join(timeout)
+        until = time.monotonic() + timeout
+        for worker in self.workers:
+            worker.join(max(0.1, until - time.monotonic()))
 
     def warm_up(self) -> None:
         """Begin to load the default model, behind the page; a job that comes first goes first."""
-        self.worker.warm_up()
+        for worker in self.workers:
+            worker.warm_up()
 
     def submit(
         self,
@@ -194,7 +220,7 @@ class Engine:
         environment: RunEnvironment = DEFAULT_ENVIRONMENT,
     ) -> DrawJob:
         """`submit` for what `resolve` returned; the plan runs as it is. Raises RequestError."""
-        if (name := resolved.request.sampler) in self.worker.stuck:
+        if (name := resolved.request.sampler) in self.stuck:
             raise RequestError(
                 f"The sampler {name} still computes in an earlier run that cannot be ended. Choose another."
             )
@@ -229,12 +255,14 @@ class Engine:
         """Compute something small on a model in the worker's thread, between two jobs: the answer to come.
 
         model    the name of one of `models`, which is opened if another one is open
-        compute  compute(opened model), a second's worth at most: whoever waits for a picture waits for it, too
+        compute  compute(opened model), a second's worth at most: whoever waits for a picture waits for it, too. It is a
+                 function of a module, or a partial of one: it may run in another process
         The answer raises RequestError with words for the user where the model or the work fails; cancel it when nobody
         waits for it any more. Raises RequestError for an unknown model and when too much is being asked.
         """
         self._available.check(model)
         call = EngineCall(model, compute, self._clock)
+        self._divide(call)
         self.queue.put(call)
         return call.answer
 
@@ -246,8 +274,14 @@ class Engine:
     def _put(self, job: AnyJob) -> AnyJob:
         account = self._account_of()
         job.account = account.name
+        self._divide(job)
         self.queue.put(job, account.waiting)
         return job
+
+    def _divide(self, job: Job) -> None:
+        """Prepare a job for workers of other processes."""
+        if self.settings.devices:
+            job.run = SharedRun(job, self._clock, 1 if self.settings.one_at_a_time else None)
 
     def stop(self, job: Job) -> None:
         """End a job now: a waiting one at once, a running one within one network call."""

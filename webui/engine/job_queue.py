@@ -6,10 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from statistics import fmean
+from typing import Protocol
 
 from webui.core.request import RequestError
 
 from .events import Outcome, StoppedEarly, Waiting
+from .job_parts import Part
 from .jobs import Job
 
 MAX_WAITING = 256  # jobs in the queue, running and urgent ones not counted
@@ -18,17 +20,27 @@ MAX_URGENT = 16  # urgent jobs in the queue
 RECENT = 20  # jobs whose time counts for the estimate of the next ones
 TOLD_AGAIN = 2.0  # seconds until waiting jobs are told anew how long they wait, or a tenth for each if that is more
 MAX_FINISHED = 32  # finished jobs remembered at most
+MAX_PASSED = 3  # jobs that go before one because a worker has their model open
 
 
 class QueueFull(RequestError):
     """There is no room for another job now; there will be."""
 
 
+class Taker(Protocol):
+    """One of several workers, for `JobQueue.take_for`."""
+
+    @property
+    def opened(self) -> str:
+        """Name of the model that is open there; "" for none."""
+        ...
+
+
 class JobQueue:
     """Waiting jobs in order, urgent ones first; running ones; and finished ones, until they are forgotten.
 
-    Accounts take turns: the second job of one comes after the first jobs of all that wait. Jobs of one account, and all
-    jobs on a page without accounts, come in the order of their arrival.
+    Accounts take turns, and browser tabs where there are no accounts: the second job of one comes after the first of
+    all that wait. Jobs of one come in the order of their arrival; calls of the API without accounts are one.
 
     clock     seconds
     patience  seconds that a job outlives its last watcher, and that a finished one can still be found
@@ -45,6 +57,9 @@ class JobQueue:
         self._running: list[Job] = []
         self._finished: list[Job] = []
         self._closed, self._told = False, clock()
+        self._takers: list[Taker] = []
+        self._idle: list[Taker] = []
+        self.wait_elsewhere = False
 
     @property
     def waiting(self) -> tuple[Job, ...]:
@@ -70,6 +85,11 @@ class JobQueue:
     def closed(self) -> bool:
         """Whether the program is ending."""
         return self._closed
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether jobs wait that somebody would see end; `wait_elsewhere` says so of the queue that sent a job here."""
+        return self.wait_elsewhere or any(not job.urgent for job in self._waiting)
 
     def is_wanted(self) -> bool:
         """Whether a worker has something to do that does not wait: a job, or the end of the program."""
@@ -108,7 +128,7 @@ class JobQueue:
         with self._changed:
             self.check_room(job.urgent, job.account, most, job.held)
             if not job.urgent:
-                job.turn = self._turns[job.account] = max(self._turn, self._turns.get(job.account, 0)) + 1
+                job.turn = self._turns[job.whose] = max(self._turn, self._turns.get(job.whose, 0)) + 1
             place = sum(each.urgent or (not job.urgent and each.turn <= job.turn) for each in self._waiting)
             self._waiting.insert(place, job)
             self._tell_positions()
@@ -123,15 +143,69 @@ class JobQueue:
             self._changed.wait_for(lambda: self._waiting or self._closed or wanted_elsewhere(), timeout)
             if self._closed or not self._waiting:
                 return None
-            job = self._waiting.pop(0)
-            job.started = self._clock()
-            self._running.append(job)
-            if not job.urgent:
-                self._turn = job.turn
-                # Whoever has not waited since has no turn to remember.
-                self._turns = {name: turn for name, turn in self._turns.items() if turn > self._turn}
-            self._tell_positions()
-            return job
+            return self._begin(self._waiting[0])
+
+    def join(self, taker: Taker) -> None:
+        """One more worker that takes its jobs by `take_for`, and shares the time of those that wait."""
+        with self._changed:
+            self._takers.append(taker)
+
+    def take_for(
+        self, taker: Taker, timeout: float, wanted_elsewhere: Callable[[], bool] = lambda: False
+    ) -> tuple[Job, Part] | None:
+        """As `take`, for one of several workers: the next job that has a `run`, and a part of it to do.
+
+        While no job waits, it helps with a running one that has parts left.
+
+        A job goes to a free worker that has its model open; where that one is busy, the worker may take one of its own
+        model first, which happens to a job at most MAX_PASSED times.
+        """
+        with self._changed:
+            self._idle.append(taker)
+            try:
+                self._changed.wait_for(
+                    lambda: self._closed or wanted_elsewhere() or self._next_for(taker) is not None, timeout
+                )
+            finally:
+                self._idle.remove(taker)
+            job = None if self._closed or wanted_elsewhere() else self._next_for(taker)
+            if job is None or job.run is None:
+                return None
+            if job not in self._running:
+                for each in self._waiting[: self._waiting.index(job)]:
+                    each.passed += 1
+                self._begin(job)
+            part = job.run.claim(taker)
+            return None if part is None else (job, part)
+
+    def _begin(self, job: Job) -> Job:
+        """Take a waiting job; the lock is held."""
+        self._waiting.remove(job)
+        job.started = self._clock()
+        self._running.append(job)
+        if not job.urgent:
+            self._turn = max(self._turn, job.turn)
+            # Whoever has not waited since has no turn to remember.
+            self._turns = {name: turn for name, turn in self._turns.items() if turn > self._turn}
+        self._tell_positions()
+        return job
+
+    def _next_for(self, taker: Taker) -> Job | None:
+        """What a worker is to do now; the lock is held."""
+        shared = [job for job in self._running if job.run is not None and job.run.has_pending]
+        if left := next((job for job in shared if job.run is not None and job.run.is_left_alone), None):
+            return left
+        skipped = None
+        for job in self._waiting:
+            if job.model in ("", taker.opened):
+                return job
+            if any(each.opened == job.model for each in self._idle):
+                continue  # which takes it
+            busy = any(each.opened == job.model for each in self._takers)
+            if not busy or not taker.opened or job.passed >= MAX_PASSED:
+                return skipped or job
+            skipped = skipped or job
+        return skipped or next(iter(shared), None)
 
     def wake(self) -> None:
         """Let waiting workers look whether they are wanted elsewhere."""
@@ -153,6 +227,8 @@ class JobQueue:
                 self._finished.append(job)
             if job in self._running:
                 self._running.remove(job)
+            # A job outlives its end for a while; what its parts hold need not.
+            job.run = None
 
     def find(self, owner: str) -> Job | None:
         """The newest job of this owner that waits, runs or can still be found."""
@@ -170,11 +246,17 @@ class JobQueue:
         """End waiting jobs that were stopped or abandoned, tell the others how long they wait; forget finished ones."""
         with self._changed:
             ending = [job for job in self._waiting if job.should_stop(self.patience)]
+            left = [job for job in self._running if job.run is not None and job.run.is_left_alone]
+            alone = [job for job in left if job.should_stop(self.patience)]
             self._waiting = [job for job in self._waiting if job not in ending]
             if ending or self._clock() - self._told >= max(TOLD_AGAIN, len(self._waiting) / 10):
                 self._tell_positions(anew=True)
         for job in ending:
             self.finish(job, StoppedEarly(job.stopped_info()))
+        for job in alone:
+            job.request_stop()
+            if job.run is not None and job.run.is_left_alone:
+                self.finish(job, job.run.outcome())
         with self._changed:
             now = self._clock()
             recent = [job for job in self._finished if now - job.ended < self.patience]
@@ -207,7 +289,7 @@ class JobQueue:
             return None
         mean, now = fmean(self._durations), self._clock()
         running = [now - job.started for job in self._running if not job.urgent and job.started is not None]
-        return max(0.0, position * mean - sum(min(mean, spent) for spent in running))
+        return max(0.0, position * mean - sum(min(mean, spent) for spent in running)) / max(1, len(self._takers))
 
     def _come_back(self) -> str:
         """When to try again, in a sentence."""

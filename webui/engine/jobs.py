@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samplers.run import Plan
 from webui.core.request import Request, RequestError
 
-from .drawing import Drawing
+from .drawing import Drawing, Share
 from .events import (
     Event,
     Failed,
@@ -35,6 +35,9 @@ from .events import (
 from .job_context import Task
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 
+if TYPE_CHECKING:
+    from .job_parts import SharedRun
+
 STATES = {Finished: "done", Failed: "failed", StoppedEarly: "stopped"}
 PROGRESS_GAP = 0.1  # seconds between two reports of progress to one watcher
 
@@ -48,6 +51,8 @@ class Job:
     account      whose it is, on a page with accounts
     turn         where it stands in the queue; created and started: when it came
                  and when a worker took it (None before), by the engine's clock
+    run          its parts, where workers of other processes do it
+    passed       how many jobs went before it because a worker had their model open
     """
 
     urgent = False
@@ -60,7 +65,8 @@ class Job:
         environment: RunEnvironment = DEFAULT_ENVIRONMENT,
     ):
         self.id, self.model, self.owner, self.environment = uuid.uuid4().hex, model, owner, environment
-        self.account, self.turn = "", 0
+        self.account, self.turn, self.passed = "", 0, 0
+        self.run: SharedRun | None = None
         self.started: float | None = None
         self._clock, self.created = clock, clock()
         lock = threading.RLock()
@@ -78,6 +84,11 @@ class Job:
     def held(self) -> int:
         """Bytes of pictures that it holds while it waits, about."""
         return 0
+
+    @property
+    def whose(self) -> str:
+        """Whose turn it takes: its account's, without accounts its browser tab's; "" is that of all API calls."""
+        return self.account or self.owner.partition("/")[0]
 
     @property
     def title(self) -> str:
@@ -211,7 +222,11 @@ class Job:
 
 
 class DrawJob(Job):
-    """A job that draws a resolved request; `previews` says whether its Progress carries pictures."""
+    """A job that draws a resolved request.
+
+    previews  whether its Progress carries pictures
+    share     the pictures that it draws; None for all
+    """
 
     def __init__(
         self,
@@ -220,9 +235,10 @@ class DrawJob(Job):
         previews: bool = True,
         clock: Callable[[], float] = time.monotonic,
         environment: RunEnvironment = DEFAULT_ENVIRONMENT,
+        share: Share | None = None,
     ):
         super().__init__(drawing.request.model, owner, clock, environment)
-        self.drawing, self.previews = drawing, previews
+        self.drawing, self.previews, self.share = drawing, previews, share
 
     @property
     def request(self) -> Request:

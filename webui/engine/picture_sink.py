@@ -39,9 +39,13 @@ class SavedPicture:
 
 
 class PictureSink:
-    """Saves the pictures of a request; `saved` is what was saved so far, in order."""
+    """Saves the pictures of a request; `saved` is what was saved so far, in order.
 
-    def __init__(self, resolved: ResolvedRequest, context: JobContext):
+    finished  indices of those that an earlier attempt saved: they count as saved, and are not written again
+    """
+
+    def __init__(self, resolved: ResolvedRequest, context: JobContext, finished: frozenset[int] = frozenset()):
+        self._finished = finished
         self._resolved, self._request, self._context = resolved, resolved.request, context
         self._problems: list[Saved] = []
         self._input: dict[str, str] = {}
@@ -59,6 +63,9 @@ class PictureSink:
     def save(self, image: Image.Image, index: int, facts: RunFacts) -> None:
         """Save picture `index` of the request."""
         seed = self._request.seeds[index]
+        if index in self._finished:
+            self.saved.append(SavedPicture(seed, facts))
+            return
         saved = save_or_keep(self._context.outputs, seed, encode_png(image, self._record(image, index, facts)))
         if saved.path:
             self.saved.append(SavedPicture(seed, facts))

@@ -24,14 +24,15 @@ class ProgressReporter:
     """Tells Progress while pictures are drawn.
 
     resolved  what is drawn
-    batches   images of each batch, in order
+    batches   indices of the images of each batch, in order
     """
 
-    def __init__(self, resolved: ResolvedRequest, batches: Sequence[int], context: JobContext, previews: bool):
+    def __init__(self, resolved: ResolvedRequest, batches: Sequence[range], context: JobContext, previews: bool):
         self._context, self._batches, self._previews = context, batches, previews
         plans, request = resolved.plans, resolved.request
+        self._count = request.count
         areas = (1.0, math.prod(resolved.hires_size) / (request.width * request.height))
-        self._eta = EtaEstimator(plans, batches, areas[: len(plans)])
+        self._eta = EtaEstimator(plans, [len(batch) for batch in batches], areas[: len(plans)])
         self._began = context.clock()
         own_grid = any(plan.own_grid for plan in plans)
         self._progress = Progress(steps=None if own_grid else sum(len(plan.sigmas) - 1 for plan in plans))
@@ -47,7 +48,7 @@ class ProgressReporter:
     def begin_batch(self) -> None:
         """The next batch begins."""
         self._batch += 1
-        first = sum(self._batches[: self._batch])
+        first = self._batches[self._batch].start
         self._progress = replace(self._progress, image_index=first, step=0, sigma=None)
         self._eta.begin_batch(self._context.clock())
         self._tell(self._text())
@@ -79,7 +80,7 @@ class ProgressReporter:
 
     def decoding(self, index: int) -> None:
         """A finished image is being decoded."""
-        self._tell(f"decoding {_of(index, index + 1, sum(self._batches))}")
+        self._tell(f"decoding {_of(index, index + 1, self._count)}")
 
     def decoded(self, seconds: float) -> None:
         """It was decoded and saved in so many seconds."""
@@ -112,7 +113,7 @@ class ProgressReporter:
 
     def _text(self) -> str:
         progress = self._progress
-        what = _of(progress.image_index, progress.image_index + self._batches[self._batch], sum(self._batches))
+        what = _of(progress.image_index, self._batches[self._batch].stop, self._count)
         if progress.steps is None:
             return f"{what}, {self._eta.calls} network calls"
         return f"{what}, step {progress.step} of {progress.steps}"

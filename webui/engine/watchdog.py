@@ -76,7 +76,7 @@ class Watchdog:
         if silent >= TOLD:
             job.tell(replace(job.snapshot().progress or Progress(text=""), text=said))
         stopped = job.should_stop(self._queue.patience)
-        others = any(not each.urgent for each in self._queue.waiting)
+        others = self._queue.others_wait
         if not (stopped and silent >= GRACE) and not (others and silent >= LIMIT):
             return
         message = f"{said}, so its run was ended. Report that to whoever wrote the plugin."

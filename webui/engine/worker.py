@@ -15,9 +15,10 @@ import torch
 
 from samplers.registry import Registry
 from samplers.sampler import Stopped
-from webui.core.request import RequestError
+from webui.core.request import Request, RequestError
 from webui.core.text import as_sentence
 from weights.backends.backend import BackendError, backend_error
+from weights.identity import ModelIdentity
 from weights.model import Model
 from weights.oom import out_of_memory
 
@@ -28,7 +29,7 @@ from .job_context import JobContext
 from .job_queue import JobQueue
 from .jobs import DrawJob, EngineCall, Job, TaskJob
 from .opened_models import ModelHolder
-from .run_environment import check_weights, threads
+from .run_environment import check_weights, identity_of, threads
 from .watchdog import Interrupted, Watchdog, sampler_at_work
 
 if TYPE_CHECKING:
@@ -68,6 +69,26 @@ class Worker:
     def alive(self) -> bool:
         """Whether its thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def status(self) -> str:
+        """What it does, in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
+        return self._holder.status
+
+    @property
+    def opened_model(self) -> Model | None:
+        """The model that is open now, None before the first."""
+        return self._holder.opened
+
+    def count_tokens(self, text: str, model: str) -> tuple[int, int] | None:
+        """See `Engine.count_tokens`."""
+        used = self._holder.named(model)
+        return None if used is None else used.count_tokens(text)
+
+    def identity_of(self, request: Request) -> ModelIdentity | None:
+        """See `Engine.identity_of`."""
+        used = self._holder.named(request.model)
+        return None if used is None else identity_of(used, request, self.upscalers)
 
     def start(self) -> None:
         """Start the thread."""
@@ -137,7 +158,7 @@ class Worker:
         with nullcontext() if context.model is None else self._holder.drawing(context.model):
             if isinstance(job, DrawJob):
                 batch_size = job.environment.batch or (1 if self._settings.one_at_a_time else None)
-                return draw(job.drawing, context, batch_size, job.previews)
+                return draw(job.drawing, context, batch_size, job.previews, share=job.share)
             if isinstance(job, TaskJob):
                 return job.task.run(context)
         raise TypeError(f"a worker cannot do {type(job).__name__}")

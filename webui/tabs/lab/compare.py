@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,21 +85,40 @@ def cost_of(grid: Grid, engine: Engine) -> Cost:
 
 @dataclass(frozen=True, eq=False)
 class Compare:
-    """The task of a grid (`webui.engine.job_context.Task`); its parts are a `CellResult` for each possible cell."""
+    """The task of a grid (`webui.engine.job_context.Task`); its parts are a `CellResult` for each possible cell.
+
+    at, of  of a part of it: the index of its only cell in the whole grid, and (number, count) among the possible ones
+    """
 
     grid: Grid
+    at: int = 0
+    of: tuple[int, int] = (0, 0)
 
     @property
     def model(self) -> str:
         """The model of all cells."""
         return self.grid.model
 
+    def parts(self) -> list[Compare]:
+        """A task for each cell."""
+        grid, count = self.grid, len(self.grid.possible)
+        cells = [(index, cell) for index, cell in enumerate(grid.cells) if isinstance(cell, Cell)]
+        return [
+            Compare(replace(grid, axes=(), cells=(cell,), sources=grid.sources_of(cell)), index, (number, count))
+            for number, (index, cell) in enumerate(cells)
+        ]
+
+    def merged(self, infos: Sequence[dict[str, Any]], seconds: float, stopped: bool) -> dict[str, Any]:
+        """The info of the whole grid from those of its cells."""
+        sums = {name: sum(info.get(name, 0) for info in infos) for name in ("made", "reused", "calls")}
+        return dict(stopped=stopped, cells=len(self.grid.possible), **sums, seconds=seconds)
+
     def run(self, context: JobContext) -> dict[str, Any]:
         """Make the cells in order. A sampler that fails costs its own cell only; a full disk ends the grid."""
-        run = _GridRun(self.grid, context)
+        run = _GridRun(self.grid, context, self.of)
         stopped = False
         try:
-            for index, cell in enumerate(self.grid.cells):
+            for index, cell in enumerate(self.grid.cells, start=self.at):
                 if isinstance(cell, Cell):
                     run.make(index, cell)
         except Stopped:
@@ -117,7 +136,8 @@ class Compare:
 class _GridRun:
     """The state of a grid that is being made; `drawn` has the pictures that it drew."""
 
-    def __init__(self, grid: Grid, context: JobContext):
+    def __init__(self, grid: Grid, context: JobContext, of: tuple[int, int]):
+        self._before, self._count = of[0], of[1] or len(grid.possible)
         self._grid, self._context, self._cache = grid, context, CellCache(context.outputs)
         self.began = context.clock()
         self.reused = self._done = 0
@@ -172,7 +192,7 @@ class _GridRun:
         return CellMade(index, CellPicture(pictures[0].path, info["seconds"], info["nfe"]))
 
     def _progress(self, of_cell: Progress, cell: Cell) -> Progress:
-        number, count = self._done + 1, len(self._grid.possible)
+        number, count = self._before + self._done + 1, self._count
         return replace(
             of_cell,
             image_index=0,

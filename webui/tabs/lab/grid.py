@@ -102,6 +102,11 @@ class Grid:
         calls = [cell.calls for cell in self.possible]
         return None if None in calls else sum(count or 0 for count in calls)
 
+    def sources_of(self, cell: Cell) -> dict[Fit, InputPicture]:
+        """The part of `sources` that a cell needs."""
+        fit = _fit_of(cell.request)
+        return {fit: self.sources[fit]} if fit in self.sources else {}
+
     def source(self, cell: Cell) -> InputPicture | None:
         """The input picture of a cell; None for pictures from words."""
         request = cell.request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -100,7 +101,8 @@ async def show_latents(
         picture = picture_for(source, model_info)
         # On a large model a whole strip would take many seconds of the queue.
         wanted = [sigma, *(levels if model_info.defaults.size <= SMALL_SIDE else [])]
-        answer = engine.ask(model_info.name, lambda model: decode_noised(model, picture, encoded, wanted, process))
+        shown = dict(picture=picture, encoded=encoded, sigmas=wanted, process=process)
+        answer = engine.ask(model_info.name, partial(decode_noised, **shown))
         pictures, known = await asyncio.wrap_future(answer)
     except RequestError as error:
         return problem(str(error)), None

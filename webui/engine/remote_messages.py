@@ -1,0 +1,194 @@
+"""What passes between the program and a worker in another process or on another machine: plain data, as bytes.
+
+Samplers, schedules and guidances are functions of plugin files, which each process loads itself; they pass by name.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samplers.registry import Entry, Registry
+from samplers.sampler import Guidance, Sampler, Schedule
+
+from .drawing import Drawing, Share
+from .events import Event
+from .job_context import Task
+from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
+
+
+@dataclass(frozen=True)
+class Call:
+    """A small computation on an opened model, see `Engine.ask`."""
+
+    model: str
+    compute: Callable[[Any], Any]
+
+
+Work = Drawing | Task | Call
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A job, or a part of one, for a worker.
+
+    share  the pictures that are to be drawn; None for work that is no drawing
+    """
+
+    work: Work
+    environment: RunEnvironment = DEFAULT_ENVIRONMENT
+    account: str = ""
+    previews: bool = True
+    share: Share | None = None
+
+
+# To the worker.
+
+
+@dataclass(frozen=True)
+class Do:
+    """Do an `Order`, which is given as bytes so that one that cannot be read has a number all the same."""
+
+    number: int
+    order: bytes
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the order of this number now."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class OthersWait:
+    """Whether jobs wait for a worker: a sampler that never calls the network is ended for their sake."""
+
+    waiting: bool
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Open the default model as soon as nothing is to be done."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Call a method of the worker's engine and tell the answer."""
+
+    number: int
+    method: str
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """Stop what runs, and end."""
+
+
+# From the worker.
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event of an order. `same_preview`: Progress whose preview is that of the Progress before, left out here."""
+
+    number: int
+    event: Event
+    same_preview: bool = False
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the worker is: sent when it is ready, when something changes, and twice a second as a sign of life.
+
+    status  of its engine
+    opened  name of the model that is open, "" for none
+    """
+
+    status: str
+    opened: str
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A picture was written."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an `Ask` returned; None where it failed, too."""
+
+    number: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A record for the program's log."""
+
+    record: logging.LogRecord
+
+
+Message = Do | Stop | OthersWait | WarmUp | Ask | End | Told | Condition | SavedFile | Answer | Logged
+
+KINDS = {Sampler: "sampler", Schedule: "schedule", Guidance: "guidance"}
+
+
+class PluginOutdated(ValueError):
+    """A plugin here is not the one that an order was planned with."""
+
+
+def encode(value: Any, registry: Registry) -> bytes:
+    """A value as bytes. Raises PluginOutdated, and what pickle raises for what cannot pass, as a local function."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, registry).dump(value)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, registry: Registry) -> Any:
+    """A value from bytes that a process of this program wrote. Raises PluginOutdated."""
+    return _Unpickler(io.BytesIO(data), registry).load()
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, registry: Registry):
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._registry = registry
+
+    def persistent_id(self, value: Any) -> tuple[str, str, str] | None:
+        kind = KINDS.get(type(value))
+        if kind is None:
+            return None
+        entry = _entry(self._registry, kind, value.name)
+        if entry is None or entry.item is not value:
+            raise PluginOutdated(f"the {kind} {value.name} was loaded anew since this was planned; start it again")
+        return kind, entry.id, entry.digest
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, registry: Registry):
+        super().__init__(file)
+        self._registry = registry
+
+    def persistent_load(self, named: tuple[str, str, str]) -> Any:
+        kind, name, digest = named
+        entry = _entry(self._registry, kind, name)
+        if entry is None or entry.digest != digest:
+            raise PluginOutdated(f"the {kind} {name} has changed on the disk; start Sigmalab anew")
+        return entry.item
+
+
+def _entry(registry: Registry, kind: str, name: str) -> Entry[Any] | None:
+    try:
+        entry: Entry[Any] = getattr(registry, kind)(name)
+        return entry
+    except ValueError:
+        return None

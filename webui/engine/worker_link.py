@@ -1,0 +1,83 @@
+"""The connection to a worker of another process or machine, through one life of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
+
+from .remote_messages import Condition, Message, Told
+
+log = logging.getLogger(__name__)
+
+
+class Channel(Protocol):
+    """The program's end of the connection to a worker; see `webui.engine.worker_process.ProcessChannel`."""
+
+    def send(self, message: Message) -> None:
+        """Send a message. Raises OSError if the worker has ended."""
+        ...
+
+    def receive(self) -> Message:
+        """The next message; waits for it. Raises EOFError or OSError once the worker has ended."""
+        ...
+
+    def close(self, timeout: float) -> None:
+        """Wait for the worker to end, and end it if it does not."""
+        ...
+
+    def kill(self) -> None:
+        """End the worker now, whatever it does."""
+        ...
+
+    def why_ended(self) -> str:
+        """How the worker ended, in a sentence."""
+        ...
+
+
+class WorkerLink:
+    """One life of a worker: its channel, what it tells about orders, and when it last told anything."""
+
+    def __init__(self, channel: Channel, on_message: Callable[[Message], None], on_end: Callable[[], None]):
+        self.channel, self._on_message, self._on_end = channel, on_message, on_end
+        self.inbox: SimpleQueue[Told | None] = SimpleQueue()
+        self.ready, self.ended = threading.Event(), threading.Event()
+        self.heard = time.monotonic()
+        threading.Thread(target=self._read, name="sigmalab-reader", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Send a message; to a worker that has ended, nothing is sent."""
+        try:
+            self.channel.send(message)
+        except OSError:
+            pass
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last message."""
+        return time.monotonic() - self.heard
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self.channel.receive()
+                self.heard = time.monotonic()
+                if isinstance(message, Told):
+                    self.inbox.put(message)
+                else:
+                    self._on_message(message)
+                    if isinstance(message, Condition):
+                        self.ready.set()
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            log.exception("what a worker says cannot be read")
+            self.channel.kill()
+        finally:
+            self.ended.set()
+            self.ready.set()
+            self.inbox.put(None)
+            self._on_end()

@@ -1,0 +1,117 @@
+"""The workers of an engine: a thread for one device, a process a device for several."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from samplers.registry import Registry
+from webui.core.request import Request
+from weights.identity import ModelIdentity
+from weights.model import Model
+from weights.model_info import ModelInfo
+
+from .job_queue import JobQueue
+
+if TYPE_CHECKING:
+    from webui.settings import Settings
+
+    from .remote_worker import RemoteWorker
+
+
+class DeviceWorker(Protocol):
+    """What takes jobs from the queue and does them on one device."""
+
+    @property
+    def status(self) -> str:
+        """What it does, in a few words: "emoji on cpu, ready"."""
+        ...
+
+    @property
+    def stuck(self) -> frozenset[str]:
+        """The samplers that still compute there and could not be ended."""
+        ...
+
+    @property
+    def opened_model(self) -> Model | None:
+        """The open model if it is in this process; None before the first."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        ...
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        ...
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end, which comes once the queue is closed."""
+        ...
+
+    def warm_up(self) -> None:
+        """Load the default model as soon as no job waits."""
+        ...
+
+    def count_tokens(self, text: str, model: str) -> tuple[int, int] | None:
+        """See `Engine.count_tokens`; None unless the model is open there."""
+        ...
+
+    def identity_of(self, request: Request) -> ModelIdentity | None:
+        """See `Engine.identity_of`; None unless the model is open there."""
+        ...
+
+
+def process_workers(
+    queue: JobQueue,
+    registry: Callable[[], Registry],
+    settings: Settings,
+    open_model: Callable[..., Model],
+    find_models: Callable[[Path], dict[str, ModelInfo]] | None,
+    check_model: Callable[[ModelInfo], None],
+    on_saved: Callable[[Path], None],
+) -> list[RemoteWorker]:
+    """A worker process for each of `settings.devices`. See `Engine` for the arguments.
+
+    Workers on the CPU share its threads, so that they do not stand in each other's way.
+    """
+    # Not needed by an engine with one thread; the second one imports the engine itself.
+    import torch
+
+    from .remote_worker import RemoteWorker
+    from .worker_host import WorkerSetup
+    from .worker_process import ProcessChannel
+
+    devices = settings.devices
+    sharing = sum(device in ("cpu", "auto") for device in devices)
+    threads = max(1, torch.get_num_threads() // sharing) if sharing > 1 else None
+    workers = []
+    for name, device in zip(names_of(devices), devices, strict=True):
+        own = WorkerSetup(replace(settings, device=device), open_model, find_models, check_model, threads)
+        connect = lambda own=own, device=device: ProcessChannel(own, device)  # noqa: E731
+        workers.append(RemoteWorker(queue, name, registry, connect, on_saved))
+    return workers
+
+
+def names_of(devices: Sequence[str]) -> list[str]:
+    """A name for each device; those of the same are counted: "cpu 1", "cpu 2"."""
+    counts, seen = Counter(devices), Counter[str]()
+    names = []
+    for device in devices:
+        seen[device] += 1
+        names.append(f"{device} {seen[device]}" if counts[device] > 1 else device)
+    return names
+
+
+def joint_status(statuses: Sequence[tuple[str, str]]) -> str:
+    """The status of several workers, (name, status) each, in a line."""
+    first = statuses[0][1]
+    if len(statuses) == 1:
+        return first
+    if all(status == first for _, status in statuses):
+        return f"{len(statuses)} workers: {first}"
+    return " · ".join(f"{name}: {status}" for name, status in statuses)
