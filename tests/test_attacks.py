@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import io
 import json
 import logging
 import socket
@@ -19,7 +20,7 @@ from gradio_client.exceptions import ValidationError
 from pages import idle, served
 
 from webui.engine import job_queue
-from webui.gradio_ext import connections, failed_events, login_throttle, unfetched_calls
+from webui.gradio_ext import connections, failed_events, login_throttle, strokes, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 from webui.gradio_ext.proxies import TrustedProxies
 
@@ -187,6 +188,69 @@ def test_a_wrong_call_is_refused_in_words(page, path, body, status, said):
     assert answer.status_code == status and said in answer.text
 
 
+def stroke(page, index="0", kind="layer", content=b"x", name="a"):
+    """Send a file of the mask's editor, as its browser part does."""
+    config = httpx.get(f"{page.url}/config", timeout=20).json()
+    (editor,) = [each["id"] for each in config["components"] if each["props"].get("elem_id") == "img2img-editor"]
+    form = dict(component_id=editor, session_hash="a", fn_name="accept_blobs", type=kind, index=index, id=name)
+    return editor, post(page, "/gradio_api/component_server", data=form, files={"file": ("x.png", content)})
+
+
+@pytest.mark.parametrize("index", ["1000000000", "-1", "9" * 5000, "x", "null"])
+def test_room_is_made_for_no_number_of_layers(page, index):
+    _, answer = stroke(page, index)
+    assert answer.status_code == 422 and "no strokes" in answer.text
+
+
+def test_strokes_are_taken_and_not_kept_for_ever(page, monkeypatch):
+    monkeypatch.setattr(strokes, "MOST_BYTES", 3 * MAX_BODY)
+    large = bytes(MAX_BODY + 1)
+    for name in "abcd":
+        editor, answer = stroke(page, content=large, name=name)
+        assert answer.status_code == 200
+    assert stroke(page, kind="background", content=large, name="e")[1].status_code == 200
+    blocks = page.page.blocks[editor]
+    assert list(blocks.blob_storage) == ["c", "d"]
+    assert strokes.layers_of(blocks, {"id": "d"}) == [large] and strokes.layers_of(blocks, {"id": "d"}) == []
+    assert strokes.layers_of(blocks, {"id": []}) == strokes.layers_of(blocks, "x") == []
+
+
+@pytest.mark.parametrize("value", [7, "x", [], {"path": 3}, [[]], True, {"url": {}, "path": "x"}])
+def test_a_value_that_is_no_picture_is_refused_in_words(page, value):
+    dependencies = httpx.get(f"{page.url}/config", timeout=20).json()
+    image = next(each["id"] for each in dependencies["components"] if each["props"].get("elem_id") == "img2img-image")
+    event = next(each for each in dependencies["dependencies"] if image in each["inputs"] and not each["queue"])
+    data = [value if each == image else None for each in event["inputs"]]
+    answer = post(page, "/gradio_api/run/predict", json={"fn_index": event["id"], "data": data, "session_hash": "a"})
+    assert answer.status_code == 422 and "another form" in answer.text
+
+
+def dependency(page, name, wanted):
+    """An event that runs without the queue and takes the control of this name, the control's number, and its data."""
+    config = httpx.get(f"{page.url}/config", timeout=20).json()
+    number = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == name)
+    event = next(each for each in config["dependencies"] if number in each["inputs"] and wanted(each))
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    return event["id"], number, [number if each == number else values.get(each) for each in event["inputs"]]
+
+
+@pytest.mark.parametrize("value", ["x", ["Euler"], {"a": []}, 3, True])
+def test_a_value_that_a_menu_has_not_is_refused_without_a_traceback(page, value, capfd):
+    event, number, data = dependency(page, "txt2img-sampler", lambda each: not each["queue"] and each["backend_fn"])
+    data = [value if each == number else each for each in data]
+    answer = post(page, "/gradio_api/run/predict", json={"fn_index": event, "data": data, "session_hash": "a"})
+    assert answer.status_code in (200, 422) and "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("told", [None, "x", 3, [], {}, {"index": 0}])
+def test_an_event_that_does_not_say_what_it_is_about_is_refused(page, told):
+    config = httpx.get(f"{page.url}/config", timeout=20).json()
+    event = next(each for each in config["dependencies"] if each["collects_event_data"])
+    body = {"fn_index": event["id"], "data": [None for _ in event["inputs"]], "session_hash": "a", "event_data": told}
+    answer = post(page, "/gradio_api/run/predict", json=body)
+    assert answer.status_code == 422 and "what it is about" in answer.text
+
+
 def test_an_event_that_the_browser_runs_alone_is_none_for_the_server(page):
     dependencies = httpx.get(f"{page.url}/config", timeout=20).json()["dependencies"]
     number = next(each["id"] for each in dependencies if not each["backend_fn"])
@@ -310,6 +374,20 @@ def test_equal_lines_do_not_fill_the_log():
     filter, other = connections.RepeatedLines(), logging.makeLogRecord({"msg": "other"})
     line = logging.makeLogRecord({"msg": "Invalid HTTP request received."})
     assert sum(filter.filter(line) for _ in range(1000)) == connections.LINES and filter.filter(other)
+
+
+def test_tracebacks_do_not_fill_the_console(monkeypatch):
+    monkeypatch.setattr(connections, "CHARACTERS", 20)
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    stream = io.StringIO()
+    limited = connections.LimitedText(stream)
+    for _ in range(3):
+        limited.write("Traceback\n")
+    assert stream.getvalue() == "Traceback\n" * 2
+    clock.now += 61
+    limited.write("again\n")
+    assert stream.getvalue().endswith("(10 characters were left out here)\nagain\n") and not limited.closed
 
 
 FORWARDED = {"X-Forwarded-Host": "evil.example", "X-Forwarded-For": "1.2.3.4", "X-Gradio-Server": "http://evil.example"}

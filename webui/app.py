@@ -9,8 +9,9 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -27,7 +28,7 @@ from .engine.jobs import Job
 from .engine.plugin_reloading import PluginWatch, find_plugins
 from .environment import StartError
 from .gradio_ext.api_login import Logins
-from .gradio_ext.connections import watch_connections
+from .gradio_ext.connections import LimitedText, watch_connections
 from .gradio_ext.guard import Guard
 from .gradio_ext.page_meta import PageMeta
 from .gradio_ext.proxies import TrustedProxies
@@ -49,6 +50,11 @@ COMPRESSED_FROM, COMPRESSION = 4096, 4  # bytes of an answer from which it is co
 
 def serve(settings: Settings) -> None:
     """Run the page until Ctrl+C."""
+    with redirect_stderr(cast(TextIO, LimitedText(sys.stderr))):
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     remove_leftovers(settings.outputs)
     registry = find_plugins(settings)
     accounts = _accounts(settings)

@@ -6,15 +6,21 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from inspect import Parameter, isgeneratorfunction, signature
+from inspect import Parameter, isclass, isgeneratorfunction, signature
 from typing import Any
 from urllib.parse import unquote
 
+import gradio as gr
+from gradio.components import FormComponent
+from gradio.utils import get_type_hints
+from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .json_bodies import JSON_BODY
 from .signed_in import signed_in
+from .strokes import Strokes
 
 CALL = re.compile(r"^/gradio_api/call/(?P<v2>v2/)?(?P<name>[^/]+)/?$")
 # The page runs the events here that need no queue.
@@ -34,6 +40,7 @@ class ApiCalls:
 
     def __init__(self, app: ASGIApp, seconds_until_room: Callable[[], float | None] = lambda: None):
         self._app, self._seconds_until_room = app, seconds_until_room
+        self._strokes = Strokes(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, path = scope.get(JSON_BODY), scope["path"]
@@ -44,7 +51,8 @@ class ApiCalls:
         if not (call or run or JOIN.match(path)) or not isinstance(body, dict) or not signed_in(scope):
             await self._app(scope, receive, send)
             return
-        functions = _functions(scope["app"].get_blocks(), body.get("session_hash"))
+        config = _config(scope["app"].get_blocks(), body.get("session_hash"))
+        functions = config.fns
         named = call or (run if body.get("fn_index") is None else None)
         function, problem = _by_name(functions, unquote(named["name"])) if named else _by_number(functions, body)
         if problem:
@@ -57,6 +65,8 @@ class ApiCalls:
             return
         given: Any = body if call and call["v2"] else body.get("data")
         told, data = complete(function, given, with_hidden=call is None)
+        told = told or value_problem(function, data, config.blocks, with_hidden=call is None)
+        told = told or ("" if call else event_problem(function, body.get("event_data")))
         if told:
             detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": told}
             await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
@@ -81,8 +91,9 @@ class ApiCalls:
             begun = True
             await send(message)
 
+        files = Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data")
         try:
-            await self._app(scope, receive, send_noted)
+            await (self._strokes if files else self._app)(scope, receive, send_noted)
         except (LookupError, TypeError, ValueError, AttributeError):
             if begun:
                 raise
@@ -136,10 +147,56 @@ def complete(function: Any, given: Any, with_hidden: bool = False) -> tuple[str,
     return f"{name} takes {len(inputs)} values{wanted}; {len(given)} came.", given
 
 
-def _functions(blocks: Any, session: Any) -> Mapping[int, Any]:
-    """The events by number; a visitor's page has more of them once tabs have been opened."""
+def value_problem(function: Any, data: Any, blocks: Any, with_hidden: bool = False) -> str:
+    """Which of the values its control cannot have, such as a number for a picture; "" if there is none.
+
+    Gradio would fail on a wrong form, whatever the function takes, and write a traceback of a wrong choice to the log.
+
+    blocks  the controls by their number, as they are on the caller's page; see `complete` for the other arguments
+    """
+    inputs = [block for block in function.inputs if with_hidden or not block.skip_api]
+    if isinstance(data, Mapping):
+        parameters = _parameters(function, len(inputs)) or {}
+        pairs = [(block, data.get(name)) for name, block in zip(parameters, inputs, strict=False)]
+    else:
+        pairs = list(zip(inputs, data, strict=False)) if isinstance(data, list) else []
+    for built, value in pairs:
+        block = blocks.get(built._id, built)
+        if value is None or block.stateful:
+            continue
+        try:
+            model = getattr(block, "data_model", None)
+            given = model.model_validate(value, context={"validate_meta": True}) if model else value
+            # Pictures and files do not come this way: their events take them as they are.
+            if function.preprocess and isinstance(block, FormComponent):
+                block.preprocess(given)
+        except gr.Error as error:
+            return f"{_label(block)}: {str(error.message)[:300]}"
+        except (ValidationError, TypeError, ValueError, LookupError, AttributeError, OverflowError):
+            return f"{_label(block)} was given a value of another form; reload the page."
+    return ""
+
+
+def event_problem(function: Any, event_data: Any) -> str:
+    """What is wrong with what an event says about itself, such as which picture was selected; "" for nothing."""
+    try:
+        for kind in get_type_hints(function.fn).values() if function.collects_event_data else ():
+            if isclass(kind) and issubclass(kind, gr.EventData):
+                kind(None, event_data)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return "This event does not say what it is about; reload the page."
+    return ""
+
+
+def _label(block: Any) -> str:
+    label = getattr(block, "label", None)
+    return label if isinstance(label, str) and label else "A control"
+
+
+def _config(blocks: Any, session: Any) -> Any:
+    """The controls and the events by their numbers; a visitor's page has more of them once tabs have been opened."""
     known = blocks.state_holder.session_data.get(session) if isinstance(session, str) else None
-    return known.blocks_config.fns if known else blocks.fns
+    return known.blocks_config if known else blocks.default_config
 
 
 def _parameters(function: Any, count: int) -> Mapping[str, Parameter] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import threading
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, TextIO
 
 try:
     import resource
@@ -21,6 +22,7 @@ PATIENCE = 15.0  # seconds that a connection may take to send a request's header
 UPLOAD_PATIENCE = 600.0  # seconds that it may take to send all of a request
 LOOK = 0.25  # seconds between two looks
 LINES, SPAN = 5, 60.0  # equal lines of the log that are let through in so many seconds
+CHARACTERS = 200_000  # on the console, in as many seconds
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,35 @@ def _on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         logging.getLogger("asyncio").error("no more files can be opened, so connections are refused for a moment")
         return
     loop.default_exception_handler(context)
+
+
+class LimitedText:
+    """A text stream that lets so many characters through in SPAN seconds, and then says how many it left out.
+
+    Gradio writes a traceback of every error, past the log: whoever finds one could fill the disk.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream, self._lock = stream, threading.Lock()
+        self._began, self._written, self._left_out = 0.0, 0, 0
+
+    def write(self, text: str) -> int:
+        """Write a text or leave it out."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._began > SPAN:
+                if self._left_out:
+                    self._stream.write(f"\n({self._left_out} characters were left out here)\n")
+                self._began, self._written, self._left_out = now, 0, 0
+            if self._written + len(text) > CHARACTERS:
+                self._left_out += len(text)
+            else:
+                self._written += len(text)
+                self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class RepeatedLines(logging.Filter):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from webui.core.images import MAX_BYTES
@@ -31,7 +32,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 TUNNEL = ".gradio.live"
 LOGOUT = re.compile(r"^/logout/?$")
 UPLOAD = re.compile(r"^(/gradio_api)?/upload/?$")
+# Strokes of the mask's editor come as files, which are read after the login.
+STROKES = re.compile(r"^/gradio_api/component_server/?$")
 MAX_BODY = 2 * 1024 * 1024
+MAX_STROKES = 8 * 1024 * 1024  # a PNG of 1024 x 1024 pixels takes 4 MB at most
 # Gradio limits each file of an upload after the login; this also limits their number.
 MAX_UPLOAD = 2 * MAX_BYTES
 # JSON with pictures as base64: one of MAX_BYTES and a mask. It is read in one piece, while everybody else waits.
@@ -74,8 +78,8 @@ class Guard:
 
     Any other name is refused with 400: another site's page reaches a local server by one (DNS rebinding). A request
     that a browser marks as coming from another site is refused with 403, unless it only opens the page. A body above
-    MAX_BODY, MAX_UPLOAD for an upload or MAX_API_BODY for the APIs, is refused with 413: FastAPI parses bodies before
-    it checks the login.
+    MAX_BODY (MAX_UPLOAD for an upload, MAX_STROKES for a mask, MAX_API_BODY for the APIs) is refused with 413: FastAPI
+    parses bodies before it checks the login.
     """
 
     def __init__(
@@ -89,7 +93,9 @@ class Guard:
     ):
         self._share, attempts = share, LoginAttempts()
         checked = HiddenEndpoints(JsonBodies(ApiCalls(UnfetchedCalls(FailedEvents(app)), seconds_until_room)))
-        self._app = RequestBodyLimitMiddleware(LoginThrottle(checked, attempts), MAX_BODY)
+        throttled = LoginThrottle(checked, attempts)
+        self._app = RequestBodyLimitMiddleware(throttled, MAX_BODY)
+        self._strokes_app = RequestBodyLimitMiddleware(throttled, MAX_STROKES)
         self._upload_app = RequestBodyLimitMiddleware(app, MAX_UPLOAD)
         self._api_app = apis and ApiLogin(RequestBodyLimitMiddleware(apis, MAX_API_BODY), logins or Logins(), attempts)
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
@@ -118,6 +124,8 @@ class Guard:
             # By default Gradio would end every session of the user's name.
             scope = {**scope, "query_string": b"all_session=false"}
         app = self._upload_app if UPLOAD.match(scope["path"]) else self._app
+        if STROKES.match(scope["path"]) and Headers(scope=scope).get("content-type", "").startswith("multipart/"):
+            app = self._strokes_app
         if self._api_app and APIS.match(scope["path"]):
             app = self._api_app
         try:

@@ -103,7 +103,7 @@ class LoginThrottle:
                 self._attempts.succeeded(address, name)
             await send(message)
 
-        await self._app(scope, _again(body, receive), send_counted)
+        await self._app(scope, again(body, receive), send_counted)
 
 
 def address_of(scope: Scope) -> str:
@@ -121,7 +121,7 @@ def too_many(wait: float) -> JSONResponse:
 async def _name(scope: Scope, body: bytes) -> str:
     """The user's name in a login; "" if there is none."""
     try:
-        form: FormData = await Request(scope, _again(body)).form(max_files=0, max_fields=10)
+        form: FormData = await Request(scope, again(body)).form(max_files=0, max_fields=10)
     except (MultiPartException, ValueError, KeyError):
         return ""
     except Exception as error:  # starlette turns a bad form into an answer
@@ -131,7 +131,8 @@ async def _name(scope: Scope, body: bytes) -> str:
     return name.strip()[:MAX_NAME] if isinstance(name, str) else ""
 
 
-def _again(body: bytes, receive: Receive | None = None) -> Receive:
+def again(body: bytes, receive: Receive | None = None) -> Receive:
+    """What receives a body that has been read once more."""
     given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -35,18 +36,19 @@ def connect_model(
     # What the page was built with: the wall of the same model need not be sent again.
     shown = gr.State(first.name if first else "")
 
-    def read(text: str | None, name: str | None, syntax: str | None) -> Updates:
-        button = {few_steps: few_steps_button(text or "")} if few_steps else {}
-        return {box.words: said_of(text or "", name, syntax), **button}
+    def read(*given: Any) -> Updates:
+        text, name, syntax = (each if isinstance(each, str) else "" for each in given)
+        button = {few_steps: few_steps_button(text)} if few_steps else {}
+        return {box.words: said_of(text, name, syntax), **button}
 
-    def said_of(text: str, name: str | None, syntax: str | None) -> str:
+    def said_of(text: str, name: str, syntax: str) -> str:
         extra, limits = page.engine.extra, page.engine.limits
         # What is too long to run is not read either.
         if len(text) > limits.prompt:
             return ""
         info = page.engine.models().get(chosen_name(name))
         example, notes = example_of(text, extra, syntax or "full", limits.choices)
-        counted = tokens_note(page.engine.count_tokens(example, name or ""), notes)
+        counted = tokens_note(page.engine.count_tokens(example, name), notes)
         if info is None or info.card is None:
             return counted
         words = tuple(extra.embeddings_in(example))

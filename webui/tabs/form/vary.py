@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from webui.core.picture_metadata import read_picture
 from webui.core.request import RequestError
 from webui.gradio_ext.gradio_events import QUIET, Updates
@@ -25,7 +27,8 @@ def connect_vary(page: Page, bench: Workbench) -> None:
 
     def vary(made: list[tuple[str, int]], chosen: int, kept: Any) -> Updates:
         choice = chosen_of(made, chosen)
-        return {} if choice is None else varied(page, bench, Path(choice[0]), kept)
+        # Gradio takes an empty dictionary for one value of many.
+        return {result.message: gr.skip()} if choice is None else varied(page, bench, Path(choice[0]), kept)
 
     outputs = [*refilled(form), result.message]
     filled = result.vary.click(vary, [result.made, result.chosen, page.kept[form.mode]], outputs, **QUIET)
