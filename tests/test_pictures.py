@@ -7,12 +7,17 @@ import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageFile
 
 from webui.core import images
-from webui.core.images import MAX_BYTES, PictureError, fit_picture, grid, open_picture, to_jpeg
+from webui.core.images import MAX_BYTES, PictureError, fit_picture, grid, open_picture, open_small, shrunk, to_jpeg
+from webui.core.inpainting import read_mask
+from webui.core.limits import LOCAL, PUBLIC
+from webui.tabs.img2img import show_fitted
 
 
 def save(path, image, *args, **more):
@@ -172,19 +177,19 @@ def test_a_pipe_is_no_picture(tmp_path):
 
 
 def test_no_second_copy_is_made_of_a_large_picture(tmp_path, monkeypatch):
-    # 206 KB that decode to 200 MB; converted as a whole they took 1.1 GB.
-    Image.new("RGBA", (7071, 7071), (200, 30, 30, 128)).save(tmp_path / "a.png")
+    # At 7071 x 7071 it would be 206 KB that decode to 200 MB; converted as a whole they took 1.1 GB.
+    Image.new("RGBA", (100, 7071), (200, 30, 30, 128)).save(tmp_path / "a.png")
     heights, copied = [], []
     real, copy = images._strip_to_rgb, Image.Image.copy
     monkeypatch.setattr(images, "_strip_to_rgb", lambda image: heights.append(image.height) or real(image))
     monkeypatch.setattr(Image.Image, "copy", lambda self: copied.append(self.height) or copy(self))
-    assert open_picture(tmp_path / "a.png").getpixel((7070, 7070)) == (227, 142, 142)
+    assert open_picture(tmp_path / "a.png").getpixel((99, 7070)) == (227, 142, 142)
     assert max(heights + copied) == images.STRIP and sum(heights) == 7071
 
 
 def test_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     inside, most = [], []
-    real = images._to_rgb
+    real = ImageFile.ImageFile.load
 
     def slow(image):
         inside.append(image)
@@ -193,8 +198,65 @@ def test_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
         inside.remove(image)
         return real(image)
 
-    monkeypatch.setattr(images, "_to_rgb", slow)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", slow)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(open_picture, [tmp_path / "a.png"] * 4))
-    assert most == [1, 1, 1, 1]
+    kinds = [open_picture, read_mask, lambda path: open_small(path, 4), lambda path: show_fitted(path, 8, 8, "crop")]
+    monkeypatch.setattr("webui.tabs.img2img.uploaded", lambda path: path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda kind: kind(tmp_path / "a.png"), kinds * 2))
+    assert len(most) >= 8 and set(most) == {1}
+
+
+def test_whoever_waits_too_long_for_others_pictures_is_told_so(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "PATIENCE", 0.01)
+    with ThreadPoolExecutor(1) as pool, images.decoding(), pytest.raises(PictureError, match="try again in a minute"):
+        pool.submit(open_picture, tmp_path / "a.png").result()
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "L", "P", "JPEG", "turned"])
+def test_a_picture_for_the_eye_is_the_whole_one_made_smaller(tmp_path, kind):
+    image = Image.linear_gradient("L").resize((600, 900))
+    image = Image.merge("RGB", (image, image.rotate(180), Image.new("L", image.size, 90)))
+    if kind == "RGBA":
+        image.putalpha(Image.radial_gradient("L").resize(image.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = "JPEG" if kind in ("JPEG", "turned") else "PNG"
+    saved = image.convert(kind) if kind in ("L", "P") else image
+    save(tmp_path / "a", saved, file, **({"exif": exif} if kind == "turned" else {}))
+    small, size = open_small(tmp_path / "a", 64)
+    whole = open_picture(tmp_path / "a")
+    assert size == whole.size == ((900, 600) if kind == "turned" else (600, 900))
+    assert min(small.size) in range(128, 256)
+    worst = ImageChops.difference(small, whole.resize(small.size, Image.Resampling.BOX)).getextrema()
+    assert max(high for _, high in worst) <= 8
+
+
+@pytest.mark.parametrize(
+    "kind, allowed",
+    [
+        ("PNG RGB", 50),
+        ("PNG RGBA", 25),
+        ("PNG L", 25),
+        ("JPEG RGB", 50),
+        ("JPEG RGB progressive", 20),
+        ("WEBP RGB", 12.5),
+        ("WEBP RGBA", 10),
+    ],
+)
+def test_of_costly_kinds_fewer_pixels_are_allowed(tmp_path, kind, allowed):
+    """Bytes a pixel times pixels are held below a limit, which is lower for a page that is shared."""
+    file, mode, *how = kind.split()
+    path = save(tmp_path / "a", Image.new(mode, (100, 100)), file, **dict.fromkeys(how, True))
+    for factor, refused in ((0.99, True), (1.01, False)):
+        one = replace(PUBLIC, upload=round(factor * PUBLIC.upload * 100 * 100 / (allowed * 1e6)))
+        for open_it in (open_picture, read_mask, lambda path, limits: open_small(path, 8, limits)):
+            with pytest.raises(PictureError, match="100x100; for a .* allowed are") if refused else nullcontext():
+                open_it(path, one)
+    assert LOCAL.upload > PUBLIC.upload
+
+
+def test_making_a_picture_smaller_leaves_it_as_it_is():
+    image = Image.linear_gradient("L").resize((300, 200))
+    assert shrunk(image, 100).size == (100, 67) and image.size == (300, 200) and shrunk(image, 300) is image

@@ -18,7 +18,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse
 
 from webui.core.export import convert
-from webui.core.images import DECODING, PictureError, open_untrusted
+from webui.core.images import PictureError, broken, check_memory, decoding, in_strips, open_untrusted
+from webui.core.limits import Limits
 from webui.core.record import MetadataError
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
@@ -161,7 +162,7 @@ def openai_routes(engine: Engine, jobs: ApiJobs, translator: Translator) -> APIR
             }
             if masked is not None:
                 (folder / "mask").write_bytes(masked)
-                own |= {"mask": write_transparency(folder / "mask"), "strength": 1.0}
+                own |= {"mask": write_transparency(folder / "mask", engine.limits), "strength": 1.0}
             own |= {} if strength is None else {"strength": strength}
             return own | sized(translator, size, model)
 
@@ -233,19 +234,24 @@ def varied(path: Path, engine: Engine) -> dict[str, Any]:
     return prompts | {"mode": "img2img", "image": path}
 
 
-def write_transparency(path: Path) -> Path:
+def write_transparency(path: Path, limits: Limits) -> Path:
     """Make a mask of what is transparent in a picture, in its file: white there. Raises PictureError."""
-    with DECODING, open_untrusted(path) as image:
-        try:
-            alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
-        # Pillow's decoders raise nearly anything on a broken file.
-        except Exception as error:
-            raise PictureError(f"The mask is damaged ({type(error).__name__}); save it again.") from None
+    with decoding(), open_untrusted(path) as image:
+        check_memory(image, limits)
+        with broken("mask"):
+            image.load()
+            alpha = ImageOps.exif_transpose(in_strips(image, "L", _alpha_of))
     mask: Image.Image = ImageOps.invert(alpha)
     if mask.getbbox() is None:
         raise PictureError("The mask has nothing transparent; what is transparent in it is drawn anew.")
     mask.save(path, "PNG")
     return path
+
+
+def _alpha_of(image: Image.Image) -> Image.Image:
+    alpha = image.convert("RGBA").getchannel("A")
+    alpha.info = image.info
+    return alpha
 
 
 def address_of_page(http: HttpRequest, root_path: str) -> str:

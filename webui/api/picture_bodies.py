@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import ImageOps
 
-from webui.core.images import DECODING, MAX_BYTES
+from webui.core.images import MAX_BYTES, decoding
 from webui.core.inpainting import read_mask
+from webui.core.limits import Limits
 from webui.core.request import RequestError
 
 MAX_TEXT = MAX_BYTES * 4 // 3 + 100
@@ -39,9 +40,9 @@ def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def write_inverted(path: Path) -> Path:
+def write_inverted(path: Path, limits: Limits) -> Path:
     """Turn a mask around, in its file: what was white or not there is black. Raises PictureError."""
-    with DECODING:
-        mask = ImageOps.invert(read_mask(path))
+    with decoding():
+        mask = ImageOps.invert(read_mask(path, limits))
     mask.save(path, "PNG")
     return path

@@ -50,7 +50,7 @@ class Translator:
             mask = write_base64(body.mask, folder / "mask", "mask")
             blur = body.mask_blur if body.mask_blur is not None else max(body.mask_blur_x, body.mask_blur_y)
             fields |= {
-                "mask": write_inverted(mask) if body.inpainting_mask_invert else mask,
+                "mask": write_inverted(mask, self.engine.limits) if body.inpainting_mask_invert else mask,
                 "mask_blur": blur,
                 "mask_fill": FILLS[body.inpainting_fill],
                 "inpaint_area": "masked" if body.inpaint_full_res else "whole",

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from starlette.concurrency import run_in_threadpool
 
-from webui.core.images import fit_picture, open_picture, open_untrusted, png_bytes
+from webui.core.images import decoding, fit_picture, open_picture, open_untrusted, png_bytes
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError
 from webui.core.request import RequestError, read_as
@@ -153,7 +153,12 @@ async def enlarged(body: Upscale, image: str, http: HttpRequest, jobs: ApiJobs) 
         return path.read_bytes()
     fit = "crop" if body.upscaling_crop else "pad"
     size = body.upscaling_resize_w, body.upscaling_resize_h
-    return await run_in_threadpool(lambda: png_bytes(fit_picture(open_picture(path), *size, fit)))
+
+    def fitted() -> bytes:
+        with decoding():
+            return png_bytes(fit_picture(open_picture(path), *size, fit))
+
+    return await run_in_threadpool(fitted)
 
 
 def _add_list(router: APIRouter, name: str, listed: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from .exif import SEGMENT, to_exif
-from .images import open_picture
+from .images import decoding, open_picture
 from .infotext import infotext
 from .picture_metadata import read_picture
 from .record import MetadataError, Record, encode_png
@@ -41,4 +41,5 @@ def convert(path: Path, kind: str) -> tuple[str, bytes]:
         raise MetadataError("Only pictures with Sigmalab's own settings can be exported with them.")
     if kind not in FORMATS:
         raise MetadataError(f"Format {kind!r} is unknown; allowed are {', '.join(FORMATS)}.")
-    return Path(path).stem + FORMATS[kind], encode(open_picture(path), carried.record, kind)
+    with decoding():
+        return Path(path).stem + FORMATS[kind], encode(open_picture(path), carried.record, kind)

@@ -5,55 +5,116 @@ from __future__ import annotations
 import math
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from .limits import LOCAL, MEGA, Limits
 from .request import RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 32 * 1024 * 1024
-MAX_PIXELS = 50_000_000  # phones take 50 megapixels; decoded that is 150 MB
+MAX_PIXELS = 50_000_000  # phones take 50 megapixels; decoded that is 200 MB
 MAX_ASPECT = 100
 PREVIEW_SIDE = 768
 PAPER = (255, 255, 255)
 STRIP = 256  # rows that are converted at a time
-# A small file can hold 50 megapixels, 200 MB decoded: only one caller at a time may have them in memory.
-DECODING = threading.RLock()
+# Bytes of memory a pixel, measured with Pillow 12: its decoders of WebP and of progressive JPEG hold several copies.
+PLAIN, PROGRESSIVE, WEBP, COPY = 4, 10, 16, 4
+TURNED = frozenset(range(2, 9))  # EXIF's orientations of pictures that are not upright
+PATIENCE = 30.0  # seconds that a picture waits until the ones before it are done
+_DECODING = threading.RLock()
 
 
 class PictureError(RequestError):
     """A picture that cannot be used; the text says why and what can."""
 
 
-def open_picture(path: Path) -> Image.Image:
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Have pictures decoded in memory: one caller at a time, who may nest it. Raises PictureError after PATIENCE.
+
+    A small file can hold 50 megapixels, 200 MB decoded: whoever decodes one keeps this until it is small again.
+    """
+    if not _DECODING.acquire(timeout=PATIENCE):
+        raise PictureError("Others are opening large pictures; try again in a minute.")
+    try:
+        yield
+    finally:
+        _DECODING.release()
+
+
+def open_picture(path: Path, limits: Limits = LOCAL) -> Image.Image:
     """An uploaded picture as RGB, turned upright, transparency on white; the first frame of an animation.
 
     Size and format are checked before a pixel is decoded. Raises PictureError.
     """
-    with DECODING, open_untrusted(path) as image:
-        try:
-            image.load()
-            _turn_upright(image)
-            return _to_rgb(image)
-        # Pillow's decoders raise nearly anything on a broken file.
-        except Exception as error:
-            raise PictureError(
-                f"The picture is damaged ({type(error).__name__}); save it again and upload that."
-            ) from None
+    with decoding(), open_untrusted(path) as image, broken("picture"):
+        check_memory(image, limits)
+        image.load()
+        _turn_upright(image)
+        if image.mode == "RGB" and not image.has_transparency_data:
+            return image
+        return in_strips(image, "RGB", _strip_to_rgb)
 
 
-def open_untrusted(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def open_small(path: Path, side: int, limits: Limits = LOCAL) -> tuple[Image.Image, tuple[int, int]]:
+    """As `open_picture`, for the eye: with sides of twice `side` or more where it has so many, and its own size.
+
+    It is made smaller before it is put on white, and a JPEG before it is decoded. Raises PictureError.
+    """
+    with decoding(), open_untrusted(path) as image, broken("picture"):
+        check_memory(image, limits)
+        own = image.size
+        if image.format == "JPEG":
+            image.draft(None, (2 * side, 2 * side))
+        image.load()
+        small = in_strips(image, "RGB", _strip_to_rgb, max(1, min(image.size) // (2 * side)))
+        before = small.size
+        _turn_upright(small)
+        return small, own if small.size == before else own[::-1]
+
+
+def check_memory(image: Image.Image, limits: Limits) -> None:
+    """Raises PictureError if an opened picture would take more memory than `limits.upload` while it is decoded."""
+    progressive = image.format == "JPEG" and "progressive" in image.info
+    cost = WEBP if image.format == "WEBP" else PROGRESSIVE if progressive else PLAIN
+    if image.mode != "RGB" or image.has_transparency_data or _orientation(image) in TURNED:
+        cost += COPY
+    if image.width * image.height * cost > limits.upload:
+        what = "WebP" if image.format == "WEBP" else "progressive JPEG" if progressive else "picture of its kind"
+        raise PictureError(
+            f"The picture is {image.width}x{image.height}; for a {what} allowed are {limits.upload / cost / MEGA:.0f} "
+            "megapixels. Make it smaller, or save it as a plain JPEG."
+        )
+
+
+@contextmanager
+def broken(what: str) -> Iterator[None]:
+    """Pillow's decoders raise nearly anything on a broken file: turn that into words."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"The {what} is damaged ({type(error).__name__}); save it again and upload that.") from None
+
+
+def open_untrusted(path: Path | BytesIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open a picture, checked for size and format but not decoded yet; close it after use. Raises PictureError."""
     kinds = ", ".join(formats).replace("WEBP", "WebP")
     try:
-        status = Path(path).stat()
-        # Opening a pipe would wait for a writer.
-        if not stat.S_ISREG(status.st_mode):
-            raise PictureError("The picture cannot be read; upload it again.")
-        size = status.st_size
+        if isinstance(path, BytesIO):
+            size = path.getbuffer().nbytes
+        else:
+            status = Path(path).stat()
+            # Opening a pipe would wait for a writer.
+            if not stat.S_ISREG(status.st_mode):
+                raise PictureError("The picture cannot be read; upload it again.")
+            size = status.st_size
         if size > MAX_BYTES:
             raise PictureError(f"The file has {size / 2**20:.0f} MB; allowed are {MAX_BYTES / 2**20:.0f} MB.")
         image = Image.open(path, formats=tuple(formats))
@@ -118,14 +179,27 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """A picture of which no side is longer than `side`: itself, or a smaller one."""
+    if max(image.size) <= side:
+        return image
+    small = image.reduce(max(1, max(image.size) // (2 * side)))
+    small.thumbnail((side, side))
+    return small
+
+
 def to_jpeg(image: Image.Image, side: int = PREVIEW_SIDE, quality: int = 80) -> bytes:
     """A small JPEG for the eye: no side longer than `side`."""
-    if max(image.size) > side:
-        image = image.copy()
-        image.thumbnail((side, side))
     buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    shrunk(image, side).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # EXIF from the wild may be anything
+        return None
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -135,15 +209,20 @@ def _turn_upright(image: Image.Image) -> None:
         pass
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert in strips: Pillow's conversions of a whole picture would hold up to four copies of it at once."""
-    rgb = Image.new("RGB", image.size)
-    for top in range(0, image.height, STRIP):
-        box = (0, top, image.width, min(top + STRIP, image.height))
-        strip = _strip_to_rgb(image.crop(box))
-        rgb.paste(strip, box)
-        rgb.info = strip.info
-    return rgb
+def in_strips(
+    image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image], factor: int = 1
+) -> Image.Image:
+    """Convert a picture to a mode in strips, each made smaller by `factor`.
+
+    Pillow's conversions of a whole picture would hold up to four copies of it at once.
+    """
+    result = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    rows = max(1, STRIP // factor) * factor
+    for top in range(0, image.height, rows):
+        strip = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+        result.info = strip.info
+        result.paste(strip.reduce(factor), (0, top // factor))
+    return result
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from .images import DECODING, PictureError, fit_picture, open_picture, open_untrusted
+from .images import (
+    PictureError,
+    broken,
+    check_memory,
+    decoding,
+    fit_picture,
+    in_strips,
+    open_picture,
+    open_untrusted,
+)
 from .limits import LOCAL, MEGA, Limits
 from .request import Request
 
@@ -116,16 +125,16 @@ def open_input(request: Request, limits: Limits = LOCAL) -> InputPicture | None:
     """The input picture and the mask of a resolved request, None for txt2img. Raises PictureError."""
     if not request.has_input or request.image is None:
         return None
-    with DECODING:
-        return fit_input(*open_upload(request), request, limits)
+    with decoding():
+        return fit_input(*open_upload(request, limits), request, limits)
 
 
-def open_upload(request: Request) -> tuple[Image.Image, Image.Image | None]:
+def open_upload(request: Request, limits: Limits = LOCAL) -> tuple[Image.Image, Image.Image | None]:
     """The picture of an img2img request as it was uploaded, and its mask at the picture's size. Raises PictureError."""
     if request.image is None:
         raise PictureError("img2img needs an input picture: upload one, or use txt2img.")
-    picture = open_picture(request.image)
-    return picture, None if request.mask is None else open_mask(request.mask, picture.size)
+    picture = open_picture(request.image, limits)
+    return picture, None if request.mask is None else open_mask(request.mask, picture.size, limits)
 
 
 def fit_input(picture: Image.Image, mask: Image.Image | None, request: Request, limits: Limits = LOCAL) -> InputPicture:
@@ -161,12 +170,12 @@ def filled_up(image: Image.Image, multiple: int) -> Image.Image:
     return Image.fromarray(np.pad(values, [(0, below), (0, right), *[(0, 0)] * (values.ndim - 2)], "edge"))
 
 
-def open_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+def open_mask(path: Path, size: tuple[int, int], limits: Limits = LOCAL) -> Image.Image:
     """A mask at the size of its picture (width, height): L, from what is light and not transparent in it.
 
     Raises PictureError if it is none, or of another shape than the picture.
     """
-    mask = read_mask(path)
+    mask = read_mask(path, limits)
     width, height = mask.size
     if abs(width * size[1] - height * size[0]) > SHAPE_SLACK * width * size[1] + max(*size, width, height):
         raise PictureError(
@@ -175,20 +184,20 @@ def open_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     return _resized(mask, size)
 
 
-def read_mask(path: Path) -> Image.Image:
+def read_mask(path: Path, limits: Limits = LOCAL) -> Image.Image:
     """A mask as it is, upright: L, from what is light and not transparent in it. Raises PictureError."""
-    with open_untrusted(path) as image:
-        try:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            layer = upright.convert("RGBA")
-            black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
-            return Image.alpha_composite(black, layer).convert("L")
-        # Pillow's decoders raise nearly anything on a broken file.
-        except Exception as error:
-            raise PictureError(
-                f"The mask is damaged ({type(error).__name__}); save it again and upload that."
-            ) from None
+    with decoding(), open_untrusted(path) as image, broken("mask"):
+        check_memory(image, limits)
+        image.load()
+        return ImageOps.exif_transpose(in_strips(image, "L", _strip_of_mask))
+
+
+def _strip_of_mask(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+    mask = Image.alpha_composite(black, layer).convert("L")
+    mask.info = image.info
+    return mask
 
 
 def faded(mask: Image.Image, blur: int) -> Image.Image:

@@ -24,6 +24,7 @@ class Limits:
 
     cells    pictures of a grid of the Lab; calls: network calls of one of its measurements
     choices  whether prompts may have random choices and wildcards
+    upload   bytes of memory that an uploaded picture may take while it is decoded, see `images.check_memory`
     """
 
     steps: int = MAX_STEPS
@@ -34,6 +35,7 @@ class Limits:
     cells: int = 400
     calls: int = 200_000
     choices: bool = True
+    upload: int = 400 * MEGA
 
     def problem(self, name: str, value: Any) -> str:
         """Why a field of this name, valid by itself, is too much here; "" if it is not."""
@@ -47,7 +49,15 @@ class Limits:
 
 LOCAL = Limits()
 PUBLIC = Limits(
-    steps=150, count=8, picture=1024 * 1024, total=8 * 1024 * 1024, prompt=2_000, cells=36, calls=4_000, choices=False
+    steps=150,
+    count=8,
+    picture=1024 * 1024,
+    total=8 * 1024 * 1024,
+    prompt=2_000,
+    cells=36,
+    calls=4_000,
+    choices=False,
+    upload=200 * MEGA,
 )
 
 

@@ -17,7 +17,8 @@ from PIL.PngImagePlugin import iTXt
 
 from .exif import TooLong, from_exif
 from .fields import MAX_NAME
-from .images import DECODING, open_untrusted
+from .images import PictureError, check_memory, decoding, open_untrusted
+from .limits import PUBLIC
 from .record import A1111_KEYWORD, KEYWORD, MAX_TEXT, MetadataError, Record, parse_record
 from .stealth import read_stealth
 
@@ -70,15 +71,21 @@ def _texts(image: Image.Image) -> dict[str, str]:
         texts = _known(image.info)
         if not texts and image.format == "PNG":
             # Some programs write their texts behind the pixels, where Pillow comes only by decoding them.
-            image.load()
+            with decoding():
+                image.load()
             texts = _known(image.info | getattr(image, "text", {}))
         texts = from_exif(image, MAX_TEXT) | texts
         if not texts and image.format in LOSSLESS:
-            with DECODING:
+            with decoding():
+                # Pillow's decoder of WebP takes most, and these are never that large.
+                if image.format == "WEBP":
+                    check_memory(image, PUBLIC)
                 texts = {A1111_KEYWORD: text} if (text := read_stealth(image, MAX_TEXT)) else {}
         return texts
     except TooLong as error:
         raise MetadataError(f"The picture's settings are {error} and were not read.") from None
+    except PictureError:
+        raise
     # EXIF and texts from strangers may be anything, and Pillow raises nearly anything on them.
     except Exception as error:
         raise MetadataError(f"The picture's settings are damaged ({type(error).__name__}).") from None

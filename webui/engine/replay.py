@@ -12,11 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from PIL import ImageChops
 
 from samplers.noise import NOISE_VERSION
-from webui.core.images import open_picture
+from webui.core.images import decoding, open_picture, open_untrusted
 from webui.core.inpainting import open_input
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
@@ -197,16 +196,19 @@ def into(recipe: Recipe | UpscaleRecipe, folder: Path) -> Recipe | UpscaleRecipe
 
 def compare(path: Path, made: Path, recipe: Recipe | UpscaleRecipe) -> Verdict:
     """Compare a picture with its replay. Raises PictureError and MetadataError."""
-    old, new, now = open_picture(path), open_picture(made), read_picture(made).record
+    now = read_picture(made).record
     if now is None:
         raise MetadataError("The replay carries no settings to compare.")
-    if old.size != new.size:
-        raise MetadataError(f"The file is {old.width}x{old.height} and its settings make {new.width}x{new.height}.")
+    with decoding():
+        new = open_picture(made)
+        # Before it is decoded: a stranger's file may be of any size.
+        with open_untrusted(path) as file:
+            size, lossy = file.size, file.format == "JPEG"
+        if size != new.size:
+            raise MetadataError(f"The file is {size[0]}x{size[1]} and its settings make {new.width}x{new.height}.")
+        largest = max(high for _, high in ImageChops.difference(open_picture(path), new).getextrema())
     own_grid = isinstance(recipe, Recipe) and any(plan.own_grid for plan in recipe.resolved.plans)
     changed = tuple(changes(recipe.record, now, own_grid))
-    with Image.open(path) as file:
-        lossy = file.format == "JPEG"
-    largest = int(np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16)).max())
     if lossy and recipe.record.pixels == digest_of(new):
         return Verdict(0, changed, lossy)
     return Verdict(

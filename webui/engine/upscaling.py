@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from webui.core.images import DECODING, open_picture
+from webui.core.images import open_picture
 from webui.core.limits import Limits
 from webui.core.menus import UPSCALERS
 from webui.core.new_record import make_upscale_record
@@ -122,8 +122,7 @@ def open_upscaling(
         raise RequestError("There is no picture to enlarge: upload one.")
     if request.upscaler not in UPSCALERS:
         _check_upscaler(request.upscaler, extra, environment)
-    with DECODING:
-        picture = open_picture(request.image)
+    picture = open_picture(request.image, limits)
     check_upscaled_size(request, picture.size, limits)
     return Upscaling(request, picture, *_metadata(request.image), environment)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from webui.core.images import fit_picture, open_picture, to_jpeg
+from webui.core.images import fit_picture, open_small, to_jpeg
+from webui.core.limits import LOCAL, Limits
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
@@ -45,18 +46,22 @@ def build_img2img(page: Page) -> Workbench:
     bench = build_workbench(page, "img2img", picture, strength)
     inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]
     fields = bench.form.fields
-    connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"])
-    on_change(inputs, _show_fitted, inputs, used[0], **QUIET, **RAW)
+    connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"], page)
+
+    def show(*given: Any) -> str:
+        return show_fitted(*given, page.engine.limits)
+
+    on_change(inputs, show, inputs, used[0], **QUIET, **RAW)
     return bench
 
 
-def _show_fitted(image: Any, width: Any, height: Any, fit: str) -> str:
+def show_fitted(image: Any, width: Any, height: Any, fit: Any, limits: Limits = LOCAL) -> str:
     """The picture as the run will see it, or why it cannot be used."""
     if not image or not all(isinstance(side, int) and 0 < side <= LARGEST for side in (width, height)):
         return fitted(None)
     try:
-        source = open_picture(uploaded(image))
+        source, size = open_small(uploaded(image), max(width, height), limits)
         used = to_jpeg(fit_picture(source, width, height, fit), quality=90)
-        return fitted(used, source.size, (width, height), fit)
+        return fitted(used, size, (width, height), fit)
     except RequestError as error:
         return fitted(None, problem=str(error))

@@ -12,7 +12,7 @@ from gradio.components import Component
 from PIL import Image
 
 from webui.core.fields import fields_of
-from webui.core.images import PREVIEW_SIDE, png_bytes
+from webui.core.images import PREVIEW_SIDE, png_bytes, shrunk
 from webui.core.request import Request, read_as
 from webui.core.upscale_request import UpscaleRequest, pixel_upscalers
 from webui.engine.events import Snapshot
@@ -137,6 +137,4 @@ def input_of(job: Job) -> Image.Image | None:
 
 def _beside(image: Image.Image) -> str:
     """A file of the picture before, as large as the eye needs it."""
-    shown = image.copy()
-    shown.thumbnail((SIDE, SIDE))
-    return served_bytes(png_bytes(shown), "before.png")
+    return served_bytes(png_bytes(shrunk(image, SIDE)), "before.png")

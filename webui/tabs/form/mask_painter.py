@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 from PIL import Image, ImageChops, ImageOps
 
-from webui.core.images import open_picture, png_bytes
+from webui.core.images import PictureError, broken, decoding, open_small, open_untrusted, png_bytes
 from webui.core.inpainting import open_mask
+from webui.core.limits import LOCAL, Limits
 from webui.core.request import RequestError
 from webui.gradio_ext.files import served_bytes, uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
+from webui.gradio_ext.strokes import layers_of
 
 from .controls import as_text, build_upload
 from .describe import note
+from .page_context import Page
 
 EDITOR_SIDE = 1024  # pixels; phones run out of memory on larger pictures, and a mask needs no more
 SMALL_SIDE = 512  # up to which small pictures are enlarged: brushes have sizes for large ones
@@ -68,12 +73,15 @@ def build_mask_painter(mode: str) -> MaskPainter:
     return MaskPainter(wanted, box, mask, editor, invert, clear, said)
 
 
-def connect_mask_painter(painter: MaskPainter, image: Component, settings: gr.Column, sides: Component) -> None:
+def connect_mask_painter(
+    painter: MaskPainter, image: Component, settings: gr.Column, sides: Component, page: Page
+) -> None:
     """Wire a painter.
 
     image     the upload of the picture that is painted on
     settings  those of inpainting, which fold with the painter
     sides     the control of how far the picture is extended
+    page      whose engine says how large a picture may be
     """
     mask, editor, said = painter.mask, painter.editor, painter.said
 
@@ -93,18 +101,25 @@ def connect_mask_painter(painter: MaskPainter, image: Component, settings: gr.Co
         if not wanted:
             return {said: ""}
         try:
-            return {editor: canvas_of(image, mask), said: "" if image else note("Upload the input picture first.")}
+            return {
+                editor: canvas_of(image, mask, page.engine.limits),
+                said: "" if image else note("Upload the input picture first."),
+            }
         except RequestError as error:
             return {editor: None, said: note(str(error), problem=True)}
 
-    def paint(value: Any) -> Any:
-        painted = mask_of(value)
-        return None if painted is None else served_bytes(painted, "mask.png")
+    def paint(value: Any) -> Updates:
+        try:
+            painted = mask_of(layers_of(editor, value))
+            return {mask: None if painted is None else served_bytes(painted, "mask.png"), said: ""}
+        except RequestError as error:
+            return {said: note(str(error), problem=True)}
 
     def inverted(image: Any, mask: Any) -> Updates:
         try:
-            turned = served_bytes(inverted_mask(image, mask), "mask.png")
-            return {painter.mask: turned, editor: canvas_of(image, {"path": turned}), said: ""}
+            limits = page.engine.limits
+            turned = served_bytes(inverted_mask(image, mask, limits), "mask.png")
+            return {painter.mask: turned, editor: canvas_of(image, {"path": turned}, limits), said: ""}
         except RequestError as error:
             return {said: note(str(error), problem=True)}
 
@@ -114,36 +129,42 @@ def connect_mask_painter(painter: MaskPainter, image: Component, settings: gr.Co
     on_change([image], show, seen, [editor, said], **QUIET, **RAW)
     mask.upload(show, seen, [editor, said], **QUIET, **RAW)
     mask.clear(show, seen, [editor, said], **QUIET, **RAW)
-    editor.input(paint, editor, mask, trigger_mode="always_last", **QUIET)
+    editor.input(paint, editor, [mask, said], trigger_mode="always_last", **QUIET, **RAW)
     painter.invert.click(inverted, [image, mask], [mask, editor, said], **QUIET, **RAW)
     painter.clear.click(
         lambda wanted, image: {mask: None, **show(wanted, image, None)}, seen[:2], [mask, editor, said], **QUIET, **RAW
     )
 
 
-def canvas_of(image: Any, mask: Any) -> dict[str, Any] | None:
+def canvas_of(image: Any, mask: Any, limits: Limits = LOCAL) -> dict[str, Any] | None:
     """The editor's value for an uploaded picture, scaled down, and its mask if there is one. Raises RequestError."""
     if not image:
         return None
-    picture = open_picture(uploaded(image))
-    size = picture.size
+    picture, size = open_small(uploaded(image), EDITOR_SIDE // 2, limits)
     picture.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
     if enlarge := SMALL_SIDE // max(size):
         picture = picture.resize((size[0] * enlarge, size[1] * enlarge), Image.Resampling.NEAREST)
     layers = []
     if mask:
-        alpha = open_mask(uploaded(mask), size).resize(picture.size)
+        with decoding():
+            alpha = open_mask(uploaded(mask), size, limits).resize(picture.size)
         layer = Image.new("RGBA", picture.size, (*PAINT, 0))
         layer.putalpha(alpha)
         layers.append(layer)
     return dict(background=picture, layers=layers, composite=None)
 
 
-def mask_of(value: Any) -> bytes | None:
-    """PNG of what is painted in the editor's value, white on black; None if nothing is."""
+def mask_of(layers: Sequence[bytes]) -> bytes | None:
+    """PNG of what is painted on the editor's layers, white on black; None if nothing is. Raises PictureError."""
     painted: Image.Image | None = None
-    for layer in (value or {}).get("layers") or []:
-        alpha = layer.convert("RGBA").getchannel("A")
+    for layer in layers:
+        with decoding(), open_untrusted(BytesIO(layer)) as image:
+            if max(image.size) > EDITOR_SIDE:
+                raise PictureError(f"What is painted is larger than {EDITOR_SIDE} pixels; open the picture again.")
+            with broken("mask"):
+                alpha = image.convert("RGBA").getchannel("A")
+        if painted is not None and alpha.size != painted.size:
+            raise PictureError("What is painted has layers of several sizes; open the picture again.")
         painted = alpha if painted is None else ImageChops.lighter(painted, alpha)
     if painted is None or painted.getbbox() is None:
         return None
@@ -151,11 +172,12 @@ def mask_of(value: Any) -> bytes | None:
     return png_bytes(painted.point(lambda value: 255 if value > 127 else 0))
 
 
-def inverted_mask(image: Any, mask: Any) -> bytes:
+def inverted_mask(image: Any, mask: Any, limits: Limits = LOCAL) -> bytes:
     """PNG of the inverted mask of an uploaded picture; without a mask, everything is painted. Raises RequestError."""
     if not image:
         raise RequestError("Upload the input picture first.")
-    size = open_picture(uploaded(image)).size
-    before = open_mask(uploaded(mask), size) if mask else Image.new("L", size)
-    before.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
+    _, size = open_small(uploaded(image), 1, limits)
+    with decoding():
+        before = open_mask(uploaded(mask), size, limits) if mask else Image.new("L", size)
+        before.thumbnail((EDITOR_SIDE, EDITOR_SIDE))
     return png_bytes(ImageOps.invert(before))

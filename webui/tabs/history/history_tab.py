@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from webui.core.images import open_picture, to_jpeg
+from webui.core.images import open_small, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import served, served_bytes
 from webui.gradio_ext.gradio_events import QUIET
@@ -252,12 +252,8 @@ def show_page(
 
 def _thumbnail(path: Path) -> str | None:
     try:
-        picture = open_picture(path)
-        return (
-            served(path)
-            if max(picture.size) <= THUMBNAIL
-            else served_bytes(to_jpeg(picture, THUMBNAIL), f"{path.stem}.jpg")
-        )
+        picture, size = open_small(path, THUMBNAIL)
+        return served(path) if max(size) <= THUMBNAIL else served_bytes(to_jpeg(picture, THUMBNAIL), f"{path.stem}.jpg")
     except (RequestError, OSError):
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from webui.core.images import open_picture, to_jpeg
+from webui.core.images import PREVIEW_SIDE, open_small, to_jpeg
 from webui.core.request import RequestError
 from webui.engine.events import Failed
 from webui.engine.replay import Verdict, any_recipe, compare, into, submit_recipe
@@ -182,7 +182,7 @@ def _verdict(path: Path, job: Any, wanted: Any) -> str:
         return problem("The replay was stopped.")
     made = job.pictures[wanted.index].path
     try:
-        return verdict_html(compare(path, made, wanted), to_jpeg(open_picture(made), quality=92))
+        return verdict_html(compare(path, made, wanted), to_jpeg(open_small(made, PREVIEW_SIDE)[0], quality=92))
     except RequestError as error:
         return problem(str(error))
 

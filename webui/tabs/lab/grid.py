@@ -9,6 +9,7 @@ from typing import Any
 
 from samplers.run import Plan
 from webui.core.fields import input_fields
+from webui.core.images import decoding
 from webui.core.inpainting import InputPicture, fit_input, open_upload
 from webui.core.limits import SEEDS, Limits
 from webui.core.plugin_fields import PLUGIN_FIELDS
@@ -209,6 +210,8 @@ def _finished(
     sources: dict[Fit, InputPicture] = {}
     if base.has_input and base.image is not None:
         # Opened now: the caller hears of a bad picture at once, and the upload may go.
-        picture, mask = open_upload(base)
-        sources = {fit: fit_input(picture, mask, one, limits) for fit, one in {_fit_of(r): r for r in possible}.items()}
+        with decoding():
+            picture, mask = open_upload(base, limits)
+            fits = {_fit_of(request): request for request in possible}
+            sources = {fit: fit_input(picture, mask, one, limits) for fit, one in fits.items()}
     return Grid(tuple(axes), tuple(cells), possible[0].model, seed, sources)

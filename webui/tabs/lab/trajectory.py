@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from samplers.denoiser import to_network
 from samplers.sampler import Step
 from webui.core.inpainting import open_input
+from webui.core.limits import LOCAL, Limits
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.engine.drawing import Drawing, Listeners, draw
@@ -80,11 +81,14 @@ class Trajectory:
 
 def make_trajectory(engine: Engine, request: Request) -> Trajectory:
     """The task for a request; count is taken as 1. Raises RequestError."""
-    return trajectory_of(engine.resolve(request.model_copy(update={"count": 1})))
+    return trajectory_of(engine.resolve(request.model_copy(update={"count": 1})), limits=engine.limits)
 
 
 def trajectory_of(
-    resolved: ResolvedRequest, environment: RunEnvironment = DEFAULT_ENVIRONMENT, index: int = 0
+    resolved: ResolvedRequest,
+    environment: RunEnvironment = DEFAULT_ENVIRONMENT,
+    index: int = 0,
+    limits: Limits = LOCAL,
 ) -> Trajectory:
     """The task for a resolved request, see `Trajectory`. Raises RequestError."""
     if resolved.hires_plan:
@@ -96,7 +100,7 @@ def trajectory_of(
     steps = len(resolved.plan.sigmas) - 1
     if steps > MOST_STEPS:
         raise RequestError(f"A trajectory shows at most {MOST_STEPS} steps, and this run has {steps}.")
-    return Trajectory(Drawing(resolved, open_input(resolved.request)), environment, index)
+    return Trajectory(Drawing(resolved, open_input(resolved.request, limits)), environment, index)
 
 
 def film(frames: Sequence[Frame], milliseconds: int = 160) -> bytes:

@@ -10,7 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from webui.core.images import fit_picture, open_picture
+from webui.core.images import fit_picture, open_small
+from webui.core.limits import Limits
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
@@ -114,9 +115,9 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
     """Take pictures from three places, and show them with noise after every change."""
     engine = page.engine
     taken = [view.source, view.message, view.moved]
-    view.upload.change(_uploaded, view.upload, taken, **QUIET, **RAW)
+    view.upload.change(lambda file: _uploaded(file, engine.limits), view.upload, taken, **QUIET, **RAW)
     view.example.click(lambda: (None, "", time.time()), None, taken, **QUIET)
-    view.last.click(_from_results, results_of(benches), taken, **QUIET)
+    view.last.click(lambda *given: _from_results(given, engine.limits), results_of(benches), taken, **QUIET)
 
     run_inputs = [run.options, *(run.fields[name] for name in FIELDS)]
     inputs = [view.source, view.process, view.at, *run_inputs]
@@ -142,24 +143,24 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
     )
 
 
-def _uploaded(file: Any) -> list[Any]:
+def _uploaded(file: Any, limits: Limits) -> list[Any]:
     if not file:
         return [None, "", time.time()]
     try:
-        return _taken(uploaded(file))
+        return _taken(uploaded(file), limits)
     except RequestError as error:
         return [gr.skip(), problem(str(error)), gr.skip()]
 
 
-def _from_results(*given: Any) -> list[Any]:
+def _from_results(given: Sequence[Any], limits: Limits) -> list[Any]:
     try:
-        return _taken(newest_result(given))
+        return _taken(newest_result(given), limits)
     except RequestError as error:
         return [gr.skip(), problem(str(error)), gr.skip()]
 
 
-def _taken(path: Path) -> list[Any]:
+def _taken(path: Path, limits: Limits) -> list[Any]:
     # Each of many sessions keeps what is shown, a square large enough for every model, and not the upload.
-    picture = open_picture(path)
-    side = min(*picture.size, MAX_SIDE)
+    picture, size = open_small(path, MAX_SIDE, limits)
+    side = min(*size, MAX_SIDE)
     return [fit_picture(picture, side, side), "", time.time()]
