@@ -26,6 +26,12 @@ AUTH = ("ada", "lovelace")
 START = 300.0  # seconds that a start may take on a busy machine
 SERVED = 600.0  # seconds that a call may take
 PROBE = 0.5  # seconds between two requests of somebody else
+# What opening the embedded model imports, which takes most of the time until the first picture.
+OPENING = (
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "transformers.models.clip.modeling_clip",
+)
 
 
 class Page:
@@ -41,7 +47,7 @@ class Page:
         self.temporary = folder / "temporary"
         self.address, self.client = "", httpx.Client()
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["benchmarks.attack.server", "diffusers", "transformers"])
+        self._processes.set_forkserver_preload(["benchmarks.attack.server", *OPENING])
 
     @classmethod
     @contextmanager
