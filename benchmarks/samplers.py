@@ -1,7 +1,7 @@
 """Every native sampler beside the same one of k-diffusion and diffusers, on a Gaussian mixture with a known answer.
 
     python -m benchmarks.samplers            print the tables
-    python -m benchmarks.samplers --write    put them into docs/samplers.md
+    python -m benchmarks.samplers --write    put them into docs/samplers.md and the page's advice
 
 Error: the median over 256 starting points of |end - exact| / |exact - mean of the data|, 8 components in 16 dimensions,
 float64, Stable Diffusion's noise range, exponential schedule. Exact is a Runge-Kutta solution with 4,000 steps and the
@@ -14,7 +14,10 @@ A second kind of error is what users meet: the embedded model at guidance 5, |la
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from samplers.run import plan, run
 from samplers.sampler import Sampler
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser, MixtureDenoiser, end_of, geometric, measure_order
+from webui.core.sampler_advice import FILE, FirstChoice, SamplerErrors
 
 from .docs_table import write_table
 
@@ -33,6 +37,7 @@ BUDGETS = (5, 10, 20, 50)
 IMAGES = 256
 GUIDANCE, PROMPTS, SEEDS = 5.0, ("red apple", "cat face"), (0, 1)
 GUIDED_SCHEDULES, GUIDED_CALLS = ("Karras", "Uniform trailing"), (8, 12, 20)
+NEAR = 0.01  # an error that nobody sees
 # Native name -> the same method elsewhere, with the options that make it the same.
 SAME = {
     "DDIM": [("diffusers DDIM", {})],
@@ -153,7 +158,7 @@ def stochastic_table(registry: Registry) -> list[str]:
     return lines
 
 
-def guided_table(registry: Registry) -> list[str]:
+def guided_errors(registry: Registry) -> SamplerErrors:
     """Native deterministic samplers on the embedded model at guidance 5."""
     from weights.diffusers_folder import read_folder
     from weights.opening import open_model
@@ -167,18 +172,40 @@ def guided_table(registry: Registry) -> list[str]:
         ready = plan(model.schedule, registry.sampler(name).item, registry.schedule(schedule).item, steps)
         return torch.cat([run(ready, model.denoiser(prompt, "", GUIDANCE), start, SEEDS).x for prompt in PROMPTS])
 
-    head = [f"{schedule}, {calls} calls" for schedule in GUIDED_SCHEDULES for calls in GUIDED_CALLS]
+    compared = {
+        name: item for name, item in native(registry).items() if not item.stochastic_with() and not item.own_grid_with()
+    }
+    found: dict[str, dict[str, tuple[float, ...]]] = {}
+    for schedule in GUIDED_SCHEDULES:
+        reference, found[schedule] = draw("DPM++ 2M", schedule, 60), {}
+        for name, sampler in compared.items():
+            differences = [draw(name, schedule, steps_within(sampler, calls)) - reference for calls in GUIDED_CALLS]
+            errors = [each.flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1) for each in differences]
+            found[schedule][name] = tuple(float(f"{each.median().item():.2g}") for each in errors)
+    plain = [name for name, sampler in compared.items() if sampler.calls == 1]
+    return SamplerErrors(
+        model=model.name, guidance=GUIDANCE, calls=GUIDED_CALLS, errors=found, first=first_of(found, plain)
+    )
+
+
+def first_of(errors: Mapping[str, Mapping[str, Sequence[float]]], samplers: Sequence[str]) -> FirstChoice:
+    """The one of these samplers, and its schedule, that is NEAR after the fewest calls; the nearest if none is."""
+    ends = [
+        (error > NEAR, calls if error <= NEAR else 0, error, name, schedule)
+        for schedule, rows in errors.items()
+        for name in samplers
+        for calls, error in zip(GUIDED_CALLS, rows[name], strict=True)
+    ]
+    _, steps, _, name, schedule = min(ends)
+    return FirstChoice(sampler=name, schedule=schedule, steps=steps or GUIDED_CALLS[-1])
+
+
+def guided_table(found: SamplerErrors) -> list[str]:
+    """The errors under guidance as the lines of a table."""
+    head = [f"{schedule}, {calls} calls" for schedule in found.errors for calls in found.calls]
     lines = ["| sampler | " + " | ".join(head) + " |", "| --- " * (1 + len(head)) + "|"]
-    exact = {schedule: draw("DPM++ 2M", schedule, 60) for schedule in GUIDED_SCHEDULES}
-    for name, sampler in native(registry).items():
-        if sampler.stochastic_with() or sampler.own_grid_with():
-            continue
-        cells = []
-        for schedule, reference in exact.items():
-            for calls in GUIDED_CALLS:
-                difference = draw(name, schedule, steps_within(sampler, calls)) - reference
-                errors = difference.flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
-                cells.append(f"{errors.median().item():.2g}")
+    for name in next(iter(found.errors.values())):
+        cells = [f"{error:g}" for rows in found.errors.values() for error in rows[name]]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -195,9 +222,11 @@ def tables() -> str:
     return "\n".join([*deterministic_table(registry), "", *stochastic_table(registry)])
 
 
-def guided() -> str:
-    """The table under guidance as Markdown."""
-    return "\n".join(guided_table(discover(ROOT / "plugins", packages=False)))
+def write_errors(found: SamplerErrors) -> None:
+    """Put errors into the file that the page reads, a sampler a line."""
+    text = json.dumps(found.model_dump(mode="json"), indent=1)
+    brief = re.sub(r"\[([^\]]*)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
+    FILE.write_text(brief + "\n", "utf-8")
 
 
 def main() -> None:
@@ -205,11 +234,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/samplers.md")
     write = parser.parse_args().write
+    errors = guided_errors(discover(ROOT / "plugins", packages=False))
+    guided = "\n".join(guided_table(errors))
     if write:
+        write_errors(errors)
         write_table("samplers.md", "samplers", tables())
-        write_table("samplers.md", "guided", guided())
+        write_table("samplers.md", "guided", guided)
     else:
-        print(tables(), guided(), sep="\n\n")
+        print(tables(), guided, sep="\n\n")
 
 
 if __name__ == "__main__":

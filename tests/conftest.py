@@ -43,6 +43,7 @@ class ToyModel:
         self.name, self.schedule, self.device = self.info.name, self.info.schedule, torch.device("cpu")
         self.offload = "none"
         hardware = hardware_of(self.device)
+        self.offload = "none"
         self.identity = ModelIdentity("0123456789", self.info.prediction, "float32", "cpu", hardware)
         self.offload = "none"
 

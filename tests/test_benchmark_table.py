@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from conftest import ROOT
 
-from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, native
+from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, first_of, guided_table, native
+from webui.core.sampler_advice import advice, first_choice, measured
+
+TWICE = ("DPM2", "DPM++ 2S", "Heun", "RES 2S", "Euler SMEA Dy")  # whose steps are not one call each
 
 TABLES = (ROOT / "docs" / "samplers.md").read_text("utf-8").split("<!-- samplers -->")[1].split("<!-- /samplers -->")[0]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLES.splitlines() if line.startswith("|")]
@@ -41,3 +44,29 @@ def test_where_the_others_are_right_we_are_equal(name):
     assert others
     for other in others:
         assert other[3:] == ours[3:]
+
+
+def test_the_page_says_what_the_table_under_guidance_says():
+    found = measured()
+    text = (ROOT / "docs" / "samplers.md").read_text("utf-8").split("<!-- guided -->\n")[1].split("\n<!--")[0]
+    assert text == "\n".join(guided_table(found))
+    assert found.first == first_of(found.errors, [name for name in found.errors["Karras"] if name not in TWICE])
+
+
+def test_advice_names_the_errors_of_the_schedule_and_the_smallest():
+    karras, trailing = measured().errors["Karras"], measured().errors["Uniform trailing"]
+    best = min(karras, key=lambda name: karras[name][0])
+    for schedule, rows in (("Karras", karras), ("Uniform trailing", trailing), ("Laplace", karras)):
+        said = advice("Euler", schedule)
+        assert f": {', '.join(f'{error:g}' for error in rows['Euler'])}. The smallest: " in said
+    assert f"The smallest: {best} {karras[best][0]:g}," in advice("DPM2", "Karras")
+    assert advice("DDPM", "Karras") == advice("My own", "") == ""
+
+
+def test_the_first_choice_is_near_after_the_fewest_calls():
+    errors = {"Karras": {"A": (0.5, 0.02, 0.001), "B": (0.4, 0.008, 0.005), "C": (0.3, 0.009, 0.004)}}
+    assert first_of(errors, ["A", "B", "C"]).model_dump() == dict(sampler="B", schedule="Karras", steps=12)
+    assert first_of(errors, ["A"]).model_dump() == dict(sampler="A", schedule="Karras", steps=20)
+    far = {"Karras": {"A": (0.5, 0.2, 0.1), "B": (0.4, 0.3, 0.2)}}
+    assert first_of(far, ["A", "B"]).model_dump() == dict(sampler="A", schedule="Karras", steps=20)
+    assert first_choice("another model") == {}

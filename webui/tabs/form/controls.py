@@ -158,7 +158,7 @@ def build_form(
             elem_id=f"{mode}-negative",
         )
     with gr.Column(elem_classes="card"):
-        sampler, schedule = build_menus(registry, mode, start["sampler"])
+        sampler, schedule = build_menus(registry, mode, start["sampler"], start["schedule"])
         note = gr.HTML(elem_id=f"{mode}-note")
         boxes = [
             build_plugin_options(page, mode, "samplers", sampler),
@@ -168,7 +168,7 @@ def build_form(
             mode,
             "method",
             schema,
-            steps=dict(maximum=engine.limits.steps, min_width=90),
+            steps=dict(value=start["steps"], maximum=engine.limits.steps, min_width=90),
             guidance=dict(value=start["guidance"], min_width=180),
         )
         more_label = "More about prompt and guidance"
@@ -223,9 +223,9 @@ def build_plugin_options(page: Page, mode: str, kind: str, menu: gr.Dropdown) ->
     return build_options(mode, kind, lambda: getattr(page.registry, kind), menu, spare)
 
 
-def build_menus(registry: Registry, mode: str, sampler: str) -> tuple[gr.Dropdown, gr.Dropdown]:
-    """The menus of samplers and schedules side by side, `sampler` and the model's own schedule chosen."""
-    menus = {"sampler": sampler, "schedule": ""}
+def build_menus(registry: Registry, mode: str, sampler: str, schedule: str = "") -> tuple[gr.Dropdown, gr.Dropdown]:
+    """The menus of samplers and schedules side by side, `sampler` and `schedule` chosen; "" is the model's own."""
+    menus = {"sampler": sampler, "schedule": schedule}
     with gr.Row():
         first, second = (
             gr.Dropdown(

@@ -12,6 +12,7 @@ from samplers.registry import Entry
 from samplers.run import Plan
 from samplers.sampler import Sampler
 from samplers.schedule import noise_share
+from webui.core.sampler_advice import advice
 from webui.engine.events import Failed, Progress, Snapshot, StoppedEarly
 from webui.templates import render
 from weights.model_info import ModelInfo
@@ -35,8 +36,11 @@ def calls_text(sampler: Sampler, options: Mapping[str, Any]) -> str:
     return f"{each:g} network call{'s' if each != 1 else ''} a step"
 
 
-def sampler_note(entry: Entry, options: Mapping[str, Any]) -> str:
-    """One line about a sampler with these options; a plugin whose declarations fail says so here."""
+def sampler_note(entry: Entry, options: Mapping[str, Any], schedule: str = "") -> str:
+    """A line about a sampler with these options, and what was measured of it; declarations that fail are told here.
+
+    schedule  that the measured errors are of, see `webui.core.sampler_advice.advice`
+    """
     item = entry.item
     try:
         order, stochastic, calls = item.order_of(**options), item.stochastic_with(**options), calls_text(item, options)
@@ -46,7 +50,9 @@ def sampler_note(entry: Entry, options: Mapping[str, Any]) -> str:
     parts += [calls, "stochastic: draws fresh noise" if stochastic else "deterministic"]
     parts += ["for models distilled for it"] if item.distilled else []
     parts[0] = parts[0][:1].upper() + parts[0][1:]
-    return render("form", "sampler_note", parts + ([paper_link(item.paper)] if item.paper else []))
+    said = advice(entry.name, schedule) if entry.source.startswith("built-in/") else ""
+    described = render("form", "sampler_note", parts + ([paper_link(item.paper)] if item.paper else []))
+    return described + note(said) if said else described
 
 
 def plan_note(plan: Plan, schedule: str, from_picture: bool = False) -> str:

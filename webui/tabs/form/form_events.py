@@ -167,7 +167,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     if values.get("guidance") == 0:
         text += note(NO_PROMPT)
     text += size_note(found, values.get("width"), values.get("height"))
-    return [sampler_note(entry, settings), text, schedule_update(own_grid)]
+    return [sampler_note(entry, settings, name), text, schedule_update(own_grid)]
 
 
 def _without_control(form: Form, values: Mapping[str, Any]) -> str:

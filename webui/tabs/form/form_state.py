@@ -15,6 +15,7 @@ from webui.core.limits import Limits, size_problem
 from webui.core.menus import UPSCALERS
 from webui.core.plugin_fields import GUIDANCE, PLUGIN_FIELDS
 from webui.core.request import Request, sift
+from webui.core.sampler_advice import first_choice
 from weights.model_info import ModelInfo
 
 
@@ -31,6 +32,9 @@ def fresh(registry: Registry, info: ModelInfo | None, schema: type[Request] = Re
     if info:
         size = info.defaults.size
         values |= dict(model=info.name, guidance=info.defaults.guidance, width=size, height=size)
+        first = first_choice(info.name)
+        if first and first["sampler"] in registry.samplers and first["schedule"] in registry.schedules:
+            values |= first
     return values
 
 
