@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ ZERO_SNR = from_alphas(zero_terminal_snr([alpha_bar(sigma) for sigma in sd().sig
 MODELS = dict(eps=sd(), flow=flow(), zero_snr=ZERO_SNR)
 STEPS = (1, 2, 3, 7, 20, 50, 1000)
 LATER = ["Polyexponential", "Beta", "Align Your Steps", "KL-optimal", "Laplace", "Linear-quadratic", "SNR shift"]
-LATER += ["Custom", "Formula", "Cosine", "Bong tangent"]
+LATER += ["Custom", "Formula", "Cosine", "Bong tangent", "LCM"]
 
 
 def extremes(name: str) -> list[dict]:
@@ -290,3 +291,12 @@ def test_formula_has_a_bounded_cost():
         except ValueError as error:
             assert "formula" in str(error)
         assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 8, 50])
+def test_lcm_has_the_timesteps_of_its_scheduler(steps):
+    theirs = diffusers.LCMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    theirs.set_timesteps(steps)
+    ours = [round(sd().timestep(sigma)) for sigma in schedule("LCM")(sd(), steps)[:-1]]
+    assert ours == theirs.timesteps.tolist()
+    assert steps != 4 or ours == [999, 759, 499, 259]
