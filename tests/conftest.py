@@ -45,7 +45,6 @@ class ToyModel:
         hardware = hardware_of(self.device)
         self.offload = "none"
         self.identity = ModelIdentity("0123456789", self.info.prediction, "float32", "cpu", hardware)
-        self.offload = "none"
 
     def denoiser(self, prompt, negative_prompt="", guidance=1.0, **conditioning):
         exact = GaussianDenoiser(len(prompt) / 100, 0.5)

@@ -109,7 +109,7 @@ def test_an_account_has_a_bound_in_the_queue_and_only_an_admin_sees_and_stops_al
         until(lambda: len(page.engine.queue.waiting) == 2)
     with pytest.raises(Exception, match="1 jobs of yours are waiting"):
         bob.predict("b", api_name="/txt2img")
-    shown = Page(page.engine, None, {}, None)
+    shown = Page(page.engine, None, {}, None, None)
     with pytest.raises(RequestError, match="Only an admin"):
         stop_jobs(shown)
     monkeypatch.setattr(page.engine, "_account_of", lambda: Accounts(file).named("root"))

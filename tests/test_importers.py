@@ -11,10 +11,11 @@ from test_metadata import make, png
 
 from samplers.registry import Registry
 from samplers.schedule import stable_diffusion
+from webui.core.feature_fields import MAX_SIGMA
 from webui.core.images import PictureError
 from webui.core.infotext import infotext
 from webui.core.record import MetadataError, read_record
-from webui.core.request import MAX_SIGMA, RequestError, read
+from webui.core.request import RequestError, read
 from webui.importers.a1111 import read_infotext
 from webui.importers.comfyui import read_comfy
 from webui.importers.imported_settings import from_external, from_record, read_imported_settings

@@ -105,7 +105,7 @@ def test_any_address_is_read_or_explained(query):
 def page(registry, tmp_path_factory):
     settings = Settings(root=tmp_path_factory.mktemp("links"), model="toy")
     engine = Engine(registry, settings, lambda found, device: None, lambda path: {"toy": toy()})
-    return Page(engine, None, {}, None)
+    return Page(engine, None, {}, None, None)
 
 
 class Stub:

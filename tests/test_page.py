@@ -356,7 +356,7 @@ def test_a_page_opens_without_any_model(registry, tmp_path):
 def test_a_new_tab_takes_over_only_what_nobody_watches():
     waiting = SimpleNamespace(owner="last-token-0123456789/txt2img", outcome=None)
     engine = SimpleNamespace(find=lambda owner: waiting if owner == waiting.owner else None)
-    page = Page(engine, None, {}, None)
+    page = Page(engine, None, {}, None, None)
 
     def token(**claims):
         return choose_token(page, json.dumps(claims), ["txt2img", "img2img"])

@@ -53,7 +53,7 @@ def engine(registry, tmp_path_factory):
 
 
 def form_of(engine, mode, schema):
-    page = Page(engine, None, {}, None)
+    page = Page(engine, None, {}, None, None)
     with gr.Blocks():
         prompt = build_prompt(mode, None).prompt
         return build_form(page, mode, prompt, build_input(mode, schema) if mode == "img2img" else {}, schema)
@@ -133,7 +133,9 @@ def test_a_link_holds_it():
 
 def test_a_form_takes_it_from_a_link(engine):
     form = form_of(engine, "txt2img", Wider)
-    values, notes = overlay(Page(engine, None, {}, None), form, {}, {"seed_resize": 2, "grain_from": "noise"}, Wider)
+    values, notes = overlay(
+        Page(engine, None, {}, None, None), form, {}, {"seed_resize": 2, "grain_from": "noise"}, Wider
+    )
     assert values["seed_resize"] == 2 and notes == ["Grain from is for img2img alone."]
 
 
@@ -246,7 +248,7 @@ def test_clients_see_the_arguments_in_the_order_that_they_know(engine, endpoint)
 
 
 def test_a_size_waits_for_a_model_that_makes_it(engine):
-    form, page = form_of(engine, "txt2img", Request), Page(engine, None, {}, None)
+    form, page = form_of(engine, "txt2img", Request), Page(engine, None, {}, None, None)
     updates, notes = fill(page, form, {}, {"width": 4096, "height": 64}, model_is_missing=True)
     assert updates[form.sizes] == {"width": 4096, "height": 64}
     assert notes[-1].startswith("The next model that you choose gets the picture's width and height")

@@ -179,7 +179,7 @@ def test_a_preset_has_all_settings_but_what_is_drawn():
 def test_a_shared_page_without_accounts_keeps_nothing_of_its_visitors(engine, tmp_path):
     def page(**changes):
         shared = replace(engine.settings, host="0.0.0.0", **changes)
-        return Page(SimpleNamespace(settings=shared), gr.State(""), {}, None)
+        return Page(SimpleNamespace(settings=shared), gr.State(""), {}, None, None)
 
     with pytest.raises(RequestError, match="shared page without accounts"):
         check_may_keep(page())
