@@ -18,6 +18,8 @@ from oracles import PLUGINS, Replay, builtin, end, k_diffusion_sampling, mixture
 from samplers.noise import Noise
 from samplers.registry import discover
 from samplers.sampler import Stopped
+from samplers.schedule import flow
+from samplers.testing import GaussianDenoiser, end_of
 from samplers.wrappers import Counted, Reported, Stoppable
 
 # numpy 2 says this about torch's tensors, inside diffusers.
@@ -284,3 +286,16 @@ def test_loading_a_bridge_imports_nothing_heavy(file, monkeypatch):
     spec = importlib.util.spec_from_file_location(f"lone_{file}", PLUGINS / f"{file}.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert not [name for name in heavy if name in sys.modules]
+
+
+@pytest.mark.parametrize("rtol, low, high", [(0.05, 1.0, 3.0), (0.001, 0.0, 0.01)])
+def test_dpm_adaptive_is_as_far_off_on_flow_ranges_as_k_diffusion_itself(rtol, low, high):
+    model, exact = flow(), GaussianDenoiser(0.0, 1.0)
+    x = model.sigma_max * normal(1, 1, 16, 16)
+    goal = exact.flow(x, model.sigma_max, model.sigma_min)
+    denoise = lambda x, sigma: exact(x, float(sigma[0]))  # noqa: E731
+    ends = model.sigma_min, model.sigma_max
+    theirs = k_diffusion_sampling().sample_dpm_adaptive(denoise, x, *ends, rtol=rtol, disable=True)
+    assert low <= ((theirs - goal).norm() / goal.norm()).item() <= high
+    ours = end_of(sampler("k-diffusion DPM adaptive"), exact, x, (model.sigma_max, model.sigma_min), rtol=rtol)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
