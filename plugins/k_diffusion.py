@@ -264,11 +264,7 @@ def dpm_adaptive(
     s_noise: Noise = 1.0,
     max_calls: MaxCalls = 1000,
 ):
-    """k-diffusion's own; its default rtol suits Stable Diffusion's range of noise and not a flow model's.
-
-    On a unit Gaussian its error is 0.03 with Stable Diffusion's range, and 1.9 with a flow model's (0.0025 at rtol
-    0.001).
-    """
+    """Its error on a unit Gaussian is 0.03 in Stable Diffusion's range, 1.9 in a flow model's, 0.0025 at rtol 0.001."""
     # Its error norm is over the whole batch: image by image, one does not depend on the others.
     fresh, steps = _path(x, sigmas, noise, eta), []
     for index in range(len(x)):
