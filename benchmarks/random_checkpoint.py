@@ -21,6 +21,8 @@ class Width:
 
     depths           transformer blocks at a place of each level of the UNet
     second, second_layers  width and layers of a second text encoder
+    middle           transformer blocks in the middle
+    told             numbers beside the pooled vector
     """
 
     unet: int
@@ -32,18 +34,22 @@ class Width:
     depths: tuple[int, ...] = (1, 1, 1, 0)
     second: int = 0
     second_layers: int = 0
+    middle: int = 1
+    told: int = 6
 
 
-XL = 3  # among versions
+XL, REFINER = 3, 4  # among versions
 MINI = {
     1: Width(32, 32, 64, 2),
     2: Width(64, 32, 64, 3),
-    XL: Width(32, 32, 32, 3, depths=(0, 1, 2), second=64, second_layers=4),
+    XL: Width(32, 32, 32, 3, depths=(0, 1, 2), second=64, second_layers=4, middle=2),
+    REFINER: Width(32, 32, 0, 0, depths=(0, 1, 1, 0), second=64, second_layers=3, middle=2, told=5),
 }
 TRUE = {
     1: Width(320, 128, 768, 12),
     2: Width(320, 128, 1024, 24),
-    XL: Width(320, 128, 768, 12, depths=(0, 2, 10), second=1280, second_layers=32),
+    XL: Width(320, 128, 768, 12, depths=(0, 2, 10), second=1280, second_layers=32, middle=10),
+    REFINER: Width(384, 128, 0, 0, depths=(0, 4, 4, 0), second=1280, second_layers=32, middle=4, told=5),
 }
 
 
@@ -86,7 +92,7 @@ def unet(version: int, width: Width) -> Shapes:
     yield from layer("time_embed.0", time, base)
     yield from layer("time_embed.2", time, time)
     if width.second:
-        yield from layer("label_emb.0.0", time, width.second + 6 * 256)
+        yield from layer("label_emb.0.0", time, width.second + width.told * 256)
         yield from layer("label_emb.0.2", time, time)
     yield from layer("input_blocks.0.0", base, width.taken, 3, 3)
     channels, number, skips = base, 1, [base]
@@ -103,7 +109,7 @@ def unet(version: int, width: Width) -> Shapes:
             skips.append(channels)
             number += 1
     yield from resblock("middle_block.0", channels, channels, time)
-    yield from transformer("middle_block.1", channels, context, linear, width.depths[-1] or 1)
+    yield from transformer("middle_block.1", channels, context, linear, width.middle)
     yield from resblock("middle_block.2", channels, channels, time)
     number = 0
     for level, (factor, depth) in reversed(levels):
@@ -207,6 +213,9 @@ def shapes(version: int = 1, width: Width | None = None) -> dict[str, tuple[int,
             ("conditioner.embedders.0.transformer.text_model.", clip(width)),
             ("conditioner.embedders.1.model.", open_clip(second)),
         ]
+    if version == REFINER:
+        second = replace(width, text=width.second, layers=width.second_layers)
+        parts[2:] = [("conditioner.embedders.0.model.", open_clip(second))]
     named = {prefix + name: sizes for prefix, part in parts for name, sizes in part}
     return {"betas": (1000,), "alphas_cumprod": (1000,), **named}
 

@@ -16,9 +16,8 @@ from benchmarks.random_checkpoint import TRUE, checkpoint, save, shapes, with_av
 from samplers.run import plan, run
 from weights.catalog import Catalog
 from weights.diffusers_folder import read_folder
-from weights.model import guess_prediction
 from weights.model_info import ModelError
-from weights.opening import check_model, open_model
+from weights.opening import check_model, guess_prediction, open_model
 from weights.single_file import read_single
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

@@ -54,6 +54,22 @@ def test_half_precision_draws_what_the_cpu_draws(engine, emoji):
     assert values(draw(engine)[0]).std() > 10
 
 
+def test_layers_in_host_memory_draw_the_same_with_less_gpu_memory():
+    found, sizes, told = {}, {}, {}
+    for offload in ("none", "text", "layers"):
+        before = torch.cuda.memory_allocated()
+        model = open_model(read_folder(ROOT / "weights" / "emoji"), "cuda", offload=offload)
+        sizes[offload] = torch.cuda.memory_allocated() - before
+        x = 14.0 * torch.randn(1, *model.latents_shape(64, 64), generator=torch.Generator().manual_seed(0)).cuda()
+        told[offload] = model.encode_prompt("red (apple:1.2)").tensors["text"]
+        found[offload] = model.denoiser("red apple <lora:blueprint>", "blue", 5.0)(x, 14.0)
+        del model
+    for offload in ("text", "layers"):
+        assert torch.equal(told[offload], told["none"])
+        assert torch.equal(found[offload], found["none"])
+    assert sizes["layers"] < sizes["text"] < sizes["none"]
+
+
 @pytest.mark.parametrize("sampler", ["DDIM", "DDPM", "Euler", "DPM++ SDE"])
 def test_a_replay_on_the_same_gpu_is_bit_equal(engine, sampler):
     for path in draw(engine, sampler=sampler, count=2):

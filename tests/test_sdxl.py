@@ -159,13 +159,13 @@ def test_latents_are_those_of_diffusers_pipeline(model, pipeline, registry, nega
 
 
 def test_the_size_and_crop_of_an_original_are_told_as_by_diffusers_pipeline(model, pipeline):
-    told = model.network.with_size(model.encode_prompt("a cat"), (300, 200, 16, 8))
-    pair = told.join(model.network.with_size(model.encode_prompt("a dog"), (300, 0, 16, 8)))
+    told = model.network.told(model.encode_prompt("a cat"), (300, 200, 16, 8))
+    pair = told.join(model.network.told(model.encode_prompt("a dog"), (300, 0, 16, 8)))
     sizes = model.network.inputs(torch.zeros(2, 4, 16, 8), 9.0, pair)["sizes"]
     theirs = pipeline._get_add_time_ids((200, 300), (8, 16), (128, 64), torch.float32, 64)
     assert torch.equal(sizes[:1], theirs)
     assert sizes[1].tolist() == [128, 300, 8, 16, 128, 64]
-    assert model.network.with_size(told, (0, 0, 0, 0)) is told
+    assert model.network.told(told, (0, 0, 0, 0)) is told
     assert not torch.equal(*(model.denoiser("a", size_condition=size)(torch.ones(1, 4, 8, 8), 1.0) for size in SIZES))
 
 
@@ -206,7 +206,6 @@ def test_a_projection_stored_as_a_layer_is_not_turned():
 @pytest.mark.parametrize(
     "change, reason",
     [
-        (lambda s: {n.replace(".1.model.", ".0.model."): v for n, v in s.items() if FIRST not in n}, "a .* refiner"),
         (lambda s: s | {f"{UNET}input_blocks.0.0.weight": (32, 8, 3, 3)}, "a network that edits pictures"),
         (lambda s: s | {f"{UNET}scaled_fp8": (0,)}, "a checkpoint in scaled 8-bit numbers"),
         (lambda s: s | {f"{UNET}time_embed.cond_proj.weight": (32, 8)}, "guidance"),

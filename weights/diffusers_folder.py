@@ -13,6 +13,8 @@ from .model_info import Defaults, ModelError, ModelInfo, describe_error
 from .scheduler_config import default_schedule, read_schedule, whole_number
 
 BORROWS = "_borrows"  # key of model_index.json; diffusers ignores keys that begin with an underscore
+NONE = [None, None]  # of a part that a folder does without
+REFINER_INPUT = 2560  # width of the pooled vector, sizes and score of Stable Diffusion XL's refiner
 LARGEST = 4096  # pixels of a side that a model may be made for
 
 
@@ -72,6 +74,9 @@ def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo
         raise ModelError(
             f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported"
         )
+    is_refiner = unet.get("projection_class_embeddings_input_dim") == REFINER_INPUT
+    if is_refiner and read_index(path).get("text_encoder") != NONE:
+        raise ModelError(f"model {path.name} is another model with the UNet of a Stable Diffusion XL refiner")
     if what := extra_input((), unet):
         raise ModelError(f"model {path.name} is {what}, which is not supported yet")
     # As much work in a batch as one picture of Stable Diffusion 1 is serves small and large models alike.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .diffusers_folder import part_folder, read_index
+from .diffusers_folder import NONE, part_folder, read_index
 from .families import FAMILIES, Family, recognize_folder
 from .families.clip_text import MAX_LAYERS
 from .model_info import ModelError, ModelInfo
@@ -28,7 +28,7 @@ class Folder:
 
     def __init__(self, info: ModelInfo, families: Sequence[Family] = FAMILIES):
         self._info, index = info, read_index(info.path)
-        self.family = recognize_folder(index, families)
+        self.family = recognize_folder([name for name, kind in index.items() if kind != NONE], families)
         for name, (package, class_name) in self.family.components.items():
             if index.get(name) != [package, class_name]:
                 expected = f"{package}.{class_name}"

@@ -98,9 +98,9 @@ class PatchedNetwork(ConditionedNetwork):
         """See `ConditionedNetwork.count_tokens`."""
         return self._network.count_tokens(prompt, embeddings)
 
-    def with_size(self, condition: Any, size: SizeCondition) -> Any:
-        """See `ConditionedNetwork.with_size`."""
-        return self._network.with_size(condition, size)
+    def told(self, condition: Any, size: SizeCondition, negative: bool = False) -> Any:
+        """See `ConditionedNetwork.told`."""
+        return self._network.told(condition, size, negative)
 
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
         """See `ConditionedNetwork.inputs`."""

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,6 @@ from .prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 from .step_weights import StepWeights
 
 CACHED_PROMPTS = 64
-PROBE_SIDE = 16  # of the latents that a network is tried with
 
 
 class Model:
@@ -182,7 +182,7 @@ class Model:
         prompt_syntax     "weights" takes brackets as weights alone; anything else also reads `weights.prompt_schedule`
         clock             the steps of the pass, by which prompts change; not needed for those that do not
         hole              what a network made for inpainting is shown; by default nothing is known of the picture
-        size_condition    see `ConditionedNetwork.with_size`
+        size_condition    see `ConditionedNetwork.told`
         The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
@@ -191,13 +191,13 @@ class Model:
         positive: Any
         negative: Any
 
-        def encode(text: str) -> Condition:
-            return model.network.with_size(model.encode_prompt(text, clip_skip), size_condition)
+        def encode(text: str, negative: bool = False) -> Condition:
+            return model.network.told(model.encode_prompt(text, clip_skip), size_condition, negative)
 
         if prompt_syntax == "weights":
-            positive, negative = map(encode, (prompt, negative_prompt))
+            positive, negative = encode(prompt), encode(negative_prompt, negative=True)
         else:
-            negative = _scheduled(negative_prompt, encode, clock)
+            negative = _scheduled(negative_prompt, partial(encode, negative=True), clock)
             parts = subprompts(without_tags(prompt))
             weighted = [(part.weight, _scheduled(part.text, encode, clock)) for part in parts]
             positive = Combined.of(weighted, negative) if len(parts) > 1 else weighted[0][1]
@@ -289,22 +289,3 @@ def _tags(prompt: str) -> tuple[LoraTag, ...]:
         return lora_tags(prompt)
     except PromptError as error:
         raise ModelError(str(error)) from None
-
-
-@torch.no_grad()
-def guess_prediction(
-    network: Callable[[torch.Tensor, float, Any], torch.Tensor],
-    condition: Condition,
-    info: ModelInfo,
-    device: torch.device,
-) -> str:
-    """Find out what a network predicts: on pure noise, epsilon equals its input and v has almost nothing of it.
-
-    At the highest level the state is z = alpha x0 + sqrt(1 - alpha^2) eps with alpha near 0, so the slope of the
-    output on z is about 1 for epsilon and about alpha for v = alpha eps - sqrt(1 - alpha^2) x0.
-    """
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, info.channels, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
-    output = network(noise, info.schedule.timestep(info.schedule.sigmas[-1]), condition)
-    slope = float((output * noise).sum() / (noise * noise).sum())
-    return "epsilon" if slope > 0.5 else "v_prediction"

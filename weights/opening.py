@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
+from samplers.denoiser import Condition
+
 from .autoencoder import Autoencoder
 from .companion_files import stamp_of
 from .families import FAMILIES, Checkpoint, Family, recognize_file
 from .folder_parts import Folder
 from .identity import ModelIdentity, file_digest, hardware_of
 from .inpainting_network import Inpainting, empty_hole
-from .model import Model, guess_prediction
+from .model import Model
 from .model_info import ModelError, ModelInfo
 from .module_part import ModulePart, check_part, fill
 from .offload import AUTO, HOST, LARGE, bring_for_calls, choose_offload, is_text_encoder, rests_in_host_memory
@@ -30,6 +32,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "f
 # Channels of the UNet's first level from which channels-last pays: a tenth of a step on a CPU at Stable Diffusion's
 # width of 320, nothing at the embedded model's 64.
 WIDE = 256
+PROBE_SIDE = 16  # of the latents that a network is tried with
 
 log = logging.getLogger(__name__)
 
@@ -184,3 +187,22 @@ def _digests(info: ModelInfo, folder: Folder | None) -> dict[str, str]:
     if folder is not None:
         files = {"weights": folder.unet_files(), "parts": folder.other_files()}
     return {name: file_digest(paths) for name, paths in files.items() if paths}
+
+
+@torch.no_grad()
+def guess_prediction(
+    network: Callable[[torch.Tensor, float, Any], torch.Tensor],
+    condition: Condition,
+    info: ModelInfo,
+    device: torch.device,
+) -> str:
+    """Find out what a network predicts: on pure noise, epsilon equals its input and v has almost nothing of it.
+
+    At the highest level the state is z = alpha x0 + sqrt(1 - alpha^2) eps with alpha near 0, so the slope of the
+    output on z is about 1 for epsilon and about alpha for v = alpha eps - sqrt(1 - alpha^2) x0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, info.channels, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
+    output = network(noise, info.schedule.timestep(info.schedule.sigmas[-1]), condition)
+    slope = float((output * noise).sum() / (noise * noise).sum())
+    return "epsilon" if slope > 0.5 else "v_prediction"

@@ -11,11 +11,12 @@ from .family import Checkpoint as Checkpoint
 from .family import ConditionedNetwork as ConditionedNetwork
 from .family import Family as Family
 from .family import SizeCondition as SizeCondition
+from .sdxl_refiner import StableDiffusionXLRefiner
 from .stable_diffusion import StableDiffusion
 from .stable_diffusion_xl import StableDiffusionXL
 from .unsupported_models import describe_unsupported
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL(), StableDiffusionXLRefiner())
 
 
 def recognize_file(file: TensorFile, families: Sequence[Family] = FAMILIES) -> tuple[Family, Checkpoint]:

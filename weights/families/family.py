@@ -46,9 +46,9 @@ class ConditionedNetwork(Protocol):
         """How many tokens a prompt has and how many its chunks could hold, without the start and end marks."""
         ...
 
-    def with_size(self, condition: Any, size: SizeCondition) -> Any:
-        """The condition of a prompt that also tells the size and the crop of the original; unchanged where the network
-        is not told them, and for zeros."""
+    def told(self, condition: Any, size: SizeCondition, negative: bool = False) -> Any:
+        """The condition of a prompt, or of the negative one, that also tells the size and the crop of the original;
+        unchanged where the network is not told such things."""
         return condition
 
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:

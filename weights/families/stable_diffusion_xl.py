@@ -5,7 +5,7 @@ The facts are those of the original configuration, sd_xl_base.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +35,6 @@ from .stable_diffusion import Sizes
 from .unsupported_models import INPUTS, extra_input
 
 FIRST, SECOND = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
-REFINER = "conditioner.embedders.0.model."  # has OpenCLIP alone
 # Models that were trained on the noise levels of Karras et al. 2022 say so.
 EDM = ("edm_vpred.sigma_max", "edm_mean", "edm_std")
 SCALE = 0.13025  # of latents, so that they have unit variance
@@ -62,25 +61,16 @@ class StableDiffusionXL:
         file = with_dotted_averages(file)
         sizes, name = file.sizes, file.path.name
         first = sizes.get(f"{UNET}input_blocks.0.0.weight")
-        if first is not None and REFINER + OPEN_CLIP_TOKENS in sizes:
-            raise ModelError(
-                f"{name} is a Stable Diffusion XL refiner, which is not supported; take the base model or a fine-tune"
-            )
         if first is None or FIRST + CLIP_TOKENS not in sizes or SECOND + OPEN_CLIP_TOKENS not in sizes:
             return None
         if any(marker in sizes for marker in EDM):
             raise ModelError(
                 f"{name} is a Stable Diffusion XL model on noise levels of its own (EDM), which is not supported"
             )
-        # A class input is SDXL's own: the pooled vector and the sizes.
-        if what := extra_input((each for each in file.shapes if ".label_emb." not in each), {}):
-            raise ModelError(f"{name} is {what}, which is not supported yet")
-        if len(first) != 4 or first[1] not in (4, INPAINTING):
-            what = INPUTS.get(first[1] if len(first) > 1 else 0, "a network of another kind")
-            raise ModelError(f"{name} is Stable Diffusion XL and {what}, which is not supported yet")
+        check_inputs(file, first)
         with missing_tensors_named(file):
             text = clip_config(sizes, FIRST), open_clip_config(sizes, SECOND)
-            text[1]["projection_dim"] = sizes[_projection(sizes)][-1]
+            text[1]["projection_dim"] = sizes[projection_name(sizes, SECOND)][-1]
             vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
             unet = unet_config(sizes, text[0]["hidden_size"] + text[1]["hidden_size"])
         return StableDiffusionXLFile(file, unet, vae, text)
@@ -113,24 +103,16 @@ class StableDiffusionXLFile(LdmFile):
     def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
         """See `Checkpoint.parts`."""
         from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+        from transformers import CLIPTextConfig, CLIPTextModel
 
-        projection = _projection(self.file.shapes)
-
-        def second_source(name: str) -> Source:
-            if name == "text_projection.weight":
-                # The original multiplies from the other side.
-                return Source(projection, transposed=not projection.endswith(".weight"))
-            return open_clip_source(name, SECOND)
-
-        first, second = (CLIPTextConfig(**each) for each in self.text)
+        first = CLIPTextConfig(**self.text[0])
         unet = empty_part(
             lambda: UNet2DConditionModel(**self.unet), self.file, lambda name: unet_source(name, LAYERS, ATTENDED)
         )
         return {
             "unet": averaged(unet),
             "text_encoder": empty_part(lambda: CLIPTextModel(first), self.file, lambda name: clip_source(name, FIRST)),
-            "text_encoder_2": empty_part(lambda: CLIPTextModelWithProjection(second), self.file, second_source),
+            "text_encoder_2": second_text_encoder(self.file, self.text[1], SECOND),
             "vae": vae_part(self.file, self.vae, vae, SCALE),
         }
 
@@ -171,8 +153,8 @@ class StableDiffusionXLNetwork(ConditionedNetwork):
         """See `PromptEncoder.count_tokens`; both encoders read the same tokens."""
         return self.first.count_tokens(prompt, embeddings)
 
-    def with_size(self, condition: TensorCondition, size: SizeCondition) -> TensorCondition:
-        """See `ConditionedNetwork.with_size`."""
+    def told(self, condition: TensorCondition, size: SizeCondition, negative: bool = False) -> TensorCondition:
+        """See `ConditionedNetwork.told`."""
         if size == OWN_SIZE:
             return condition
         return TensorCondition({**condition.tensors, ORIGINAL: torch.tensor([size], dtype=torch.float32)})
@@ -208,12 +190,48 @@ class StableDiffusionXLNetwork(ConditionedNetwork):
         )
 
 
-def unet_config(sizes: Sizes, width: int) -> dict[str, Any]:
-    """The arguments of diffusers' UNet2DConditionModel; `width` is that of both text encoders together.
+def check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
+    """Raises ModelError unless the UNet takes latents, or what inpainting takes, timestep, text and sizes alone.
 
+    first  the shape of its first convolution
+    """
+    # A class input is SDXL's own: the pooled vector and the sizes.
+    if what := extra_input((each for each in file.shapes if ".label_emb." not in each), {}):
+        raise ModelError(f"{file.path.name} is {what}, which is not supported yet")
+    if len(first) != 4 or first[1] not in (4, INPAINTING):
+        what = INPUTS.get(first[1] if len(first) > 1 else 0, "a network of another kind")
+        raise ModelError(f"{file.path.name} is Stable Diffusion XL and {what}, which is not supported yet")
+
+
+def second_text_encoder(file: TensorFile, config: Mapping[str, Any], prefix: str) -> ModulePart:
+    """The OpenCLIP text encoder with its projection under a prefix, still empty."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    projection = projection_name(file.shapes, prefix)
+
+    def source(name: str) -> Source:
+        if name == "text_projection.weight":
+            # The original multiplies from the other side.
+            return Source(projection, transposed=not projection.endswith(".weight"))
+        return open_clip_source(name, prefix)
+
+    return empty_part(lambda: CLIPTextModelWithProjection(CLIPTextConfig(**config)), file, source)
+
+
+def unet_config(sizes: Sizes, width: int, levels: int = LEVELS, attended: Collection[int] = ATTENDED) -> dict[str, Any]:
+    """The arguments of diffusers' UNet2DConditionModel.
+
+    width     of all text encoders together
+    attended  levels of the way up that have attention
     Raises KeyError, IndexError or ValueError with the name of what is missing.
     """
-    blocks = [1 + level * (LAYERS + 1) for level in range(LEVELS)]
+    blocks = [1 + level * (LAYERS + 1) for level in range(levels)]
+    up = ["CrossAttnUpBlock2D" if level in attended else "UpBlock2D" for level in range(levels)]
+    down = [kind.replace("Up", "Down") for kind in reversed(up)]
+    depths = [
+        _depth(sizes, f"{UNET}input_blocks.{block}.1") if "Attn" in kind else 1
+        for block, kind in zip(blocks, down, strict=True)
+    ]
     channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
     return dict(
         sample_size=128,
@@ -221,10 +239,10 @@ def unet_config(sizes: Sizes, width: int) -> dict[str, Any]:
         out_channels=sizes[f"{UNET}out.2.weight"][0],
         block_out_channels=channels,
         layers_per_block=LAYERS,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        # As many as the first block of a level has; the first level has none.
-        transformer_layers_per_block=[1, *(_depth(sizes, f"{UNET}input_blocks.{block}.1") for block in blocks[1:])],
+        down_block_types=down,
+        up_block_types=up,
+        # As many as the first block of a level has; the middle has those of the last entry.
+        transformer_layers_per_block=[*depths[:-1], _depth(sizes, f"{UNET}middle_block.1")],
         cross_attention_dim=width,
         # diffusers keeps the number of heads under this name.
         attention_head_dim=[max(1, count // HEAD) for count in channels],
@@ -245,7 +263,7 @@ def _depth(sizes: Sizes, prefix: str) -> int:
     return depth
 
 
-def _projection(sizes: Mapping[str, Any]) -> str:
+def projection_name(sizes: Mapping[str, Any], prefix: str) -> str:
     """The name of the projection of the pooled vector; some files keep it as a layer's weight."""
-    name = f"{SECOND}text_projection"
+    name = f"{prefix}text_projection"
     return f"{name}.weight" if f"{name}.weight" in sizes else name

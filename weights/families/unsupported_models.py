@@ -46,7 +46,6 @@ EXTRA_INPUTS = (
     ),
     (r"scaled_fp8|\.scale_weight$", "", "a checkpoint in scaled 8-bit numbers; take one in 16 or 32 bits"),
 )
-REFINER_INPUT = 2560  # width of a refiner's pooled vector, sizes and score
 
 
 def extra_input(names: Iterable[str], config: Mapping[str, Any]) -> str:
@@ -56,8 +55,6 @@ def extra_input(names: Iterable[str], config: Mapping[str, Any]) -> str:
     config  of a diffusers folder's UNet
     """
     given = list(names)
-    if config.get("addition_embed_type") and config.get("projection_class_embeddings_input_dim") == REFINER_INPUT:
-        return "a Stable Diffusion XL refiner"
     for pattern, entry, what in EXTRA_INPUTS:
         if config.get(entry) is not None or any(re.search(pattern, name) for name in given):
             return what
