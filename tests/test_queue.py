@@ -1,9 +1,11 @@
 """The queue by itself: turns of accounts, bounds, and when a job begins."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from webui.api import script_api
 from webui.core.request import RequestError
 from webui.engine import job_queue
 from webui.engine.events import Finished
@@ -116,3 +118,15 @@ def test_a_full_queue_says_when_to_come_back(queue, clock, monkeypatch):
     assert queue.seconds_until_room() == 30.0
     with pytest.raises(RequestError, match="in about 30 seconds"):
         put(queue)
+
+
+def test_a_call_that_waits_is_answered_less_often_than_one_that_runs(queue, monkeypatch):
+    monkeypatch.setattr(script_api, "TICK", 0.01)
+    monkeypatch.setattr(script_api, "WAITING_TICK", 0.3)
+    job = put(queue)
+    answers = script_api.Api(SimpleNamespace(abandon=lambda job: None))._follow(job)
+    next(event for event in answers if event is None)
+    for started, least, most in ((None, 0.29, 9.0), (0.0, 0.0, 0.29)):
+        job.started, begun = started, time.monotonic()
+        assert next(answers) is None and least <= time.monotonic() - begun <= most
+    answers.close()

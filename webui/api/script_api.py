@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from webui.engine.jobs import Job
 from webui.engine.run_preview import numbers, preview_run
 
 TICK = 0.25  # seconds between chances to notice that the caller is gone
+# The same while its job waits: Gradio's server works a few milliseconds for each of them, and many may wait.
+WAITING_TICK = 2.0
 
 
 # Their order is part of the API; where a field is in none of these, it follows in the order of the request.
@@ -134,8 +137,12 @@ class Api:
         return self._follow(self._engine.submit(read(fields, self._schema), previews=False))
 
     def _follow(self, job: Job) -> Iterator[Event | None | ApiResult]:
+        told = time.monotonic()
         try:
             for event in job.events(tick=TICK):
+                if event is None and job.started is None and time.monotonic() - told < WAITING_TICK:
+                    continue
+                told = time.monotonic()
                 if isinstance(event, Failed):
                     raise RunFailed(event.message)
                 yield event
