@@ -625,7 +625,7 @@ def test_the_api_answers_with_files_and_info(bench):
     assert [type(e) for e in events if isinstance(e, Picture)] == [Picture, Picture]
     with pytest.raises(RunFailed, match="Sampler Broken failed"):
         list(api.txt2img("a cat", sampler="Broken"))
-    with pytest.raises(RequestError, match="'Eulre'; known are DDIM, DDPM"):
+    with pytest.raises(RequestError, match="'Eulre'; known are Calibrated, DDIM, DDPM"):
         list(api.txt2img("a cat", sampler="Eulre"))
     with pytest.raises(RequestError, match="Steps must be"):
         list(api.txt2img("a cat", steps=float("nan")))

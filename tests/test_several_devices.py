@@ -128,7 +128,7 @@ def test_small_questions_are_answered_by_the_worker_that_has_the_model(engine):
     until(lambda: any(worker.opened == "other" for worker in engine.workers))
     assert engine.count_tokens("two words", "other") == (2, 75)
     assert engine.count_tokens("two words", "nothing") is None
-    resolved = engine.resolve(Request(prompt="a", model="other")).request
+    resolved = engine.resolve(Request(prompt="a", sampler="Euler", model="other")).request
     assert engine.identity_of(resolved).weights == "0123456789"
 
 
