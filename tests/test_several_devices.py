@@ -10,7 +10,7 @@ from PIL import Image
 from toy_workers import HUNG, near_engine, toy_engine, toy_settings
 
 from webui.core.request import Request
-from webui.engine import remote_worker, watchdog
+from webui.engine import remote_worker, watchdog, worker_process
 from webui.engine.events import Failed, Finished, StoppedEarly
 from webui.engine.job_queue import JobQueue
 from webui.engine.jobs import Job
@@ -221,10 +221,12 @@ def processes(tmp_path_factory):
     root = tmp_path_factory.mktemp("processes")
     (root / "plugins").mkdir()
     (root / "plugins" / "hung.py").write_text(HUNG, "utf-8")
-    engine = toy_engine(toy_settings(root, devices=("cpu", "cpu")))
-    engine.start()
-    yield engine
-    engine.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_process, "PRELOADED", ())  # a toy imports none of it
+        engine = toy_engine(toy_settings(root, devices=("cpu", "cpu")))
+        engine.start()
+        yield engine
+        engine.close()
 
 
 def test_a_killed_process_costs_nothing_but_time(processes):

@@ -22,6 +22,7 @@ from .remote_messages import End, Logged, Message
 from .worker_host import WorkerHost, WorkerSetup
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+PRELOADED = ("diffusers", "transformers")  # what opening a model imports, and takes seconds
 
 
 def _processes() -> BaseContext:
@@ -33,7 +34,7 @@ def _processes() -> BaseContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "diffusers", "transformers"])
+    context.set_forkserver_preload([__name__, *PRELOADED])
     return context
 
 
