@@ -248,9 +248,8 @@ class BackendChooser:
             return None
         try:
             base.restore()
-            made: Backend = {COMPILE: CompiledBackend, CUDA_GRAPH: CudaGraphBackend}[backend](
-                base.network, base.identity.dtype
-            )
+            kinds: dict[str, Callable[..., Backend]] = {COMPILE: CompiledBackend, CUDA_GRAPH: CudaGraphBackend}
+            made = kinds[backend](base.network, base.identity.dtype)
             model = base.computed_by(made)
             _, height, width = model.latents_shape(base.info.defaults.size, base.info.defaults.size)
             shape = 1, input_channels(base.info), height, width

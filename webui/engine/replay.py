@@ -138,7 +138,7 @@ def recipe(
     counting = "variation_seed" if single.is_varied else "seed"
     own = getattr(single, counting)
     batch = [own] if one_at_a_time else _batch(record, own)
-    named = dict(sampler=_id(record.sampler, "sampler"), schedule=_id(record.schedule, "schedule"))
+    named: dict[str, Any] = dict(sampler=_id(record.sampler, "sampler"), schedule=_id(record.schedule, "schedule"))
     if single.has_input:
         image = image or _kept_input(record.input_digest, "input picture", "--input", engine)
         if record.mask_digest:
@@ -206,7 +206,9 @@ def compare(path: Path, made: Path, recipe: Recipe | UpscaleRecipe) -> Verdict:
             size, lossy = file.size, file.format == "JPEG"
         if size != new.size:
             raise MetadataError(f"The file is {size[0]}x{size[1]} and its settings make {new.width}x{new.height}.")
-        largest = max(high for _, high in ImageChops.difference(open_picture(path), new).getextrema())
+        # One pair a channel; Pillow's annotation is that of pictures of one channel as well.
+        extrema: Any = ImageChops.difference(open_picture(path), new).getextrema()
+        largest = max(high for _, high in extrema)
     own_grid = isinstance(recipe, Recipe) and any(plan.own_grid for plan in recipe.resolved.plans)
     changed = tuple(changes(recipe.record, now, own_grid))
     if lossy and recipe.record.pixels == digest_of(new):
