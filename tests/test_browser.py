@@ -127,6 +127,7 @@ def visit(server, browser, window, request):
         if left is None:
             page.goto(server.url + query)
             ready(page)
+            unfold(page)
         return page
 
     server.pace.fast()
@@ -155,6 +156,11 @@ def ready(page, mode="txt2img"):
     """The form is filled and described, and the tab is recognized."""
     expect(page.locator(f"#{mode}-plan")).to_contain_text("network call")
     page.wait_for_function("() => Boolean(sessionStorage.getItem('sigmalab-token'))")
+
+
+def unfold(page):
+    """Open what is for experts, where most of the controls are."""
+    page.locator("[data-expert]").first.evaluate("box => box.ariaExpanded === 'true' || box.click()")
 
 
 def choose(page, box, name):
@@ -254,11 +260,17 @@ def test_a_model_with_a_card_shows_what_it_draws(visit, server):
     expect(page.get_by_role("tab", name="img2img", exact=True)).to_have_attribute("aria-selected", "true")
     page.keyboard.press("Home")
     # Sizes that the model cannot make are folded, and it says so where they are asked for nevertheless.
+    page.locator("[data-expert]").first.click()
     expect(page.locator("#txt2img-width input[type=number]")).to_be_hidden()
-    page.locator("#txt2img-size").get_by_role("button", name="Size: 64 × 64").click()
+    sizes = page.locator("#txt2img-shapes")
+    sizes.get_by_role("button", name="Other").click()
+    expect(page.locator("#txt2img-width input[type=number]")).to_be_focused()
     page.locator("#txt2img-width input[type=number]").fill("128")
     page.keyboard.press("Tab")
     expect(page.locator("#txt2img-plan")).to_contain_text("other was trained on 64 × 64 pixels")
+    expect(sizes.get_by_role("button", name=re.compile("128 × 64"))).to_have_attribute("aria-pressed", "true")
+    sizes.get_by_role("button", name="64 × 64", exact=True).click()
+    expect(page.locator("#txt2img-width input[type=number]")).to_have_value("64")
 
 
 def test_gradio_goes_through_no_list_that_grows(visit):
@@ -506,12 +518,16 @@ def test_a_phone_has_the_result_above_the_controls(visit):
     finished(page)
     wide = "() => document.documentElement.scrollWidth <= window.innerWidth"
     assert page.evaluate(wide)
-    tops = [
-        page.locator(box).bounding_box()["y"] for box in ("#txt2img-prompt", "#txt2img-gallery", "#txt2img-sampler")
-    ]
+    tops = [page.locator(box).bounding_box()["y"] for box in ("#txt2img-model", "#txt2img-prompt", "#txt2img-gallery")]
     assert tops == sorted(tops)
-    # Generate is at the thumb, however far the page is scrolled.
-    page.locator("#txt2img-model").scroll_into_view_if_needed()
+    # The settings come as a sheet, with Generate at the thumb below them, however far the page is scrolled.
+    expect(page.locator("#txt2img-sampler")).to_be_hidden()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    expect(page.locator("#txt2img-sampler input")).to_be_in_viewport()
+    page.locator("#txt2img-variation").scroll_into_view_if_needed()
+    page.get_by_role("button", name="Done", exact=True).click()
+    expect(page.locator("#txt2img-sampler")).to_be_hidden()
+    page.locator("#txt2img-picked").scroll_into_view_if_needed()
     generate_box = page.locator("#txt2img-generate").bounding_box()
     assert PHONE["height"] - 80 < generate_box["y"] < generate_box["y"] + generate_box["height"] < PHONE["height"]
     for tab in ("img2img", "Plugins"):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from samplers import sampler
 from samplers.options import NumberOption, TextOption
 from samplers.registry import Broken, Entry, Registry
 from webui.core.limits import LOCAL
-from webui.core.menus import SCHEDULES, sampler_choices, schedules_in_order
+from webui.core.menus import SCHEDULES, sampler_choices, sampler_groups, schedules_in_order
 from webui.core.picture_metadata import read_picture
 from webui.engine.engine import Engine
 from webui.engine.jobs import Job
@@ -447,6 +448,13 @@ def test_samplers_of_other_libraries_are_offered_last_and_marked(registry):
     assert marked == sorted(marked) and 0 < sum(marked) < len(marked)
     bridges = ("diffusers_schedulers", "k_diffusion")
     assert marked == [registry.samplers[name].source.endswith(bridges) for name in names]
+
+
+def test_a_users_own_samplers_are_a_group_of_the_menu(registry):
+    own = replace(registry.samplers["Euler"], source="mine/mine.py")
+    groups = sampler_groups({**registry.samplers, "Zigzag": own})
+    assert list(groups) == ["Recommended", "Native", "Yours", "Bridges"] and groups["Yours"] == ["Zigzag"]
+    assert ("Zigzag (yours)", "Zigzag") in sampler_choices({"Zigzag": own})
 
 
 def test_schedules_to_try_first_are_offered_first(registry):

@@ -14,6 +14,7 @@ import gradio as gr
 from webui.tabs.form.page_context import Page
 
 from .api.endpoints import build_endpoints
+from .core.menus import sampler_groups
 from .engine.engine import Engine
 from .engine.jobs import Job
 from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store
@@ -53,7 +54,8 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
         kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES, "schedule")}
         plugins = gr.Number(engine.reloads, visible="hidden")
-        page = Page(engine, token=gr.State(""), kept=kept, status=_build_header(engine), plugins=plugins)
+        status, header = _build_header(engine, plugins)
+        page = Page(engine, token=gr.State(""), kept=kept, status=status, plugins=plugins, header=header)
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
@@ -63,10 +65,10 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             with gr.Tab("Upscale", id="upscale") as tab:
                 upscale = build_upscale(page, tab, picture)
             with gr.Tab("Schedule", id="schedule") as tab:
-                relayed = replace(page, plugins=relay(plugins))
+                relayed = replace(page, plugins=relay(plugins), header=None)
                 build_when_opened(tab, lambda: build_schedule(relayed, blocks, benches, tabs))
             with gr.Tab("Lab", id="lab") as tab:
-                later = replace(page, status=relay(page.status), plugins=relay(plugins))
+                later = replace(page, status=relay(page.status), plugins=relay(plugins), header=None)
                 lab = build_when_opened(tab, lambda: build_lab(later, blocks, benches))
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page, benches, tabs)
@@ -96,15 +98,27 @@ def status_html(status: str) -> str:
     return render("header", "status", status, kind)
 
 
-def _build_header(engine: Engine) -> gr.HTML:
-    """The name and the engine's status, which is returned."""
+def _headings(engine: Engine) -> str:
+    """The style that puts headings above the groups of the menus of samplers."""
+    place, found = 0, []
+    for title, names in sampler_groups(engine.registry.samplers).items():
+        found.append((place, title))
+        place += len(names)
+    return render("header", "headings", found)
+
+
+def _build_header(engine: Engine, plugins: gr.Number) -> tuple[gr.HTML, gr.Row]:
+    """The name, the engine's status and the place of the menus of models; the last two are returned."""
     logo = (ASSETS / "icon.svg").read_text("utf-8")
     with gr.Row(elem_classes="masthead"):
         gr.HTML(render("header", "name", logo))
         if engine.settings.auth or engine.settings.auth_file:
             gr.HTML(render("header", "sign_out"), elem_classes="sign-out")
-        status = gr.HTML(status_html(engine.status), elem_id="status")
+        with gr.Row(elem_classes="pill") as pill:
+            status = gr.HTML(status_html(engine.status), elem_id="status")
         gr.HTML(render("header", "theme"))
+        headings = gr.HTML(_headings(engine), elem_classes="headings")
+    plugins.change(lambda: _headings(engine), None, headings, **QUIET)
     timer = gr.Timer(SOON)
 
     def look() -> tuple[str, Any]:
@@ -112,7 +126,7 @@ def _build_header(engine: Engine) -> gr.HTML:
         return status_html(now), gr.Timer(RARELY if "ready" in now and "converting" not in now else SOON)
 
     timer.tick(look, None, [status, timer], **QUIET)
-    return status
+    return status, pill
 
 
 def _connect_result_actions(bench: Workbench, target: Workbench, upscale: UpscaleTab, tabs: gr.Tabs) -> None:

@@ -7,7 +7,7 @@ window.sigmalab = (() => {
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); unfold(document.documentElement.classList.contains("expert-open")); };
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
     if (event.target.closest && event.target.closest("button.generate") && read(tab)) keep(browser, read(tab));
@@ -54,15 +54,15 @@ window.sigmalab = (() => {
     try { browser().setItem(LOOK, name); } catch { /* private mode */ }
   });
 
-  // Arrow keys go along a row of tabs (WAI-ARIA).
+  // Arrow keys go along a row of tabs and of chips, which is one stop of the Tab key (WAI-ARIA).
   document.addEventListener("keydown", (event) => {
-    const tab = event.target.closest && event.target.closest("[role=tab]");
+    const one = event.target.closest && event.target.closest("[role=tab], [data-row] button");
     const ways = { ArrowRight: (i, n) => (i + 1) % n, ArrowLeft: (i, n) => (i + n - 1) % n, Home: () => 0, End: (i, n) => n - 1 };
-    if (!tab || !(event.key in ways)) return;
-    const row = [...tab.closest("[role=tablist]").querySelectorAll("[role=tab]")].filter((each) => each.offsetParent && !each.disabled);
-    const next = row[ways[event.key](row.indexOf(tab), row.length)];
+    if (!one || !(event.key in ways)) return;
+    const row = [...one.closest("[role=tablist], [data-row]").querySelectorAll("[role=tab], button")].filter((each) => each.offsetParent && !each.disabled);
+    const next = row[ways[event.key](row.indexOf(one), row.length)];
     event.preventDefault();
-    next.click();
+    if (one.role === "tab") next.click(); else [one.tabIndex, next.tabIndex] = [-1, 0];
     next.focus();
   });
 
@@ -98,7 +98,7 @@ window.sigmalab = (() => {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (press("button.generate")) { event.preventDefault(); event.stopPropagation(); }
-    } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("ul.options[role=listbox]")) {
+    } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("[role=listbox]")) {
       press("button.stop");
     }
   }, true);
@@ -189,6 +189,49 @@ window.sigmalab = (() => {
     write(box, rewritten(asked.dataset, box.value, document.querySelector(`#${mode}-chips [data-things]`)));
     // A frame later: by then Gradio has heard of the prompt.
     if ("draw" in asked.dataset) requestAnimationFrame(() => setTimeout(() => press(`#${mode}-generate`), 0));
+  });
+
+  // A size's button moves the two sliders; the last one opens them.
+  document.addEventListener("click", (event) => {
+    const asked = event.target.closest && event.target.closest("[data-size]");
+    if (!asked) return;
+    const mode = asked.closest("[data-form]").dataset.form;
+    const [width, height] = ["width", "height"].map((side) => document.querySelector(`#${mode}-${side} input[type=number]`));
+    if (asked.dataset.size === "other") {
+      unfold(true);
+      width.focus();
+      return;
+    }
+    asked.dataset.size.split(" ").forEach((side, i) => write([width, height][i], side));
+  });
+
+  // Whoever has opened the settings for experts finds them open the next time.
+  const EXPERT = "sigmalab-expert";
+  const unfold = (wanted) => {
+    document.documentElement.classList.toggle("expert-open", wanted);
+    document.querySelectorAll("[data-expert]").forEach((each) => each.setAttribute("aria-expanded", wanted));
+  };
+  try { unfold(Boolean(browser().getItem(EXPERT))); } catch { /* private mode */ }
+  document.addEventListener("click", (event) => {
+    if (!(event.target.closest && event.target.closest("[data-expert]"))) return;
+    const wanted = !document.documentElement.classList.contains("expert-open");
+    unfold(wanted);
+    try { browser()[wanted ? "setItem" : "removeItem"](EXPERT, "1"); } catch { /* private mode */ }
+  });
+
+  document.addEventListener("click", (event) => {
+    const pixels = event.target.closest && event.target.closest("[data-pixels]");
+    if (pixels) pixels.setAttribute("aria-pressed", pixels.closest(".result").classList.toggle("pixels"));
+    const sheet = event.target.closest && event.target.closest("[data-sheet]");
+    const page = document.documentElement.classList;
+    const outside = page.contains("sheet-open") && !(event.target.closest && event.target.closest(".controls, [data-sheet]"));
+    if (sheet || outside) {
+      const shown = page.toggle("sheet-open");
+      document.querySelectorAll("[data-sheet]").forEach((each) => {
+        each.setAttribute("aria-expanded", shown);
+        each.textContent = shown ? "Done" : "Settings";
+      });
+    }
   });
 
   return { identify, remember, link, hold, calmed, entered, chosen };

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+
+from samplers.registry import Entry
+from samplers.sampler import Sampler
 
 # What a newcomer should try.
 SAMPLERS = ("DDIM", "DDPM", "Euler", "Flow", "Heun")
@@ -22,6 +25,7 @@ LATENT = MappingProxyType(
 UPSCALERS = ("Lanczos", *LATENT)  # the first is the default
 # The plugins that run another library's code name their samplers after it.
 BRIDGED = ("diffusers ", "k-diffusion ")
+BUILT_IN = "built-in/"  # how the sources of the plugins that ship begin
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -39,9 +43,23 @@ def guidances_in_order(names: Iterable[str]) -> list[str]:
     return _sorted(names, GUIDANCES)
 
 
-def sampler_choices(names: Iterable[str]) -> list[tuple[str, str]]:
-    """The menu of samplers, (shown, name), with another library's marked."""
-    return [(f"{name} (bridge)" if name.startswith(BRIDGED) else name, name) for name in in_order(names)]
+def sampler_groups(samplers: Mapping[str, Entry[Sampler]]) -> dict[str, list[str]]:
+    """The names of a menu of samplers, grouped; no group is empty."""
+    groups: dict[str, list[str]] = {"Recommended": [], "Native": [], "Yours": [], "Bridges": []}
+    for name in in_order(samplers):
+        if not samplers[name].source.startswith(BUILT_IN):
+            groups["Yours"].append(name)
+        elif name.startswith(BRIDGED):
+            groups["Bridges"].append(name)
+        else:
+            groups["Recommended" if name in SAMPLERS else "Native"].append(name)
+    return {title: names for title, names in groups.items() if names}
+
+
+def sampler_choices(samplers: Mapping[str, Entry[Sampler]]) -> list[tuple[str, str]]:
+    """The menu of samplers, (shown, name), group by group; a user's own and another library's say so when searched."""
+    marks = {"Yours": " (yours)", "Bridges": " (bridge)"}
+    return [(name + marks.get(title, ""), name) for title, names in sampler_groups(samplers).items() for name in names]
 
 
 def _sorted(names: Iterable[str], first: Sequence[str]) -> list[str]:

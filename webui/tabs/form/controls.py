@@ -11,19 +11,20 @@ from gradio.components import Component
 
 from samplers.registry import Registry
 from webui.core.fields import Group, RequestField, fields_of
-from webui.core.limits import size_range
 from webui.core.menus import guidances_in_order, sampler_choices, schedules_in_order
 from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request
 from webui.core.upscale_request import pixel_upscalers
 from webui.gradio_ext.option_rows import SPARE, OptionBox, build_options, connect_options
 from webui.tabs.form.page_context import Page
+from webui.templates import render
 from weights.model_info import ModelInfo
 
 from .card_view import chips
 from .describe import note
 from .form import Form
 from .form_state import fresh, recall_options
+from .size_controls import size_slider, sizes_html
 
 
 def build_control(field: RequestField, mode: str, **changes: Any) -> Component:
@@ -148,7 +149,42 @@ def build_form(
     store, sizes = gr.State(recall_options(None, registry)), gr.State({})
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))
     controls: dict[str, Component] = {"prompt": prompt}
+    with page.model_place():
+        controls["model"] = build_model_menu(page, mode, start["model"])
     with gr.Column(elem_classes="card"):
+        controls["sampler"] = sampler = build_sampler_menu(registry, mode, start["sampler"])
+        note = gr.HTML(elem_id=f"{mode}-note")
+        controls |= build_group(
+            mode,
+            "method",
+            schema,
+            steps=dict(value=start["steps"], maximum=engine.limits.steps, min_width=80),
+            guidance=dict(value=start["guidance"], min_width=180),
+        )
+        with gr.Row(elem_classes="seeds"):
+            controls |= build_group(
+                mode,
+                "seed",
+                schema,
+                count=dict(maximum=engine.limits.count, min_width=64),
+                seed=dict(value=start["seed"], minimum=0, min_width=110, scale=2),
+            )
+            controls["random_seed"] = gr.Checkbox(
+                start["random_seed"],
+                label="New each time",
+                elem_id=f"{mode}-random",
+                elem_classes="lock",
+                container=False,
+                min_width=100,
+                interactive=True,
+            )
+        shapes = gr.HTML(sizes_html(mode, info, start.get("width"), start.get("height")), elem_id=f"{mode}-shapes")
+        plan = gr.HTML(elem_id=f"{mode}-plan")
+    # The Lab's settings are folded already, all together.
+    if mode != "lab":
+        gr.HTML(render("form", "expert_button"), elem_classes="expert-button")
+    # Folded by its style: what Gradio folds is not there for settings that come from a picture or a link.
+    with gr.Column(elem_id=f"{mode}-expert", elem_classes=["card", *["expert"] * (mode != "lab")]):
         controls["negative_prompt"] = build_control(
             fields["negative_prompt"],
             mode,
@@ -157,20 +193,12 @@ def build_form(
             max_lines=6,
             elem_id=f"{mode}-negative",
         )
-    with gr.Column(elem_classes="card"):
-        sampler, schedule = build_menus(registry, mode, start["sampler"], start["schedule"])
-        note = gr.HTML(elem_id=f"{mode}-note")
+        controls["schedule"] = schedule = build_schedule_menu(registry, mode, start["schedule"])
         boxes = [
             build_plugin_options(page, mode, "samplers", sampler),
             build_plugin_options(page, mode, "schedules", schedule),
         ]
-        controls |= {"sampler": sampler, "schedule": schedule} | build_group(
-            mode,
-            "method",
-            schema,
-            steps=dict(value=start["steps"], maximum=engine.limits.steps, min_width=90),
-            guidance=dict(value=start["guidance"], min_width=180),
-        )
+        controls |= build_group(mode, "size", schema, width=size_slider(info), height=size_slider(info))
         more_label = "More about prompt and guidance"
         with gr.Accordion(more_label, open=False, elem_id=f"{mode}-more", elem_classes="more"):
             method = build_guidance_menu(registry, mode)
@@ -180,39 +208,24 @@ def build_form(
         connect_options(boxes, store, revision, edits)
         if mode == "txt2img":
             controls |= build_hires(page, mode, schema)
-        plan = gr.HTML(elem_id=f"{mode}-plan")
-    with gr.Column(elem_classes="card"):
-        sides = dict(width=size_slider(info), height=size_slider(info))
-        with gr.Accordion(**size_box(info), elem_id=f"{mode}-size", elem_classes="more") as size:
-            controls |= build_group(mode, "size", schema, **sides)
-        controls |= build_group(
-            mode,
-            "seed",
-            schema,
-            count=dict(maximum=engine.limits.count, min_width=90),
-            seed=dict(value=start["seed"], minimum=0, min_width=140, scale=2),
-        )
-        controls["random_seed"] = gr.Checkbox(
-            start["random_seed"],
-            label="A new seed each time",
-            info="The seed that was used is shown above; untick to keep it.",
-            elem_id=f"{mode}-random",
-            interactive=True,
-        )
         if mode != "lab":
             with gr.Accordion("Variations of a seed", open=False, elem_id=f"{mode}-variation", elem_classes="more"):
                 controls |= build_group(mode, "variation", schema)
-    with gr.Column(elem_classes="card"):
-        controls["model"] = build_model_menu(page, mode, start["model"])
-        model_note = gr.HTML(elem_id=f"{mode}-model-note")
-    return Form(mode, controls | dict(more), store, boxes, revision, edits, sizes, size, note, plan, model_note)
+    model_note = gr.HTML(elem_id=f"{mode}-model-note")
+    return Form(mode, controls | dict(more), store, boxes, revision, edits, sizes, shapes, note, plan, model_note)
 
 
 def build_model_menu(page: Page, mode: str, model: str) -> gr.Dropdown:
     """The menu of models, `model` chosen."""
-    label = fields_of(Request)["model"].setting.label
     return gr.Dropdown(
-        list(page.engine.models()), value=model or None, label=label, elem_id=f"{mode}-model", interactive=True
+        list(page.engine.models()),
+        value=model or None,
+        label=fields_of(Request)["model"].setting.label,
+        elem_id=f"{mode}-model",
+        elem_classes=["models", f"models-{mode}"],
+        min_width=150,
+        scale=0,
+        interactive=True,
     )
 
 
@@ -223,22 +236,27 @@ def build_plugin_options(page: Page, mode: str, kind: str, menu: gr.Dropdown) ->
     return build_options(mode, kind, lambda: getattr(page.registry, kind), menu, spare)
 
 
-def build_menus(registry: Registry, mode: str, sampler: str, schedule: str = "") -> tuple[gr.Dropdown, gr.Dropdown]:
-    """The menus of samplers and schedules side by side, `sampler` and `schedule` chosen; "" is the model's own."""
-    menus = {"sampler": sampler, "schedule": schedule}
-    with gr.Row():
-        first, second = (
-            gr.Dropdown(
-                plugin_choices(registry)[name],
-                value=value,
-                label=fields_of(Request)[name].setting.label,
-                elem_id=f"{mode}-{name}",
-                interactive=True,
-                min_width=120,
-            )
-            for name, value in menus.items()
-        )
-    return first, second
+def build_sampler_menu(registry: Registry, mode: str, sampler: str) -> gr.Dropdown:
+    """The menu of samplers, `sampler` chosen."""
+    return gr.Dropdown(
+        plugin_choices(registry)["sampler"],
+        value=sampler,
+        label=fields_of(Request)["sampler"].setting.label,
+        elem_id=f"{mode}-sampler",
+        elem_classes="samplers",
+        interactive=True,
+    )
+
+
+def build_schedule_menu(registry: Registry, mode: str, schedule: str = "") -> gr.Dropdown:
+    """The menu of schedules, `schedule` chosen; "" is the model's own."""
+    return gr.Dropdown(
+        plugin_choices(registry)["schedule"],
+        value=schedule,
+        label=fields_of(Request)["schedule"].setting.label,
+        elem_id=f"{mode}-schedule",
+        interactive=True,
+    )
 
 
 def build_guidance_menu(registry: Registry, mode: str) -> gr.Dropdown:
@@ -267,22 +285,6 @@ def plugin_choices(registry: Registry) -> dict[str, list[tuple[str, str]]]:
         "hires_schedule": [("As above", ""), *schedules],
         GUIDANCE.name: [(name, GUIDANCE.named(guidances[name])) for name in guidances_in_order(guidances)],
     }
-
-
-def size_box(info: ModelInfo | None) -> dict[str, Any]:
-    """Label of the box of width and height, and whether it is open: a model with sizes in its card needs no other."""
-    sizes = info.card.sizes if info and info.card else ()
-    if not sizes:
-        return dict(label="Size", open=True)
-    return dict(label=f"Size: {' or '.join(f'{side} × {side}' for side in sizes)}", open=False)
-
-
-def size_slider(info: ModelInfo | None) -> dict[str, int]:
-    """Range, step and value of the width or height slider for a model."""
-    if info is None:
-        return dict(minimum=8, maximum=1024, step=8, value=64)
-    smallest, largest, _ = size_range(info)
-    return dict(minimum=smallest, maximum=largest, step=info.defaults.step, value=info.defaults.size)
 
 
 def build_upload(elem_id: str, label: str, height: int, *, clipboard: bool = True, **looks: Any) -> gr.Image:

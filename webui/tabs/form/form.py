@@ -35,7 +35,7 @@ class Form:
     revision: gr.Number
     edits: gr.Number
     sizes: gr.State
-    size_box: gr.Accordion
+    shapes: gr.HTML
     note: gr.HTML
     plan: gr.HTML
     model_note: gr.HTML

@@ -20,10 +20,11 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_cha
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import plugin_choices, schedule_update, shown_value, size_slider, upscaler_choices
+from .controls import plugin_choices, schedule_update, shown_value, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
+from .size_controls import size_slider, sizes_html
 
 HIRES = (
     "width",
@@ -134,12 +135,12 @@ def _describe(page: Page, form: Form) -> None:
 
     def describe(options: dict[str, Any], *given: Any) -> list[Any]:
         values = dict(zip(names, given, strict=True))
-        method, text, schedule = _notes(page, form.mode, options, values)
-        return [method + _without_control(form, values), text, schedule]
+        method, *rest = _notes(page, form.mode, options, values)
+        return [method + _without_control(form, values), *rest]
 
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
     watched = [*controls, form.edits, form.revision]
-    outputs = [form.note, form.plan, form.fields["schedule"]]
+    outputs = [form.note, form.plan, form.fields["schedule"], form.shapes]
     on_change(watched, describe, [form.options, *controls], outputs, **QUIET, **RAW)
 
 
@@ -147,7 +148,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     entry = page.registry.samplers.get(chosen_name(values["sampler"]))
     found = page.engine.models().get(chosen_name(values["model"]))
     if entry is None or found is None:
-        return ["", "", gr.update(interactive=True)]
+        return ["", "", gr.update(interactive=True), ""]
     steps = values["steps"]
     if not isinstance(steps, int) or not 1 <= steps <= page.engine.limits.steps:
         steps = fields_of(Request)["steps"].default
@@ -166,8 +167,10 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         text, own_grid = note(str(error) or type(error).__name__, problem=True), False
     if values.get("guidance") == 0:
         text += note(NO_PROMPT)
-    text += size_note(found, values.get("width"), values.get("height"))
-    return [sampler_note(entry, settings, name), text, schedule_update(own_grid)]
+    sides = values["width"], values["height"]
+    text += size_note(found, *sides)
+    said, free = sampler_note(entry, settings, name), schedule_update(own_grid)
+    return [said, text, free, sizes_html(mode, found, *sides)]
 
 
 def _without_control(form: Form, values: Mapping[str, Any]) -> str:

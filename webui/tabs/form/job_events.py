@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from webui.core.request import RequestError
 from webui.engine.events import Finished, Snapshot
@@ -21,7 +22,7 @@ from webui.tabs.form.page_context import Page
 
 from .card_view import result_hint
 from .form import Form, to_request
-from .result_panel import SMALL, ResultPanel, show, show_problem
+from .result_panel import SMALL, ResultPanel, add_to_strip, show, show_problem
 
 LOOK = 0.2  # seconds between looks at a job that runs: what an eye can use and a slow line can take
 REPEAT = 6  # the look whose state is sent even if it is not new
@@ -139,8 +140,8 @@ class JobEvents:
     problem: Callable[[str], Updates]
     outputs: Sequence[Component]
 
-    def connect(self, listen: Callable[..., Any], inputs: Sequence[Component], make: Callable[..., Job]) -> None:
-        """Start a job when `listen` (a button's `click`) hears something.
+    def connect(self, listen: Callable[..., Any], inputs: Sequence[Component], make: Callable[..., Job]) -> Dependency:
+        """Start a job when `listen` (a button's `click`) hears something; the event ends with the job.
 
         make  make(owner, *values of inputs) -> the submitted job, called in a thread; it may raise RequestError
         """
@@ -161,7 +162,10 @@ class JobEvents:
                 async for each in updates:
                     yield each
 
-        listen(start, [self.page.token, *inputs], self.outputs, concurrency_limit=None, **LONG, **RAW)
+        started: Dependency = listen(
+            start, [self.page.token, *inputs], self.outputs, concurrency_limit=None, **LONG, **RAW
+        )
+        return started
 
     def connect_stop(self) -> None:
         """Stop the job with the Stop button."""
@@ -222,6 +226,7 @@ def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons
 
     outputs = [*result.outputs, buttons.start, buttons.stop, seed]
     events = JobEvents(page, mode, buttons, view, partial(show_problem, result), outputs)
-    events.connect(buttons.start.click, form.inputs, make)
+    ended = events.connect(buttons.start.click, form.inputs, make)
+    ended.then(partial(add_to_strip, result), [result.made, result.visit], [result.visit, result.strip], **QUIET)
     events.connect_stop()
     return events

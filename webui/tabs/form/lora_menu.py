@@ -35,7 +35,7 @@ class LoraMenu:
 
 def build_lora_menu(mode: str, prompt: gr.Textbox, extra: ExtraNetworks) -> LoraMenu:
     """A folded menu of the LoRAs and a strength, and a button that puts both into the prompt."""
-    with gr.Accordion("LoRA", open=False, elem_id=f"{mode}-loras", elem_classes="more"), gr.Row():
+    with gr.Accordion("LoRA", open=False, elem_id=f"{mode}-loras", elem_classes=["card", "expert", "more"]), gr.Row():
         menu = gr.Dropdown(
             names(extra),
             value=None,

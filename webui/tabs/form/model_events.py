@@ -14,7 +14,7 @@ from webui.templates import render
 from weights.model_info import ModelInfo
 
 from .card_view import chips, read_prompt, wall, words_note
-from .controls import PromptBox, size_box
+from .controls import PromptBox
 from .form import Form
 from .lora_menu import few_steps_button
 from .prompt_notes import example_of
@@ -62,14 +62,13 @@ def connect_model(
         if info is None or info.name == before:
             return gr.skip()
         walls = {stage: wall(form.mode, info)} if stage else {}
-        sizes = gr.update(**size_box(info))
-        return {box.chips: chips(form.mode, info), shown: info.name, form.size_box: sizes, **walls}
+        return {box.chips: chips(form.mode, info), shown: info.name, **walls}
 
     said = [box.words, *([few_steps] if few_steps else [])]
     on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], said, **QUIET, **RAW)
     on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
-    outputs = [box.chips, shown, form.size_box, *([stage] if stage else [])]
-    on_change([model, revision], introduce, [model, shown], outputs, **QUIET, **RAW)
+    walls = [stage] if stage else []
+    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET, **RAW)
 
 
 def tokens_note(count: tuple[int, int] | None, notes: Sequence[str] = ()) -> str:

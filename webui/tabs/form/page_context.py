@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import gradio as gr
@@ -22,6 +23,7 @@ class Page:
     kept      where the browser keeps each form, by its mode, and the axes of a grid
     status    changes when a model has been opened
     plugins   how many times plugins had been loaded anew when the menus were filled
+    header    where the menus of models stand; None has them in their forms
     watching  how many open pages follow a job, by the job's owner; only touched in the server's event loop
     """
 
@@ -30,6 +32,7 @@ class Page:
     kept: Mapping[str, gr.BrowserState]
     status: gr.HTML | gr.Number
     plugins: gr.Number
+    header: gr.Row | None = None
     watching: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -41,6 +44,18 @@ class Page:
     def first_model(self) -> ModelInfo | None:
         """The model that a form begins with; None if there is none."""
         return next(iter(self.engine.models().values()), None)
+
+    @contextmanager
+    def model_place(self) -> Iterator[None]:
+        """Build a form's menu of models where it stands."""
+        if self.header is None:
+            yield
+            return
+        # Gradio takes whatever a row is entered from for its parent.
+        parent = self.header.parent
+        with self.header:
+            yield
+        self.header.parent = parent
 
     def owner(self, token: str, mode: str) -> str:
         """Whom a job of this tab and mode belongs to: txt2img and img2img may each have one."""

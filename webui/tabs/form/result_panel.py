@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
+from webui.core.images import open_picture
+from webui.core.request import RequestError
 from webui.engine.events import Snapshot
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, Updates
@@ -19,11 +22,16 @@ from .describe import message, problem, stage
 from .export_menu import connect_format, format_menu
 
 SMALL = 128  # pixels of a side up to which pictures are small
+STRIP = 24  # pictures in the strip of this visit
 
 
 @dataclass(frozen=True, eq=False)
 class ResultPanel:
-    """The parts of a result panel; `made` holds (file, seed) of the pictures shown, `chosen` the index of one."""
+    """The parts of a result panel.
+
+    made    (file, seed) of the pictures shown; `chosen` is the index of one
+    visit   the same of this visit's newest pictures, which `strip` shows
+    """
 
     wall: gr.HTML
     stage: gr.HTML
@@ -40,6 +48,8 @@ class ResultPanel:
     again: gr.Button
     made: gr.State
     chosen: gr.State
+    strip: gr.Gallery
+    visit: gr.State
 
     @property
     def outputs(self) -> list[gr.components.Component]:
@@ -78,14 +88,28 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
     text = gr.HTML(message(None), elem_id=f"{mode}-message")
     with gr.Row(visible=False, elem_classes="actions", elem_id=f"{mode}-actions") as actions:
         picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
-        reuse = gr.Button("Use this seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
+        reuse = gr.Button("Keep seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
         vary = gr.Button("Vary", size="sm", scale=0, min_width=0, elem_id=f"{mode}-vary")
-        send = gr.Button("Send to img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
+        send = gr.Button("img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
         enlarge = gr.Button("Upscale", size="sm", scale=0, min_width=0, elem_id=f"{mode}-enlarge")
         details = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
         again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
+        gr.HTML(render("form", "pixels"), elem_classes="pixels-toggle")
         kind = format_menu(mode)
         download = gr.DownloadButton("Download", size="sm", scale=0, min_width=0, elem_id=f"{mode}-download")
+    strip = gr.Gallery(
+        visible=False,
+        show_label=False,
+        type="filepath",
+        columns=STRIP,
+        object_fit="contain",
+        height="auto",
+        interactive=False,
+        allow_preview=False,
+        buttons=[],
+        elem_id=f"{mode}-strip",
+        elem_classes="strip-of-visit",
+    )
     result = ResultPanel(
         empty,
         live,
@@ -102,6 +126,8 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
         again,
         gr.State([]),
         gr.State(0),
+        strip,
+        gr.State([]),
     )
 
     def select(made: list[tuple[str, int]], event: gr.SelectData) -> Updates:
@@ -111,9 +137,31 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
         file, seed = choice
         return {result.chosen: event.index, picked: _picked(seed), download: gr.update(value=file)}
 
+    def show_again(visit: list[tuple[str, int]], event: gr.SelectData) -> Updates:
+        choice = chosen_of(visit, event.index if isinstance(event.index, int) else 0)
+        if choice is None:
+            return gr.skip()
+        try:
+            small = max(open_picture(Path(choice[0])).size) <= SMALL
+        except (RequestError, OSError):
+            gr.Warning("The picture is no longer there.")
+            return gr.skip()
+        return {result.stage: "", **_pictures(result, [choice], True, small)}
+
     gallery.select(select, result.made, [result.chosen, picked, download], **QUIET)
+    strip.select(show_again, result.visit, result.outputs, **QUIET)
     connect_format(kind, result)
     return result
+
+
+def add_to_strip(panel: ResultPanel, made: list[tuple[str, int]], visit: list[tuple[str, int]]) -> Updates:
+    """Updates that put the pictures shown at the front of the strip, unless they are there."""
+    now = [*(each for each in made if each not in visit), *visit][:STRIP]
+    if now == visit:
+        return gr.skip()
+    # One picture alone is on the stage already.
+    shown = gr.update(value=[(file, f"seed {seed}") for file, seed in now], visible=len(now) > 1, selected_index=None)
+    return {panel.visit: now, panel.strip: shown}
 
 
 async def show(
@@ -160,7 +208,7 @@ def _pictures(panel: ResultPanel, made: list[tuple[str, int]], ended: bool, smal
     gallery = gr.update(
         value=[(file, f"seed {seed}") for file, seed in made],
         visible=bool(made),
-        columns=min(4, max(2, round(len(made) ** 0.5 + 0.4))),
+        columns=min(8, max(2, round(len(made) ** 0.5 + 0.4))),
         selected_index=None,
         elem_classes=["pictures", *["small"] * small, *["single"] * (len(made) == 1)],
     )

@@ -11,6 +11,7 @@ import gradio as gr
 
 from webui.core.request import RequestError
 from webui.tabs.form.page_context import Page
+from webui.templates import render
 
 from .controls import build_form, build_prompt
 from .form import Form
@@ -52,10 +53,8 @@ def build_workbench(
         with gr.Column(elem_classes="compose"):
             more = dict(picture())
             box = build_prompt(mode, page.first_model)
-            loras = build_lora_menu(mode, box.prompt, page.engine.extra)
-            presets = build_presets(page, mode)
-            more["styles"] = presets.styles
             buttons = build_job_buttons(mode, "Generate", "Generating", "generate")
+            gr.HTML(render("form", "sheet_button"), elem_classes="sheet-box")
             with gr.Row(elem_classes="below"):
                 gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
                 link = gr.Button(
@@ -65,7 +64,11 @@ def build_workbench(
             result = build_result(mode, page.first_model)
         with gr.Column(elem_classes="controls"):
             more |= strength()
+            # Below the rest by its style: the form is built of it.
+            presets = build_presets(page, mode)
+            more["styles"] = presets.styles
             form = build_form(page, mode, box.prompt, more)
+            loras = build_lora_menu(mode, box.prompt, page.engine.extra)
     connect_form(page, form)
     connect_model(page, form, box, result.wall, loras.few_steps)
     connect_lora_menu(page, form, loras)

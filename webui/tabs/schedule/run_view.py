@@ -17,9 +17,10 @@ from webui.gradio_ext.option_rows import connect_options
 from webui.tabs.form.controls import (
     build_control,
     build_group,
-    build_menus,
     build_model_menu,
     build_plugin_options,
+    build_sampler_menu,
+    build_schedule_menu,
 )
 from webui.tabs.form.form_state import fresh, recall_options
 from webui.tabs.form.page_context import Page
@@ -82,7 +83,8 @@ def build_fields(page: Page) -> dict[str, Any]:
     revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
         model = build_model_menu(page, "schedule", start["model"])
-        sampler, menu = build_menus(registry, "schedule", start["sampler"])
+        sampler = build_sampler_menu(registry, "schedule", start["sampler"])
+        menu = build_schedule_menu(registry, "schedule")
         boxes = (
             build_plugin_options(page, "schedule", "samplers", sampler),
             build_plugin_options(page, "schedule", "schedules", menu),

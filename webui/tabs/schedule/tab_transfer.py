@@ -14,10 +14,10 @@ from webui.core.menus import chosen_name
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW
-from webui.tabs.form.controls import size_slider
 from webui.tabs.form.describe import note, problem, steps_text
 from webui.tabs.form.form import Form
 from webui.tabs.form.page_context import Page
+from webui.tabs.form.size_controls import size_slider
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
 
 from .recorded_run import load, loaded_note
