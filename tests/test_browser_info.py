@@ -167,13 +167,13 @@ def test_history_turns_pages_whatever_is_still_on_its_way(visit, server, monkeyp
     expect(note).to_contain_text("Page 1")
     find, asked, turned, go_on = History.find, threading.Event(), threading.Event(), threading.Event()
 
-    def late(history, prompt, sampler, model, before, limit):
+    def late(history, prompt, sampler, model, before, limit, **names):
         if limit == PAGE:  # for the page after this one
             turned.set()
         elif prompt == "page after" and before == END:
             asked.set()
             go_on.wait(60)
-        return find(history, prompt, sampler, model, before, limit)
+        return find(history, prompt, sampler, model, before, limit, **names)
 
     monkeypatch.setattr(History, "find", late)
     page.locator("#history-prompt textarea, #history-prompt input").fill("page after")
@@ -206,8 +206,21 @@ def test_history_is_searched_and_sends(visit, server):  # noqa: F811
     expect(items).to_have_count(2)
     choose(page, "#history-sampler", "Heun")
     expect(items).to_have_count(2)
-    items.nth(1).click()
+    items.nth(0).click()
     expect(page.locator("#history-picked")).to_contain_text("Heun · toy · seed")
+    first = page.locator("#history-picked .note").inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#history-picked .note")).not_to_have_text(first)
+    expect(page.locator("#history-recipe")).to_contain_text("crescent moon over hills")
+    expect(page.locator("#history-gallery .selected")).to_have_count(1)
+    page.locator("#history-delete").click()
+    expect(items).to_have_count(1)
+    page.locator("#history-undo").click()
+    expect(items).to_have_count(2)
+    page.locator("#history-undo").wait_for(state="hidden")
+    items.nth(1).click()
+    page.locator("#history-heart").click()
+    expect(page.locator("#history-heart")).to_have_text("♥ Heart")
     page.locator("#history-info").click()
     expect(page.locator("#info-facts")).to_contain_text("crescent moon over hills")
     page.get_by_role("tab", name="History").click()

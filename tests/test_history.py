@@ -1,5 +1,6 @@
 """History is an index of files: it follows them, survives its own loss, and never reads all of them."""
 
+import json
 import os
 import sqlite3
 import time
@@ -17,8 +18,10 @@ from webui.page import build_page
 from webui.settings import Settings
 from webui.tabs.history import history_index, history_tab
 from webui.tabs.history.history_index import END, FILE, Index, insert, statement
+from webui.tabs.history.history_marks import Marks
 from webui.tabs.history.history_store import History
-from webui.tabs.history.history_tab import build_widgets, older_page, show_page
+from webui.tabs.history.history_tab import older_page, show_page
+from webui.tabs.history.history_widgets import build_widgets
 
 MANY = 20_000
 SAMPLERS, MODELS = ("DDIM", "Euler", "Heun", "Flow"), ("toy", "other")
@@ -155,18 +158,45 @@ def test_an_odd_file_costs_its_own_words_and_no_others(registry, tmp_path, monke
     assert history.find("rocket")[0].seed is None
 
 
+def test_hearts_cells_and_deleted_pictures(registry, tmp_path):
+    """A heart, the Lab's cells and a deletion are kept beside the index, which may be lost."""
+    for second in range(3):
+        put(registry, tmp_path, second)
+    three = History(tmp_path)
+    three.refresh(30)
+    newest, middle, oldest = three.find()
+    marks = three.marks
+    assert marks.hearts() == [] and marks.turn_heart(oldest.path)
+    Index(tmp_path).remove()
+    three.refresh(30)
+    hearts = Marks(tmp_path).hearts()
+    assert [one.path for one in three.find(only=hearts)] == [oldest.path] and three.count(only=hearts) == 1
+    assert not marks.turn_heart(oldest.path) and three.find(only=marks.hearts()) == []
+    (tmp_path / "lab").mkdir()
+    lines = [json.dumps({"file": marks.name_of(middle.path)}), "no JSON", json.dumps({"key": "without a file"})]
+    (tmp_path / "lab" / "cells.jsonl").write_text("\n".join(lines))
+    cells = marks.cells()
+    assert [one.path for one in three.find(without=cells)] == [newest.path, oldest.path]
+    assert three.count(without=cells) == 2 and three.count() == 3 and three.count("nothing like it") == 0
+    bytes_before = newest.path.read_bytes()
+    gone = marks.delete(newest.path)
+    assert three.refresh(30) and not newest.path.exists() and three.count() == 2
+    assert marks.bring_back(gone) == newest.path and newest.path.read_bytes() == bytes_before
+    assert three.refresh(30) and three.count() == 3
+
+
 def test_turning_goes_on_behind_files_that_are_gone(three, tmp_path, monkeypatch):
     monkeypatch.setattr(history_tab, "PAGE", 1)
     for path in (tmp_path / "2030-01-02").glob("*2.png"):
         path.unlink()
-    anything, cursors, seen = ("", "", ""), (END,), []
+    history, anything, cursors, seen = History(tmp_path), ("", "", "", False, False), (END,), []
     with gr.Blocks():
         view = build_widgets()
     for _ in range(4):
-        found = three.find(*anything, cursors[-1], 2)
-        updates = show_page(view, found, cursors, True, False)
+        found = three.find(*anything[:3], cursors[-1], 2)
+        updates = show_page(view, found, cursors, True, False, 3)
         seen.append((len(updates[view.gallery]["value"]), updates[view.older]["visible"]))
-        cursors = older_page(three, anything, cursors)
+        cursors = older_page(history, anything, cursors)
     assert seen == [(0, True), (1, True), (1, False), (0, False)]
     assert len(cursors) == 4
 
@@ -360,7 +390,7 @@ def test_an_index_that_cannot_be_written_is_told_instead_of_nothing(registry, tm
     settings = Settings(root=tmp_path, outputs=tmp_path, model="toy")
     blocks = build_page(Engine(registry, settings, lambda f, d: None, lambda path: {"toy": toy()}))
     named = {getattr(each.fn, "__qualname__", ""): each.fn for each in blocks.fns.values()}
-    updates = named["build_history.<locals>.refresh"]("", "", "", None)
+    updates = named["build_history.<locals>.refresh"]("", "", "", False, False, None)
     note = next(update for block, update in updates.items() if block.elem_id == "history-note")
     assert "readonly database" in str(note) and FILE in str(note) and "Nothing made" not in str(note)
 

@@ -54,15 +54,15 @@ window.sigmalab = (() => {
     try { browser().setItem(LOOK, name); } catch { /* private mode */ }
   });
 
-  // Arrow keys go along a row of tabs and of chips, which is one stop of the Tab key (WAI-ARIA).
+  // Arrow keys go along a row of tabs, the history's pictures, and chips, which are one stop of the Tab key (WAI-ARIA).
   document.addEventListener("keydown", (event) => {
-    const one = event.target.closest && event.target.closest("[role=tab], [data-row] button");
+    const one = event.target.closest && event.target.closest("[role=tab], [data-row] button, #history-gallery button");
     const ways = { ArrowRight: (i, n) => (i + 1) % n, ArrowLeft: (i, n) => (i + n - 1) % n, Home: () => 0, End: (i, n) => n - 1 };
     if (!one || !(event.key in ways)) return;
-    const row = [...one.closest("[role=tablist], [data-row]").querySelectorAll("[role=tab], button")].filter((each) => each.offsetParent && !each.disabled);
+    const row = [...one.closest("[role=tablist], [data-row], #history-gallery").querySelectorAll("[role=tab], button")].filter((each) => each.offsetParent && !each.disabled);
     const next = row[ways[event.key](row.indexOf(one), row.length)];
     event.preventDefault();
-    if (one.role === "tab") next.click(); else [one.tabIndex, next.tabIndex] = [-1, 0];
+    if (!one.closest("[data-row]")) next.click(); else [one.tabIndex, next.tabIndex] = [-1, 0];
     next.focus();
   });
 
@@ -96,6 +96,8 @@ window.sigmalab = (() => {
   };
 
   document.addEventListener("keydown", (event) => {
+    // Gradio 6.31 opens a menu at any key, the one that leaves it included, and then never closes it.
+    if (event.key === "Tab" && event.target.role === "combobox") event.stopPropagation();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (press("button.generate")) { event.preventDefault(); event.stopPropagation(); }
     } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("[role=listbox]")) {
@@ -222,16 +224,14 @@ window.sigmalab = (() => {
   document.addEventListener("click", (event) => {
     const pixels = event.target.closest && event.target.closest("[data-pixels]");
     if (pixels) pixels.setAttribute("aria-pressed", pixels.closest(".result").classList.toggle("pixels"));
+    // The settings of a phone: opened by their button, closed by it and by a touch elsewhere.
     const sheet = event.target.closest && event.target.closest("[data-sheet]");
-    const page = document.documentElement.classList;
-    const outside = page.contains("sheet-open") && !(event.target.closest && event.target.closest(".controls, [data-sheet]"));
-    if (sheet || outside) {
-      const shown = page.toggle("sheet-open");
-      document.querySelectorAll("[data-sheet]").forEach((each) => {
-        each.setAttribute("aria-expanded", shown);
-        each.textContent = shown ? "Done" : "Settings";
-      });
-    }
+    const open = document.querySelector(".bench.sheet-open");
+    const bench = sheet ? sheet.closest(".bench") : open;
+    if (!bench || (open && !sheet && (event.target.closest(".controls") || event.target.closest("[role=listbox]")))) return;
+    const button = bench.querySelector("[data-sheet]"), shown = bench.classList.toggle("sheet-open");
+    button.setAttribute("aria-expanded", shown);
+    button.textContent = shown ? "Done" : "Settings";
   });
 
   return { identify, remember, link, hold, calmed, entered, chosen };

@@ -6,6 +6,7 @@ threads and programs may use it at once.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sqlite3
@@ -66,18 +67,42 @@ class Index:
         self._folder, self._file = folder, folder / FILE
 
     def find(
-        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+        self,
+        prompt: str = "",
+        sampler: str = "",
+        model: str = "",
+        before: int = END,
+        limit: int = 24,
+        only: Sequence[str] | None = None,
+        without: Sequence[str] = (),
     ) -> list[HistoryEntry]:
         """At most `limit` pictures older than the id `before`, newest first.
 
         prompt  words that all begin a word of the prompt; sampler and model are exact; "" is any
+        only    names as "day/name": no other picture; `without` are names of pictures to leave out
         """
         if not self._file.exists():
             return []
-        sql, values = statement(prompt, sampler, model, before, limit)
+        sql, values = statement(prompt, sampler, model, before, limit, only, without)
         with self._open() as db:
             rows = db.execute(sql, values).fetchall()
         return [HistoryEntry(id, self._folder / day / name, text, *rest) for id, day, name, text, *rest in rows]
+
+    def count(
+        self,
+        prompt: str = "",
+        sampler: str = "",
+        model: str = "",
+        only: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+    ) -> int:
+        """How many pictures `find` finds in all."""
+        if not self._file.exists():
+            return 0
+        sql, values = statement(prompt, sampler, model, END, -1, only, without)
+        with self._open() as db:
+            (found,) = db.execute(f"SELECT count(*) FROM ({sql})", values).fetchone()
+        return int(found)
 
     def names(self, column: str) -> list[str]:
         """The samplers or models of all pictures; `column` is "sampler" or "model"."""
@@ -212,7 +237,15 @@ def forget(db: sqlite3.Connection, ids: Sequence[int]) -> None:
             db.execute("DELETE FROM words WHERE rowid = ?", (id,))
 
 
-def statement(prompt: str, sampler: str, model: str, before: int, limit: int) -> tuple[str, Sequence[Any]]:
+def statement(
+    prompt: str,
+    sampler: str,
+    model: str,
+    before: int,
+    limit: int,
+    only: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+) -> tuple[str, Sequence[Any]]:
     """(SQL, values) of `History.find`. CROSS JOIN keeps the order of the tables, and so the order of the result."""
     terms = [f'"{word}"*' for word in re.findall(r'[^\s"]+', prompt.replace("\0", ""))]
     first, second = ("words", "pictures") if terms else ("pictures", "words")
@@ -223,6 +256,16 @@ def statement(prompt: str, sampler: str, model: str, before: int, limit: int) ->
         if wanted:
             where.append(f"pictures.{column} = ?")
             values.append(wanted)
+    if only is not None:
+        # Each is found by its own name, since a million others may be newer.
+        where.append(
+            "pictures.id IN (SELECT named.id FROM json_each(?) CROSS JOIN pictures AS named ON "
+            "named.day = substr(value, 1, 10) AND named.name = substr(value, 12))"
+        )
+        values.append(json.dumps(list(only)))
+    if without:
+        where.append("day || '/' || name NOT IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(list(without)))
     columns = "pictures.id, day, name, prompt, sampler, model, seed"
     joined = f"{first} CROSS JOIN {second} ON pictures.id = words.rowid"
     sql = f"SELECT {columns} FROM {joined} WHERE {' AND '.join(where)} ORDER BY {key[first]} DESC LIMIT ?"

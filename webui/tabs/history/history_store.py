@@ -7,8 +7,10 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .history_index import END, HistoryEntry, Index
+from .history_marks import Marks
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +21,12 @@ class History:
     One thread at a time writes the index, and ends when there is nothing to write. Where it cannot write, because
     another program holds the index or the folder is read-only, it logs that, and a later `refresh` adds what is
     missing by comparing the index with the files. A damaged index is rebuilt.
+
+    marks  what is remembered of the pictures beside them
     """
 
     def __init__(self, folder: Path):
-        self._index = Index(folder)
+        self._index, self.marks = Index(folder), Marks(folder)
         self._lock = threading.Lock()
         self._saved: list[Path] = []
         self._stale = False
@@ -49,10 +53,14 @@ class History:
         return self._problem
 
     def find(
-        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24, **names: Any
     ) -> list[HistoryEntry]:
         """See `Index.find`. Raises sqlite3.Error and OSError."""
-        return self._index.find(prompt, sampler, model, before, limit)
+        return self._index.find(prompt, sampler, model, before, limit, **names)
+
+    def count(self, prompt: str = "", sampler: str = "", model: str = "", **names: Any) -> int:
+        """See `Index.count`. Raises sqlite3.Error and OSError."""
+        return self._index.count(prompt, sampler, model, **names)
 
     def names(self, column: str) -> list[str]:
         """See `Index.names`. Raises sqlite3.Error and OSError."""
@@ -122,11 +130,20 @@ class OwnHistory:
         """See `History.problem`."""
         return self._of(self._folder_of()).problem
 
+    @property
+    def marks(self) -> Marks:
+        """See `History.marks`."""
+        return self._of(self._folder_of()).marks
+
     def find(
-        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24
+        self, prompt: str = "", sampler: str = "", model: str = "", before: int = END, limit: int = 24, **names: Any
     ) -> list[HistoryEntry]:
         """See `History.find`."""
-        return self._of(self._folder_of()).find(prompt, sampler, model, before, limit)
+        return self._of(self._folder_of()).find(prompt, sampler, model, before, limit, **names)
+
+    def count(self, prompt: str = "", sampler: str = "", model: str = "", **names: Any) -> int:
+        """See `History.count`."""
+        return self._of(self._folder_of()).count(prompt, sampler, model, **names)
 
     def names(self, column: str) -> list[str]:
         """See `History.names`."""

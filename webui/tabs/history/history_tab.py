@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,66 +30,18 @@ from webui.tabs.form.workbench import Workbench
 from webui.templates import render
 
 from .history_index import END, FILE, HistoryEntry
+from .history_marks import DELETED
 from .history_store import History, OwnHistory
+from .history_widgets import ANY, HistoryWidgets, build_widgets
 
 PAGE = 24  # pictures
 THUMBNAIL = 256  # pixels of a side; smaller pictures are shown as they are
 WAIT = 0.7  # seconds that a refresh waits for the index
-POLL = 2.0  # seconds between refreshes while the index is being filled
-ANY = [("Any", "")]
 FIRST_PAGE = (END,)  # the cursor of the first page
-Filters = tuple[str, str, str]
+Filters = tuple[str, str, str, bool, bool]  # prompt, sampler, model; with a heart, the Lab's cells too
 Cursors = tuple[int, ...]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class HistoryWidgets:
-    """The tab's parts.
-
-    shown   the pictures of the page, a list of HistoryEntry; `chosen` is the index of one
-    place   (filters, cursors): the ids before which the pages up to this one start
-    turned  a new number with each change of `place`; a hidden number, since the event of a state can get lost
-    """
-
-    prompt: gr.Textbox
-    sampler: gr.Dropdown
-    model: gr.Dropdown
-    note: gr.HTML
-    gallery: gr.Gallery
-    newer: gr.Button
-    older: gr.Button
-    picked: gr.HTML
-    actions: gr.Row
-    info: gr.Button
-    send: dict[str, gr.Button]
-    shown: gr.State
-    place: gr.State
-    chosen: gr.State
-    turned: gr.Number
-    timer: gr.Timer
-
-    @property
-    def inputs(self) -> list[gr.components.Component]:
-        """The values that choose the pictures."""
-        return [self.prompt, self.sampler, self.model, self.place]
-
-    @property
-    def outputs(self) -> list[Block]:
-        """The outputs of a refresh."""
-        return [
-            self.sampler,
-            self.model,
-            self.note,
-            self.gallery,
-            self.newer,
-            self.older,
-            self.actions,
-            self.shown,
-            self.chosen,
-            self.timer,
-        ]
 
 
 def build_history(
@@ -109,7 +61,9 @@ def build_history(
             # Only the first page follows new pictures; on others the pictures would move while one looks at them.
             done = cursors != FIRST_PAGE or history.refresh(WAIT)
             menus = [ANY + [(name, name) for name in history.names(column)] for column in ("sampler", "model")]
-            pictures = history.find(*filters, before=cursors[-1], limit=PAGE + 1)
+            names = _names(history, filters)
+            pictures = history.find(*filters[:3], before=cursors[-1], limit=PAGE + 1, **names)
+            every = history.count(*filters[:3], **names)
             if not pictures and history.problem:
                 raise OSError(history.problem)
         except (sqlite3.Error, OSError) as error:
@@ -120,7 +74,7 @@ def build_history(
             )
             return {view.note: told, view.timer: gr.Timer(active=False)}
         choices = {menu: gr.update(choices=each) for menu, each in zip((view.sampler, view.model), menus, strict=True)}
-        return choices | show_page(view, pictures, cursors, done, any(filters))
+        return choices | show_page(view, pictures, cursors, done, any(filters[:4]), every)
 
     def turn(older: bool, *given: Any) -> list[Any]:
         filters, cursors = _place(given)
@@ -131,13 +85,55 @@ def build_history(
         return [(filters, cursors), time.time()]
 
     # One listener, which asks where the visitor is now: a late answer shows nothing else.
-    triggers = [view.turned.change, view.prompt.change, view.sampler.change, view.model.change, view.timer.tick]
+    watched = [view.turned, view.prompt, view.sampler, view.model, view.hearts, view.cells]
+    triggers = [*(each.change for each in watched), view.timer.tick]
     gr.on(triggers, refresh, view.inputs, view.outputs, trigger_mode="always_last", **QUIET)
     moved = [view.place, view.turned]
     tab.select(lambda: [None, time.time()], None, moved, **QUIET)
     view.older.click(partial(turn, True), view.inputs, moved, **QUIET)
     view.newer.click(partial(turn, False), view.inputs, moved, **QUIET)
-    view.gallery.select(_pick, view.shown, [view.chosen, view.picked, view.actions], **QUIET)
+
+    def pick(shown: list[HistoryEntry], event: gr.SelectData) -> dict[Block, Any]:
+        index = event.index if isinstance(event.index, int) and 0 <= event.index < len(shown) else 0
+        return show_large(page, view, history, shown[index], index) if shown else gr.skip()
+
+    picked = [view.chosen, view.picked, view.panel, view.large, view.recipe, view.heart]
+    view.gallery.select(pick, view.shown, picked, **QUIET)
+
+    def turn_heart(shown: list[HistoryEntry], chosen: int) -> Any:
+        path = _chosen(shown, chosen)
+        if path is None:
+            gr.Warning("The picture is no longer there.")
+            return gr.skip()
+        try:
+            return heart_update(history.marks.turn_heart(path))
+        except OSError as error:
+            gr.Warning(f"The heart cannot be kept: {error}.")
+            return gr.skip()
+
+    def delete(shown: list[HistoryEntry], chosen: int) -> list[Any]:
+        path = _chosen(shown, chosen)
+        if path is None:
+            gr.Warning("The picture is no longer there.")
+            return [gr.skip()] * 3
+        try:
+            return [str(history.marks.delete(path)), gr.update(visible=True), time.time()]
+        except OSError as error:
+            gr.Warning(f"The picture cannot be moved to {DELETED} in the outputs folder: {error}.")
+            return [gr.skip()] * 3
+
+    def undo(gone: str | None) -> list[Any]:
+        try:
+            if gone:
+                history.marks.bring_back(Path(gone))
+        except OSError as error:
+            gr.Warning(f"The picture cannot be brought back: {error}.")
+        return [None, gr.update(visible=False), time.time()]
+
+    chosen, moved_away = [view.shown, view.chosen], [view.gone, view.undo, view.turned]
+    view.heart.click(turn_heart, chosen, view.heart, **QUIET)
+    view.delete.click(delete, chosen, moved_away, **QUIET)
+    view.undo.click(undo, view.gone, moved_away, **QUIET)
 
     def to_info(shown: list[HistoryEntry], chosen: int) -> dict[Block, Any]:
         path = _chosen(shown, chosen)
@@ -150,86 +146,38 @@ def build_history(
         _connect_send(page, view, bench, tabs)
 
 
-def build_widgets() -> HistoryWidgets:
-    with gr.Row(elem_classes="filters"):
-        prompt = gr.Textbox(
-            label="Prompt has",
-            placeholder="words, or how they begin",
-            max_lines=1,
-            elem_id="history-prompt",
-            scale=3,
-            min_width=200,
-        )
-        sampler, model = (
-            gr.Dropdown(
-                ANY, value="", label=name.capitalize(), elem_id=f"history-{name}", interactive=True, min_width=130
-            )
-            for name in ("sampler", "model")
-        )
-    note = gr.HTML(elem_id="history-note")
-    gallery = gr.Gallery(
-        visible=False,
-        show_label=False,
-        type="filepath",
-        columns=6,
-        object_fit="contain",
-        height="auto",
-        interactive=False,
-        allow_preview=False,
-        buttons=[],
-        elem_id="history-gallery",
-        elem_classes=["pictures", "pixels"],
-    )
-    with gr.Row(visible=False, elem_classes="actions", elem_id="history-actions") as actions:
-        picked = gr.HTML(elem_id="history-picked", elem_classes="picked")
-        info = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id="history-info")
-        send = {
-            mode: gr.Button(f"Send to {mode}", size="sm", scale=0, min_width=0, elem_id=f"history-to-{mode}")
-            for mode in ("txt2img", "img2img")
-        }
-    with gr.Row(elem_classes="turn"):
-        newer = gr.Button("Newer", size="sm", visible=False, scale=0, min_width=90, elem_id="history-newer")
-        older = gr.Button("Older", size="sm", visible=False, scale=0, min_width=90, elem_id="history-older")
-    states = gr.State([]), gr.State(None), gr.State(0)
-    return HistoryWidgets(
-        prompt,
-        sampler,
-        model,
-        note,
-        gallery,
-        newer,
-        older,
-        picked,
-        actions,
-        info,
-        send,
-        *states,
-        gr.Number(0, visible="hidden"),
-        gr.Timer(POLL, active=False),
-    )
-
-
 def _place(given: Sequence[Any]) -> tuple[Filters, Cursors]:
     """The filters and the cursors of their pages; other filters than those of the place start on the first page."""
-    prompt, sampler, model, place = given
-    filters = (prompt or "", sampler or "", model or "")
+    prompt, sampler, model, hearts, cells, place = given
+    filters = (prompt or "", sampler or "", model or "", bool(hearts), bool(cells))
     return filters, tuple(place[1]) if place and tuple(place[0]) == filters else FIRST_PAGE
 
 
 def older_page(history: History | OwnHistory, filters: Filters, cursors: Cursors) -> Cursors:
     """The cursors of the next page. It starts at the index's last picture, since files of this page may be gone."""
-    page = history.find(*filters, before=cursors[-1], limit=PAGE)
+    page = history.find(*filters[:3], before=cursors[-1], limit=PAGE, **_names(history, filters))
     return (*cursors, page[-1].id) if page else cursors
 
 
+def _names(history: History | OwnHistory, filters: Filters) -> dict[str, Any]:
+    """The arguments of `find` that name pictures."""
+    hearts, cells = filters[3:]
+    only = history.marks.hearts() if hearts else None
+    return dict(only=only, without=() if cells else history.marks.cells())
+
+
 def show_page(
-    view: HistoryWidgets, pictures: list[HistoryEntry], cursors: Cursors, done: bool, filtered: bool
+    view: HistoryWidgets, pictures: list[HistoryEntry], cursors: Cursors, done: bool, filtered: bool, every: int
 ) -> dict[Block, Any]:
-    """Updates for one page of pictures; one picture more than PAGE means that there is an older page."""
+    """Updates for one page of pictures; one picture more than PAGE means that there is an older page.
+
+    every  how many pictures there are on all pages
+    """
     existing = [each for each in pictures[:PAGE] if each.path.is_file()]
     thumbnails = [(picture, each) for each in existing if (picture := _thumbnail(each.path))]
     if thumbnails:
-        text = f"Page {len(cursors)}, newest first."
+        counted = "1 picture" if every == 1 else f"{every:,} pictures"
+        text = f"Page {len(cursors)} of {-(-every // PAGE):,} · {counted} · {days_text(existing)}"
     elif pictures:
         text = f"Page {len(cursors)}: none of these files can be opened."
     elif filtered:
@@ -243,7 +191,7 @@ def show_page(
         view.gallery: gr.update(value=gallery, visible=bool(gallery), selected_index=None),
         view.newer: gr.update(visible=len(cursors) > 1),
         view.older: gr.update(visible=len(pictures) > PAGE),
-        view.actions: gr.update(visible=False),
+        view.panel: gr.update(visible=False),
         view.shown: [each for _, each in thumbnails],
         view.chosen: 0,
         view.timer: gr.Timer(active=not done),
@@ -263,14 +211,37 @@ def _caption(shown: HistoryEntry) -> str:
     return (text if len(text) <= 60 else f"{text[:57]}...") or shown.path.name
 
 
-def _pick(shown: list[HistoryEntry], event: gr.SelectData) -> list[Any]:
-    index = event.index if isinstance(event.index, int) and 0 <= event.index < len(shown) else 0
-    if not shown:
-        return [gr.skip()] * 3
-    one = shown[index]
+def days_text(pictures: Sequence[HistoryEntry]) -> str:
+    """The days that pictures, newest first, were made on."""
+    first, last = (f"{date.fromisoformat(one.path.parent.name):%a %-d %b %Y}" for one in (pictures[0], pictures[-1]))
+    return first if first == last else f"{first} back to {last}"
+
+
+def show_large(
+    page: Page, view: HistoryWidgets, history: History | OwnHistory, one: HistoryEntry, index: int
+) -> dict[Block, Any]:
+    """Updates that show a picture large, with its recipe beside it."""
     facts = " · ".join(filter(None, (one.sampler, one.model, f"seed {one.seed}" if one.seed is not None else "")))
-    named = f"{one.path.parent.name}/{one.path.name}"
-    return [index, render("info", "picked", facts, named), gr.update(visible=True)]
+    named = history.marks.name_of(one.path)
+    try:
+        imported = read_imported_settings(one.path, page.registry, page.engine.models())
+        recipe = render("info", "settings", imported.program, imported.text, (), (), imported.rows)
+        shown = served(one.path)
+    except (RequestError, OSError) as error:
+        recipe, shown = problem(str(error)), None
+    return {
+        view.chosen: index,
+        view.picked: render("info", "picked", facts, named),
+        view.panel: gr.update(visible=True),
+        view.large: shown,
+        view.recipe: recipe,
+        view.heart: heart_update(named in history.marks.hearts()),
+    }
+
+
+def heart_update(has_one: bool) -> Any:
+    """The button of the heart for a picture with or without one."""
+    return gr.update(value="♥ Heart" if has_one else "♡ Heart")
 
 
 def _chosen(shown: list[HistoryEntry], chosen: int) -> Path | None:
