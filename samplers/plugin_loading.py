@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -60,11 +62,15 @@ class Entry(Generic[Item]):
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin, or one of its samplers, schedules or guidances, that cannot be used, and why."""
+    """A plugin, or one of its samplers, schedules or guidances, that cannot be used, and why.
+
+    line  the line of its code that failed, as "my_plugin.py, line 7: code"; empty where none did
+    """
 
     source: str
     name: str
     reason: str
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,22 @@ def _check_sampler(sampler: Sampler, deep: bool) -> str:
 def _broken(source: Source, name: str, error: BaseException) -> Broken:
     plain = isinstance(error, CheckFailed | UnsupportedAPI | TookTooLong)
     reason = str(error) if plain else f"{type(error).__name__}: {error}".rstrip(": ")
-    return Broken(source.name, name, reason)
+    return Broken(source.name, name, reason, _failing_line(error, source.root()))
+
+
+def _failing_line(error: BaseException, root: Path | None) -> str:
+    """The line of a plugin's own code that raised an error; empty where that was not in its files."""
+    if root is None:
+        return ""
+    if isinstance(error, SyntaxError) and error.filename:
+        frames = [(error.filename, error.lineno, error.text)]
+    else:
+        frames = [(each.filename, each.lineno, each.line) for each in traceback.extract_tb(error.__traceback__)]
+    own = [each for each in frames if Path(each[0]).is_relative_to(root)]
+    if not own:
+        return ""
+    file, number, code = own[-1]
+    return f"{Path(file).name}, line {number}: {(code or '').strip()}"
 
 
 def _hooks(source: Source) -> pluggy.HookRelay:

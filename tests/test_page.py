@@ -24,7 +24,7 @@ from PIL import Image
 
 from samplers import sampler
 from samplers.options import NumberOption, TextOption
-from samplers.registry import Broken, Entry, Registry
+from samplers.registry import Broken, Entry, Registry, discover
 from webui.core.limits import LOCAL
 from webui.core.menus import SCHEDULES, sampler_choices, sampler_groups, schedules_in_order
 from webui.core.picture_metadata import read_picture
@@ -38,7 +38,7 @@ from webui.tabs.form import job_events
 from webui.tabs.form.describe import fitted, paper_link, sampler_note, seconds_text
 from webui.tabs.form.form_state import fresh, recall, recall_options
 from webui.tabs.form.page_context import Page
-from webui.tabs.plugins import measured_text, plugins_html
+from webui.tabs.plugins import measured_text, plugins_html, tab_title
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +426,22 @@ def test_orders_are_measured_and_checks_are_shown(registry):
     assert float(measured_text(registry.samplers["DDIM"].item)) == pytest.approx(1, abs=0.2)
     assert measured_text(registry.samplers["DDPM"].item) == ""
     html = plugins_html(registry, {"DDIM": "1.03"})
-    assert "1.03" in html and registry.samplers["DDIM"].check in html
+    assert "measured 1.03" in html and registry.samplers["DDIM"].check in html
+
+
+def test_broken_plugins_come_first_with_their_line(registry, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "odd.py").write_text("import math\n\nmath.sqrt('a')\n")
+    found = discover(ROOT / "plugins", [tmp_path / "mine"], packages=False)
+    (broken,) = found.broken
+    assert broken.line == "odd.py, line 3: math.sqrt('a')" and "TypeError" in broken.reason
+    html = plugins_html(found)
+    assert html.index("math.sqrt") < html.index("DDIM") and "register_samplers" in html
+    assert tab_title(found) == "Plugins (1 broken)" and tab_title(registry) == "Plugins"
+
+
+def test_apostrophes_of_a_plugin_are_read_as_they_are():
+    assert limits(TextOption("a", "", help="the paper's"))["info"] == "the paper's"
 
 
 def test_papers_are_links_only_where_they_can_be():

@@ -31,7 +31,7 @@ from .tabs.info.info_tab import build_info
 from .tabs.lab.axes_view import STORE as AXES
 from .tabs.lab.lab_tab import MODES as LAB_MODES
 from .tabs.lab.lab_tab import build_lab
-from .tabs.plugins import build_plugins
+from .tabs.plugins import build_plugins, tab_title
 from .tabs.queue import build_queue
 from .tabs.schedule.schedule_tab import build_schedule
 from .tabs.txt2img import build_txt2img
@@ -76,8 +76,9 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             if engine.settings.auth_file or not engine.settings.public:
                 with gr.Tab("History", id="history") as tab:
                     build_history(page, history or OwnHistory(lambda: engine.outputs), tab, info, benches, tabs)
-            with gr.Tab("Plugins", id="plugins"):
+            with gr.Tab(tab_title(engine.registry), id="plugins") as tab:
                 build_plugins(page)
+            plugins.change(lambda: gr.Tab(label=tab_title(engine.registry)), None, tab, **QUIET)
             if engine.settings.auth_file:
                 with gr.Tab("Queue", id="queue", visible=False) as tab:
                     build_queue(page, tab)

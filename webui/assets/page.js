@@ -7,7 +7,7 @@ window.sigmalab = (() => {
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); unfold(document.documentElement.classList.contains("expert-open")); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); unfold(document.documentElement.classList.contains("expert-open")); if (named()) front(named()); };
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
     if (event.target.closest && event.target.closest("button.generate") && read(tab)) keep(browser, read(tab));
@@ -65,6 +65,17 @@ window.sigmalab = (() => {
     if (!one.closest("[data-row]")) next.click(); else [one.tabIndex, next.tabIndex] = [-1, 0];
     next.focus();
   });
+
+  // The tab in front is in the address, so that a reload and Back find it.
+  const fronts = () => [...document.querySelectorAll(".tabs > .tab-wrapper [role=tab]")].filter((each) => !each.closest(".tabitem"));
+  const front = (name) => { const wanted = fronts().find((each) => each.dataset.tabId === name); if (wanted && wanted.ariaSelected !== "true") wanted.click(); };
+  const named = () => window.location.hash.slice(1);
+  new MutationObserver((changes) => {
+    const shown = changes.map(({ target }) => target).find((each) => each.role === "tab" && each.ariaSelected === "true" && fronts().includes(each));
+    if (!shown || shown.dataset.tabId === (named() || "txt2img")) return;
+    window.history.pushState(window.history.state, "", `#${shown.dataset.tabId}`);
+  }).observe(document.documentElement, { attributes: true, attributeFilter: ["aria-selected"], subtree: true });
+  window.addEventListener("popstate", () => front(named() || "txt2img"));
 
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
   const press = (selector) => { const button = visible(selector); if (button) button.click(); return Boolean(button); };
@@ -128,13 +139,20 @@ window.sigmalab = (() => {
   const hold = async (query, mode) => {
     if (!query) return;
     const own = window.location.search.slice(1).split("&").filter((part) => part.startsWith("__"));
-    window.history.replaceState(window.history.state, "", `${window.location.pathname}?${[...own, query].join("&")}`);
+    window.history.replaceState(window.history.state, "", `${window.location.pathname}?${[...own, query].join("&")}${window.location.hash}`);
     await copy(`${window.location.origin}${window.location.pathname}?${query}`);
     const button = document.querySelector(`#${mode}-link`);
     const label = button.textContent;
     button.textContent = "Link copied";
     setTimeout(() => { button.textContent = label; }, 1200);
   };
+
+  // A list shows the rows that have all words of what is typed.
+  document.addEventListener("input", ({ target }) => {
+    if (!target.dataset || !target.dataset.find) return;
+    const words = target.value.toLowerCase().split(/\s+/);
+    document.querySelectorAll(target.dataset.find).forEach((row) => { row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word)); });
+  });
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest && event.target.closest("button[data-copy]");

@@ -199,7 +199,7 @@ def control(option: Option) -> Control:
 
 def limits(option: Option) -> dict[str, Any]:
     """What makes its control the option's. Help texts are a plugin's own words, and Gradio would read them as HTML."""
-    common: dict[str, Any] = dict(label=title(option.name), info=escape(option.help) or None)
+    common: dict[str, Any] = dict(label=title(option.name), info=escape(option.help, quote=False) or None)
     if isinstance(option, ChoiceOption):
         return common | dict(choices=[(each, each) for each in option.choices])
     if isinstance(option, TextOption):

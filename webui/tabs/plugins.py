@@ -1,16 +1,19 @@
-"""The tab Plugins: everything that was loaded, its origin, its measured order, and plugins that failed to load."""
+"""The tab Plugins: what failed to load first, then everything that was loaded, its origin and measured order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
 from samplers.testing import measure_order
-from webui.core.menus import guidances_in_order, in_order, schedules_in_order
+from webui.core.menus import BUILT_IN, guidances_in_order, sampler_groups, schedules_in_order
 from webui.engine.watchdog import at_most
 from webui.gradio_ext.gradio_events import LONG, QUIET
 from webui.tabs.form.describe import calls_text, line, paper_link, problem
@@ -18,27 +21,21 @@ from webui.tabs.form.page_context import Page
 from webui.templates import render
 
 PATIENCE = 30.0  # seconds to measure one order
-COLUMNS = ("Name", "Options", "From", "Version", "Paper", "Check at start")
-SAMPLER_COLUMNS = (
-    "Name",
-    "Order",
-    "Measured",
-    "Network calls",
-    "Noise",
-    "Options",
-    "From",
-    "Version",
-    "Paper",
-    "Check at start",
-)
+GUIDE = Path(__file__).parents[2] / "plugins" / "README.md"
+
+
+def tab_title(registry: Registry) -> str:
+    """The tab's name, with the number of plugins that cannot be used."""
+    return f"Plugins ({len(registry.broken)} broken)" if registry.broken else "Plugins"
 
 
 def build_plugins(page: Page) -> None:
     """Build the tab's content. Plugins are code: nobody else than this machine's users loads any through the page."""
-    with gr.Row():
-        measure = gr.Button("Measure the orders", size="sm", elem_id="measure-orders", elem_classes="small")
+    with gr.Row(elem_classes="told"):
+        gr.HTML(render("plugins", "search"))
+        measure = gr.Button("Measure the orders", size="sm", scale=0, min_width=0, elem_id="measure-orders")
         if not page.engine.settings.public:
-            again = gr.Button("Load changed files", size="sm", elem_id="reload-plugins", elem_classes="small")
+            again = gr.Button("Load changed files", size="sm", scale=0, min_width=0, elem_id="reload-plugins")
             told = gr.HTML(elem_id="reloaded")
             again.click(partial(_load_again, page), None, [page.plugins, told], concurrency_limit=1, **LONG)
     tables = gr.HTML(plugins_html(page.registry), elem_classes="plugins", elem_id="plugins")
@@ -86,48 +83,52 @@ def measured_text(sampler: Sampler) -> str:
 
 
 def plugins_html(registry: Registry, measured: Mapping[str, str] = {}) -> str:
-    """The tables of the tab. `measured` has the orders measured so far, by sampler."""
-    samplers = [_sampler(registry.samplers[name], measured.get(name, "")) for name in in_order(registry.samplers)]
+    """The lists of the tab, what is broken first. `measured` has the orders measured so far, by sampler."""
+    parts = [render("plugins", "broken", registry.broken)] if registry.broken else []
+    parts.append(render("plugins", "guide", _example()))
+    samplers = [
+        _row(registry.samplers[name], _facts(registry.samplers[name].item, measured.get(name, "")), title)
+        for title, names in sampler_groups(registry.samplers).items()
+        for name in names
+    ]
     schedules = [_row(registry.schedules[name]) for name in schedules_in_order(registry.schedules)]
     guidances = [_row(registry.guidances[name]) for name in guidances_in_order(registry.guidances)]
-    parts = [
-        render("tables", "section", "Samplers", SAMPLER_COLUMNS, samplers),
-        render("tables", "section", "Schedules", COLUMNS, schedules),
-        render("tables", "section", "Guidances", COLUMNS, guidances),
-    ]
-    if registry.broken:
-        broken = [(each.source, each.name, render("tables", "failure", each.reason)) for each in registry.broken]
-        parts.append(render("tables", "section", "Could not be loaded", ("Plugin", "What", "Why"), broken))
+    for title, rows in (("Samplers", samplers), ("Schedules", schedules), ("Guidances", guidances)):
+        parts.append(render("plugins", "section", title, rows))
     return "".join(parts)
 
 
-def _sampler(entry: Entry, measured: str) -> list[str]:
-    item = entry.item
+def _example() -> str:
+    """The shortest plugin, from the guide for their authors; empty where that is not there."""
     try:
-        order, calls = item.order_of(), calls_text(item, {})
-        noise = "fresh each step" if item.stochastic_with() else "none of its own"
+        found = re.search(r"^```python\n(.*?)^```", GUIDE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    except OSError:
+        return ""
+    return found.group(1) if found else ""
+
+
+def _facts(item: Sampler, measured: str) -> list[str]:
+    try:
+        order = item.order_of()
+        facts = [f"order {order:g}"] if order else []
+        facts += [f"measured {measured}"] if measured else []
+        return [*facts, calls_text(item, {}), "draws fresh noise" if item.stochastic_with() else ""]
     except Exception as error:
-        order, calls, noise = None, f"cannot describe itself: {error}", ""
-    return [
-        entry.name,
-        f"{order:g}" if order else "",
-        measured,
-        calls,
-        noise,
-        _options(entry),
-        *_origin(entry),
-        paper_link(item.paper),
-        entry.check,
-    ]
+        return [f"cannot describe itself: {error}"]
 
 
-def _row(entry: Entry) -> list[str]:
-    return [entry.name, _options(entry), *_origin(entry), paper_link(entry.item.paper), entry.check]
-
-
-def _options(entry: Entry) -> str:
-    return ", ".join(option.name for option in entry.item.options)
-
-
-def _origin(entry: Entry) -> tuple[str, str]:
-    return render("tables", "origin", entry.source, entry.digest), entry.version
+def _row(entry: Entry, facts: Sequence[str] = (), group: str = "") -> dict[str, Any]:
+    """What a list says of an entry: in its line, and when it is unfolded."""
+    options = [(option.name, option.default, option.allowed, option.help) for option in entry.item.options]
+    return dict(
+        name=entry.name,
+        facts=[fact for fact in facts if fact],
+        yours=not entry.source.startswith((BUILT_IN, "samplers")),
+        group=group,
+        options=options,
+        source=entry.source,
+        digest=entry.digest,
+        version=entry.version,
+        paper=paper_link(entry.item.paper) if entry.item.paper else "",
+        check=entry.check,
+    )
