@@ -163,6 +163,11 @@ def unfold(page):
     page.locator("[data-expert]").first.evaluate("box => box.ariaExpanded === 'true' || box.click()")
 
 
+def settings(page, mode="txt2img"):
+    """Open the settings on a phone."""
+    page.locator(f".bench:has(#{mode}-generate) [data-sheet]").click()
+
+
 def choose(page, box, name):
     page.locator(f"{box} input").click()
     page.get_by_role("option", name=name, exact=True).click()
@@ -522,7 +527,7 @@ def test_a_phone_has_the_result_above_the_controls(visit):
     assert tops == sorted(tops)
     # The settings come as a sheet, with Generate at the thumb below them, however far the page is scrolled.
     expect(page.locator("#txt2img-sampler")).to_be_hidden()
-    page.get_by_role("button", name="Settings", exact=True).click()
+    settings(page)
     expect(page.locator("#txt2img-sampler input")).to_be_in_viewport()
     page.locator("#txt2img-variation").scroll_into_view_if_needed()
     page.get_by_role("button", name="Done", exact=True).click()
@@ -533,6 +538,10 @@ def test_a_phone_has_the_result_above_the_controls(visit):
     for tab in ("img2img", "Plugins"):
         page.get_by_role("tab", name=tab).click()
         assert page.evaluate(wide), tab
+    page.go_back()
+    expect(page.get_by_role("tab", name="img2img", exact=True)).to_have_attribute("aria-selected", "true")
+    assert page.url.endswith("#img2img")
+    page.go_forward()
 
 
 def test_a_reload_finds_its_job_and_only_its_own(visit, server):

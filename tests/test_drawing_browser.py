@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Error as PlaywrightError
-from test_browser import PATIENCE, PHONE, browser, expect, finished, pytestmark, server, visit, window  # noqa: F401  (fixtures)
+from test_browser import PATIENCE, PHONE, browser, expect, finished, pytestmark, server, settings, visit, window  # noqa: F401  (fixtures)
 
 from webui.core.picture_metadata import read_picture
 from webui.core.storage import input_path
@@ -35,6 +35,7 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
             mask_image.wait_for(timeout=PATIENCE / 6)
             break
     expect(mask_image).to_be_visible()
+    settings(page, "img2img")
     page.get_by_label("Extend by pixels: left, top, right, bottom").fill("0, 0, 16, 0")
     page.locator("#img2img-prompt textarea").fill("red apple")
     page.locator("#img2img-generate").click()

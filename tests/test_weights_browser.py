@@ -3,7 +3,7 @@
 import pytest
 from conftest import toy
 from pages import idle, served
-from test_browser import DESKTOP, PHONE, browser, expect, ready, visit, window  # noqa: F401 - fixtures, used by name
+from test_browser import DESKTOP, PHONE, browser, expect, ready, settings, visit, window  # noqa: F401 - fixtures, used by name
 
 from webui.tabs.form.model_events import SHOWN, model_note, tokens_note
 from weights.model_info import ModelInfo
@@ -42,6 +42,7 @@ def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, mo
     page = visit(PHONE, stay=True)
     more = page.locator("#txt2img-more")
     expect(page.locator("#txt2img-clip-skip input")).to_be_hidden()
+    settings(page)
     more.locator("button").first.click()
     page.fill("#txt2img-clip-skip input", "2")
     page.fill("#txt2img-guidance-rescale input[type=number]", "0.5")

@@ -91,10 +91,10 @@ def _build_run(page: Page) -> RunPart:
             drawn = build_plot(page)
         with gr.Column(elem_classes="controls"):
             with gr.Column(elem_classes="card"):
-                gr.HTML("<h3>Settings of the forms</h3>")
+                gr.HTML("<h2>Settings of the forms</h2>")
                 take, use = _buttons("take", "Take from {}"), _buttons("use", "Use in {}")
             with gr.Column(elem_classes="card"):
-                gr.HTML("<h3>More curves</h3>")
+                gr.HTML("<h2>More curves</h2>")
                 with gr.Row(elem_classes="small-buttons"):
                     keep, clear = (
                         _button(text, f"schedule-{text.split()[0].lower()}") for text in ("Keep this curve", "Clear")
