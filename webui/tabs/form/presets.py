@@ -50,7 +50,7 @@ def build_presets(page: Page, mode: str) -> PresetPanel:
     def button(label: str, name: str) -> gr.Button:
         return gr.Button(label, size="sm", scale=0, min_width=0, elem_id=f"{mode}-{name}")
 
-    with gr.Accordion("Styles and presets", open=False, elem_id=f"{mode}-presets", elem_classes="more"):
+    with gr.Accordion("Styles and presets", open=False, elem_id=f"{mode}-presets", elem_classes=["card", "more"]):
         names = list(page.engine.styles())
         styles = build_control(
             fields_of(Request)["styles"], mode, choices=names, multiselect=True, value=[], max_choices=16
