@@ -11,11 +11,10 @@ from gradio.components import Component
 
 from samplers.registry import Registry
 from webui.core.fields import Group, RequestField, fields_of
-from webui.core.menus import guidances_in_order, sampler_choices, schedules_in_order
 from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request
 from webui.core.upscale_request import pixel_upscalers
-from webui.gradio_ext.option_rows import SPARE, OptionBox, build_options, connect_options
+from webui.gradio_ext.option_rows import connect_options
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 from weights.model_info import ModelInfo
@@ -24,6 +23,7 @@ from .card_view import chips
 from .describe import note
 from .form import Form
 from .form_state import fresh, recall_options
+from .plugin_menus import build_plugin_options, build_sampler_menu, build_schedule_menu, plugin_choices
 from .size_controls import size_slider, sizes_html
 
 
@@ -229,62 +229,11 @@ def build_model_menu(page: Page, mode: str, model: str) -> gr.Dropdown:
     )
 
 
-def build_plugin_options(page: Page, mode: str, kind: str, menu: gr.Dropdown) -> OptionBox:
-    """The widgets for the options of a menu's plugins; a page of plugins that are being written has spare ones."""
-    settings = page.engine.settings
-    spare = SPARE if settings.reload or settings.plugin_folders else ()
-    return build_options(mode, kind, lambda: getattr(page.registry, kind), menu, spare)
-
-
-def build_sampler_menu(registry: Registry, mode: str, sampler: str) -> gr.Dropdown:
-    """The menu of samplers, `sampler` chosen."""
-    return gr.Dropdown(
-        plugin_choices(registry)["sampler"],
-        value=sampler,
-        label=fields_of(Request)["sampler"].setting.label,
-        elem_id=f"{mode}-sampler",
-        elem_classes="samplers",
-        interactive=True,
-    )
-
-
-def build_schedule_menu(registry: Registry, mode: str, schedule: str = "") -> gr.Dropdown:
-    """The menu of schedules, `schedule` chosen; "" is the model's own."""
-    return gr.Dropdown(
-        plugin_choices(registry)["schedule"],
-        value=schedule,
-        label=fields_of(Request)["schedule"].setting.label,
-        elem_id=f"{mode}-schedule",
-        interactive=True,
-    )
-
-
 def build_guidance_menu(registry: Registry, mode: str) -> gr.Dropdown:
     """The menu of guidances, the usual one chosen."""
     menu = build_control(fields_of(Request)[GUIDANCE.name], mode, choices=plugin_choices(registry)[GUIDANCE.name])
     assert isinstance(menu, gr.Dropdown)
     return menu
-
-
-def schedule_update(own_grid: bool) -> gr.Dropdown:
-    """The menu of schedules for a sampler: of no use where it makes its own steps."""
-    info = "This sampler makes its own steps." if own_grid else None
-    # gr.update would leave out None: the words would stay when another sampler is chosen.
-    return gr.Dropdown(interactive=not own_grid, info=info)
-
-
-def plugin_choices(registry: Registry) -> dict[str, list[tuple[str, str]]]:
-    """What the menus of plugins offer, by field; the model's own schedule, which a note names, first."""
-    samplers = sampler_choices(registry.samplers)
-    schedules = [(name, name) for name in schedules_in_order(registry.schedules)]
-    guidances = registry.guidances
-    return {
-        "sampler": samplers,
-        "schedule": [("Model's own", ""), *schedules],
-        "hires_sampler": [("As above", ""), *samplers],
-        "hires_schedule": [("As above", ""), *schedules],
-        GUIDANCE.name: [(name, GUIDANCE.named(guidances[name])) for name in guidances_in_order(guidances)],
-    }
 
 
 def build_upload(elem_id: str, label: str, height: int, *, clipboard: bool = True, **looks: Any) -> gr.Image:

@@ -20,10 +20,11 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_cha
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import plugin_choices, schedule_update, shown_value, upscaler_choices
+from .controls import shown_value, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
+from .plugin_menus import plugin_choices, schedule_update
 from .size_controls import size_slider, sizes_html
 
 HIRES = (

@@ -14,8 +14,8 @@ from webui.core.request import RequestError
 from webui.core.resolved_request import partial_plan, whole_plan
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_levels
-from webui.tabs.form.controls import schedule_update
 from webui.tabs.form.describe import note, percent, problem
+from webui.tabs.form.plugin_menus import schedule_update
 
 from .curves import Curve, View, curve, draw, ends_curve, guided_curve, run_curves
 from .recorded_run import RecordedRun

@@ -14,16 +14,10 @@ from webui.core.menus import chosen_name, schedules_in_order
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
 from webui.gradio_ext.option_rows import connect_options
-from webui.tabs.form.controls import (
-    build_control,
-    build_group,
-    build_model_menu,
-    build_plugin_options,
-    build_sampler_menu,
-    build_schedule_menu,
-)
+from webui.tabs.form.controls import build_control, build_group, build_model_menu
 from webui.tabs.form.form_state import fresh, recall_options
 from webui.tabs.form.page_context import Page
+from webui.tabs.form.plugin_menus import build_plugin_options, build_sampler_menu, build_schedule_menu
 
 from .curves import AGAINST, LOGS, MEASURES, Curve
 from .run_plot import FIELDS, dry_run_or_reason, own_curves, plan_from, redraw

@@ -10,11 +10,11 @@ import gradio as gr
 
 from webui.core.menus import schedules_in_order
 from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, opening
-from webui.tabs.form.controls import plugin_choices
 from webui.tabs.form.describe import note
 from webui.tabs.form.form_events import remember
 from webui.tabs.form.form_state import recall_options
 from webui.tabs.form.page_context import Page
+from webui.tabs.form.plugin_menus import plugin_choices
 from webui.tabs.form.workbench import Workbench
 
 from .forward_view import ForwardView, build_forward, connect_forward
