@@ -180,7 +180,8 @@ def value_problem(function: Any, data: Any, blocks: Any, with_hidden: bool = Fal
 def event_problem(function: Any, event_data: Any) -> str:
     """What is wrong with what an event says about itself, such as which picture was selected; "" for nothing."""
     try:
-        for kind in get_type_hints(function.fn).values() if function.collects_event_data else ():
+        hints: list[Any] = [*get_type_hints(function.fn).values()] if function.collects_event_data else []
+        for kind in hints:
             if isclass(kind) and issubclass(kind, gr.EventData):
                 kind(None, event_data)
     except (TypeError, ValueError, LookupError, AttributeError):

@@ -49,7 +49,7 @@ def build_img2img(page: Page) -> Workbench:
     connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"], page)
 
     def show(*given: Any) -> str:
-        return show_fitted(*given, page.engine.limits)
+        return show_fitted(*given, limits=page.engine.limits)
 
     on_change(inputs, show, inputs, used[0], **QUIET, **RAW)
     return bench
