@@ -48,8 +48,8 @@ def build_img2img(page: Page) -> Workbench:
     fields = bench.form.fields
     connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"], page)
 
-    def show(*given: Any) -> str:
-        return show_fitted(*given, limits=page.engine.limits)
+    def show(image: Any, width: Any, height: Any, fit: Any) -> str:
+        return show_fitted(image, width, height, fit, page.engine.limits)
 
     on_change(inputs, show, inputs, used[0], **QUIET, **RAW)
     return bench
