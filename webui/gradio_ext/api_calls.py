@@ -180,10 +180,10 @@ def value_problem(function: Any, data: Any, blocks: Any, with_hidden: bool = Fal
 def event_problem(function: Any, event_data: Any) -> str:
     """What is wrong with what an event says about itself, such as which picture was selected; "" for nothing."""
     try:
-        hints: list[Any] = [*get_type_hints(function.fn).values()] if function.collects_event_data else []
-        for kind in hints:
-            if isclass(kind) and issubclass(kind, gr.EventData):
-                kind(None, event_data)
+        hints = get_type_hints(function.fn).values() if function.collects_event_data else ()
+        kinds: list[Any] = [hint for hint in hints if isclass(hint) and issubclass(hint, gr.EventData)]
+        for kind in kinds:
+            kind(None, event_data)
     except (TypeError, ValueError, LookupError, AttributeError):
         return "This event does not say what it is about; reload the page."
     return ""
