@@ -55,9 +55,15 @@ def page(server):
     idle(server.engine)
 
 
+@pytest.fixture(scope="module")
+def connected(server, tmp_path_factory):
+    return connect(server, tmp_path_factory.mktemp("client"))
+
+
 @pytest.fixture
-def client(page, tmp_path):
-    return connect(page, tmp_path / "client")
+def client(page, connected):
+    """A client that all tests have in turn: each needs most of a second to read what the server offers."""
+    return connected
 
 
 def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeypatch):
@@ -126,9 +132,9 @@ def test_exactly_these_endpoints_are_named(page):
     assert names[:4] == ["image", "prompt", "strength", "strength_as"] and set(promised) < set(names)
 
 
-def test_a_prompt_alone_is_enough(client, page, tmp_path):
+def test_a_prompt_alone_is_enough(client, page):
     files, info = client.predict("red apple", api_name="/txt2img")
-    assert len(files) == 1 and Path(files[0]).is_relative_to(tmp_path) and files[0].endswith(".png")
+    assert len(files) == 1 and Path(files[0]).is_relative_to(client.download_files) and files[0].endswith(".png")
     assert {"seeds", "sampler", "schedule", "sigmas", "nfe", "seconds", "model", "options"} <= set(info)
     assert (info["sampler"], info["nfe"], info["model"], len(info["sigmas"]), info["sigmas"][-1]) == (
         "DDIM",

@@ -75,7 +75,6 @@ def test_ddim_draws_what_diffusers_pipeline_draws(model, pipeline, steps, guidan
 
 CASES = [
     ("DDPM", {}),
-    ("DDIM", {}),
     ("DDIM", dict(eta=0.7)),
     ("Euler", dict(churn=2.0)),
     ("Flow", dict(tolerance=1e-2)),

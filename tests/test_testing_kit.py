@@ -37,8 +37,8 @@ NATIVE = [name for name in FOUND.samplers if not name.startswith(("diffusers ", 
 BRIDGED = [pytest.param(name, marks=pytest.mark.slow) for name in FOUND.samplers if name not in NATIVE]
 
 
-# One bridge in four: what they share is one function, and test_bridges.py compares each with its package.
-@pytest.mark.parametrize("name", [*NATIVE, *BRIDGED[::4]])
+# One bridge in eight: what they share is one function, and test_bridges.py compares each with its package.
+@pytest.mark.parametrize("name", [*NATIVE, *BRIDGED[::8]])
 def test_built_in_samplers_keep_the_contract(name):
     check_sampler(FOUND.sampler(name).item, **HOW.get(name, {}))
 
