@@ -80,11 +80,12 @@ class OptionBox:
         mine = {option.name: values[place] for place, option in self.options(name).items()}
         return {**kept, self.kind: {**kept[self.kind], name: mine}} if mine else kept
 
-    def drawn(self, name: str | None, kept: Mapping[str, Any], built: bool = False) -> tuple[list[Any], list[Any]]:
+    def drawn(self, name: Any, kept: Mapping[str, Any], built: bool = False) -> tuple[list[Any], list[Any]]:
         """What the browser does to show the options of `name`: first to `slots`, then to `inputs`.
 
         built  whether the widgets are as they were built, but for what a visitor entered, which is left alone
         """
+        name = name if isinstance(name, str) else None
         new = self.options(name)
         # Of a plugin that was loaded anew a moment ago, nothing may be kept yet.
         values = {option.name: option.default for option in new.values()} | kept[self.kind].get(name, {})
