@@ -72,7 +72,8 @@ def measure(engine: Engine) -> int:
         ("UniPC", "UniPC", 1.0, ()),
         ("DDIM, three more schedules", "DDIM", 1.0, ("Exponential", "Beta", "Uniform trailing")),
     ):
-        given = ("SD", sampler, "Karras", 1000, strength, "steps", 5.0, 0.0, 0.0)
+        one_pass = (0.0, 0, 0.5, "steps", "", "")
+        given = ("SD", sampler, "Karras", 1000, strength, "steps", 5.0, 0.0, 0.0, *one_pass)
         took = best(lambda: redraw(engine, options, [], None, compared, "log-SNR", "step", [], *given)[0].to_json())  # noqa: B023
         slowest = max(slowest, took)
         print(f"| {name} | {1000 * took:.0f} | {took / plain:.0f} |")

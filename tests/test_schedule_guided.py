@@ -20,6 +20,7 @@ from webui.tabs.schedule.run_plot import network_calls, own_curves, redraw
 from webui.tabs.schedule.run_summary import guidance_note
 
 INTERVAL = dict(guidance_low=0.5, guidance_high=5.0)
+ONE_PASS = (0.0, 0, 0.5, "steps", "", "")
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,7 @@ def test_a_loaded_run_has_its_own_mark(engine):
         1.0,
         0.0,
         0.0,
+        *ONE_PASS,
     )[0]
     names = [trace.name for trace in plot.data]
     assert (
@@ -164,6 +166,31 @@ def test_a_loaded_run_has_its_own_mark(engine):
         and list(plot.data[-1].y) == [10.0, 4.0, 1.0]
         and "Guidance 1" not in names
     )
+
+
+def test_the_second_pass_follows_the_first(engine):
+    second = (2.0, 10, 0.5, "steps", "Heun", "Exponential")
+    given = ("toy", "DDIM", "Karras", 8, 1.0, "steps", 5.0, 0.0, 0.0)
+    options = recall_options(None, engine.registry)
+    plot, _, said, *_ = redraw(engine, options, [], None, [], "sigma", "step", [], *given, *second)
+    curve = next(trace for trace in plot.data if trace.name.startswith("Second pass"))
+    wanted = engine.resolve(
+        Request(model="toy", schedule="Karras", steps=8, hires_scale=2.0, hires_steps=10).model_copy(
+            update=dict(hires_sampler="Heun", hires_schedule="Exponential")
+        )
+    ).hires_plan
+    assert curve.name == "Second pass: Heun, Exponential, 5 steps"
+    assert list(curve.y) == list(wanted.sigmas) and list(curve.x) == [8, 9, 10, 11, 12, 13]
+    assert f"The second pass enlarges the picture: {wanted.calls} network calls more" in said
+    picture = redraw(engine, options, [], None, [], "sigma", "step", [], *given[:4], 0.5, *given[5:], *second)[0]
+    assert not [trace for trace in picture.data if trace.name.startswith("Second pass")]
+
+
+def test_the_second_pass_of_a_finished_run_is_drawn(engine):
+    request = Request(steps=2, hires_scale=2.0, hires_sampler="Heun")
+    loaded = RecordedRun(request, (10.0, 1.0, 0.0), 2, "toy", (4.0, 0.5, 0.0))
+    first, second = loaded.curves(engine)[:2]
+    assert (second.name, second.sigmas, second.places) == ("Its second pass: Heun, 2 steps", (4.0, 0.5, 0.0), (2, 3, 4))
 
 
 def test_a_long_run_is_marked_where_its_steps_start(engine):
@@ -174,7 +201,7 @@ def test_a_long_run_is_marked_where_its_steps_start(engine):
 
 def test_the_menu_of_schedules_tells_of_own_steps_only_while_a_sampler_makes_them(engine):
     def menu(sampler):
-        given = ("toy", sampler, "", 5, 1.0, "steps", 1.0, 0.0, 0.0)
+        given = ("toy", sampler, "", 5, 1.0, "steps", 1.0, 0.0, 0.0, *ONE_PASS)
         options = recall_options(None, engine.registry)
         return redraw(engine, options, [], None, [], "sigma", "step", [], *given)[-1]
 

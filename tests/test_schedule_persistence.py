@@ -23,6 +23,12 @@ RUN = dict(
     guidance=3.0,
     guidance_low=0.5,
     guidance_high=5.0,
+    hires_scale=2.0,
+    hires_steps=5,
+    hires_strength=0.4,
+    hires_strength_as="noise",
+    hires_sampler="Euler",
+    hires_schedule="Karras",
 )
 LOOK = dict(
     compare=["Exponential"],

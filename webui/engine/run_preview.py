@@ -24,12 +24,14 @@ class RunPreview:
 
     whole  the plan of a picture from words: every step of the schedule
     run    the plan at the request's strength: the last part of it; the same at strength 1
+    second the plan of the second pass of hires fix, which a picture from words may have
     """
 
     request: Request
     model_info: ModelInfo
     whole: Plan
     run: Plan
+    second: Plan | None = None
 
 
 def preview_run(engine: Engine, fields: Mapping[str, Any]) -> RunPreview:
@@ -37,7 +39,8 @@ def preview_run(engine: Engine, fields: Mapping[str, Any]) -> RunPreview:
     # Resolved as txt2img, which asks for no picture; what img2img then cuts off depends on the strength alone.
     resolved = engine.resolve(read({"strength": 1.0, **fields, "mode": "txt2img"}))
     request = resolved.request.model_copy(update={"mode": "img2img"})
-    return RunPreview(request, resolved.model_info, resolved.plan, partial_plan(resolved.plan, request))
+    second = resolved.hires_plan if request.strength == 1 else None
+    return RunPreview(request, resolved.model_info, resolved.plan, partial_plan(resolved.plan, request), second)
 
 
 def numbers(preview: RunPreview) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def upscaler_choices(names: Sequence[str]) -> list[tuple[str, str]]:
     return [("Default", ""), *((name, name) for name in names)]
 
 
-def build_hires(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
-    """The folded controls of a second pass that enlarges the picture."""
+def build_hires(page: Page, mode: str, schema: type[Request] = Request, of_sizes: bool = True) -> dict[str, Component]:
+    """The folded controls of a second pass that enlarges the picture; `of_sizes`: with the menu of upscalers."""
     most_steps, choices = page.engine.limits.steps, plugin_choices(page.registry)
     menus = {name: choices[name] for name in ("hires_sampler", "hires_schedule")}
     menus["upscaler"] = upscaler_choices(page.engine.upscalers())
@@ -122,8 +122,9 @@ def build_hires(page: Page, mode: str, schema: type[Request] = Request) -> dict[
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
         gr.HTML(note("A second pass enlarges the picture and draws its details anew."))
         first = dict(hires_scale={}, hires_strength={}, hires_strength_as={}, hires_steps=dict(maximum=most_steps))
-        upscaler = build_control(fields_of(schema)["upscaler"], mode, **changes.pop("upscaler"))
-        return build_group(mode, "hires", schema, **first, **changes) | {"upscaler": upscaler}
+        upscaler = changes.pop("upscaler")
+        menu = {"upscaler": build_control(fields_of(schema)["upscaler"], mode, **upscaler)} if of_sizes else {}
+        return build_group(mode, "hires", schema, **first, **changes) | menu
 
 
 def build_tiles(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:

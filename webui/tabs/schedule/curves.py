@@ -80,7 +80,7 @@ class Curve:
     """One curve of a plot.
 
     places  where each sigma stands, counted in steps
-    look    "run", "skipped", "calls" (rings without a line), "guided" (halos without a line) or "other"
+    look    "run", "second", "skipped", "calls" (rings without a line), "guided" (halos without a line) or "other"
     """
 
     name: str
@@ -92,6 +92,11 @@ class Curve:
 def curve(name: str, sigmas: Sequence[float], look: str = "other") -> Curve:
     """A whole list, one step from each sigma to the next."""
     return Curve(name, tuple(map(float, range(len(sigmas)))), tuple(sigmas), look)
+
+
+def second_curve(name: str, first: Sequence[float], sigmas: Sequence[float]) -> Curve:
+    """The list of a second pass, which begins where the first one, through the levels `first`, has ended."""
+    return Curve(name, tuple(len(first) - 1.0 + i for i in range(len(sigmas))), tuple(sigmas), "second")
 
 
 def run_curves(name: str, whole: Sequence[float], run: Sequence[float], dry_run: DryRun | None = None) -> list[Curve]:
@@ -160,13 +165,13 @@ def draw(model: NoiseSchedule, model_name: str, curves: Sequence[Curve], view: V
     field, title = MEASURES[view.measure]
     across = "step" if view.against == "step" else "time (training timestep), from noise to picture"
     drawing = figure(across, title, log_x=view.log_x, log_y=view.log_y, height=400)
-    steps = max((each.places[-1] for each in curves), default=20.0)
+    steps = max((each.places[-1] for each in curves if each.look != "second"), default=20.0)
     _trace(drawing, model, _training(model, model_name, steps), view, field, 0)
     colour = 0
     for each in curves:
-        if each.look == "other":
+        if each.look in ("other", "second"):
             colour += 1
-        _trace(drawing, model, each, view, field, colour if each.look == "other" else 0)
+        _trace(drawing, model, each, view, field, colour if each.look in ("other", "second") else 0)
     if view.against == "time":
         drawing.update_xaxes(autorange="reversed")
     if start and view.against == "step" and not view.log_x:

@@ -13,7 +13,7 @@ from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, preview_run
 from webui.tabs.form.describe import note
 
-from .curves import Curve, curve, guided_curve, places_of
+from .curves import Curve, curve, guided_curve, places_of, second_curve
 from .run_summary import guidance_note
 
 MAX_SIGMAS = 20_000
@@ -23,12 +23,16 @@ MAX_CALLS = 10**9
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """The run that a picture records: its request, sigmas, network calls a picture, and the model's name."""
+    """The run that a picture records: its request, sigmas, network calls a picture, and the model's name.
+
+    second  the sigmas of the second pass, if it had one
+    """
 
     request: Request
     sigmas: tuple[float, ...]
     nfe: float
     model: str
+    second: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,7 +59,9 @@ class RecordedRun:
                 own = replace(own, places=places_of(preview.whole.sigmas, self.sigmas))
         except RequestError:
             pass  # `loaded_note` shows the error
-        return [own, *guided_curve(self.request, own.places, list(enumerate(self.sigmas[:-1])), self.name)]
+        name = f"Its second pass: {self.request.hires_sampler}, {len(self.second) - 1} steps"
+        second = [second_curve(name, self.sigmas, self.second)] if self.second else []
+        return [own, *second, *guided_curve(self.request, own.places, list(enumerate(self.sigmas[:-1])), self.name)]
 
 
 def load(path: Path) -> RecordedRun:
@@ -68,10 +74,15 @@ def load(path: Path) -> RecordedRun:
 
 def read_run(record: Record) -> RecordedRun:
     """A run from a picture's record, which anybody may have written. Raises RequestError."""
-    if not 2 <= len(record.sigmas) <= MAX_SIGMAS or not all(0 <= sigma < MAX_SIGMA for sigma in record.sigmas):
+    second = record.later_passes[0].sigmas if record.later_passes else ()
+    if not _is_list(record.sigmas) or (second and not _is_list(second)):
         raise MetadataError("The picture's settings are damaged: they have no list of sigmas.")
     calls = record.nfe if 0 <= record.nfe < MAX_CALLS else 0
-    return RecordedRun(record.single_request(), record.sigmas, calls, record.model.name)
+    return RecordedRun(record.single_request(), record.sigmas, calls, record.model.name, second)
+
+
+def _is_list(sigmas: Sequence[float]) -> bool:
+    return 2 <= len(sigmas) <= MAX_SIGMAS and all(0 <= sigma < MAX_SIGMA for sigma in sigmas)
 
 
 def loaded_note(engine: Engine, loaded: RecordedRun) -> str:

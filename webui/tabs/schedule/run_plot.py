@@ -14,16 +14,17 @@ from webui.core.request import RequestError
 from webui.core.resolved_request import partial_plan, whole_plan
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_levels
-from webui.tabs.form.describe import note, percent, problem
+from webui.tabs.form.describe import note, percent, problem, steps_text
 from webui.tabs.form.plugin_menus import schedule_update
 
-from .curves import Curve, View, curve, draw, ends_curve, guided_curve, run_curves
+from .curves import Curve, View, curve, draw, ends_curve, guided_curve, run_curves, second_curve
 from .recorded_run import RecordedRun
 from .run_summary import MEANINGS, facts, guidance_note, list_text
 
 FIELDS = (
     *("model", "sampler", "schedule", "steps"),
     *("strength", "strength_as", "guidance", "guidance_low", "guidance_high"),
+    *("hires_scale", "hires_steps", "hires_strength", "hires_strength_as", "hires_sampler", "hires_schedule"),
 )
 MAX_DRY_RUN = 300  # steps; more rings cannot be told apart, and take longer than the plot
 
@@ -47,7 +48,7 @@ def redraw(
         shown = run_levels(preview, dry_run)
         by_meaning = {meaning: plan_by(preview, meaning) for meaning in MEANINGS}
         own = own_curves(preview, dry_run)
-        curves = [*own, *kept, *comparison_curves(engine, preview, options, compare or ())]
+        curves = [*own, *second_curves(preview), *kept, *comparison_curves(engine, preview, options, compare or ())]
     except RequestError as error:
         return [gr.skip(), gr.skip(), problem(str(error)), gr.skip(), gr.skip()]
     calls = network_calls(preview, dry_run)
@@ -111,6 +112,15 @@ def own_curves(preview: RunPreview, dry_run: DryRun | None) -> list[Curve]:
         own = dry_run and curve(label(preview), dry_run.sigmas, "run")
         return [own or ends_curve(preview.request.sampler, preview.run.sigmas)]
     return run_curves(label(preview), preview.whole.sigmas, preview.run.sigmas, dry_run)
+
+
+def second_curves(preview: RunPreview) -> list[Curve]:
+    """The curve of the second pass of hires fix, behind the steps of the first; empty where there is none."""
+    plan, request = preview.second, preview.request
+    if plan is None:
+        return []
+    grid = "own steps" if plan.own_grid else f"{request.hires_schedule}, {steps_text(len(plan.sigmas) - 1)}"
+    return [second_curve(f"Second pass: {request.hires_sampler}, {grid}", preview.run.sigmas, plan.sigmas)]
 
 
 def comparison_curves(

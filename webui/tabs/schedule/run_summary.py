@@ -34,6 +34,9 @@ def facts(
         ),
         note(trouble or calls_note(preview.run, dry_run), problem=bool(trouble)),
     ]
+    if preview.second:
+        more = f"{cost_text(preview.second)} more, starting at {start_text(preview.second)}"
+        parts.append(note(f"The second pass enlarges the picture: {more}."))
     if guidance:
         parts.append(note(guidance))
     if preview.request.strength < 1:

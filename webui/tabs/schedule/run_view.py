@@ -14,7 +14,7 @@ from webui.core.menus import chosen_name, schedules_in_order
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
 from webui.gradio_ext.option_rows import connect_options
-from webui.tabs.form.controls import build_control, build_group, build_model_menu
+from webui.tabs.form.controls import build_control, build_group, build_hires, build_model_menu
 from webui.tabs.form.form_state import fresh, recall_options
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.plugin_menus import build_plugin_options, build_sampler_menu, build_schedule_menu
@@ -97,8 +97,9 @@ def build_fields(page: Page) -> dict[str, Any]:
             info = "1 is none; where it acts, the curve has a halo."
             scale = build_control(described["guidance"], "schedule", value=start["guidance"], info=info)
             interval = build_group("schedule", "interval")
+        second = build_hires(page, "schedule", of_sizes=False)
     controls = dict(model=model, sampler=sampler, schedule=menu, steps=steps, strength=strength, strength_as=meaning)
-    controls |= dict(guidance=scale) | interval
+    controls |= dict(guidance=scale) | interval | second
     fields = {name: controls[name] for name in FIELDS}
     return dict(fields=fields, options=store, revision=revision, edits=edits)
 

@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from webui.core.fields import fields_of
 from webui.core.menus import chosen_name
-from webui.core.request import RequestError
+from webui.core.request import Request, RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW
 from webui.tabs.form.describe import note, problem, steps_text
@@ -79,7 +80,8 @@ def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
         values = form.values(given)
         whole = {"strength": 1.0, "strength_as": "steps"} if form.mode == "txt2img" else {}
         values |= whole | {"steps": steps_update(values["steps"])}
-        copied = {view.fields[name]: values[name] for name in FIELDS}
+        # img2img has no second pass.
+        copied = {view.fields[name]: values.get(name, fields_of(Request)[name].default) for name in FIELDS}
         return {view.options: values["options"], **copied, view.revision: time.time()}
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
