@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from .engine.jobs import Job
 from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store
 from .gradio_ext.lazy_tab import build_when_opened, relay
 from .gradio_ext.theme import ASSETS
+from .tabs.form.job_events import JobEvents
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.vary import connect_vary
@@ -60,7 +62,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
             with gr.Tab("img2img", id="img2img"):
-                picture = build_img2img(page)
+                picture, picture_files = build_img2img(page)
             benches = (words, picture)
             with gr.Tab("Upscale", id="upscale") as tab:
                 upscale = build_upscale(page, tab, picture)
@@ -87,7 +89,8 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             _connect_result_actions(bench, picture, upscale, tabs)
             connect_vary(page, bench)
             connect_link(page, bench)
-        _connect_opening(page, blocks, benches, upscale, lab, tabs)
+        more = (upscale.events, upscale.files, picture_files)
+        _connect_opening(page, blocks, benches, more, lab, tabs)
         _connect_plugins(page, blocks)
         build_endpoints(engine)
     return blocks
@@ -162,16 +165,22 @@ def _connect_result_actions(bench: Workbench, target: Workbench, upscale: Upscal
 
 
 def _connect_opening(
-    page: Page, blocks: gr.Blocks, benches: tuple[Workbench, ...], upscale: UpscaleTab, lab: gr.Number, tabs: gr.Tabs
+    page: Page,
+    blocks: gr.Blocks,
+    benches: tuple[Workbench, ...],
+    more: Sequence[JobEvents],
+    lab: gr.Number,
+    tabs: gr.Tabs,
 ) -> None:
     """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs.
 
     A link fills the form that it is for, and its tab comes to the front.
 
-    lab  opens the Lab, which follows its own jobs
+    more  the events of jobs beside those of the benches
+    lab   opens the Lab, which follows its own jobs
     """
     known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    modes, followed = [bench.mode for bench in benches], (*(bench.events for bench in benches), upscale.events)
+    modes, followed = [bench.mode for bench in benches], (*(bench.events for bench in benches), *more)
 
     def recognize(claims: str) -> tuple[str, str]:
         token = choose_token(page, claims, [*(each.mode for each in followed), *LAB_MODES])

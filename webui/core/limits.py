@@ -25,6 +25,7 @@ class Limits:
     cells    pictures of a grid of the Lab; calls: network calls of one of its measurements
     choices  whether prompts may have random choices and wildcards
     upload   bytes of memory that an uploaded picture may take while it is decoded, see `images.check_memory`
+    files    pictures that are given at once, in files and zips
     """
 
     steps: int = MAX_STEPS
@@ -36,6 +37,7 @@ class Limits:
     calls: int = 200_000
     choices: bool = True
     upload: int = 400 * MEGA
+    files: int = 500
 
     def problem(self, name: str, value: Any) -> str:
         """Why a field of this name, valid by itself, is too much here; "" if it is not."""
@@ -58,6 +60,7 @@ PUBLIC = Limits(
     calls=4_000,
     choices=False,
     upload=200 * MEGA,
+    files=16,
 )
 
 

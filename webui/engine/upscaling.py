@@ -120,15 +120,23 @@ def open_upscaling(
     """The task of a resolved request, its upload opened and its upscaler checked. Raises RequestError."""
     if request.image is None:
         raise RequestError("There is no picture to enlarge: upload one.")
-    if request.upscaler not in UPSCALERS:
-        _check_upscaler(request.upscaler, extra, environment)
-    picture = open_picture(request.image, limits)
+    check_upscaler(request.upscaler, extra, environment)
+    return upscaling_of(request, request.image, limits, environment)
+
+
+def upscaling_of(
+    request: UpscaleRequest, image: Path, limits: Limits, environment: RunEnvironment = DEFAULT_ENVIRONMENT
+) -> Upscaling:
+    """The task of a request whose upscaler was checked, on an uploaded picture. Raises RequestError."""
+    picture = open_picture(image, limits)
     check_upscaled_size(request, picture.size, limits)
-    return Upscaling(request, picture, *_metadata(request.image), environment)
+    return Upscaling(request, picture, *_metadata(image), environment)
 
 
-def _check_upscaler(name: str, extra: ExtraNetworks, environment: RunEnvironment) -> None:
+def check_upscaler(name: str, extra: ExtraNetworks, environment: RunEnvironment = DEFAULT_ENVIRONMENT) -> None:
     """Raises RequestError unless an upscaler can be used and is the one that a replay needs."""
+    if name in UPSCALERS:
+        return
     with naming_problems():
         digest = extra.upscaler_patch(name).digest
     check_digest("Upscaler", name, digest, environment.digest)

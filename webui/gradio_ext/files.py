@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -12,6 +13,7 @@ from gradio.processing_utils import save_bytes_to_cache, save_file_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 from pydantic import ValidationError
 
+from webui.core.file_batch import write_results
 from webui.core.request import RequestError
 
 ADDRESSES = ("http://", "https://")  # what Gradio takes for an address
@@ -60,3 +62,11 @@ def served(path: Path | str) -> str:
 def served_bytes(data: bytes, name: str) -> str:
     """A new file of these bytes where Gradio serves files from, under this name."""
     return save_bytes_to_cache(data, name, get_upload_folder())
+
+
+def served_zip(pictures: Sequence[tuple[str, Path]], name: str) -> str:
+    """A new zip of pictures, each (name in it without ending, file), where Gradio serves files from."""
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    write_results(folder / name, pictures)
+    return str(folder / name)

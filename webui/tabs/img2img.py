@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
+from webui.core.file_batch import BatchFile
 from webui.core.images import fit_picture, open_small, to_jpeg
 from webui.core.limits import LOCAL, Limits
 from webui.core.request import RequestError
+from webui.engine.picture_batch import PictureBatch, draw_batch
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
 from webui.tabs.form.controls import build_inpaint, build_input, build_tiles, build_upload
 from webui.tabs.form.describe import fitted
+from webui.tabs.form.file_batch_panel import BatchPanel, build_batch, connect_batch
+from webui.tabs.form.form import to_request
+from webui.tabs.form.job_events import JobEvents
 from webui.tabs.form.mask_painter import MaskPainter, build_mask_painter, connect_mask_painter
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, build_workbench
@@ -20,10 +26,11 @@ from webui.tabs.form.workbench import Workbench, build_workbench
 LARGEST = 4096  # pixels of a side; what is larger is refused when it is run
 
 
-def build_img2img(page: Page) -> Workbench:
-    """Build the tab's content."""
+def build_img2img(page: Page) -> tuple[Workbench, JobEvents]:
+    """Build the tab's content; the events are those of the jobs on many pictures."""
     used: list[gr.HTML] = []
     painters: list[MaskPainter] = []
+    batches: list[BatchPanel] = []
     settings: list[gr.Column] = []
 
     def picture() -> dict[str, Any]:
@@ -33,6 +40,7 @@ def build_img2img(page: Page) -> Workbench:
             with gr.Column(min_width=120, scale=2, elem_classes="used"):
                 used.append(gr.HTML(fitted(None), elem_id="img2img-used"))
         painters.append(build_mask_painter("img2img"))
+        batches.append(build_batch("img2img-files", "Draw all", with_masks=True))
         return {"image": image, "mask": painters[0].mask}
 
     def strength() -> dict[str, Any]:
@@ -52,7 +60,13 @@ def build_img2img(page: Page) -> Workbench:
         return show_fitted(image, width, height, fit, page.engine.limits)
 
     on_change(inputs, show, inputs, used[0], **QUIET, **RAW)
-    return bench
+
+    def task_of(files: Sequence[BatchFile], given: Sequence[Any]) -> PictureBatch:
+        # The form's own picture does not count, and its mask only if it is one for all.
+        return draw_batch(page.engine, to_request("img2img", bench.form.values(given)), files)
+
+    events = connect_batch(page, batches[0], bench.form.inputs, task_of)
+    return bench, events
 
 
 def show_fitted(image: Any, width: Any, height: Any, fit: Any, limits: Limits = LOCAL) -> str:

@@ -12,16 +12,19 @@ from gradio.components import Component
 from PIL import Image
 
 from webui.core.fields import fields_of
+from webui.core.file_batch import BatchFile
 from webui.core.images import PREVIEW_SIDE, png_bytes, shrunk
 from webui.core.request import Request, read_as
 from webui.core.upscale_request import UpscaleRequest, pixel_upscalers
 from webui.engine.events import Snapshot
 from webui.engine.jobs import DrawJob, Job
+from webui.engine.picture_batch import PictureBatch, draw_batch, enlarge_batch
 from webui.engine.upscaling import Upscaling
 from webui.gradio_ext.files import served, served_bytes, uploaded
 from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.controls import build_control, build_upload, upscaler_choices
 from webui.tabs.form.describe import message, note, problem, stage
+from webui.tabs.form.file_batch_panel import build_batch, connect_batch
 from webui.tabs.form.form import to_request
 from webui.tabs.form.job_events import JobEvents, View, build_job_buttons
 from webui.tabs.form.page_context import Page
@@ -35,11 +38,15 @@ SIDE = 2 * PREVIEW_SIDE  # pixels of the picture that the result is compared wit
 
 @dataclass(frozen=True, eq=False)
 class UpscaleTab:
-    """What others need of the tab: where a picture and its prompt are sent to, and the events of its jobs."""
+    """What others need of the tab: where a picture and its prompt are sent to, and the events of its jobs.
+
+    files  those of the jobs on many pictures
+    """
 
     image: gr.Image
     prompt: gr.Textbox
     events: JobEvents
+    files: JobEvents
 
 
 def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
@@ -66,6 +73,7 @@ def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
                     strength = build_control(fields_of(Request)["strength"], MODE, value=STRENGTH)
                     gr.HTML(note("Model, sampler, steps, guidance, seed and the tile's size are those of img2img."))
             buttons = build_job_buttons(MODE, "Upscale", "Upscaling")
+            batch = build_batch(f"{MODE}-files", "Upscale all")
         with gr.Column(elem_classes="result"):
             live = gr.HTML(render("form", "empty_stage"), elem_id=f"{MODE}-stage", elem_classes="stage-box")
             compared = gr.ImageSlider(
@@ -113,11 +121,20 @@ def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
             detail_request(bench, form, {**wanted, "prompt": prompt, "strength": strength}), owner
         )
 
+    def task_of(files: Sequence[BatchFile], given: Sequence[Any]) -> PictureBatch:
+        scale, upscaler, detail, prompt, strength, *form = given
+        wanted = {"scale": scale, "upscaler": upscaler or ""}
+        if not detail:
+            return enlarge_batch(page.engine, read_as(UpscaleRequest, wanted), files)
+        request = detail_request(bench, form, {**wanted, "image": None, "prompt": prompt, "strength": strength})
+        return draw_batch(page.engine, request, files)
+
+    settings = [scale, upscaler, detail, prompt, strength, *bench.form.inputs]
     outputs: Sequence[Component] = [live, compared, said, download, buttons.start, buttons.stop]
     events = JobEvents(page, MODE, buttons, view, lambda text: {said: problem(text)}, outputs)
-    events.connect(buttons.start.click, [image, scale, upscaler, detail, prompt, strength, *bench.form.inputs], make)
+    events.connect(buttons.start.click, [image, *settings], make)
     events.connect_stop()
-    return UpscaleTab(image, prompt, events)
+    return UpscaleTab(image, prompt, events, connect_batch(page, batch, settings, task_of))
 
 
 def detail_request(bench: Workbench, given: Sequence[Any], wanted: dict[str, Any]) -> Request:
