@@ -1,6 +1,8 @@
 """Masks, a second pass and variations as a visitor has them, in a real browser on a toy model."""
 
 import contextlib
+import re
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -103,3 +105,54 @@ def test_a_visitor_upscales_a_result_and_adds_detail(visit, server):  # noqa: F8
     request = read_picture(drawn).record.data["request"]
     assert (request["mode"], request["scale"], request["strength"]) == ("img2img", 1.5, 0.3)
     assert Image.open(drawn).size == (96, 96)
+
+
+def test_a_visitor_keeps_styles_and_presets(visit, server):  # noqa: F811
+    page = visit(viewport={"width": 1440, "height": 900})
+    prompt, steps = page.locator("#txt2img-prompt textarea"), page.locator("#txt2img-steps input")
+    name, said = page.locator("#txt2img-keep-name").locator("input, textarea"), page.locator("#txt2img-presets-note")
+    page.locator("#txt2img-presets").get_by_text("Styles and presets").click()
+    prompt.fill("oil painting of {prompt}")
+    name.fill("Oil")
+    page.locator("#txt2img-keep-style").click()
+    expect(said).to_contain_text("kept as the style Oil")
+    page.locator("#txt2img-styles input").click()
+    page.get_by_role("option", name="Oil").click()
+    steps.fill("3")
+    name.fill("Short")
+    page.locator("#txt2img-keep-preset").click()
+    expect(said).to_contain_text("kept as the preset Short")
+    steps.fill("9")
+    steps.press("Tab")
+    expect(page.locator("#txt2img-plan")).to_contain_text("9 network calls")
+    page.locator("#txt2img-preset input").click()
+    page.get_by_role("option", name="Short").click()
+    expect(steps).to_have_value("3")
+    expect(said).to_contain_text("The settings of Short are in the form")
+
+    before = set(server.outputs.glob("*/*-*.png"))
+    prompt.fill("a cat")
+    page.locator("#txt2img-generate").click()
+    expect(page.locator("#txt2img-message")).to_contain_text("3 network calls")
+    (record,) = (read_picture(path).record for path in set(server.outputs.glob("*/*-*.png")) - before)
+    assert (record.request["prompt"], record.written["prompt"]) == ("oil painting of a cat", "a cat")
+
+
+def test_a_visitor_draws_on_many_pictures(visit, server, tmp_path):  # noqa: F811
+    page = visit(viewport=PHONE)
+    for number, name in enumerate(("a", "b")):
+        Image.new("RGB", (64, 64), (90 * number, 120, 40)).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    page.get_by_role("tab", name="img2img").click()
+    page.locator("#img2img-prompt textarea").fill("red apple")
+    page.locator("#img2img-files").get_by_text("Many pictures").click()
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    page.locator("#img2img-files-pictures input[type=file]").set_input_files(files)
+    expect(page.locator("#img2img-files-pictures")).to_contain_text(re.compile(r"c\s*\.png"))
+    page.locator("#img2img-files-start").click()
+    expect(page.locator("#img2img-files-message")).to_contain_text("2 pictures from 2 of 3 files")
+    expect(page.locator("#img2img-files-message")).to_contain_text("c.png: The file is not a picture")
+    with page.expect_download() as downloaded:
+        page.locator("#img2img-files-download").click()
+    with zipfile.ZipFile(downloaded.value.path()) as archive:
+        assert archive.namelist() == ["a.png", "b.png"]

@@ -17,14 +17,24 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError, read
 from webui.core.storage import input_path
 from webui.engine.drawing import guided_denoiser
+from webui.engine.engine import Engine
 from webui.engine.events import Finished
 from webui.engine.replay import recipe
 from webui.engine.start_latents import latent_mask, start_latents
 from webui.replay_command import replay_file
+from webui.settings import Settings
 from weights.diffusers_folder import read_folder
 
 SIDE = read_folder(ROOT / "weights" / "emoji").defaults.size
+# Of all samplers, which benchmarks/masks.py goes through.
 SAMPLERS = ["DDIM", "Euler", "DPM++ 2M SDE", "Flow", "LCM", "diffusers UniPC"]
+
+
+@pytest.fixture(scope="module")
+def flow():
+    from weights.opening import open_model
+
+    return open_model(read_folder(ROOT / "weights" / "emoji-flow"), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +239,43 @@ def test_a_picture_too_large_to_be_kept_whole_is_refused(files):
     request = Request(mode="img2img", image=files("a", scene()), outpaint=(4096, 4096, 4096, 4096))
     with pytest.raises(PictureError, match="8256x8256 pixels; allowed are 16.0 megapixels"):
         fit_input(scene(64, 64), None, request.model_copy(update={"inpaint_area": "masked"}))
+
+
+@pytest.mark.parametrize("name", ["DPM++ 2M", "ER-SDE"])
+def test_a_flow_model_keeps_what_a_mask_keeps(registry, flow, files, tmp_path, name):
+    settings = Settings(root=ROOT, outputs=tmp_path, weights=ROOT / "weights", device="cpu", model="emoji-flow")
+    engine = Engine(registry, settings, lambda found, device: flow)
+    engine.start()
+    try:
+        fields = dict(mode="img2img", prompt="red apple", steps=3, sampler=name, mask_blur=0, strength=0.8)
+        request = Request(image=files("a", scene()), mask=files("m", LEFT), **fields)
+        job = engine.submit(request, previews=False)
+        assert isinstance(job.wait(120), Finished), job.outcome
+        pixels, kept = np.asarray(Image.open(job.pictures[0].path)).astype(int), np.asarray(LEFT) == 0
+        assert np.array_equal(pixels[kept], np.asarray(scene())[kept])
+        assert np.abs(pixels - np.asarray(scene()))[~kept].mean() > 10
+    finally:
+        engine.close()
+
+
+AXES = {
+    "hires_scale": ("txt2img", "0, 1.5", lambda cell: cell.resolved.hires_plan is not None),
+    "upscaler": ("txt2img", "Lanczos, Latent bicubic", lambda cell: cell.request.upscaler),
+    "variation_strength": ("txt2img", "0, 0.2", lambda cell: cell.request.is_varied),
+    "mask_blur": ("img2img", "0, 8", lambda cell: cell.request.mask_blur),
+}
+
+
+@pytest.mark.parametrize("kind", AXES)
+def test_a_days_work_varies_in_a_grid(real, files, kind):
+    from webui.tabs.lab.axes import read_axis
+    from webui.tabs.lab.grid import make_grid
+
+    mode, values, fact = AXES[kind]
+    given = dict(image=files("a", scene()), mask=files("m", LEFT)) if mode == "img2img" else dict(hires_scale=1.5)
+    grid = make_grid(real, Request(mode=mode, steps=2, **given), [read_axis(kind, values, real.registry)])
+    first, second = (fact(cell) for cell in grid.possible)
+    assert first != second
 
 
 def test_a_grid_varies_the_mask_blur(real, files):

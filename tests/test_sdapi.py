@@ -31,6 +31,7 @@ from webui.api.sdapi_request import Translator
 from webui.app import launch_options
 from webui.core.limits import LOCAL, PUBLIC, Limits, nearest_size, size_problem
 from webui.core.request import RequestError
+from webui.core.styles import Style, keep_styles
 from webui.gradio_ext.api_login import ApiLogin, Logins
 from webui.gradio_ext.login_throttle import LoginAttempts
 from webui.importers.sampler_names import METHODS
@@ -91,6 +92,15 @@ def test_what_is_unknown_or_null_is_ignored(page):
         "refiner_checkpoint": None,
     }
     assert post(page, "txt2img", body).status_code == 200
+
+
+def test_styles_are_listed_and_written_into_the_prompt(page):
+    style = {"name": "Noir", "prompt": "a film still of {prompt}", "negative_prompt": "colour"}
+    keep_styles(page.outputs, [Style(**style)])
+    assert httpx.get(f"{page.url}/sdapi/v1/prompt-styles").json() == [style]
+    answer = post(page, "txt2img", {"prompt": "a cat", "styles": ["Noir"], "steps": 1, "send_images": False}).json()
+    info = json.loads(answer["info"])
+    assert (info["prompt"], info["negative_prompt"], info["styles"]) == ("a film still of a cat", "colour", ["Noir"])
 
 
 def test_pictures_may_be_left_out(page):
