@@ -211,9 +211,13 @@ def guided_table(found: SamplerErrors) -> list[str]:
 
 
 def native(registry: Registry) -> dict[str, Sampler]:
-    """The samplers that are not bridges to another package, nor made for distilled networks."""
+    """The samplers that are not bridges to another package, nor made for distilled networks or for one model."""
     bridges = ("built-in/k_diffusion", "built-in/diffusers_schedulers", "built-in/lcm")
-    return {name: entry.item for name, entry in registry.samplers.items() if entry.source not in bridges}
+    return {
+        name: entry.item
+        for name, entry in registry.samplers.items()
+        if entry.source not in bridges and not entry.item.calibrate
+    }
 
 
 def tables() -> str:

@@ -272,7 +272,7 @@ def test_a_wrong_link_says_so_and_loses_nothing(visit):  # noqa: F811
     edit_and_keep(page, "33")
     page.goto(page.url.split("?")[0] + "?prompt=<b>hi</b>&steps=many&sampler=Nope&width=13")
     told = message(page).locator("[role=alert]")
-    expect(told).to_contain_text("Unknown sampler 'Nope'; known are DDIM")
+    expect(told).to_contain_text("Unknown sampler 'Nope'; known are Calibrated, DDIM")
     expect(told).to_contain_text("Steps must be a whole number from 1 to 1000.")
     expect(told).to_contain_text("Width 13 is not possible here; it stays 64.")
     expect(page.locator("#txt2img-steps input")).to_have_value("33")

@@ -104,7 +104,7 @@ def test_draw_as_json(tmp_path, toy_drawing, capsys):
 def test_a_wrong_request_has_status_2(tmp_path, capsys):
     assert draw(tmp_path, "a bee", "--sampler", "Nothing", "--json") == 2
     said = capsys.readouterr()
-    assert "Unknown sampler 'Nothing'; known are DDIM" in json.loads(said.out)["error"]
+    assert "Unknown sampler 'Nothing'; known are Calibrated, DDIM" in json.loads(said.out)["error"]
     assert said.err.startswith("sigmalab: Unknown sampler")
 
 

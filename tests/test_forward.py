@@ -11,6 +11,7 @@ from PIL import Image
 
 from samplers.noise import Noise
 from samplers.schedule import alpha_bar, flow
+from webui.core.limits import LOCAL
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.job_queue import MAX_URGENT
@@ -157,4 +158,4 @@ def test_too_many_errands_are_refused_and_closing_cancels_them(engine):
 
 def test_a_session_keeps_what_it_shows_of_a_wide_picture(tmp_path):
     Image.new("RGB", (5000, 51)).save(tmp_path / "a.png")
-    assert _taken(tmp_path / "a.png")[0].size == (51, 51)
+    assert _taken(tmp_path / "a.png", LOCAL)[0].size == (51, 51)

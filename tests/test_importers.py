@@ -254,6 +254,7 @@ def test_our_own_text_without_its_chunk(registry):
         "eta": 0.5,
         "solver": "midpoint",
         "noise_scale": 1,
+        "path": "steps",
     }
     assert offer.fields["schedule_options"] == {"rho": 7} and not offer.missing and not offer.notes
 

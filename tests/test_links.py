@@ -181,7 +181,7 @@ def test_a_link_names_what_is_not_here(registry, tmp_path):
     updates = fn.fn(None, "sampler=Nope&model=gone&schedule=Karras&steps=5&width=12")
     by_id = {component.elem_id: update for component, update in updates.items()}
     message = by_id["txt2img-message"]
-    assert "Unknown sampler &#39;Nope&#39;; known are DDIM" in message
+    assert "Unknown sampler &#39;Nope&#39;; known are Calibrated, DDIM" in message
     assert "Unknown model &#39;gone&#39;" in message
     assert "Width 12 is not possible here" in message
     assert by_id["txt2img-sampler"]["value"] is None

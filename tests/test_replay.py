@@ -253,7 +253,7 @@ def test_what_cannot_be_made_again_is_refused_and_never_replaced(bench, change, 
 def test_a_missing_plugin_is_named(bench, registry):
     (path,) = make(bench(), prompt="a", steps=3, seed=1, sampler="Euler")
     fewer = Registry({k: v for k, v in registry.samplers.items() if k != "Euler"}, registry.schedules)
-    with pytest.raises(RequestError, match="Unknown sampler 'built-in/euler/Euler'; known are DDIM"):
+    with pytest.raises(RequestError, match="Unknown sampler 'built-in/euler/Euler'; known are Calibrated, DDIM"):
         replay_file(bench(fewer), path)
 
 

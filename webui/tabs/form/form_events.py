@@ -154,7 +154,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     if not isinstance(steps, int) or not 1 <= steps <= page.engine.limits.steps:
         steps = fields_of(Request)["steps"].default
     settings = options["samplers"].get(entry.name, {})
-    name = values["schedule"] or found.defaults.schedule
+    name = chosen_name(values["schedule"]) or found.defaults.schedule
     strength = (values["strength"], values["strength_as"]) if mode == "img2img" else (1.0, "steps")
     try:
         schedule = page.registry.schedule(name)
