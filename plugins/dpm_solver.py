@@ -82,9 +82,9 @@ def dpm_3m_sde(
     *,
     eta: Eta = 1.0,
     noise_scale: Scale = 1.0,
+    path: Path = "steps",
     refine_start: Refine = True,
     longest: Longest = LONGEST,
-    path: Path = "steps",
 ):
     """The same with three values; at eta 0 it is DPM++ 3M."""
     more = dict(refine=refine_start, longest=longest, along=path)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from conftest import write_png
 from pages import idle
 from PIL import Image
-from test_browser import (  # noqa: F401  (fixtures)
+from test_browser import (  # noqa: F401  (fixtures
     PHONE,
     browser,
     choose,
@@ -19,6 +19,7 @@ from test_browser import (  # noqa: F401  (fixtures)
     ready,
     seed_box,
     server,
+    settings,
     visit,
     window,
 )
@@ -153,6 +154,7 @@ def test_a_picture_leaves_in_the_chosen_format(visit, tmp_path):  # noqa: F811
 
 def test_png_info_fits_a_phone(visit):  # noqa: F811
     page = visit(PHONE, stay=True)
+    settings(page)
     made(page)
     page.locator("#txt2img-info").click()
     expect(page.locator("#info-facts")).to_contain_text("Made by")

@@ -12,6 +12,9 @@ from test_browser import PATIENCE, PHONE, browser, expect, finished, pytestmark,
 from webui.core.picture_metadata import read_picture
 from webui.core.storage import input_path
 
+#: A phone has a bar at its bottom, which would take the clicks.
+IN_VIEW = "each => each.scrollIntoView({block: 'center'})"
+
 
 def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path):  # noqa: F811
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "in.png")
@@ -23,6 +26,7 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
     expect(canvas).to_be_visible()
     expect(page.locator("#img2img-used img")).to_be_visible()
     page.wait_for_function("() => document.querySelector('#img2img-editor canvas').width > 0")
+    canvas.evaluate(IN_VIEW)
     box = canvas.bounding_box()
     left, middle = box["x"] + box["width"] * 0.45, box["y"] + box["height"] / 2
 
@@ -149,7 +153,9 @@ def test_a_visitor_draws_on_many_pictures(visit, server, tmp_path):  # noqa: F81
     files = [tmp_path / f"{name}.png" for name in "abc"]
     page.locator("#img2img-files-pictures input[type=file]").set_input_files(files)
     expect(page.locator("#img2img-files-pictures")).to_contain_text(re.compile(r"c\s*\.png"))
-    page.locator("#img2img-files-start").click()
+    start = page.locator("#img2img-files-start")
+    start.evaluate(IN_VIEW)
+    start.click()
     expect(page.locator("#img2img-files-message")).to_contain_text("2 pictures from 2 of 3 files")
     expect(page.locator("#img2img-files-message")).to_contain_text("c.png: The file is not a picture")
     with page.expect_download() as downloaded:

@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import ROOT, ToyModel, toy, until
 from pages import served
-from test_browser import DESKTOP, browser, choose, expect, option, ready  # noqa: F401
+from test_browser import DESKTOP, browser, choose, expect, option, ready, unfold  # noqa: F401
 
 from samplers.registry import discover
 from webui.core.picture_metadata import read_picture
@@ -172,14 +172,15 @@ def test_an_open_page_shows_what_was_written(settings, file, tmp_path, browser):
         page = browser.new_context(viewport=DESKTOP).new_page()
         page.goto(server.url)
         ready(page)
+        unfold(page)
         page.locator("#txt2img-prompt textarea").fill("a cat")
-        choose(page, "#txt2img-sampler", "Walk")
+        choose(page, "#txt2img-sampler", "Walk (yours)")
         write(file, walk(options=", *, gain: Annotated[float, Range(0, 1)] = 0.25"))
         expect(option(page, "Gain")).to_have_value("0.25")
-        expect(page.locator("#txt2img-sampler input")).to_have_value("Walk")
+        expect(page.locator("#txt2img-sampler input")).to_have_value("Walk (yours)")
         expect(page.locator("#txt2img-prompt textarea")).to_have_value("a cat")
         write(file.with_name("second.py"), walk("Second walk"))
-        choose(page, "#txt2img-sampler", "Second walk")
+        choose(page, "#txt2img-sampler", "Second walk (yours)")
         page.get_by_role("tab", name="Plugins", exact=True).click()
         expect(page.locator("#plugins")).to_contain_text("Second walk")
         file.unlink()

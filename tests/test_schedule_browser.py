@@ -247,7 +247,7 @@ def test_strength_cuts_the_schedule_and_both_meanings_are_told(visit, server):  
     expect(rows.nth(1)).to_contain_text("60 %")
     sigmas = planned_sigmas(server, schedule="Karras", steps=20, strength=0.6)
     assert shown_sigmas(page) == sigmas and traces(page)["Left out by the strength"]["x"] == list(range(9))
-    page.get_by_label("Noise level").last.click()
+    page.locator("#schedule-strength-as").get_by_label("Noise level").click()
     expect(page.locator("#schedule-facts strong").nth(1)).to_contain_text("60 % noise")
     assert noise_share(shown_sigmas(page)[0]) == pytest.approx(0.6)
     page.locator("#schedule-use-img2img").click()

@@ -12,6 +12,7 @@ from upscalers import as_pickle, as_safetensors, compact, esrgan
 from samplers.tiles import Blend, Tiled, starts, tiles_of
 from webui.api.script_api import Api
 from webui.core.infotext import infotext
+from webui.core.menus import UPSCALERS
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
@@ -295,7 +296,7 @@ def test_a_file_whose_tensors_do_not_form_its_network_is_refused(tmp_path):
 
 def test_problems_of_files_are_told_where_those_of_models_are(bench, tmp_path):
     assert folder_with(tmp_path, "a.pth", b"").problems()["a"].startswith("a.pth is empty")
-    assert bench.upscalers() == ["Lanczos", "Latent bilinear", "Latent bicubic", "compact 4x", "tiny"]
+    assert bench.upscalers() == [*UPSCALERS, "compact 4x", "tiny"]
     assert Api(bench).catalog()["upscalers"] == bench.upscalers()
 
 

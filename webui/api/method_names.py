@@ -16,7 +16,7 @@ AUTOMATIC = ("", "automatic")
 # The names in METHODS as A1111 writes them in its menus.
 WRITTEN = (
     *("Euler", "Euler a", "Heun", "LMS", "DPM2", "DPM2 a", "DPM++ 2M", "DPM++ 2S a", "DPM++ SDE", "DPM++ 2M SDE"),
-    *("DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM fast", "DPM adaptive", "LCM", "DDIM", "DDPM"),
+    *("DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM fast", "DPM adaptive", "LCM", "DDIM", "DDPM", "DDIM CFG++"),
 )
 
 

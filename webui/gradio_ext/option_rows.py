@@ -168,7 +168,8 @@ def _reset(box: OptionBox, name: str, kept: dict[str, Any]) -> list[Any]:
 
 def row_for(lists: Iterable[Sequence[Control]]) -> list[Control]:
     """A short row of controls in which each of the lists is found in its order; next is always what most still need."""
-    rest, row = [list(each) for each in lists if each], []
+    # Short ones first: among equals, the first decides.
+    rest, row = [list(each) for each in sorted(lists, key=len) if each], []
     while rest:
         wanted: Counter[Control] = Counter()
         for each in rest:

@@ -223,6 +223,7 @@ def show_large(
     """Updates that show a picture large, with its recipe beside it."""
     facts = " · ".join(filter(None, (one.sampler, one.model, f"seed {one.seed}" if one.seed is not None else "")))
     named = history.marks.name_of(one.path)
+    recipe: str
     try:
         imported = read_imported_settings(one.path, page.registry, page.engine.models())
         recipe = render("info", "settings", imported.program, imported.text, (), (), imported.rows)
