@@ -19,6 +19,7 @@ from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from pages import idle, served
 
+from webui.core.request import RequestError
 from webui.engine import job_queue
 from webui.gradio_ext import connections, failed_events, login_throttle, strokes, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
@@ -213,6 +214,9 @@ def test_strokes_are_taken_and_not_kept_for_ever(page, monkeypatch):
     assert list(blocks.blob_storage) == ["c", "d"]
     assert strokes.layers_of(blocks, {"id": "d"}) == [large] and strokes.layers_of(blocks, {"id": "d"}) == []
     assert strokes.layers_of(blocks, {"id": []}) == strokes.layers_of(blocks, "x") == []
+    for files in (["x"], [{"path": "/etc/passwd"}], [None]):
+        with pytest.raises(RequestError, match="must be an uploaded file"):
+            strokes.layers_of(blocks, {"id": None, "layers": files})
 
 
 @pytest.mark.parametrize("value", [7, "x", [], {"path": 3}, [[]], True, {"url": {}, "path": "x"}])

@@ -11,6 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from webui.core.request import RequestError
+
+from .files import uploaded
 from .login_throttle import again
 
 MOST_LAYERS = 4
@@ -51,10 +54,27 @@ class Strokes:
 
 
 def layers_of(editor: gr.ImageEditor, value: Any) -> list[bytes]:
-    """The layers, PNG each, that were sent for a value of an editor; for an event that gets it `RAW`."""
-    name = value.get("id") if isinstance(value, Mapping) else None
+    """The layers, PNG each, of a value of an editor, for an event that gets it `RAW`. Raises RequestError.
+
+    The browser sends them by the value's id, or as uploaded files.
+    """
+    if not isinstance(value, Mapping):
+        return []
+    name, files = value.get("id"), value.get("layers")
     blobs = editor.blob_storage.pop(name, None) if isinstance(name, str) else None
-    return [layer for layer in blobs.layers if layer is not None] if blobs else []
+    if blobs:
+        return [layer for layer in blobs.layers if layer is not None]
+    return [_read(file) for file in files[:MOST_LAYERS]] if isinstance(files, list) else []
+
+
+def _read(file: Any) -> bytes:
+    path = uploaded(file)
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise RequestError("What is painted is too large; open the picture again.")
+        return path.read_bytes()
+    except OSError as error:
+        raise RequestError("What was painted is gone from the server; paint again.") from error
 
 
 def _forget_oldest(editor: gr.ImageEditor) -> None:
