@@ -21,7 +21,7 @@ COLUMNS = ("Account", "Job", "State", "Time")
 
 def build_queue(page: Page, tab: gr.Tab) -> None:
     """Build and wire the tab's content. Every event asks whether its sender is an admin."""
-    table = gr.HTML(elem_id="queue", elem_classes="plugins")
+    table = gr.HTML(elem_id="queue")
     with gr.Row():
         choice = gr.Dropdown([], label="Job", interactive=True, elem_id="queue-job")
         stop = gr.Button("Stop it", size="sm", scale=0, min_width=90, elem_id="queue-stop")

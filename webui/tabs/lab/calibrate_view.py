@@ -67,7 +67,7 @@ def build_calibrate(page: Page, form: Form) -> JobEvents:
         again = gr.Checkbox(label="Also what has been kept before", elem_id=f"{TOOL}-again", interactive=True)
     buttons = build_buttons(TOOL, "Calibrate", IDLE)
     plot = gr.Plot(show_label=False, visible=False, elem_id=f"{TOOL}-plot")
-    table = gr.HTML(elem_id=f"{TOOL}-table", elem_classes="plugins")
+    table = gr.HTML(elem_id=f"{TOOL}-table")
     with gr.Row():
         export = gr.DownloadButton("Save as a file", size="sm", visible=False, elem_id=f"{TOOL}-export")
         taken = gr.UploadButton("Take from a file", file_types=[".json"], size="sm", elem_id=f"{TOOL}-import")

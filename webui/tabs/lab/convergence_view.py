@@ -63,7 +63,7 @@ def build_convergence(page: Page, form: Form) -> JobEvents:
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Measure", IDLE)
     plot = gr.Plot(show_label=False, visible=False, elem_id=f"{TOOL}-plot")
-    table = gr.HTML(elem_id=f"{TOOL}-table", elem_classes="plugins")
+    table = gr.HTML(elem_id=f"{TOOL}-table")
 
     def make(where: Any, names: Any, schedule: Any, most: Any, *given: Any) -> Convergence:
         # The mixture reads only the options of the form, whose other fields may be empty.

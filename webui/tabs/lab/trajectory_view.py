@@ -69,7 +69,7 @@ def build_trajectory(page: Page, form: Form, benches: Sequence[Workbench]) -> Jo
             plots = [gr.Plot(show_label=False, elem_id=f"{TOOL}-plot{i}", min_width=260) for i in range(3)]
         gr.HTML(note(EXPLANATION))
         with gr.Accordion("All numbers", open=False, elem_classes="card"):
-            numbers = gr.HTML(elem_id=f"{TOOL}-numbers", elem_classes="plugins")
+            numbers = gr.HTML(elem_id=f"{TOOL}-numbers")
 
     def scrub(frames: Sequence[Frame], number: float) -> Any:
         if not frames or not isinstance(number, int | float):
