@@ -162,3 +162,6 @@ def test_a_visitor_draws_on_many_pictures(visit, server, tmp_path):  # noqa: F81
         page.locator("#img2img-files-download").click()
     with zipfile.ZipFile(downloaded.value.path()) as archive:
         assert archive.namelist() == ["a.png", "b.png"]
+    # The keys are Generate's, whatever else is unfolded.
+    page.locator("#img2img-prompt textarea").press("Control+Enter")
+    expect(page.locator("#img2img-message [role=alert]")).to_contain_text("input picture")

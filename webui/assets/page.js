@@ -110,7 +110,7 @@ window.sigmalab = (() => {
     // Gradio 6.31 opens a menu at any key, the one that leaves it included, and then never closes it.
     if (event.key === "Tab" && event.target.role === "combobox") event.stopPropagation();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      if (press("button.generate")) { event.preventDefault(); event.stopPropagation(); }
+      if (press(".main-run button.generate")) { event.preventDefault(); event.stopPropagation(); }
     } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("[role=listbox]")) {
       press("button.stop");
     }

@@ -54,7 +54,7 @@ def build_batch(mode: str, label: str, with_masks: bool = False) -> BatchPanel:
         gr.HTML(note(HOW))
         pictures = files("Pictures", "pictures")
         masks = files("Masks: each with its picture's name, or one for all", "masks") if with_masks else None
-        buttons = build_job_buttons(mode, label, "At work")
+        buttons = build_job_buttons(mode, label, "At work", main=False)
         said = gr.HTML(elem_id=f"{mode}-message")
         gallery = gr.Gallery(
             visible=False,

@@ -110,9 +110,13 @@ class JobButtons:
         }
 
 
-def build_job_buttons(mode: str, label: str, busy: str, start: str = "start") -> JobButtons:
-    """Build the row of a start and a stop button; `start` names the first one in its id. See `JobButtons`."""
-    with gr.Row(elem_classes="run"):
+def build_job_buttons(mode: str, label: str, busy: str, start: str = "start", main: bool = True) -> JobButtons:
+    """Build the row of a start and a stop button, see `JobButtons`.
+
+    start  names the first one in its id
+    main   whether the job is what the tab or tool is about: Ctrl Enter starts it, and a phone has it at the thumb
+    """
+    with gr.Row(elem_classes=["run", *["main-run"] * main]):
         return JobButtons(
             gr.Button(
                 label, variant="primary", elem_id=f"{mode}-{start}", elem_classes="generate", min_width=120, scale=3
