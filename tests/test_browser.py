@@ -523,6 +523,10 @@ def test_a_phone_has_the_result_above_the_controls(visit):
     finished(page)
     wide = "() => document.documentElement.scrollWidth <= window.innerWidth"
     assert page.evaluate(wide)
+    # Who has asked the system for no motion sees none.
+    for asked, moving in (("reduce", "none"), ("no-preference", "all")):
+        page.emulate_media(reduced_motion=asked)
+        expect(page.locator("#txt2img-generate")).to_have_css("transition-property", moving)
     tops = [page.locator(box).bounding_box()["y"] for box in ("#txt2img-model", "#txt2img-prompt", "#txt2img-gallery")]
     assert tops == sorted(tops)
     # The settings come as a sheet, with Generate at the thumb below them, however far the page is scrolled.
