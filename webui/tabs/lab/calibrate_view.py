@@ -56,7 +56,7 @@ def build_calibrate(page: Page, form: Form) -> JobEvents:
                 elem_id=f"{TOOL}-pictures",
                 interactive=True,
             )
-            schedule = build_schedule(page.registry, TOOL, "Karras", "The one that the result will be drawn with.")
+            schedule = build_schedule(page, TOOL, "Karras", "The one that the result will be drawn with.")
         prompts = gr.Textbox(
             label="Prompts, one a line",
             placeholder="Empty: what the model's card names, or common subjects",

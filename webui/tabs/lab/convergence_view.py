@@ -21,7 +21,7 @@ from webui.tabs.form.page_context import Page
 from webui.templates import render
 
 from .figures import convergence_figure
-from .lab_form import build_samplers, build_schedule, follow_plugins, request_of
+from .lab_form import build_samplers, build_schedule, request_of
 from .lab_text import ahead_text
 from .tool_view import build_buttons, connect_cost, connect_tool
 
@@ -40,13 +40,12 @@ IDLE = (
 
 def build_convergence(page: Page, form: Form) -> JobEvents:
     """Build the tab's content and wire it."""
-    registry = page.registry
     with gr.Column(elem_classes="card"):
         where = gr.Radio(PROBLEMS, value="mixture", label="On", elem_id=f"{TOOL}-where", interactive=True)
-        chosen = build_samplers(registry, TOOL, DEFAULT_SAMPLERS)
+        chosen = build_samplers(page, TOOL, DEFAULT_SAMPLERS)
         with gr.Row():
             schedule = build_schedule(
-                registry,
+                page,
                 TOOL,
                 "Exponential",
                 "One that starts and ends where the model does, or its ends count as errors.",
@@ -59,7 +58,6 @@ def build_convergence(page: Page, form: Form) -> JobEvents:
                 elem_id=f"{TOOL}-most",
                 interactive=True,
             )
-    follow_plugins(page, chosen, schedule)
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Measure", IDLE)
     plot = gr.Plot(show_label=False, visible=False, elem_id=f"{TOOL}-plot")

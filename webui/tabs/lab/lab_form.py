@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from samplers.registry import Registry
 from webui.core.menus import in_order, schedules_in_order
 from webui.core.request import Request
 from webui.gradio_ext.gradio_events import QUIET
@@ -39,10 +38,10 @@ def _picture() -> dict[str, gr.components.Component]:
     return {"image": image, **build_input(MODE, info="Counts only with an input picture.")}
 
 
-def build_samplers(registry: Registry, tool: str, defaults: Sequence[str]) -> gr.Dropdown:
+def build_samplers(page: Page, tool: str, defaults: Sequence[str]) -> gr.Dropdown:
     """The menu of the samplers that a tool compares."""
-    names = in_order(registry.samplers)
-    return gr.Dropdown(
+    names = in_order(page.registry.samplers)
+    menu = gr.Dropdown(
         names,
         value=[name for name in defaults if name in names],
         multiselect=True,
@@ -50,12 +49,14 @@ def build_samplers(registry: Registry, tool: str, defaults: Sequence[str]) -> gr
         elem_id=f"{tool}-samplers",
         interactive=True,
     )
+    _follow_plugins(page, menu, lambda: in_order(page.registry.samplers))
+    return menu
 
 
-def build_schedule(registry: Registry, tool: str, default: str, info: str | None = None) -> gr.Dropdown:
+def build_schedule(page: Page, tool: str, default: str, info: str | None = None) -> gr.Dropdown:
     """The menu of a tool's schedule."""
-    names = schedules_in_order(registry.schedules)
-    return gr.Dropdown(
+    names = schedules_in_order(page.registry.schedules)
+    menu = gr.Dropdown(
         names,
         value=default if default in names else next(iter(names), None),
         label="Schedule",
@@ -63,16 +64,13 @@ def build_schedule(registry: Registry, tool: str, default: str, info: str | None
         elem_id=f"{tool}-schedule",
         interactive=True,
     )
+    _follow_plugins(page, menu, lambda: schedules_in_order(page.registry.schedules))
+    return menu
 
 
-def follow_plugins(page: Page, samplers: gr.Dropdown, schedule: gr.Dropdown) -> None:
-    """Fill a tool's menus anew when plugins have been loaded anew; what is chosen stays."""
-
-    def fill() -> list[Any]:
-        names = in_order(page.registry.samplers), schedules_in_order(page.registry.schedules)
-        return [gr.update(choices=[(name, name) for name in each]) for each in names]
-
-    page.plugins.change(fill, None, [samplers, schedule], **QUIET)
+def _follow_plugins(page: Page, menu: gr.Dropdown, names: Callable[[], Sequence[str]]) -> None:
+    """Fill a menu anew when plugins have been loaded anew; what is chosen stays."""
+    page.plugins.change(lambda: gr.update(choices=[(name, name) for name in names()]), None, menu, **QUIET)
 
 
 def request_of(form: Form, given: Any) -> tuple[Request, Mapping[str, Any]]:

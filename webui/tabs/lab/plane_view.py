@@ -19,7 +19,7 @@ from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 
 from .figures import plane_figure
-from .lab_form import build_samplers, build_schedule, follow_plugins
+from .lab_form import build_samplers, build_schedule
 from .lab_text import ahead_text
 from .plane import DENSITIES, MOST_POINTS, MOST_STEPS, PathFailed, PlanePath, PlaneTask, make_paths
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -38,7 +38,6 @@ EXPLANATION = (
 
 def build_plane(page: Page, form: Form, tab: gr.Tab) -> JobEvents:
     """Build the tab's content and wire it; the first picture is drawn when the tab is opened."""
-    registry = page.registry
     with gr.Row(elem_classes="plane"):
         with gr.Column(elem_classes="compose", min_width=300, scale=2):
             with gr.Column(elem_classes="card"):
@@ -49,8 +48,8 @@ def build_plane(page: Page, form: Form, tab: gr.Tab) -> JobEvents:
                     elem_id=f"{TOOL}-density",
                     interactive=True,
                 )
-                chosen = build_samplers(registry, TOOL, DEFAULT_SAMPLERS)
-                schedule = build_schedule(registry, TOOL, "Karras")
+                chosen = build_samplers(page, TOOL, DEFAULT_SAMPLERS)
+                schedule = build_schedule(page, TOOL, "Karras")
                 steps = gr.Slider(
                     1, MOST_STEPS, value=10, step=1, label="Steps", elem_id=f"{TOOL}-steps", interactive=True
                 )
@@ -75,7 +74,6 @@ def build_plane(page: Page, form: Form, tab: gr.Tab) -> JobEvents:
                         interactive=True,
                         min_width=90,
                     )
-            follow_plugins(page, chosen, schedule)
             cost = gr.HTML(elem_id=f"{TOOL}-cost")
             buttons = build_buttons(TOOL, "Draw paths", IDLE)
             gr.HTML(note(EXPLANATION))
