@@ -68,7 +68,7 @@ def connect_lora_menu(page: Page, form: Form, loras: LoraMenu) -> None:
 
     def take_over(prompt: str, kept: Any) -> Updates:
         found = few_steps_in(prompt or "")
-        return fill(page, form, kept, found.fields)[0] if found else {}
+        return fill(page, form, kept, found.fields)[0] if found else gr.skip()
 
     on_change([form.revision, page.status], refresh, None, loras.menu, **QUIET, **RAW)
     given = [form.fields["prompt"], page.kept[form.mode]]
