@@ -26,10 +26,11 @@ from weights.opening import open_model
 
 from .backend_chooser import BackendChooser
 from .drawing import Drawing
+from .engine_call import EngineCall
 from .job_context import Task
 from .job_parts import SharedRun
 from .job_queue import JobQueue
-from .jobs import DrawJob, EngineCall, Job, TaskJob
+from .jobs import DrawJob, Job, TaskJob
 from .opened_models import AvailableModels, ModelHolder
 from .plugin_reloading import find_plugins
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment

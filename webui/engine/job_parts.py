@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from .drawing import Share, batch_size_of, batches
+from .engine_call import EngineCall
 from .events import Event, Failed, Finished, Outcome, PartialResult, Picture, Progress, StoppedEarly
-from .jobs import DrawJob, EngineCall, Job, TaskJob
+from .jobs import DrawJob, Job, TaskJob
 from .remote_messages import Call, Order
 
 ATTEMPTS = 2  # how often a part is begun until its worker's end is the fault of the job

@@ -20,6 +20,7 @@ MAX_URGENT = 16  # urgent jobs in the queue
 RECENT = 20  # jobs whose time counts for the estimate of the next ones
 TOLD_AGAIN = 2.0  # seconds until waiting jobs are told anew how long they wait, or a tenth for each if that is more
 MAX_FINISHED = 32  # finished jobs remembered at most
+IDLE_TICK = 5.0  # seconds between a worker's looks at abandoned jobs while it has nothing to do
 MAX_PASSED = 3  # jobs that go before one because a worker has their model open
 
 

@@ -19,7 +19,7 @@ from weights.model import Model
 from . import watchdog
 from .events import Failed, Outcome, StoppedEarly
 from .job_parts import Part, SharedRun
-from .job_queue import JobQueue
+from .job_queue import IDLE_TICK, JobQueue
 from .jobs import DrawJob, Job
 from .remote_messages import (
     Answer,
@@ -38,7 +38,6 @@ from .remote_messages import (
 from .worker_link import Channel, WorkerLink
 
 TICK = 0.05  # seconds between looks whether a running job is to stop
-IDLE_TICK = 5.0  # seconds between looks at abandoned jobs while nothing runs
 START_LIMIT = 300.0  # seconds until a worker that says nothing has not started
 LONGEST_PAUSE = 60.0  # seconds between two starts of a worker that does not start, at most
 PATIENCE = 2.0  # seconds that an answer may take

@@ -23,11 +23,12 @@ from weights.model import Model
 from weights.oom import out_of_memory
 
 from .drawing import draw
+from .engine_call import EngineCall
 from .errors import explain, free_memory
 from .events import Failed, Finished, Outcome, Progress, StoppedEarly
 from .job_context import JobContext
-from .job_queue import JobQueue
-from .jobs import DrawJob, EngineCall, Job, TaskJob
+from .job_queue import IDLE_TICK, JobQueue
+from .jobs import DrawJob, Job, TaskJob
 from .opened_models import ModelHolder
 from .run_environment import check_weights, identity_of, threads
 from .watchdog import Interrupted, Watchdog, sampler_at_work

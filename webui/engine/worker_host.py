@@ -17,9 +17,10 @@ from weights.model_info import ModelInfo
 
 from .drawing import Drawing
 from .engine import Engine
+from .engine_call import EngineCall
 from .errors import explain
 from .events import Event, Failed, Outcome, Progress
-from .jobs import DrawJob, EngineCall, Job, TaskJob
+from .jobs import DrawJob, Job, TaskJob
 from .plugin_reloading import find_plugins
 from .remote_messages import (
     Answer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,8 +93,7 @@ def process_workers(
     workers = []
     for name, device in zip(names_of(devices), devices, strict=True):
         own = WorkerSetup(replace(settings, device=device), open_model, find_models, check_model, threads)
-        connect = lambda own=own, device=device: ProcessChannel(own, device)  # noqa: E731
-        workers.append(RemoteWorker(queue, name, registry, connect, on_saved))
+        workers.append(RemoteWorker(queue, name, registry, partial(ProcessChannel, own, device), on_saved))
     return workers
 
 
