@@ -23,7 +23,7 @@ from webui.core.request import Request
 from webui.engine.backend_chooser import BackendChooser
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
-from webui.engine.replay import changes
+from webui.engine.replay_verdict import changes
 from webui.engine.run_environment import origin_of
 from webui.environment import StartError
 from webui.replay_command import replay_file, replay_files

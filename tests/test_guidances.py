@@ -26,7 +26,8 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.eta_estimator import EtaEstimator
-from webui.engine.replay import compare, into, recipe
+from webui.engine.replay import into, recipe
+from webui.engine.replay_verdict import compare
 from webui.importers.a1111 import read_infotext
 from webui.importers.imported_settings import from_external, from_record
 from webui.settings import Settings

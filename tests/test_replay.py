@@ -20,7 +20,8 @@ from webui.core.record import MetadataError, digest_of, read_record
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.jobs import Finished
-from webui.engine.replay import changes, recipe
+from webui.engine.replay import recipe
+from webui.engine.replay_verdict import changes
 from webui.importers.imported_settings import from_record
 from webui.replay_command import replay_file, replay_files
 from webui.settings import Settings

@@ -10,7 +10,8 @@ from .core.request import RequestError
 from .engine.engine import Engine
 from .engine.events import Failed, StoppedEarly
 from .engine.plugin_reloading import find_plugins
-from .engine.replay import Verdict, any_recipe, compare, into, submit_recipe
+from .engine.replay import any_recipe, into, submit_recipe
+from .engine.replay_verdict import Verdict, compare
 from .settings import Settings
 
 

@@ -1,26 +1,25 @@
-"""Replay a picture: draw it from its metadata in the recorded environment, and name what differs.
+"""Replay a picture: draw it from its metadata in the recorded environment.
 
 A missing sampler, schedule or model is an error; nothing replaces it. The last bits of a picture depend on the device,
-the thread count and the batch size, so these are restored where this machine can, and named where it cannot.
+the thread count and the batch size, so these are restored where this machine can; `webui.engine.replay_verdict` names
+them where it cannot.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageChops
-
 from samplers.noise import NOISE_VERSION
-from webui.core.images import decoding, open_picture, open_untrusted
+from webui.core.images import open_picture
 from webui.core.inpainting import open_input
 from webui.core.limits import SEEDS
 from webui.core.picture_metadata import read_picture
 from webui.core.plugin_fields import PLUGIN_FIELDS, PluginOrigin
-from webui.core.record import MetadataError, Record, digest_of
+from webui.core.record import MetadataError, PassRecord, Record, digest_of
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import input_path
@@ -39,12 +38,6 @@ from .run_environment import RunEnvironment, check_digest
 
 MAX_THREADS = 4 * (os.cpu_count() or 1)  # more are a slip or an attack, and would only wait for each other
 OTHER_INPUT = "The input picture is another one than this picture was made from."
-MODEL_TITLES = {
-    "device": "the device",
-    "dtype": "the number format",
-    "hardware": "the processor",
-    "prediction": "the prediction type",
-}
 
 
 @dataclass(frozen=True)
@@ -65,32 +58,6 @@ class UpscaleRecipe:
     environment: RunEnvironment
     record: Record
     index: int = 0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The result of a replay.
-
-    largest  the largest difference of any channel of any pixel, of 255; 0 is bit-equal
-    changed  what was different this time, one phrase each
-    lossy    the file has lossy pixels, so the digest of the original ones was compared; `largest` does not count
-    """
-
-    largest: int
-    changed: tuple[str, ...] = ()
-    lossy: bool = False
-
-    @property
-    def equal(self) -> bool:
-        """Whether every bit of every pixel is the same."""
-        return self.largest == 0
-
-    def __str__(self) -> str:
-        before = " to the picture before it was saved as JPEG" if self.lossy and self.equal else ""
-        how = f"bit-equal{before}" if self.equal else f"differs by at most {self.largest}/255"
-        if not self.changed:
-            return how if self.equal else f"{how}; nothing that is recorded has changed"
-        return f"{how}, although {'; '.join(self.changed)}" if self.equal else f"{how}; {'; '.join(self.changed)}"
 
 
 def any_recipe(
@@ -158,17 +125,16 @@ def recipe(
     _check_patches(record, engine)
     if image is not None:
         _check_input(record, resolved.request)
-    ran = [record.sigmas, *(each.sigmas for each in record.later_passes[: len(resolved.plans) - 1])]
+    ran: list[Record | PassRecord] = [record, *record.later_passes[: len(resolved.plans) - 1]]
     walked = [
-        plan.sigmas if plan.own_grid else _checked(sigmas, engine)
-        for plan, sigmas in zip(resolved.plans, ran, strict=True)
+        plan.sigmas if plan.own_grid else _checked(each.sigmas, engine)
+        for plan, each in zip(resolved.plans, ran, strict=True)
     ]
-    kept = [record.coefficients, *(each.coefficients for each in record.later_passes[: len(resolved.plans) - 1])]
-    resolved = resolved.with_sigmas(*walked).with_coefficients(*kept)
+    resolved = resolved.with_sigmas(*walked).with_coefficients(*(each.coefficients for each in ran))
     device = None if public else _device(record.model.device)
     environment = RunEnvironment(
         device=device,
-        backend=_backend(record),
+        backend=backend_of(record),
         dtype=_dtype(record.model.dtype, device),
         threads=_threads(record),
         batch=len(batch),
@@ -192,55 +158,6 @@ def _second_as_then(resolved: ResolvedRequest, record: Record, engine: Engine) -
 def into(recipe: Recipe | UpscaleRecipe, folder: Path) -> Recipe | UpscaleRecipe:
     """The recipe with its pictures in a folder of their own."""
     return replace(recipe, environment=replace(recipe.environment, outputs=folder))
-
-
-def compare(path: Path, made: Path, recipe: Recipe | UpscaleRecipe) -> Verdict:
-    """Compare a picture with its replay. Raises PictureError and MetadataError."""
-    now = read_picture(made).record
-    if now is None:
-        raise MetadataError("The replay carries no settings to compare.")
-    with decoding():
-        new = open_picture(made)
-        # Before it is decoded: a stranger's file may be of any size.
-        with open_untrusted(path) as file:
-            size, lossy = file.size, file.format == "JPEG"
-        if size != new.size:
-            raise MetadataError(f"The file is {size[0]}x{size[1]} and its settings make {new.width}x{new.height}.")
-        # One pair a channel; Pillow's annotation is that of pictures of one channel as well.
-        extrema: Any = ImageChops.difference(open_picture(path), new).getextrema()
-        largest = max(high for _, high in extrema)
-    own_grid = isinstance(recipe, Recipe) and any(plan.own_grid for plan in recipe.resolved.plans)
-    changed = tuple(changes(recipe.record, now, own_grid))
-    if lossy and recipe.record.pixels == digest_of(new):
-        return Verdict(0, changed, lossy)
-    return Verdict(
-        max(largest, 1) if lossy else largest, (*changed, "the file is a lossy JPEG") if lossy else changed, lossy
-    )
-
-
-def changes(old: Record, new: Record, own_grid: bool = False) -> list[str]:
-    """What may make the pictures of two records differ, a phrase each: "torch is 2.11.0 and was 2.10.0"."""
-    before, after = asdict(old.model), asdict(new.model)
-    pairs: list[tuple[str, Any, Any]] = [
-        *((name, version, old.packages.get(name)) for name, version in new.packages.items()),
-        *((title, after[name], before[name]) for name, title in MODEL_TITLES.items()),
-        ("the backend", _backend(new), _backend(old)),
-        ("the thread count", new.threads, old.threads),
-        ("the number of pictures drawn together", len(new.batch), len(old.batch)),
-    ]
-    origins = [(new.sampler, old.sampler), (new.schedule, old.schedule)]
-    origins += [(new.guidance, old.guidance)] if new.guidance.id else []
-    for now, then in zip(new.later_passes, old.later_passes, strict=False):
-        origins += [(now.sampler, then.sampler), (now.schedule, then.schedule)]
-    for origin, recorded in dict.fromkeys(origins):
-        pairs.append((f"the version of {origin.id}", origin.version, recorded.version))
-        pairs.append((f"the digest of {origin.id}", origin.digest, recorded.digest))
-    # A picture from before something was recorded says nothing about it.
-    phrases = [
-        f"{title} is {after} and was {before}" for title, after, before in pairs if before not in (None, "", after)
-    ]
-    ran = [(one.sigmas, *(each.sigmas for each in one.later_passes)) for one in (old, new)]
-    return [*phrases, "its sigmas were others"] if own_grid and ran[0] != ran[1] else phrases
 
 
 def _threads(record: Record) -> int | None:
@@ -271,7 +188,7 @@ def _device(name: str) -> str | None:
         return None
 
 
-def _backend(record: Record) -> str:
+def backend_of(record: Record) -> str:
     """What computed the steps of a picture."""
     return record.model.backend or (COMPILE if record.model.compiled else TORCH)
 

@@ -16,7 +16,8 @@ from gradio.blocks import Block
 from webui.core.images import PREVIEW_SIDE, open_small, to_jpeg
 from webui.core.request import RequestError
 from webui.engine.events import Failed
-from webui.engine.replay import Verdict, any_recipe, compare, into, submit_recipe
+from webui.engine.replay import any_recipe, into, submit_recipe
+from webui.engine.replay_verdict import Verdict, compare
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings

@@ -12,7 +12,8 @@ from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Event, Picture
 from webui.engine.job_context import JobContext
-from webui.engine.replay import Recipe, compare, recipe
+from webui.engine.replay import Recipe, recipe
+from webui.engine.replay_verdict import compare
 from webui.engine.run_environment import RunEnvironment
 
 from .trajectory import Trajectory, trajectory_of
