@@ -70,6 +70,7 @@ def test_each_file_is_drawn_as_it_would_be_alone_and_a_broken_one_has_its_reason
     ]
     done = [part for part in job.snapshot().parts if part.pictures]
     assert [part.file.stem for part in done] == ["a", "b"]
+    assert len(read_picture(done[0].pictures[0]).record.batch) == 2
     alone = engine.submit(request.model_copy(update={"image": tmp_path / "b.png"}))
     assert isinstance(alone.wait(60), Finished)
     for ours, one in zip(done[1].pictures, alone.pictures, strict=True):
@@ -78,6 +79,18 @@ def test_each_file_is_drawn_as_it_would_be_alone_and_a_broken_one_has_its_reason
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert archive.namelist() == ["a.png", "a-2.png", "b.png", "b-2.png"]
         assert archive.read("b.png") == done[1].pictures[0].read_bytes()
+
+
+def test_the_pictures_of_a_file_are_drawn_one_by_one_where_that_is_asked_for(engine, registry, tmp_path):
+    settings = replace(engine.settings, one_at_a_time=True)
+    one_by_one = Engine(registry, settings, lambda info, device: ToyModel(toy()), lambda folder: {"toy": toy()})
+    one_by_one.start()
+    files = batch_files([picture(tmp_path / "a.png", "red")], [], tmp_path / "unpacked", LOCAL)
+    request = Request(mode="img2img", prompt="x", steps=3, seed=4, count=2, strength=0.5)
+    job = one_by_one.submit_task(draw_batch(one_by_one, request, files), "owner")
+    assert isinstance(job.wait(60), Finished), job.outcome
+    one_by_one.close()
+    assert [read_picture(each.path).record.batch for each in job.pictures] == [(4,), (5,)]
 
 
 def test_each_picture_has_its_mask(engine, tmp_path):

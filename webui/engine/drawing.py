@@ -116,16 +116,13 @@ class Listeners:
 def draw(
     drawing: Drawing,
     context: JobContext,
-    batch_size: int | None = None,
     previews: bool = True,
     listeners: Listeners = Listeners(),
     share: Share | None = None,
 ) -> dict[str, Any]:
     """Draw every picture and return `Drawing.info`; each picture is saved and told as soon as it is finished.
 
-    batch_size  how many pictures are drawn together; by default what suits the model. A sampler with a grid of its
-                own always draws one by one
-    share       draw these pictures only; "saved" in the info then has their `SavedPicture`s, for the info of the whole
+    share  draw these pictures only; "saved" in the info then has their `SavedPicture`s, for the info of the whole
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
     """
     model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
@@ -134,8 +131,8 @@ def draw(
     weights = model.identity.weights
     resolved, notes = with_coefficients(resolved, context.registry, weights, context.outputs)
     drawing = replace(drawing, resolved=resolved)
-    size = batch_size_of(resolved, batch_size)
-    groups = list(batches(drawing.request.count, size) if share is None else share.groups)
+    whole = batches(drawing.request.count, batch_size_of(resolved, context.batch_size))
+    groups = list(whole if share is None else share.groups)
     progress = ProgressReporter(resolved, groups, context, previews)
     sink, stopped = PictureSink(drawing.resolved, context, share.finished if share else frozenset()), False
 

@@ -27,6 +27,7 @@ class JobContext:
     upscalers    opens networks that enlarge pictures
     tell         makes an event of the job known to its watchers
     on_saved     to be called with each picture that was written
+    batch_size   how many pictures of a request are drawn together; None is what suits the model
     """
 
     model: Any
@@ -38,6 +39,7 @@ class JobContext:
     upscalers: UpscalerHolder
     tell: Callable[[Event], None]
     on_saved: Callable[[Path], None] = lambda path: None
+    batch_size: int | None = None
 
     def raise_if_stopped(self) -> None:
         """Raises Stopped once the job has to end."""

@@ -48,12 +48,11 @@ class PictureBatch:
 
     def run(self, context: JobContext) -> dict[str, Any]:
         """Work through the files in order. A file that cannot be used costs itself only; a full disk ends all."""
-        began, done, stopped, told = context.clock(), list[FileDone](), False, 0
+        began, done, stopped = context.clock(), list[FileDone](), False
         try:
             for file, request in zip(self.files, self.requests, strict=True):
                 context.raise_if_stopped()
-                result = self._one(file, request, context, done, began, told)
-                told += len(result.pictures)
+                result = self._one(file, request, context, done, began)
                 done.append(result)
                 context.tell(PartialResult(result))
         except Stopped:
@@ -63,7 +62,7 @@ class PictureBatch:
             stopped=stopped,
             files=len(self.files),
             made=sum(bool(each.pictures) for each in done),
-            pictures=told,
+            pictures=_pictures_of(done),
             failed=failed,
             seconds=round(context.clock() - began, 3),
         )
@@ -75,16 +74,15 @@ class PictureBatch:
         context: JobContext,
         done: Sequence[FileDone],
         began: float,
-        told: int,
     ) -> FileDone:
-        pictures: list[Path] = []
+        pictures, before = list[Path](), _pictures_of(done)
 
         def listen(event: Event) -> None:
             if isinstance(event, Progress):
                 event = self._progress(event, file, len(done), context.clock() - began)
             elif isinstance(event, Picture):
                 pictures.append(event.path)
-                event = replace(event, index=told + event.index)
+                event = replace(event, index=before + event.index)
             context.tell(event)
 
         inner = replace(context, tell=listen)
@@ -107,6 +105,10 @@ class PictureBatch:
         remaining = of_file.remaining + left * each if of_file.remaining is not None and each is not None else None
         text = f"file {done + 1} of {len(self.files)} ({file.name}), {of_file.text.removeprefix('picture, ')}"
         return replace(of_file, image_index=0, seconds=seconds, remaining=remaining, text=text, total_calls=None)
+
+
+def _pictures_of(done: Sequence[FileDone]) -> int:
+    return sum(len(each.pictures) for each in done)
 
 
 def draw_batch(engine: Engine, request: Request, files: Sequence[BatchFile]) -> PictureBatch:

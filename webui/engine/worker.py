@@ -36,8 +36,6 @@ from .watchdog import Interrupted, Watchdog, sampler_at_work
 if TYPE_CHECKING:
     from webui.settings import Settings
 
-IDLE_TICK = 5.0  # seconds between looks at abandoned jobs while nothing runs
-
 log = logging.getLogger(__name__)
 
 
@@ -124,6 +122,7 @@ class Worker:
                 self.upscalers,
                 job.tell,
                 self._on_saved,
+                environment.batch or (1 if settings.one_at_a_time else None),
             )
             with threads(environment.threads):
                 try:
@@ -158,8 +157,7 @@ class Worker:
                 return dict(stopped=False, answer=job.compute(context.model))
         with nullcontext() if context.model is None else self._holder.drawing(context.model):
             if isinstance(job, DrawJob):
-                batch_size = job.environment.batch or (1 if self._settings.one_at_a_time else None)
-                return draw(job.drawing, context, batch_size, job.previews, share=job.share)
+                return draw(job.drawing, context, job.previews, share=job.share)
             if isinstance(job, TaskJob):
                 return job.task.run(context)
         raise TypeError(f"a worker cannot do {type(job).__name__}")

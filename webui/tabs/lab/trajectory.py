@@ -76,7 +76,7 @@ class Trajectory:
         camera = _Camera(context, self)
         listeners = Listeners(on_call=camera.call, on_gap=camera.gap, on_step=camera.step)
         camera.start()
-        return draw(self.drawing, context, self.environment.batch, previews=False, listeners=listeners)
+        return draw(self.drawing, context, previews=False, listeners=listeners)
 
 
 def make_trajectory(engine: Engine, request: Request) -> Trajectory:
