@@ -12,8 +12,9 @@ from toy_workers import HUNG, near_engine, toy_engine, toy_settings
 from webui.core.request import Request
 from webui.engine import remote_worker, watchdog, worker_process
 from webui.engine.events import Failed, Finished, StoppedEarly
+from webui.engine.job_parts import SharedRun
 from webui.engine.job_queue import JobQueue
-from webui.engine.jobs import Job
+from webui.engine.jobs import Job, TaskJob
 from webui.engine.worker_process import show_one_gpu
 from webui.engine.workers import joint_status, names_of
 from webui.tabs.lab.axes import read_axis
@@ -197,6 +198,31 @@ def test_a_job_is_not_passed_for_ever():
         queue.put(job)
     taken = [queue.take_for(a, 0)[0] for _ in range(5)]
     assert taken.index(first) == 3
+
+
+class Pieces:
+    model = ""
+
+    def parts(self):
+        return [self, self]
+
+    def merged(self, infos, seconds, stopped):
+        return {"stopped": stopped}
+
+    def run(self, context):
+        return {"stopped": False}
+
+
+def test_a_job_that_is_to_stop_has_no_part_for_another_worker():
+    queue = JobQueue(time.monotonic, 60.0)
+    job = TaskJob(Pieces(), "me")
+    job.run = SharedRun(job, time.monotonic)
+    queue.put(job)
+    queue.take_for(Seat(), 0)
+    assert job.run.has_pending
+    job.request_stop()
+    # Else a free worker would ask for one again and again without a pause, while the first comes to its end.
+    assert not job.run.has_pending
 
 
 def test_names_and_status_of_several():

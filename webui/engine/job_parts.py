@@ -65,15 +65,14 @@ class SharedRun:
         self._lock = threading.RLock()
         self._parts = [Part(order) for order in _orders(job, batch_size)]
         self._pending, self._active = list(self._parts), list[Part]()
-        self._took: list[float] = []
         self._over = False
         self._next_picture = 0
         self.lead: Any = None
 
     @property
     def has_pending(self) -> bool:
-        """Whether a part waits for a worker."""
-        return bool(self._pending) and not self._over
+        """Whether a part waits for a worker; none does once the job is to end."""
+        return bool(self._pending) and not (self._over or self._job.stopping or self._job.outcome is not None)
 
     @property
     def is_left_alone(self) -> bool:
@@ -88,7 +87,7 @@ class SharedRun:
     def claim(self, worker: Any) -> Part | None:
         """The next part for a worker, which will `end` it or `give_back`; None if there is none."""
         with self._lock:
-            if not self.has_pending or self._job.stopping or self._job.outcome is not None:
+            if not self.has_pending:
                 return None
             if self.lead is None:
                 self.lead = worker
@@ -118,8 +117,6 @@ class SharedRun:
         with self._lock:
             part.outcome = outcome
             self._active.remove(part)
-            if part.progress is not None:
-                self._took.append(part.progress.seconds)
             self._over = self._over or self._job.stopping or not isinstance(outcome, Finished)
             return self.outcome() if not self.has_pending and not self._active else None
 
@@ -202,7 +199,8 @@ class SharedRun:
         left = [each.remaining for each in progress if each.remaining is not None]
         if len(left) < len(progress):
             return None
-        took = self._took or [each.seconds + (each.remaining or 0.0) for each in progress]
+        took = [part.progress.seconds for part in self._parts if part.outcome and part.progress]
+        took = took or [each.seconds + (each.remaining or 0.0) for each in progress]
         pending = len(self._pending) * sum(took) / len(took)
         return max(max(left), (sum(left) + pending) / len(progress))
 
