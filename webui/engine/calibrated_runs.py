@@ -27,8 +27,7 @@ def with_coefficients(
     if not any(plan.sampler.calibrate and plan.coefficients is None for plan in resolved.plans):
         return resolved, []
     request = resolved.request
-    plain = not (request.guidance_method or request.guidance_rescale or request.guidance_low or request.guidance_high)
-    known = all_calibrations(folders_of(resolved.model_info, outputs)) if plain else ()
+    known = all_calibrations(folders_of(resolved.model_info, outputs)) if _is_plain_cfg(request) else ()
     sizes = [(request.width, request.height), resolved.hires_size] if request.is_hires else [request.drawn_size]
     names = (request.sampler, request.hires_sampler)
     chosen: list[Any] = []
@@ -63,13 +62,17 @@ def folders_of(model: ModelInfo, outputs: Path) -> tuple[Path, Path]:
     return outputs, model.path if model.path.is_dir() else model.path.parent
 
 
+def _is_plain_cfg(request: Request) -> bool:
+    return not (request.guidance_method or request.guidance_rescale or request.guidance_low or request.guidance_high)
+
+
 def _near(calibration: Calibration, key: RunKey) -> bool:
     return (calibration.weights, calibration.sampler) == (key.weights, key.sampler)
 
 
 def _missing(plan: Plan, request: Request, others: Iterable[Calibration]) -> str:
     asked = f"{len(plan.sigmas) - 1} steps of {request.schedule} at guidance {request.guidance:g}"
-    if request.guidance_method or request.guidance_rescale or request.guidance_low or request.guidance_high:
+    if not _is_plain_cfg(request):
         asked += " with other guidance than plain CFG"
     made = sorted({(each.schedule, each.guidance, each.steps) for each in others})
     told = "; ".join(f"{steps} steps of {schedule} at guidance {guidance:g}" for schedule, guidance, steps in made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from samplers.reference import solve_flow
 from samplers.registry import Entry
 from samplers.run import Plan, plan, run
 from samplers.sampler import Denoise, Sampler, Stopped
-from samplers.wrappers import Counted, Reported, Stoppable
+from samplers.wrappers import Reported, Stoppable, Wrapper
 from webui.core.calibrations import Calibration, Plain, RunKey, all_calibrations, keep_calibrations
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest, planning
@@ -109,8 +110,9 @@ def make_calibration(
     if not entry.item.calibrate:
         known = ", ".join(name for name, each in engine.registry.samplers.items() if each.item.calibrate)
         raise RequestError(f"Sampler {sampler} cannot be calibrated; those that can are {known}.")
-    plain = dict(count=1, mode="txt2img", image=None, guidance_method="", guidance_rescale=0.0, hires_scale=0.0)
-    resolved = engine.resolve(request.model_copy(update=plain | dict(guidance_low=0.0, guidance_high=0.0)))
+    plain_cfg = dict(guidance_method="", guidance_rescale=0.0, guidance_low=0.0, guidance_high=0.0)
+    alone = dict(count=1, mode="txt2img", image=None, hires_scale=0.0)
+    resolved = engine.resolve(request.model_copy(update=alone | plain_cfg))
     if len(prompts) == 1:
         raise RequestError("Give two prompts or more: half of them are only tested.")
     texts = tuple(prompts) or usual_prompts(engine, resolved.request.model)
@@ -166,7 +168,7 @@ class _Bench:
             assert item.calibrate is not None
             seeds = range(SEED, SEED + len(self._fitted))
             starts = sigmas[0] * Noise(seeds, "initial")(self._zeros)
-            numbers = item.calibrate(self._denoiser(self._fitted), starts, sigmas, Noise(seeds, "step"))
+            numbers = item.calibrate(self._fitting, starts, sigmas, Noise(seeds, "step"))
             made = Plan(item, item.resolve({}), sigmas, numbers)
             self._doing = f"testing {budget} calls of {name}"
             found.append((self._error(made), made, name))
@@ -207,7 +209,7 @@ class _Bench:
     def _error(self, made: Plan) -> float:
         """The mean over the tested pictures of the root mean square of pixels, from 0 to 1."""
         seeds = range(SEED + len(self._fitted), SEED + len(self._task.prompts))
-        denoise, doing = self._denoiser(self._tested), self._doing
+        denoise, doing = self._testing, self._doing
         if self._reference is None:
             self._doing = "solving the reference"
             high, low = self._context.model.schedule.sigma_max, self._context.model.schedule.sigma_min
@@ -221,25 +223,31 @@ class _Bench:
         pictures = [self._context.model.decode(one[None])[0] for one in x]
         return np.stack([np.asarray(picture, np.float32) / 255 for picture in pictures])
 
+    @cached_property
+    def _fitting(self) -> Denoise:
+        return self._denoiser(self._fitted)
+
+    @cached_property
+    def _testing(self) -> Denoise:
+        return self._denoiser(self._tested)
+
     def _denoiser(self, prompts: Sequence[str]) -> Denoise:
-        """The denoiser of these prompts' pictures, a few at once, counted, and around it progress and Stop."""
+        """The denoiser of these prompts' pictures, a few at once, and around it progress and Stop."""
         whole = self._context.model.denoiser_of_each(prompts, self._request.guidance)
-        counted = Counted(_InParts(whole, len(prompts)), len(prompts))
 
         def report(sigma: float, denoised: torch.Tensor) -> None:
             self.calls += len(denoised) // len(prompts)
             spent = self._context.clock() - self._began
             self._context.tell(Progress(calls=self.calls, seconds=spent, sigma=float(sigma), text=self._doing))
 
-        return Stoppable(Reported(counted, report), self._context.should_stop)
+        return Stoppable(Reported(_InParts(whole, len(prompts)), report), self._context.should_stop)
 
 
-class _InParts:
+class _InParts(Wrapper):
     """Asks for all pictures of the prompts together, and for no more at once than memory is sure to hold."""
 
     def __init__(self, denoise: Denoise, pictures: int):
         self.denoise, self._pictures = denoise, pictures
-        self.model = denoise.model  # type: ignore[attr-defined]  # of a model's own denoiser
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         parts = [self.denoise(part, sigma) for part in x.split(self._pictures)]
