@@ -6,14 +6,13 @@ import argparse
 import json
 import sys
 
-from tqdm import tqdm
-
 from .core.request import Request, RequestError, read
 from .engine.calibration import Calibrated, make_calibration
 from .engine.engine import Engine
-from .engine.events import Failed, PartialResult, Progress
+from .engine.events import Failed, PartialResult
 from .engine.jobs import Job
 from .engine.plugin_reloading import find_plugins
+from .progress_bar import events_beside_bar
 from .settings import Settings
 
 KEPT, NONE_KEPT, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -77,14 +76,9 @@ def _prompts(flags: argparse.Namespace) -> list[str]:
 
 def _watch(job: Job, quiet: bool) -> list[Calibrated]:
     found: list[Calibrated] = []
-    with tqdm(disable=quiet or None, unit="call", file=sys.stderr, leave=False) as bar:
-        for event in job.events():
-            if isinstance(event, Progress):
-                bar.set_description(event.text, refresh=False)
-                bar.update(event.calls - bar.n)
-            elif isinstance(event, PartialResult):
-                found.append(event.value)
-                if not quiet:
-                    bar.clear()
-                    print(sentence(event.value), flush=True)
+    for event in events_beside_bar(job, quiet):
+        if isinstance(event, PartialResult):
+            found.append(event.value)
+            if not quiet:
+                print(sentence(event.value), flush=True)
     return found

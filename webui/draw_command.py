@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from weights.opening import check_model, open_model
 
 from .command_line import add_environment, add_plugins, add_work
@@ -20,9 +18,10 @@ from .core.plugin_fields import PLUGIN_FIELDS
 from .core.request import Request, RequestError, read
 from .core.storage import move
 from .engine.engine import Engine
-from .engine.events import Failed, Picture, Progress, StoppedEarly
+from .engine.events import Failed, Picture, StoppedEarly
 from .engine.jobs import DrawJob
 from .engine.plugin_reloading import find_plugins
+from .progress_bar import events_beside_bar
 from .settings import Settings, output_folder, settings_without_page
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -145,18 +144,12 @@ def _submit(request: Request, settings: Settings) -> tuple[DrawJob, Engine]:
 def _watch(flags: argparse.Namespace, job: DrawJob) -> int:
     """Show how far a job is until it has ended; the exit status."""
     files: list[dict[str, Any]] = []
-    with tqdm(disable=flags.quiet or flags.json or None, unit="call", file=sys.stderr, leave=False) as bar:
-        for event in job.events():
-            if isinstance(event, Progress):
-                bar.total = event.total_calls
-                bar.set_description(event.text, refresh=False)
-                bar.update(event.calls - bar.n)
-            elif isinstance(event, Picture):
-                path = move(event.path, flags.output) if flags.output else event.path
-                files.append(dict(path=str(path), seed=event.seed))
-                if not flags.json:
-                    bar.clear()
-                    print(path, flush=True)
+    for event in events_beside_bar(job, flags.quiet or flags.json):
+        if isinstance(event, Picture):
+            path = move(event.path, flags.output) if flags.output else event.path
+            files.append(dict(path=str(path), seed=event.seed))
+            if not flags.json:
+                print(path, flush=True)
     outcome = job.outcome
     if isinstance(outcome, Failed):
         return _tell_problem(flags, outcome.message, FAILED, files)
