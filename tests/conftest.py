@@ -43,7 +43,6 @@ class ToyModel:
         self.name, self.schedule, self.device = self.info.name, self.info.schedule, torch.device("cpu")
         self.offload = "none"
         hardware = hardware_of(self.device)
-        self.offload = "none"
         self.identity = ModelIdentity("0123456789", self.info.prediction, "float32", "cpu", hardware)
 
     def denoiser(self, prompt, negative_prompt="", guidance=1.0, **conditioning):

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from conftest import write_png
 from pages import idle
 from PIL import Image
-from test_browser import (  # noqa: F401  (fixtures
+from test_browser import (  # noqa: F401  (fixtures)
     PHONE,
     browser,
     choose,

@@ -267,7 +267,7 @@ AXES = {
 
 
 @pytest.mark.parametrize("kind", AXES)
-def test_a_days_work_varies_in_a_grid(real, files, kind):
+def test_fields_of_passes_and_masks_vary_in_a_grid(real, files, kind):
     from webui.tabs.lab.axes import read_axis
     from webui.tabs.lab.grid import make_grid
 

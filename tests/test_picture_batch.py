@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ToyModel, toy, until
+from conftest import until
+from labs import laboratory
 from PIL import Image
 
 from webui.core import file_batch
@@ -16,23 +17,17 @@ from webui.core.limits import LOCAL
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.core.upscale_request import UpscaleRequest
-from webui.engine.engine import Engine
 from webui.engine.events import Finished, StoppedEarly
 from webui.engine.picture_batch import draw_batch, enlarge_batch
 from webui.engine.remote_messages import decode, encode
-from webui.settings import Settings
 
 SIDE = 64
 
 
 @pytest.fixture
-def engine(registry, tmp_path, gate):
-    gate.open()
-    settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", weights=tmp_path, model="toy")
-    engine = Engine(registry, settings, lambda info, device: ToyModel(toy(), gate), lambda folder: {"toy": toy()})
-    engine.start()
-    yield engine
-    engine.close()
+def engine(registry, tmp_path):
+    with laboratory(registry, tmp_path) as running:
+        yield running
 
 
 def picture(path, colour):
@@ -121,10 +116,7 @@ def test_a_worker_process_can_be_given_it(engine, tmp_path):
 
 
 def test_stop_keeps_what_is_finished(registry, tmp_path, gate):
-    settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", weights=tmp_path, model="toy")
-    engine = Engine(registry, settings, lambda info, device: ToyModel(toy(), gate), lambda folder: {"toy": toy()})
-    engine.start()
-    try:
+    with laboratory(registry, tmp_path, gate) as engine:
         uploads = [picture(tmp_path / f"{name}.png", "red") for name in "abc"]
         files = batch_files(uploads, [], tmp_path / "unpacked", LOCAL)
         request = Request(mode="img2img", steps=2, strength=1.0, sampler="Euler", schedule="Karras")
@@ -137,9 +129,6 @@ def test_stop_keeps_what_is_finished(registry, tmp_path, gate):
         gate.open()
         assert isinstance(job.wait(60), StoppedEarly)
         assert (job.snapshot().info["made"], len(job.pictures)) == (1, 1)
-    finally:
-        gate.open()
-        engine.close()
 
 
 def test_a_zip_is_unpacked_under_names_of_our_own(tmp_path):

@@ -294,12 +294,8 @@ def test_changes_of_old_records_say_nothing_of_what_they_do_not_have(bench):
 
 
 @pytest.fixture
-def toys(registry, tmp_path):
-    settings = Settings(root=ROOT, outputs=tmp_path / "outputs", model="toy", device="cpu")
-    engine = Engine(registry, settings, lambda found, device: ToyModel(found), lambda folder: {"toy": toy()})
-    engine.start()
-    yield engine
-    engine.close()
+def toys(bench):
+    return bench()
 
 
 def older(path, folder, **changes):

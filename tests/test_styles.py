@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from conftest import ToyModel, toy
+from labs import laboratory
 
 from webui.api.script_api import Api
 from webui.core.links import from_query, to_query
@@ -14,9 +14,7 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError, read
 from webui.core.settings_folder import PRESETS, STYLES, SettingsFolder, file_name
 from webui.core.styles import Style, keep_styles, kept_styles, read_styles, styled
-from webui.engine.engine import Engine
 from webui.replay_command import replay_file
-from webui.settings import Settings
 from webui.tabs.form.form_state import recall
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.presets import check_may_keep, preset_of
@@ -29,12 +27,9 @@ SOFT = Style("soft light", "soft light")
 
 @pytest.fixture
 def engine(registry, tmp_path):
-    settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", model="toy")
-    engine = Engine(registry, settings, lambda info, device: ToyModel(toy()), lambda folder: {"toy": toy()})
-    keep_styles(engine.outputs, [NOIR, SOFT])
-    engine.start()
-    yield engine
-    engine.close()
+    with laboratory(registry, tmp_path) as running:
+        keep_styles(running.outputs, [NOIR, SOFT])
+        yield running
 
 
 @pytest.mark.parametrize(
