@@ -1,16 +1,18 @@
 // Keys, the browser's token and copying. Everything else is Gradio's.
 window.sigmalab = (() => {
   const KEY = "sigmalab-token";
-  const read = (store) => { try { return store().getItem(KEY) || ""; } catch { return ""; } };
-  const keep = (store, value) => { try { store().setItem(KEY, value); } catch { /* private mode: the token lives as long as the page */ } };
+  const read = (store, key = KEY) => { try { return store().getItem(key) || ""; } catch { return ""; } };
+  const keep = (store, value, key = KEY) => { try { store().setItem(key, value); } catch { /* private mode: it lives as long as the page */ } };
   const tab = () => window.sessionStorage, browser = () => window.localStorage;
+  // What an event is about: the nearest element of this kind around its target.
+  const around = (event, selector) => event.target.closest && event.target.closest(selector);
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
   const remember = (token) => { keep(tab, token); keep(browser, token); tell(); unfold(document.documentElement.classList.contains("expert-open")); if (named()) front(named()); };
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
-    if (event.target.closest && event.target.closest("button.generate") && read(tab)) keep(browser, read(tab));
+    if (around(event, "button.generate") && read(tab)) keep(browser, read(tab));
   });
 
   // A button that is off while its job runs loses the keyboard's focus, which comes back with it.
@@ -43,20 +45,18 @@ window.sigmalab = (() => {
     address.searchParams.set(THEME, name);
     window.history.replaceState(window.history.state, "", address);
   };
-  try {
-    const wanted = browser().getItem(LOOK);
-    if (wanted && !new URLSearchParams(window.location.search).has(THEME)) look(wanted);
-  } catch { /* private mode */ }
+  const wanted = read(browser, LOOK);
+  if (wanted && !new URLSearchParams(window.location.search).has(THEME)) look(wanted);
   document.addEventListener("click", (event) => {
-    if (!(event.target.closest && event.target.closest("[data-theme-toggle]"))) return;
+    if (!around(event, "[data-theme-toggle]")) return;
     const name = document.body.classList.toggle("dark") ? "dark" : "light";
     look(name);
-    try { browser().setItem(LOOK, name); } catch { /* private mode */ }
+    keep(browser, name, LOOK);
   });
 
   // Arrow keys go along a row of tabs, the history's pictures, and chips, which are one stop of the Tab key (WAI-ARIA).
   document.addEventListener("keydown", (event) => {
-    const one = event.target.closest && event.target.closest("[role=tab], [data-row] button, #history-gallery button");
+    const one = around(event, "[role=tab], [data-row] button, #history-gallery button");
     const ways = { ArrowRight: (i, n) => (i + 1) % n, ArrowLeft: (i, n) => (i + n - 1) % n, Home: () => 0, End: (i, n) => n - 1 };
     if (!one || !(event.key in ways)) return;
     const row = [...one.closest("[role=tablist], [data-row], #history-gallery").querySelectorAll("[role=tab], button")].filter((each) => each.offsetParent && !each.disabled);
@@ -130,6 +130,13 @@ window.sigmalab = (() => {
     }
   };
 
+  // A button says for a moment what it did.
+  const say = (button, text) => {
+    const label = button.textContent;
+    button.textContent = text;
+    setTimeout(() => { button.textContent = label; }, 1200);
+  };
+
   // The settings in the address, unless the page was only reloaded: then what was edited since counts.
   const link = () => {
     const [opening] = performance.getEntriesByType("navigation");
@@ -141,10 +148,7 @@ window.sigmalab = (() => {
     const own = window.location.search.slice(1).split("&").filter((part) => part.startsWith("__"));
     window.history.replaceState(window.history.state, "", `${window.location.pathname}?${[...own, query].join("&")}${window.location.hash}`);
     await copy(`${window.location.origin}${window.location.pathname}?${query}`);
-    const button = document.querySelector(`#${mode}-link`);
-    const label = button.textContent;
-    button.textContent = "Link copied";
-    setTimeout(() => { button.textContent = label; }, 1200);
+    say(document.querySelector(`#${mode}-link`), "Link copied");
   };
 
   // A list shows the rows that have all words of what is typed.
@@ -155,12 +159,10 @@ window.sigmalab = (() => {
   });
 
   document.addEventListener("click", async (event) => {
-    const button = event.target.closest && event.target.closest("button[data-copy]");
+    const button = around(event, "button[data-copy]");
     if (!button) return;
     await copy(button.dataset.copy);
-    const label = button.textContent;
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = label; }, 1200);
+    say(button, "Copied");
   });
 
   // Prompts that are clicked together: chips below a prompt, pictures of the wall, names that are offered for a word.
@@ -203,7 +205,7 @@ window.sigmalab = (() => {
     return joined(parts, additions);
   };
   document.addEventListener("click", (event) => {
-    const asked = event.target.closest && event.target.closest("[data-mode] button");
+    const asked = around(event, "[data-mode] button");
     const mode = asked && asked.closest("[data-mode]").dataset.mode, box = mode && boxOf(mode);
     if (!box) return;
     write(box, rewritten(asked.dataset, box.value, document.querySelector(`#${mode}-chips [data-things]`)));
@@ -213,7 +215,7 @@ window.sigmalab = (() => {
 
   // A size's button moves the two sliders; the last one opens them.
   document.addEventListener("click", (event) => {
-    const asked = event.target.closest && event.target.closest("[data-size]");
+    const asked = around(event, "[data-size]");
     if (!asked) return;
     const mode = asked.closest("[data-form]").dataset.form;
     const [width, height] = ["width", "height"].map((side) => document.querySelector(`#${mode}-${side} input[type=number]`));
@@ -231,22 +233,22 @@ window.sigmalab = (() => {
     document.documentElement.classList.toggle("expert-open", wanted);
     document.querySelectorAll("[data-expert]").forEach((each) => each.setAttribute("aria-expanded", wanted));
   };
-  try { unfold(Boolean(browser().getItem(EXPERT))); } catch { /* private mode */ }
+  unfold(Boolean(read(browser, EXPERT)));
   document.addEventListener("click", (event) => {
-    if (!(event.target.closest && event.target.closest("[data-expert]"))) return;
+    if (!around(event, "[data-expert]")) return;
     const wanted = !document.documentElement.classList.contains("expert-open");
     unfold(wanted);
-    try { browser()[wanted ? "setItem" : "removeItem"](EXPERT, "1"); } catch { /* private mode */ }
+    keep(browser, wanted ? "1" : "", EXPERT);
   });
 
   document.addEventListener("click", (event) => {
-    const pixels = event.target.closest && event.target.closest("[data-pixels]");
+    const pixels = around(event, "[data-pixels]");
     if (pixels) pixels.setAttribute("aria-pressed", pixels.closest(".result").classList.toggle("pixels"));
     // The settings of a phone: opened by their button, closed by it and by a touch elsewhere.
-    const sheet = event.target.closest && event.target.closest("[data-sheet]");
+    const sheet = around(event, "[data-sheet]");
     const open = document.querySelector(".bench.sheet-open");
     const bench = sheet ? sheet.closest(".bench") : open;
-    if (!bench || (open && !sheet && (event.target.closest(".controls") || event.target.closest("[role=listbox]")))) return;
+    if (!bench || (open && !sheet && around(event, ".controls, [role=listbox]"))) return;
     const button = bench.querySelector("[data-sheet]"), shown = bench.classList.toggle("sheet-open");
     button.setAttribute("aria-expanded", shown);
     button.textContent = shown ? "Done" : "Settings";
