@@ -22,6 +22,7 @@ TRIES = 10_000
 TEMPORARY = ".part"  # ending of files that are being written
 LEFTOVER_AGE = 60  # seconds
 INPUTS = "inputs"  # folder of the input pictures of img2img, among the pictures' own folders
+CELLS = Path("lab", "cells.jsonl")  # the index of the pictures that are cells of the Lab's grids, beside them
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import json
 import threading
 from pathlib import Path
 
-from webui.core.storage import move, write_new
+from webui.core.storage import CELLS, move, write_new
 
-HEARTS, CELLS, DELETED = "hearts.txt", Path("lab", "cells.jsonl"), ".deleted"
+HEARTS, DELETED = "hearts.txt", ".deleted"
 
 
 class Marks:
@@ -54,7 +54,7 @@ class Marks:
         for line in lines:
             try:
                 names.append(str(json.loads(line)["file"]))
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
         return names
 

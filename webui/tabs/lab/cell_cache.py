@@ -19,9 +19,9 @@ from webui.core.picture_metadata import read_picture
 from webui.core.plugin_fields import PluginOrigin, PluginOrigins
 from webui.core.record import MetadataError, Record, digest_of
 from webui.core.request import Request
+from webui.core.storage import CELLS
 from weights.identity import ModelIdentity, weights_digest
 
-FOLDER, FILE = "lab", "cells.jsonl"
 RECENT = 25  # entries of a cost class that the time of a network call is taken from
 
 
@@ -99,7 +99,7 @@ class CellCache:
 
     def __init__(self, outputs: Path):
         self._outputs = outputs
-        self._file = outputs / FOLDER / FILE
+        self._file = outputs / CELLS
         self._entries: dict[str, dict[str, Any]] = {}
         try:
             lines = self._file.read_text("utf-8", errors="replace").splitlines()
