@@ -103,7 +103,6 @@ def build_history(
     def turn_heart(shown: list[HistoryEntry], chosen: int) -> Any:
         path = _chosen(shown, chosen)
         if path is None:
-            gr.Warning("The picture is no longer there.")
             return gr.skip()
         try:
             return heart_update(history.marks.turn_heart(path))
@@ -114,7 +113,6 @@ def build_history(
     def delete(shown: list[HistoryEntry], chosen: int) -> list[Any]:
         path = _chosen(shown, chosen)
         if path is None:
-            gr.Warning("The picture is no longer there.")
             return [gr.skip()] * 3
         try:
             return [str(history.marks.delete(path)), gr.update(visible=True), time.time()]
@@ -137,8 +135,6 @@ def build_history(
 
     def to_info(shown: list[HistoryEntry], chosen: int) -> dict[Block, Any]:
         path = _chosen(shown, chosen)
-        if path is None:
-            gr.Warning("The picture is no longer there.")
         return info.show(served(path) if path else None)
 
     view.info.click(to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET)
@@ -246,15 +242,19 @@ def heart_update(has_one: bool) -> Any:
 
 
 def _chosen(shown: list[HistoryEntry], chosen: int) -> Path | None:
-    return shown[chosen].path if 0 <= chosen < len(shown) and shown[chosen].path.is_file() else None
+    """The file of the chosen picture; None, of which the visitor is told, if it is gone."""
+    if 0 <= chosen < len(shown) and shown[chosen].path.is_file():
+        return shown[chosen].path
+    gr.Warning("The picture is no longer there.")
+    return None
 
 
 def _connect_send(page: Page, view: HistoryWidgets, bench: Workbench, tabs: gr.Tabs) -> None:
     def use(shown: list[HistoryEntry], chosen: int, kept: Any) -> dict[Block, Any]:
         path = _chosen(shown, chosen)
+        if path is None:
+            return gr.skip()
         try:
-            if path is None:
-                raise RequestError("The picture is no longer there.")
             imported = read_imported_settings(path, page.registry, page.engine.models(), page.engine.upscalers())
             return use_settings(page, bench, tabs, kept, imported, path)
         except RequestError as error:
