@@ -251,6 +251,12 @@ def test_without_hard_links_no_file_is_replaced_either(tmp_path, monkeypatch):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one"]
 
 
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    for data in (b"one", b"two"):
+        storage.write_over(tmp_path / "a.txt", data)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"two"]
+
+
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")

@@ -88,6 +88,13 @@ def test_the_pictures_of_a_file_are_drawn_one_by_one_where_that_is_asked_for(eng
     assert [read_picture(each.path).record.batch for each in job.pictures] == [(4,), (5,)]
 
 
+def test_no_result_takes_the_name_of_another(tmp_path):
+    paths = [picture(tmp_path / f"{i}.png", "red").path for i in range(4)]
+    write_results(tmp_path / "all.zip", zip(["cat", "cat", "cat-2", "Cat"], paths, strict=True))
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert archive.namelist() == ["cat.png", "cat-2.png", "cat-2-2.png", "Cat-3.png"]
+
+
 def test_each_picture_has_its_mask(engine, tmp_path):
     uploads = [picture(tmp_path / f"{name}.png", colour) for name, colour in (("a", "red"), ("b", "blue"))]
     black, white = picture(tmp_path / "a-mask.png", "black"), picture(tmp_path / "b_mask.png", "white")

@@ -3,12 +3,15 @@
 import gzip
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from webui.core import picture_metadata
+from webui.core.limits import PUBLIC
 from webui.core.picture_metadata import read_picture
 from webui.core.record import MetadataError
 from webui.importers.imported_settings import read_imported_settings
@@ -60,6 +63,13 @@ def test_a_damaged_one_is_refused(tmp_path, bits, said):
 def test_a_text_bomb_is_refused(tmp_path):
     with pytest.raises(MetadataError, match="longer"):
         read_picture(hide(tmp_path / "a.png", "a" * 5_000_000, side=256))
+
+
+def test_a_large_webp_has_none(tmp_path, monkeypatch):
+    path = hide(tmp_path / "a.webp", TEXT, "RGB")
+    monkeypatch.setattr(picture_metadata, "PUBLIC", replace(PUBLIC, upload=1000))
+    with pytest.raises(MetadataError, match="carries no settings"):
+        read_picture(path)
 
 
 def test_texts_beside_the_pixels_count_first(tmp_path):

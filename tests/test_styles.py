@@ -9,6 +9,7 @@ import pytest
 from labs import laboratory
 
 from webui.api.script_api import Api
+from webui.core import settings_folder
 from webui.core.links import from_query, to_query
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError, read
@@ -122,6 +123,18 @@ def test_settings_are_kept_one_file_each_and_replaced_by_name(tmp_path):
     assert list(folder.all()) == ["../Ä: <b>"]
     with pytest.raises(RequestError, match="There is no preset 'fast'"):
         folder.delete("fast")
+
+
+def test_of_many_all_are_kept_or_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings_folder, "MAX_FILES", 2)
+    folder = SettingsFolder(tmp_path, STYLES)
+    for given, said in ((["a", "b\n"], "A name has"), (["a", "b", "c"], "There would be more than 2 styles")):
+        with pytest.raises(RequestError, match=said):
+            folder.save_all(dict.fromkeys(given, {}))
+        assert not folder.all()
+    folder.save_all(dict.fromkeys(["a", "b"], {"prompt": "x"}))
+    folder.save_all({"A": {"prompt": "y"}})
+    assert {name: data["prompt"] for name, data in folder.all().items()} == {"A": "y", "b": "x"}
 
 
 @pytest.mark.parametrize("name", ["con", "a.", "b ", "Fast", "a/b", "ü"])

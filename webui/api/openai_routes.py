@@ -249,9 +249,7 @@ def write_transparency(path: Path, limits: Limits) -> Path:
 
 
 def _alpha_of(image: Image.Image) -> Image.Image:
-    alpha = image.convert("RGBA").getchannel("A")
-    alpha.info = image.info
-    return alpha
+    return image.convert("RGBA").getchannel("A")
 
 
 def address_of_page(http: HttpRequest, root_path: str) -> str:

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from .storage import TEMPORARY
+from .storage import write_over
 
 FILE = "calibrations.json"
 MOST_BYTES = 4_000_000
@@ -140,12 +138,7 @@ def keep_calibrations(folder: Path, made: Iterable[Calibration]) -> Path:
     file, new = folder / FILE, tuple(made)
     before = [old for old in all_calibrations([folder]) if not any(_same(old, each) for each in new)]
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{FILE}.{secrets.token_hex(4)}{TEMPORARY}"
-    try:
-        temporary.write_text(CalibrationFile(calibrations=(*new, *before)).model_dump_json(), "utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_over(file, CalibrationFile(calibrations=(*new, *before)).model_dump_json().encode())
     return file
 
 

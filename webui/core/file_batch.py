@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -104,13 +103,11 @@ def unpack(upload: Upload, folder: Path, most: int, room: int) -> list[Upload]:
 
 def write_results(path: Path, results: Iterable[tuple[str, Path]]) -> None:
     """Write a zip of pictures, each (name without its ending, file); the later ones of a name get numbers. OSError."""
-    seen = Counter[str]()
+    taken = set[str]()
     # Pictures are packed already.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for stem, file in results:
-            seen[stem] += 1
-            number = f"-{seen[stem]}" if seen[stem] > 1 else ""
-            archive.write(file, f"{stem}{number}{file.suffix}")
+            archive.write(file, f"{_free(stem, taken)}{file.suffix}")
 
 
 def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, most: int, name: str) -> int:
@@ -141,12 +138,17 @@ def _named(uploads: Sequence[Upload]) -> list[BatchFile]:
     files, taken = list[BatchFile](), set[str]()
     for upload in sorted(uploads, key=lambda each: each.name.casefold()):
         plain = re.sub(r"[^\w .()+-]+", "_", PurePosixPath(upload.name).stem).strip(" .")[:STEM] or "picture"
-        stem, number = plain, 2
-        while stem.casefold() in taken:
-            stem, number = f"{plain}-{number}", number + 1
-        taken.add(stem.casefold())
-        files.append(BatchFile(upload.name, stem, upload.path))
+        files.append(BatchFile(upload.name, _free(plain, taken), upload.path))
     return files
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or with -2, -3 ... where it is taken in whatever case; `taken` has it from then on."""
+    free, number = name, 2
+    while free.casefold() in taken:
+        free, number = f"{name}-{number}", number + 1
+    taken.add(free.casefold())
+    return free
 
 
 def _with_masks(files: Sequence[BatchFile], masks: Sequence[Upload]) -> tuple[BatchFile, ...]:

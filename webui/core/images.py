@@ -236,10 +236,11 @@ def in_strips(
     Pillow's conversions of a whole picture would hold up to four copies of it at once.
     """
     result = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    # EXIF says how to turn it upright. Of transparency nothing is left.
+    result.info = {name: value for name, value in image.info.items() if name != "transparency"}
     rows = max(1, STRIP // factor) * factor
     for top in range(0, image.height, rows):
         strip = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
-        result.info = strip.info
         result.paste(strip.reduce(factor), (0, top // factor))
     return result
 

@@ -195,9 +195,7 @@ def read_mask(path: Path, limits: Limits = LOCAL) -> Image.Image:
 def _strip_of_mask(image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
     black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
-    mask = Image.alpha_composite(black, layer).convert("L")
-    mask.info = image.info
-    return mask
+    return Image.alpha_composite(black, layer).convert("L")
 
 
 def faded(mask: Image.Image, blur: int) -> Image.Image:

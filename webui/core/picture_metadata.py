@@ -75,11 +75,8 @@ def _texts(image: Image.Image) -> dict[str, str]:
                 image.load()
             texts = _known(image.info | getattr(image, "text", {}))
         texts = from_exif(image, MAX_TEXT) | texts
-        if not texts and image.format in LOSSLESS:
+        if not texts and _may_hide_a_text(image):
             with decoding():
-                # Pillow's decoder of WebP takes most, and these are never that large.
-                if image.format == "WEBP":
-                    check_memory(image, PUBLIC)
                 texts = {A1111_KEYWORD: text} if (text := read_stealth(image, MAX_TEXT)) else {}
         return texts
     except TooLong as error:
@@ -89,6 +86,16 @@ def _texts(image: Image.Image) -> dict[str, str]:
     # EXIF and texts from strangers may be anything, and Pillow raises nearly anything on them.
     except Exception as error:
         raise MetadataError(f"The picture's settings are damaged ({type(error).__name__}).") from None
+
+
+def _may_hide_a_text(image: Image.Image) -> bool:
+    """Whether a text may stand in the pixels: never in a large WebP, the decoder of which takes most memory."""
+    try:
+        if image.format == "WEBP":
+            check_memory(image, PUBLIC)
+    except PictureError:
+        return False
+    return image.format in LOSSLESS
 
 
 def _known(info: Mapping[Any, Any]) -> dict[str, str]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .fields import MAX_NAME
 from .request import RequestError
-from .storage import TEMPORARY
+from .storage import write_over
 
 PRESETS, STYLES = "presets", "styles"
 MAX_FILES = 1000  # of a kind
@@ -42,27 +41,26 @@ class SettingsFolder:
 
     def save(self, name: str, data: dict[str, Any]) -> None:
         """Keep an object under a name, in place of one that has it. Raises RequestError."""
-        check_name(name)
-        text = json.dumps({**data, "name": name}, ensure_ascii=False, indent=1)
-        if len(text) > MAX_BYTES:
-            raise RequestError(f"{name} is too long to be kept; allowed are {MAX_BYTES >> 10} KB.")
-        path = self._path_of(name)
-        if path is None and len(self._paths()) >= MAX_FILES:
-            raise RequestError(f"There are {MAX_FILES} {self._kind} already; delete some first.")
-        path = path or self._folder / file_name(name)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, "utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise RequestError(f"{name} cannot be kept in {self._kind}: {error.strerror or error}.") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        self.save_all({name: data})
+
+    def save_all(self, given: Mapping[str, dict[str, Any]]) -> None:
+        """Keep objects under their names, in place of those that have them. Raises RequestError."""
+        texts = {name: _text_of(name, data) for name, data in given.items()}
+        known = self._by_name()
+        new = {name.casefold() for name in texts} - known.keys()
+        if new and len(self._paths()) + len(new) > MAX_FILES:
+            raise RequestError(f"There would be more than {MAX_FILES} {self._kind}; delete some first.")
+        for name, text in texts.items():
+            path = known.get(name.casefold(), self._folder / file_name(name))
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_over(path, text.encode())
+            except OSError as error:
+                raise RequestError(f"{name} cannot be kept in {self._kind}: {error.strerror or error}.") from None
 
     def delete(self, name: str) -> None:
         """Forget an object. Raises RequestError where there is none of this name."""
-        path = self._path_of(name)
+        path = self._by_name().get(name.casefold())
         if path is None:
             raise RequestError(f"There is no {self._kind.removesuffix('s')} {name[:MAX_NAME]!r}.")
         try:
@@ -74,11 +72,9 @@ class SettingsFolder:
         # Hidden ones are being written.
         return sorted(path for path in self._folder.glob("*.json") if not path.name.startswith("."))[:MAX_FILES]
 
-    def _path_of(self, name: str) -> Path | None:
-        for path in self._paths():
-            if (found := _read(path)) and found[0].casefold() == name.casefold():
-                return path
-        return None
+    def _by_name(self) -> dict[str, Path]:
+        # Of files that say the same name, the first counts.
+        return {found[0].casefold(): path for path in reversed(self._paths()) if (found := _read(path))}
 
 
 def check_name(name: str) -> None:
@@ -94,6 +90,15 @@ def file_name(name: str) -> str:
         return f"{small}.json"
     readable = re.sub(r"[^a-z0-9]+", "-", small).strip("-")[:40] or "settings"
     return f"{readable}-{hashlib.sha256(small.encode()).hexdigest()[:8]}.json"
+
+
+def _text_of(name: str, data: dict[str, Any]) -> str:
+    """The text of a file; RequestError where it cannot be kept."""
+    check_name(name)
+    text = json.dumps({**data, "name": name}, ensure_ascii=False, indent=1)
+    if len(text) > MAX_BYTES:
+        raise RequestError(f"{name} is too long to be kept; allowed are {MAX_BYTES >> 10} KB.")
+    return text
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""Store pictures by date: each is written to a temporary name and renamed; no existing file is replaced."""
+"""Store pictures by date: each is written to a temporary name and renamed; no existing picture is replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -37,6 +37,19 @@ class Saved:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file in one step: readers see all of it or nothing. FileExistsError if there is one already; OSError."""
+    with _written_beside(path, data) as temporary:
+        _move_new(temporary, path)
+
+
+def write_over(path: Path, data: bytes) -> None:
+    """Write a file in one step, in place of the one that is there: readers see all of one of them. Raises OSError."""
+    with _written_beside(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file beside a path that has all of these bytes; it is gone afterwards."""
     # A name of its own, so that what a killed process left behind stands in nobody's way.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
@@ -44,7 +57,7 @@ def write_new(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _move_new(temporary, path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 from .fields import MAX_NAME
 from .limits import LOCAL
 from .request import Request, RequestError
-from .settings_folder import MAX_FILES, STYLES, SettingsFolder, check_name
+from .settings_folder import STYLES, SettingsFolder, check_name
 
 PLACE = "{prompt}"  # of the prompt in a style; a style without it is added behind a comma
 MAX_BYTES = 4 * 1024 * 1024  # of a file with styles
@@ -103,11 +103,7 @@ def read_styles(path: Path, name: str) -> list[Style]:
 
 def keep_styles(outputs: Path, styles: Sequence[Style]) -> None:
     """Keep styles in an outputs folder, in place of those with their names. Raises RequestError."""
-    folder = SettingsFolder(outputs, STYLES)
-    if len(folder.all().keys() | {style.name for style in styles}) > MAX_FILES:
-        raise RequestError(f"There would be more than {MAX_FILES} styles; delete some first.")
-    for style in styles:
-        folder.save(style.name, style.to_json())
+    SettingsFolder(outputs, STYLES).save_all({style.name: style.to_json() for style in styles})
 
 
 def _from_csv(text: str) -> list[dict[str, Any]]:

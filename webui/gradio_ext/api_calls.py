@@ -14,19 +14,18 @@ import gradio as gr
 from gradio.components import FormComponent
 from gradio.utils import get_type_hints
 from pydantic import ValidationError
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .json_bodies import JSON_BODY
+from .read_bodies import again
 from .signed_in import signed_in
-from .strokes import Strokes
+from .strokes import COMPONENT, Strokes, is_file
 
 CALL = re.compile(r"^/gradio_api/call/(?P<v2>v2/)?(?P<name>[^/]+)/?$")
 # The page runs the events here that need no queue.
 RUN = re.compile(r"^/gradio_api/(run|api)/(?P<name>[^/]+)/?$")
 JOIN = re.compile(r"^/gradio_api/queue/join/?$")
-COMPONENT = re.compile(r"^/gradio_api/component_server/?$")
 
 
 class ApiCalls:
@@ -75,12 +74,7 @@ class ApiCalls:
             await self._app(scope, receive, send)
             return
         filled = {**body, "data": data}
-        messages: list[Message] = [{"type": "http.request", "body": json.dumps(filled).encode(), "more_body": False}]
-
-        async def receive_filled() -> Message:
-            return messages.pop() if messages else await receive()
-
-        await self._app({**scope, JSON_BODY: filled}, receive_filled, send)
+        await self._app({**scope, JSON_BODY: filled}, again(json.dumps(filled).encode(), receive), send)
 
     async def _component(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a component's own function be called; what it cannot take is refused."""
@@ -91,9 +85,8 @@ class ApiCalls:
             begun = True
             await send(message)
 
-        files = Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data")
         try:
-            await (self._strokes if files else self._app)(scope, receive, send_noted)
+            await (self._strokes if is_file(scope) else self._app)(scope, receive, send_noted)
         except (LookupError, TypeError, ValueError, AttributeError):
             if begun:
                 raise

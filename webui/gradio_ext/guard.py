@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from webui.core.images import MAX_BYTES
@@ -23,6 +22,7 @@ from .failed_events import FailedEvents
 from .json_bodies import JsonBodies
 from .login_throttle import LoginAttempts, LoginThrottle
 from .signed_in import HiddenEndpoints
+from .strokes import is_file
 from .unfetched_calls import UnfetchedCalls
 
 Scope = MutableMapping[str, Any]
@@ -32,8 +32,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 TUNNEL = ".gradio.live"
 LOGOUT = re.compile(r"^/logout/?$")
 UPLOAD = re.compile(r"^(/gradio_api)?/upload/?$")
-# Strokes of the mask's editor come as files, which are read after the login.
-STROKES = re.compile(r"^/gradio_api/component_server/?$")
 MAX_BODY = 2 * 1024 * 1024
 MAX_STROKES = 8 * 1024 * 1024  # a PNG of 1024 x 1024 pixels takes 4 MB at most
 # Gradio limits each file of an upload after the login; this also limits their number.
@@ -124,7 +122,8 @@ class Guard:
             # By default Gradio would end every session of the user's name.
             scope = {**scope, "query_string": b"all_session=false"}
         app = self._upload_app if UPLOAD.match(scope["path"]) else self._app
-        if STROKES.match(scope["path"]) and Headers(scope=scope).get("content-type", "").startswith("multipart/"):
+        # They are read after the login.
+        if is_file(scope):
             app = self._strokes_app
         if self._api_app and APIS.match(scope["path"]):
             app = self._api_app

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .files import file_problem
+from .read_bodies import again
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -46,12 +47,7 @@ class JsonBodies:
             detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": problem}
             await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
             return
-        given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive_again() -> Message:
-            return given.pop() if given else await receive()
-
-        await self._app({**scope, JSON_BODY: value}, receive_again, send)
+        await self._app({**scope, JSON_BODY: value}, again(body, receive), send)
 
 
 def read_body(body: bytes) -> tuple[Any, str | None]:

@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .read_bodies import again
+
 FREE, FREE_OF_NAME = 5, 20  # attempts without a wait, from an address and for a name
 LONGEST = 60.0  # seconds
 FORGOTTEN = 600.0  # seconds after the last attempt
@@ -129,15 +131,3 @@ async def _name(scope: Scope, body: bytes) -> str:
         return ""
     name = form.get("username", "")
     return name.strip()[:MAX_NAME] if isinstance(name, str) else ""
-
-
-def again(body: bytes, receive: Receive | None = None) -> Receive:
-    """What receives a body that has been read once more."""
-    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_again() -> Message:
-        if given or receive is None:
-            return given.pop() if given else {"type": "http.disconnect"}
-        return await receive()
-
-    return receive_again

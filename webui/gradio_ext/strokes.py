@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from webui.core.request import RequestError
-
 from .files import uploaded
-from .login_throttle import again
+from .read_bodies import again
 
+# Where a component's own function is called: with JSON, and with a file for the strokes of an editor.
+COMPONENT = re.compile(r"^/gradio_api/component_server/?$")
 MOST_LAYERS = 4
 MOST_BYTES = 64 * 1024 * 1024  # of strokes whose event has not come yet
 
@@ -53,7 +56,13 @@ class Strokes:
                 _forget_oldest(block)
 
 
-def layers_of(editor: gr.ImageEditor, value: Any) -> list[bytes]:
+def is_file(scope: Scope) -> bool:
+    """Whether a request brings a file of an editor, for `Strokes`."""
+    kind = Headers(scope=scope).get("content-type", "").lower()
+    return COMPONENT.match(scope["path"]) is not None and kind.startswith("multipart/form-data")
+
+
+def layers_of(editor: gr.ImageEditor, value: Any) -> Sequence[bytes | Path]:
     """The layers, PNG each, of a value of an editor, for an event that gets it `RAW`. Raises RequestError.
 
     The browser sends them by the value's id, or as uploaded files.
@@ -64,17 +73,7 @@ def layers_of(editor: gr.ImageEditor, value: Any) -> list[bytes]:
     blobs = editor.blob_storage.pop(name, None) if isinstance(name, str) else None
     if blobs:
         return [layer for layer in blobs.layers if layer is not None]
-    return [_read(file) for file in files[:MOST_LAYERS]] if isinstance(files, list) else []
-
-
-def _read(file: Any) -> bytes:
-    path = uploaded(file)
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RequestError("What is painted is too large; open the picture again.")
-        return path.read_bytes()
-    except OSError as error:
-        raise RequestError("What was painted is gone from the server; paint again.") from error
+    return [uploaded(file) for file in files[:MOST_LAYERS]] if isinstance(files, list) else []
 
 
 def _forget_oldest(editor: gr.ImageEditor) -> None:

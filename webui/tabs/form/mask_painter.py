@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -154,11 +155,11 @@ def canvas_of(image: Any, mask: Any, limits: Limits = LOCAL) -> dict[str, Any] |
     return dict(background=picture, layers=layers, composite=None)
 
 
-def mask_of(layers: Sequence[bytes]) -> bytes | None:
+def mask_of(layers: Sequence[bytes | Path]) -> bytes | None:
     """PNG of what is painted on the editor's layers, white on black; None if nothing is. Raises PictureError."""
     painted: Image.Image | None = None
     for layer in layers:
-        with decoding(), open_untrusted(BytesIO(layer)) as image:
+        with decoding(), open_untrusted(BytesIO(layer) if isinstance(layer, bytes) else layer) as image:
             if max(image.size) > EDITOR_SIDE:
                 raise PictureError(f"What is painted is larger than {EDITOR_SIDE} pixels; open the picture again.")
             with broken("mask"):

@@ -9,7 +9,7 @@ import json
 import threading
 from pathlib import Path
 
-from webui.core.storage import CELLS, move, write_new
+from webui.core.storage import CELLS, move, write_over
 
 HEARTS, DELETED = "hearts.txt", ".deleted"
 
@@ -37,11 +37,7 @@ class Marks:
         with self._lock:
             before = self.hearts()
             after = [each for each in before if each != name] if name in before else [*before, name]
-            file = self._folder / HEARTS
-            new = file.with_name(f"{HEARTS}.new")
-            new.unlink(missing_ok=True)
-            write_new(new, "".join(f"{each}\n" for each in after).encode())
-            new.replace(file)
+            write_over(self._folder / HEARTS, "".join(f"{each}\n" for each in after).encode())
         return name in after
 
     def cells(self) -> list[str]:
