@@ -207,15 +207,14 @@ def shapes(version: int = 1, width: Width | None = None) -> dict[str, tuple[int,
     text = clip(width) if version == 1 else open_clip(width)
     prefix = "cond_stage_model.transformer.text_model." if version == 1 else "cond_stage_model.model."
     parts = [("model.diffusion_model.", unet(version, width)), ("first_stage_model.", vae(width)), (prefix, text)]
+    second = open_clip(replace(width, text=width.second, layers=width.second_layers))
     if version == XL:
-        second = replace(width, text=width.second, layers=width.second_layers)
         parts[2:] = [
             ("conditioner.embedders.0.transformer.text_model.", clip(width)),
-            ("conditioner.embedders.1.model.", open_clip(second)),
+            ("conditioner.embedders.1.model.", second),
         ]
     if version == REFINER:
-        second = replace(width, text=width.second, layers=width.second_layers)
-        parts[2:] = [("conditioner.embedders.0.model.", open_clip(second))]
+        parts[2:] = [("conditioner.embedders.0.model.", second)]
     named = {prefix + name: sizes for prefix, part in parts for name, sizes in part}
     return {"betas": (1000,), "alphas_cumprod": (1000,), **named}
 

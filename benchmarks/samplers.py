@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from samplers.reference import solve_flow
 from samplers.registry import Registry, discover
 from samplers.run import plan, run
 from samplers.sampler import Sampler
@@ -67,20 +68,10 @@ def mixture() -> MixtureDenoiser:
 def problem() -> tuple[torch.Tensor, torch.Tensor]:
     """Starting points (256, 1, 4, 4) and where the probability-flow ODE takes them, denoised at sigma_min."""
     model, denoise = stable_diffusion(), mixture()
-    x = start = model.sigma_max * torch.randn(
+    start = model.sigma_max * torch.randn(
         IMAGES, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
-    steps = 4000
-    h = math.log(model.sigma_min / model.sigma_max) / steps
-    slope = lambda at, state: state - denoise(state, math.exp(at))  # noqa: E731
-    for i in range(steps):
-        at = math.log(model.sigma_max) + i * h
-        k1 = slope(at, x)
-        k2 = slope(at + h / 2, x + h / 2 * k1)
-        k3 = slope(at + h / 2, x + h / 2 * k2)
-        k4 = slope(at + h, x + h * k3)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return start, denoise(x, model.sigma_min)
+    return start, denoise(solve_flow(denoise, start, model.sigma_max, model.sigma_min, 4000), model.sigma_min)
 
 
 def grid(steps: int) -> tuple[float, ...]:
@@ -220,9 +211,8 @@ def native(registry: Registry) -> dict[str, Sampler]:
     }
 
 
-def tables() -> str:
+def tables(registry: Registry) -> str:
     """Both tables as Markdown."""
-    registry = discover(ROOT / "plugins", packages=False)
     return "\n".join([*deterministic_table(registry), "", *stochastic_table(registry)])
 
 
@@ -238,14 +228,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/samplers.md")
     write = parser.parse_args().write
-    errors = guided_errors(discover(ROOT / "plugins", packages=False))
+    registry = discover(ROOT / "plugins", packages=False)
+    errors = guided_errors(registry)
     guided = "\n".join(guided_table(errors))
     if write:
         write_errors(errors)
-        write_table("samplers.md", "samplers", tables())
+        write_table("samplers.md", "samplers", tables(registry))
         write_table("samplers.md", "guided", guided)
     else:
-        print(tables(), guided, sep="\n\n")
+        print(tables(registry), guided, sep="\n\n")
 
 
 if __name__ == "__main__":

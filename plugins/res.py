@@ -20,16 +20,15 @@ PAPER = "arXiv:2308.02157"
 
 @sampler("RES multistep", order=2, calls=1, paper=PAPER)
 def multistep(denoise, x, sigmas, noise):
-    before: list = []
+    history: list = []
     for sigma, lower in pairwise(sigmas):
         denoised = denoise(x, sigma)
-        history = [(sigma, denoised), *before]
+        history = [(sigma, denoised), *history][:2]
         if lower == 0:
             x = denoised
         else:
             weights = multistep_weights([level for level, _ in history], sigma, lower, lambda u, to=lower: to / (u * u))
             x = lower / sigma * x + sum(weight * value for weight, (_, value) in zip(weights, history))
-        before = history[:1]
         yield Step(x, lower, denoised)
 
 

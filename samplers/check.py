@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import CodeType
 from typing import Any, NoReturn
 
 import torch
@@ -139,7 +140,7 @@ def explained(item: Sampler | Guidance) -> Iterator[None]:
 
 def place(item: Sampler | Guidance, error: BaseException | None = None) -> str:
     """Where a sampler or a guidance is written, or the line of it that raised `error`."""
-    code = getattr(getattr(item.function, "__wrapped__", item.function), "__code__", None)
+    code = _code_of(item)
     if code is None:
         return f"{type(item).__name__.lower()} {item.name}"
     lines = (
@@ -149,9 +150,15 @@ def place(item: Sampler | Guidance, error: BaseException | None = None) -> str:
     return f"line {lines[-1] if lines else code.co_firstlineno} of {file}"
 
 
+def _code_of(item: Sampler | Guidance) -> CodeType | None:
+    """The code of a plugin's own function; None of what is no function in Python."""
+    code: CodeType | None = getattr(getattr(item.function, "__wrapped__", item.function), "__code__", None)
+    return code
+
+
 def _names_in(sampler: Sampler) -> Iterator[str]:
     """The names that a sampler's own code uses."""
-    code = getattr(getattr(sampler.function, "__wrapped__", sampler.function), "__code__", None)
+    code = _code_of(sampler)
     codes = [code] if code else []
     while codes:
         one = codes.pop()
@@ -187,19 +194,20 @@ def _check_sigma(sigma: Any, above: float, sigmas: Sequence[float], own_grid: bo
             came,
             "the second argument of Step: the level that x is at now",
         )
-    near = next((each for each in sigmas if each != sigma and abs(each - sigma) <= 1e-6 * each), None)
-    if not own_grid and sigma not in sigmas and near is not None:
+    if own_grid or sigma in sigmas:
+        return
+    near = next((each for each in sigmas if abs(each - sigma) <= 1e-6 * each), None)
+    if near is not None:
         fail(
             "steps at the given sigmas",
             f"one at {float(sigma)!r} for {near!r}",
             "sigmas in float32: yield the Python floats of the list",
         )
-    if not own_grid and sigma not in sigmas:
-        fail(
-            "steps at the given sigmas",
-            f"one at {sigma:g}",
-            "own_grid=True, which a sampler with its own grid declares",
-        )
+    fail(
+        "steps at the given sigmas",
+        f"one at {sigma:g}",
+        "own_grid=True, which a sampler with its own grid declares",
+    )
 
 
 def form_of(x: torch.Tensor) -> str:

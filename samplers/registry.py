@@ -15,7 +15,7 @@ from .guidance import CFG
 from .plugin_loading import HOOKS, Broken, Entry, Item, Loaded, load
 from .sampler import Guidance, Sampler, Schedule
 from .slow_loading import named_while_slow
-from .sources import Source, digest_of_files, file_source, sources
+from .sources import digest_of_files, file_source, sources
 
 __all__ = ["HOOKS", "Broken", "Entry", "Registry", "discover", "load_plugin"]
 
@@ -107,7 +107,7 @@ def discover(
 
 def load_plugin(path: Path, patience: float = PATIENCE) -> Registry:
     """Load and check one plugin alone: a file, or a folder with `__init__.py`. See `discover`."""
-    source: Source = file_source(path.absolute(), path.name)
+    source = file_source(path.absolute(), path.name)
     with named_while_slow(path.name, patience, LIMIT):
         found = _registry([load(source, deep=True)])
     return replace(found, guidances={n: entry for n, entry in found.guidances.items() if entry.source == path.name})
@@ -119,8 +119,7 @@ def _kept(old: Loaded, new: Loaded) -> Loaded:
     if not (new.broken and usable):
         return new
     told = "; what was loaded before stays in use"
-    broken = tuple(replace(each, reason=each.reason.removesuffix(told) + told) for each in new.broken)
-    return replace(old, broken=broken)
+    return replace(old, broken=tuple(replace(each, reason=each.reason + told) for each in new.broken))
 
 
 def _registry(loaded: Sequence[Loaded]) -> Registry:

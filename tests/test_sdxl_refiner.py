@@ -74,3 +74,11 @@ def test_networks_with_other_inputs_are_named():
     sizes = shapes(REFINER) | {"model.diffusion_model.input_blocks.0.0.weight": (32, 8, 3, 3)}
     with pytest.raises(ModelError, match="a network that edits pictures"):
         recognize_file(described(sizes))
+
+
+def test_pictures_of_several_prompts_at_once_are_told_the_scores_of_single_ones(refiner):
+    prompts, generator = ("rocket", "red apple"), torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(len(prompts), *refiner.latents_shape(SIDE, SIDE), generator=generator)
+    together = refiner.denoiser_of_each(prompts, 5.0)(x, 3.0)
+    single = [refiner.denoiser(prompt, guidance=5.0)(x[i : i + 1], 3.0) for i, prompt in enumerate(prompts)]
+    torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)

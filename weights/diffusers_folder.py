@@ -70,9 +70,9 @@ def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo
             f"model {path.name}: its configuration is not that of a model for pictures of up to {LARGEST} pixels a side"
         )
     if taken not in (channels, 2 * channels + 1):
-        what = "a network of another kind"
         raise ModelError(
-            f"model {path.name} is {what} ({taken} input channels, its VAE has {channels}); it is not supported"
+            f"model {path.name} is a network of another kind ({taken} input channels, its VAE has {channels}); "
+            "it is not supported"
         )
     is_refiner = unet.get("projection_class_embeddings_input_dim") == REFINER_INPUT
     if is_refiner and read_index(path).get("text_encoder") != NONE:

@@ -81,15 +81,15 @@ class ExtraNetworks:
 
     def preview_name(self, scale: float) -> str | None:
         """The name of the quick decoder for a VAE whose latents are scaled so, None if there is none."""
-        usable = {name: file.path for name, file in self.previews().items() if not file.problem}
-        return preview_for(scale, usable)
+        return preview_for(scale, self._usable_previews())
 
     def preview_decoder(self, scale: float, device: torch.device) -> PreviewDecoder | None:
         """The quick decoder for a VAE whose latents are scaled so, None if there is none. Raises ModelError."""
-        name = self.preview_name(scale)
+        usable = self._usable_previews()
+        name = preview_for(scale, usable)
         if name is None:
             return None
-        file = self.previews()[name]
+        file = usable[name]
         key = file.path, file.stamp, device
         if key not in self._previews:
             self._previews[key] = open_preview(file.path, device)
@@ -172,6 +172,9 @@ class ExtraNetworks:
                 self._open.pop(next(iter(self._open)))
             self._open[key] = read_lora(file.path, name)
         return self._open[key]
+
+    def _usable_previews(self) -> dict[str, FoundFile]:
+        return {name: file for name, file in self.previews().items() if not file.problem}
 
     def _digest(self, file: FoundFile) -> str:
         key = file.path, file.stamp

@@ -40,9 +40,7 @@ class Folder:
 
     def check(self) -> None:
         """Raises ModelError unless every part is there and complete; no weights are read."""
-        for name in self.modules:
-            with self._naming(name):
-                self._part(name)
+        self.parts()
         for name in self.tokenizers:
             self.open_tokenizer(name)
 

@@ -190,10 +190,7 @@ class Model:
             model.restore()
         positive: Any
         negative: Any
-
-        def encode(text: str, negative: bool = False) -> Condition:
-            return model.network.told(model.encode_prompt(text, clip_skip), size_condition, negative)
-
+        encode = partial(model._condition, clip_skip=clip_skip, size=size_condition)
         if prompt_syntax == "weights":
             positive, negative = encode(prompt), encode(negative_prompt, negative=True)
         else:
@@ -218,12 +215,16 @@ class Model:
             raise ModelError("a network made for inpainting draws no picture from words alone")
         joined: Any = None
         for prompt in prompts:
-            condition: Any = self.encode_prompt(prompt)
+            condition = self._condition(prompt)
             joined = condition if joined is None else joined.join(condition)
             if joined is None:
                 raise ModelError("the prompts are not of one length; take short ones")
         network = Network(self.network, self.schedule, self.info.prediction)
-        return guide(network, joined, self.encode_prompt(""), guidance)
+        return guide(network, joined, self._condition("", negative=True), guidance)
+
+    def _condition(self, text: str, clip_skip: int = 1, size: SizeCondition = OWN_SIZE, negative: bool = False) -> Any:
+        """The condition of a prompt, or of the negative one, with all that the network is told."""
+        return self.network.told(self.encode_prompt(text, clip_skip), size, negative)
 
     def blank_hole(self, size: tuple[int, int]) -> Hole:
         """The hole of a picture of which nothing is known, for latents of a (height, width)."""

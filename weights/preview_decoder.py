@@ -5,19 +5,19 @@ Their architecture is diffusers' AutoencoderTiny. Files are diffusers', or the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from .families.stable_diffusion import SCALE as USUAL_SCALE
+from .families.stable_diffusion_xl import SCALE as XL_SCALE
 from .model_info import ModelError
 from .module_part import ModulePart, Source, check_part, empty_part, fill
 from .tensors import TensorFile, read_shapes
 
 # How a decoder's tensors begin in a file, and the number of its first layer there: the original counts a clamp, too.
 NAMINGS = (("decoder.layers.", 0), ("taesd_decoder.", 1), ("decoder.", 1), ("", 1))
-# Of latents, by which the two kinds of VAE are told apart; what the name of a decoder for it has.
-XL_SCALE, USUAL_SCALE = 0.13025, 0.18215
 CPU_SIDE = 64  # latents of a side that a CPU decodes for a preview; larger ones are made smaller before
 
 
@@ -50,14 +50,14 @@ def open_preview(path: Path, device: torch.device) -> PreviewDecoder:
     return PreviewDecoder(part.module.eval().requires_grad_(False), device)
 
 
-def preview_for(scale: float, files: Mapping[str, Path]) -> str | None:
+def preview_for(scale: float, names: Iterable[str]) -> str | None:
     """The name of the decoder for a VAE whose latents are scaled so; None if there is none, or none is known for it.
 
-    files  decoders by name; those for SDXL have "xl" in it
+    names  of decoders; those for SDXL have "xl" in it
     """
     if scale not in (XL_SCALE, USUAL_SCALE):
         return None
-    return next((name for name in sorted(files) if ("xl" in name.lower()) == (scale == XL_SCALE)), None)
+    return next((name for name in sorted(names) if ("xl" in name.lower()) == (scale == XL_SCALE)), None)
 
 
 def _check(file: TensorFile) -> ModulePart:

@@ -7,14 +7,15 @@ checkpoint are not.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..module_part import ModulePart, Source
+from ..module_part import ModulePart, Source, empty_part
 from ..tensors import TensorFile
 
 UNET, EMA = "model.diffusion_model.", "model_ema."
+ATTENDED = (1, 2, 3)  # levels of the way up, from the lowest one on, that have attention in Stable Diffusion 1 and 2
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -44,7 +45,20 @@ LEAVES = re.compile(
 )
 
 
-def unet_source(name: str, layers: int, attended: Container[int] = (1, 2, 3)) -> Source:
+def unet_part(
+    file: TensorFile, config: Mapping[str, Any], layers: int, attended: Container[int] = ATTENDED
+) -> ModulePart:
+    """The UNet of a checkpoint, still empty; see `unet_source`. Its running average, where the file has all of it.
+
+    config  the arguments of the module
+    """
+    from diffusers import UNet2DConditionModel
+
+    build = lambda: UNet2DConditionModel(**config)  # noqa: E731
+    return _averaged(empty_part(build, file, lambda name: unet_source(name, layers, attended)))
+
+
+def unet_source(name: str, layers: int, attended: Container[int] = ATTENDED) -> Source:
     """The UNet's tensor `name`.
 
     layers    residual blocks of a level
@@ -87,7 +101,7 @@ def original_names(unet: Any) -> dict[str, str]:
 def with_dotted_averages(file: TensorFile) -> TensorFile:
     """A file whose UNet is there as a running average alone, with the UNet's usual names beside those; else the file.
 
-    They stand for shapes only: `averaged` reads the average.
+    They stand for shapes only: `unet_part` reads the average.
     """
     if any(name.startswith(UNET) for name in file.shapes):
         return file
@@ -101,7 +115,7 @@ def _dotted(match: re.Match[str]) -> str:
     return ".".join([*place, *LEAVES.findall(match.groups()[-1])])
 
 
-def averaged(part: ModulePart) -> ModulePart:
+def _averaged(part: ModulePart) -> ModulePart:
     """The UNet from its running average, where the file has all of it: pictures are made with the average."""
     sources = {name: _ema_source(source) for name, source in part.sources.items()}
     return replace(part, sources=sources) if all(s.name in part.file.shapes for s in sources.values()) else part

@@ -49,6 +49,11 @@ def _part(file: TensorFile, prefix: str, config: Mapping[str, Any]) -> ModulePar
     return empty_part(lambda: AutoencoderKL(**config), file, lambda name: Source(prefix + vae_name(name, levels=4)))
 
 
+def own_vae_config(sizes: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, Any] | None:
+    """The same as `vae_config` for the VAE of a checkpoint itself; None if it has none."""
+    return vae_config(sizes, VAE, scale) if f"{VAE}decoder.conv_in.weight" in sizes else None
+
+
 def vae_config(sizes: Mapping[str, tuple[int, ...]], prefix: str, scale: float) -> dict[str, Any]:
     """The arguments of diffusers' AutoencoderKL for the tensors under a prefix.
 

@@ -30,8 +30,8 @@ from .clip_text import (
 )
 from .family import ConditionedNetwork
 from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
-from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
-from .ldm_vae import VAE, vae_config, vae_part
+from .ldm_unet import UNET, unet_part, with_dotted_averages
+from .ldm_vae import own_vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
 
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."  # of versions 1 and 2
@@ -65,7 +65,7 @@ class StableDiffusion:
         with missing_tensors_named(file):
             # Version 2 was trained on the last layer but one.
             text = clip_config(sizes, CLIP) if version == 1 else open_clip_config(sizes, OPEN_CLIP, skipped=1)
-            vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
+            vae = own_vae_config(sizes, SCALE)
             unet = unet_config(version, sizes, text["hidden_size"])
         return StableDiffusionFile(file, unet, vae, version, text)
 
@@ -99,7 +99,6 @@ class StableDiffusionFile(LdmFile):
 
     def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
         """See `Checkpoint.parts`."""
-        from diffusers import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
         names = {usual_name(name): name for name in self.file.shapes}
@@ -108,10 +107,11 @@ class StableDiffusionFile(LdmFile):
             source = clip_source(name, CLIP) if self.version == 1 else open_clip_source(name, OPEN_CLIP)
             return Source(names.get(source.name, source.name), source.third)
 
-        unet = empty_part(lambda: UNet2DConditionModel(**self.unet), self.file, lambda name: unet_source(name, LAYERS))
-        text_encoder = empty_part(lambda: CLIPTextModel(CLIPTextConfig(**self.text)), self.file, text_source)
-        autoencoder = vae_part(self.file, self.vae, vae, SCALE)
-        return {"unet": averaged(unet), "text_encoder": text_encoder, "vae": autoencoder}
+        return {
+            "unet": unet_part(self.file, self.unet, LAYERS),
+            "text_encoder": empty_part(lambda: CLIPTextModel(CLIPTextConfig(**self.text)), self.file, text_source),
+            "vae": vae_part(self.file, self.vae, vae, SCALE),
+        }
 
     def tokenizers(self) -> dict[str, Any]:
         """CLIP's; the versions fill up prompts with different tokens."""

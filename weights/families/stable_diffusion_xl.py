@@ -29,8 +29,8 @@ from .clip_text import (
 )
 from .family import OWN_SIZE, ConditionedNetwork, SizeCondition
 from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
-from .ldm_unet import UNET, averaged, unet_source, with_dotted_averages
-from .ldm_vae import VAE, vae_config, vae_part
+from .ldm_unet import UNET, unet_part, with_dotted_averages
+from .ldm_vae import own_vae_config, vae_part
 from .stable_diffusion import Sizes
 from .unsupported_models import INPUTS, extra_input
 
@@ -41,6 +41,7 @@ SCALE = 0.13025  # of latents, so that they have unit variance
 LEVELS, LAYERS = 3, 2  # of the UNet; residual blocks of a level
 ATTENDED = (0, 1)  # levels of the way up that have attention
 ORIGINAL = "original"  # tensor of a condition with the size that is told
+AIM = "aim"  # and with what is told in place of the height and width that were aimed at
 TIME_WIDTH = 256  # of the embedding of each of the six numbers of sizes
 
 
@@ -69,9 +70,8 @@ class StableDiffusionXL:
             )
         check_inputs(file, first)
         with missing_tensors_named(file):
-            text = clip_config(sizes, FIRST), open_clip_config(sizes, SECOND)
-            text[1]["projection_dim"] = sizes[projection_name(sizes, SECOND)][-1]
-            vae = vae_config(sizes, VAE, SCALE) if f"{VAE}decoder.conv_in.weight" in sizes else None
+            text = clip_config(sizes, FIRST), second_text_config(sizes, SECOND)
+            vae = own_vae_config(sizes, SCALE)
             unet = unet_config(sizes, text[0]["hidden_size"] + text[1]["hidden_size"])
         return StableDiffusionXLFile(file, unet, vae, text)
 
@@ -83,8 +83,7 @@ class StableDiffusionXL:
             )
             for end in ("", "_2")
         ]
-        factor = 2 ** (len(components["vae"].config.block_out_channels) - 1)
-        return StableDiffusionXLNetwork(name, components["unet"], encoders[0], encoders[1], factor)
+        return StableDiffusionXLNetwork(name, components["unet"], components["vae"], *encoders)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +101,11 @@ class StableDiffusionXLFile(LdmFile):
 
     def parts(self, vae: TensorFile | None) -> dict[str, ModulePart]:
         """See `Checkpoint.parts`."""
-        from diffusers import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
         first = CLIPTextConfig(**self.text[0])
-        unet = empty_part(
-            lambda: UNet2DConditionModel(**self.unet), self.file, lambda name: unet_source(name, LAYERS, ATTENDED)
-        )
         return {
-            "unet": averaged(unet),
+            "unet": unet_part(self.file, self.unet, LAYERS, ATTENDED),
             "text_encoder": empty_part(lambda: CLIPTextModel(first), self.file, lambda name: clip_source(name, FIRST)),
             "text_encoder_2": second_text_encoder(self.file, self.text[1], SECOND),
             "vae": vae_part(self.file, self.vae, vae, SCALE),
@@ -121,20 +116,54 @@ class StableDiffusionXLFile(LdmFile):
         return {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer("!")}
 
 
-class StableDiffusionXLNetwork(ConditionedNetwork):
-    """The opened UNet and text encoders. See `ConditionedNetwork`.
+class SizedNetwork(ConditionedNetwork):
+    """A UNet that is told a pooled vector and the sizes of the picture. See `ConditionedNetwork`.
 
-    factor  pixels of a side that a latent stands for; the UNet is told the size of the picture in pixels
+    vae  the model's; it tells how many pixels of a side a latent stands for, and the sizes are in pixels
     """
 
-    def __init__(self, name: str, unet: Any, first: PromptEncoder, second: PromptEncoder, factor: int):
-        self.unet, self.first, self.second, self._name, self._factor = unet, first, second, name, factor
+    def __init__(self, unet: Any, vae: Any, device: torch.device):
+        self.unet, self._device, self._dtype = unet, device, unet.dtype
+        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def told(self, condition: TensorCondition, size: SizeCondition, negative: bool = False) -> TensorCondition:
+        """See `ConditionedNetwork.told`."""
+        if size == OWN_SIZE:
+            return condition
+        return TensorCondition({**condition.tensors, ORIGINAL: torch.tensor([size], dtype=torch.float32)})
+
+    def inputs(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> dict[str, torch.Tensor]:
+        """See `ConditionedNetwork.inputs`. Unless the condition says more, it is told that the picture was neither
+        enlarged nor cropped."""
+        at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
+        told = dict(condition.tensors)
+        original = told.pop(ORIGINAL, torch.zeros(1, 4)).to(self._device, self._dtype)
+        height, width = (self._factor * side for side in scaled.shape[-2:])
+        own = torch.tensor([[height, width]], dtype=self._dtype, device=self._device).expand(len(original), -1)
+        before, crop = original[:, [1, 0]], original[:, [3, 2]]
+        aim = told.pop(AIM, own).to(self._device, self._dtype)
+        # Original height and width, top and left of the crop, height and width that were aimed at.
+        sizes = torch.cat([torch.where(before > 0, before, own), crop, aim], 1)
+        return {"latents": scaled.to(self._device), "timestep": at, "sizes": sizes.expand(len(scaled), -1), **told}
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `ConditionedNetwork.step`."""
+        latents, text, pooled, sizes = (inputs[name].to(self._dtype) for name in ("latents", "text", "pooled", "sizes"))
+        added = {"text_embeds": pooled, "time_ids": sizes}
+        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text, added_cond_kwargs=added).sample
+
+
+class StableDiffusionXLNetwork(SizedNetwork):
+    """The opened UNet and text encoders. See `ConditionedNetwork`."""
+
+    def __init__(self, name: str, unet: Any, vae: Any, first: PromptEncoder, second: PromptEncoder):
+        super().__init__(unet, vae, first.device)
+        self.first, self.second, self._name = first, second, name
         self.components: Mapping[str, torch.nn.Module] = {
             "unet": unet,
             "text_encoder": first.encoder,
             "text_encoder_2": second.encoder,
         }
-        self._device, self._dtype = first.device, unet.dtype
 
     def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
         """The hidden states of both encoders side by side, and the pooled vector of the second for the first chunk.
@@ -152,31 +181,6 @@ class StableDiffusionXLNetwork(ConditionedNetwork):
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `PromptEncoder.count_tokens`; both encoders read the same tokens."""
         return self.first.count_tokens(prompt, embeddings)
-
-    def told(self, condition: TensorCondition, size: SizeCondition, negative: bool = False) -> TensorCondition:
-        """See `ConditionedNetwork.told`."""
-        if size == OWN_SIZE:
-            return condition
-        return TensorCondition({**condition.tensors, ORIGINAL: torch.tensor([size], dtype=torch.float32)})
-
-    def inputs(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> dict[str, torch.Tensor]:
-        """See `ConditionedNetwork.inputs`. Unless the condition says more, it is told that the picture was neither
-        enlarged nor cropped."""
-        at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
-        told = dict(condition.tensors)
-        original = told.pop(ORIGINAL, torch.zeros(1, 4)).to(self._device, self._dtype)
-        height, width = (self._factor * side for side in scaled.shape[-2:])
-        aim = torch.tensor([[height, width]], dtype=self._dtype, device=self._device).expand(len(original), -1)
-        before, crop = original[:, [1, 0]], original[:, [3, 2]]
-        # Original height and width, top and left of the crop, height and width that were aimed at.
-        sizes = torch.cat([torch.where(before > 0, before, aim), crop, aim], 1)
-        return {"latents": scaled.to(self._device), "timestep": at, "sizes": sizes.expand(len(scaled), -1), **told}
-
-    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """See `ConditionedNetwork.step`."""
-        latents, text, pooled, sizes = (inputs[name].to(self._dtype) for name in ("latents", "text", "pooled", "sizes"))
-        added = {"text_embeds": pooled, "time_ids": sizes}
-        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text, added_cond_kwargs=added).sample
 
     def _halves(self, embeddings: Embeddings) -> tuple[Embeddings, Embeddings]:
         """The vectors of each encoder; a textual inversion holds those of both side by side. Raises ModelError."""
@@ -203,11 +207,19 @@ def check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
         raise ModelError(f"{file.path.name} is Stable Diffusion XL and {what}, which is not supported yet")
 
 
+def second_text_config(sizes: Sizes, prefix: str) -> dict[str, Any]:
+    """Arguments of transformers' CLIPTextConfig for the OpenCLIP text encoder with its projection under a prefix.
+
+    Raises KeyError, IndexError or ValueError with the name of what is missing.
+    """
+    return open_clip_config(sizes, prefix) | {"projection_dim": sizes[_projection(sizes, prefix)][-1]}
+
+
 def second_text_encoder(file: TensorFile, config: Mapping[str, Any], prefix: str) -> ModulePart:
     """The OpenCLIP text encoder with its projection under a prefix, still empty."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    projection = projection_name(file.shapes, prefix)
+    projection = _projection(file.shapes, prefix)
 
     def source(name: str) -> Source:
         if name == "text_projection.weight":
@@ -263,7 +275,7 @@ def _depth(sizes: Sizes, prefix: str) -> int:
     return depth
 
 
-def projection_name(sizes: Mapping[str, Any], prefix: str) -> str:
+def _projection(sizes: Mapping[str, Any], prefix: str) -> str:
     """The name of the projection of the pooled vector; some files keep it as a layer's weight."""
     name = f"{prefix}text_projection"
     return f"{name}.weight" if f"{name}.weight" in sizes else name
