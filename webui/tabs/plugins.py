@@ -16,6 +16,7 @@ from samplers.testing import measure_order
 from webui.core.menus import BUILT_IN, guidances_in_order, sampler_groups, schedules_in_order
 from webui.engine.watchdog import at_most
 from webui.gradio_ext.gradio_events import LONG, QUIET
+from webui.tabs.form.controls import small_button
 from webui.tabs.form.describe import calls_text, line, paper_link, problem
 from webui.tabs.form.page_context import Page
 from webui.templates import render
@@ -33,9 +34,9 @@ def build_plugins(page: Page) -> None:
     """Build the tab's content. Plugins are code: nobody else than this machine's users loads any through the page."""
     with gr.Row(elem_classes="told"):
         gr.HTML(render("plugins", "search"))
-        measure = gr.Button("Measure the orders", size="sm", scale=0, min_width=0, elem_id="measure-orders")
+        measure = small_button("Measure the orders", "measure-orders")
         if not page.engine.settings.public:
-            again = gr.Button("Load changed files", size="sm", scale=0, min_width=0, elem_id="reload-plugins")
+            again = small_button("Load changed files", "reload-plugins")
             told = gr.HTML(elem_id="reloaded")
             again.click(partial(_load_again, page), None, [page.plugins, told], concurrency_limit=1, **LONG)
     tables = gr.HTML(plugins_html(page.registry), elem_classes="plugins", elem_id="plugins")

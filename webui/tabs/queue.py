@@ -11,6 +11,7 @@ from gradio.blocks import Block
 from webui.core.request import RequestError
 from webui.engine.jobs import Job
 from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.tabs.form.controls import small_button
 from webui.tabs.form.describe import line, problem, seconds_text
 from webui.tabs.form.page_context import Page
 from webui.templates import render
@@ -24,8 +25,8 @@ def build_queue(page: Page, tab: gr.Tab) -> None:
     table = gr.HTML(elem_id="queue")
     with gr.Row():
         choice = gr.Dropdown([], label="Job", interactive=True, elem_id="queue-job")
-        stop = gr.Button("Stop it", size="sm", scale=0, min_width=90, elem_id="queue-stop")
-        stop_all = gr.Button("Stop all", size="sm", scale=0, min_width=90, elem_id="queue-stop-all")
+        stop = small_button("Stop it", "queue-stop", min_width=90)
+        stop_all = small_button("Stop all", "queue-stop-all", min_width=90)
     timer = gr.Timer(LOOK, active=False)
     outputs: list[Block] = [table, choice]
 

@@ -116,24 +116,24 @@ def upscaler_choices(names: Sequence[str]) -> list[tuple[str, str]]:
 def build_hires(page: Page, mode: str, schema: type[Request] = Request, of_sizes: bool = True) -> dict[str, Component]:
     """The folded controls of a second pass that enlarges the picture; `of_sizes`: with the menu of upscalers."""
     most_steps, choices = page.engine.limits.steps, plugin_choices(page.registry)
-    menus = {name: choices[name] for name in ("hires_sampler", "hires_schedule")}
-    menus["upscaler"] = upscaler_choices(page.engine.upscalers())
-    changes: dict[str, dict[str, Any]] = {name: dict(choices=names, min_width=120) for name, names in menus.items()}
+    menus = {name: dict(choices=choices[name], min_width=120) for name in ("hires_sampler", "hires_schedule")}
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
         gr.HTML(note("A second pass enlarges the picture and draws its details anew."))
         first = dict(hires_scale={}, hires_strength={}, hires_strength_as={}, hires_steps=dict(maximum=most_steps))
-        upscaler = changes.pop("upscaler")
-        menu = {"upscaler": build_control(fields_of(schema)["upscaler"], mode, **upscaler)} if of_sizes else {}
-        return build_group(mode, "hires", schema, **first, **changes) | menu
+        menu = {"upscaler": _upscaler_menu(mode, schema, page.engine.upscalers())} if of_sizes else {}
+        return build_group(mode, "hires", schema, **first, **menus) | menu
 
 
 def build_tiles(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
     """The folded controls of a picture that is drawn in tiles."""
-    menu = dict(choices=upscaler_choices(pixel_upscalers(page.engine.upscalers())), min_width=120)
     with gr.Accordion("Enlarge and draw in tiles", open=False, elem_id=f"{mode}-tiles", elem_classes="more"):
         gr.HTML(note("Adds detail to a picture that is larger than the model makes, at a low strength."))
         controls = build_group(mode, "tiles", schema)
-        return controls | {"upscaler": build_control(fields_of(schema)["upscaler"], mode, **menu)}
+        return controls | {"upscaler": _upscaler_menu(mode, schema, pixel_upscalers(page.engine.upscalers()))}
+
+
+def _upscaler_menu(mode: str, schema: type[Request], names: Sequence[str]) -> Component:
+    return build_control(fields_of(schema)["upscaler"], mode, choices=upscaler_choices(names), min_width=120)
 
 
 def build_form(
@@ -250,3 +250,25 @@ def build_upload(elem_id: str, label: str, height: int, *, clipboard: bool = Tru
         buttons=[],
         **looks,
     )
+
+
+def build_gallery(elem_id: str, style: str, columns: int, buttons: Sequence[Any] = (), **looks: Any) -> gr.Gallery:
+    """Pictures to look at, hidden until there are some; `style` is the class of their look in style.css."""
+    return gr.Gallery(
+        visible=False,
+        show_label=False,
+        type="filepath",
+        columns=columns,
+        object_fit="contain",
+        height="auto",
+        interactive=False,
+        buttons=list(buttons),
+        elem_id=elem_id,
+        elem_classes=style,
+        **looks,
+    )
+
+
+def small_button(text: str, elem_id: str, min_width: int = 0, visible: bool = True) -> gr.Button:
+    """A button in a row of small ones."""
+    return gr.Button(text, size="sm", scale=0, min_width=min_width, visible=visible, elem_id=elem_id)

@@ -57,15 +57,17 @@ def sampler_note(entry: Entry, options: Mapping[str, Any], schedule: str = "") -
 
 def plan_note(plan: Plan, schedule: str, from_picture: bool = False) -> str:
     """What a run will do: its steps, network calls a picture, the noise that it starts from."""
-    grid = "Own steps" if plan.own_grid else f"{schedule}, {steps_text(len(plan.sigmas) - 1)}"
     kept = percent(1 - noise_share(plan.sigmas[0])) if from_picture else ""
-    return render("form", "plan_note", grid, cost_text(plan), start_text(plan), kept)
+    return render("form", "plan_note", _grid_text(plan, schedule), cost_text(plan), start_text(plan), kept)
 
 
 def hires_note(plan: Plan, schedule: str, size: tuple[int, int], upscaler: str) -> str:
     """What the second pass of a run will do."""
-    grid = "Own steps" if plan.own_grid else f"{schedule}, {steps_text(len(plan.sigmas) - 1)}"
-    return render("form", "hires_note", size, upscaler, grid, cost_text(plan), start_text(plan))
+    return render("form", "hires_note", size, upscaler, _grid_text(plan, schedule), cost_text(plan), start_text(plan))
+
+
+def _grid_text(plan: Plan, schedule: str) -> str:
+    return "Own steps" if plan.own_grid else f"{schedule}, {steps_text(len(plan.sigmas) - 1)}"
 
 
 def size_note(info: ModelInfo, width: Any, height: Any) -> str:
@@ -126,11 +128,11 @@ def message(snapshot: Snapshot | None, invitation: str = "Nothing made yet. Writ
         return said(invitation)
     outcome, made = snapshot.outcome, len(snapshot.pictures)
     if isinstance(outcome, Failed):
-        kept = f" What was finished before it, {_pictures(made)}, is kept." if made else ""
+        kept = f" What was finished before it, {pictures_text(made)}, is kept." if made else ""
         return problem(f"{outcome.message}{kept}")
     if isinstance(outcome, StoppedEarly):
         return said(
-            f"Stopped. {_pictures(made).capitalize()} finished before it."
+            f"Stopped. {pictures_text(made).capitalize()} finished before it."
             if made
             else f"Stopped{_where(snapshot.progress)} before a picture was finished."
         )
@@ -157,7 +159,7 @@ def summary(info: Mapping[str, Any]) -> str:
     seeds, variations = info.get("seeds") or [], info.get("variation_seeds") or []
     calls = info.get("nfe")
     parts = [
-        f"{_pictures(len(seeds)).capitalize()} in {seconds_text(info.get('seconds', 0.0))}",
+        f"{pictures_text(len(seeds)).capitalize()} in {seconds_text(info.get('seconds', 0.0))}",
         f"{calls:g} network calls{' each' if len(seeds) > 1 else ''}{_guided(info)}" if calls is not None else "",
         f"{info.get('sampler', '')}, {info.get('schedule', '')}".strip(", "),
         _numbers("seed", seeds[:1] if variations else seeds),
@@ -191,7 +193,8 @@ def running(progress: Progress) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _pictures(count: int) -> str:
+def pictures_text(count: int) -> str:
+    """A number of pictures in words."""
     return "one picture" if count == 1 else f"{count} pictures"
 
 

@@ -21,7 +21,8 @@ from webui.gradio_ext.gradio_events import Updates
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
-from .describe import message, note, problem, seconds_text
+from .controls import build_gallery
+from .describe import message, note, pictures_text, problem, seconds_text
 from .job_events import JobButtons, JobEvents, View, build_job_buttons
 
 KINDS = ["image", ".zip"]
@@ -56,19 +57,7 @@ def build_batch(mode: str, label: str, with_masks: bool = False) -> BatchPanel:
         masks = files("Masks: each with its picture's name, or one for all", "masks") if with_masks else None
         buttons = build_job_buttons(mode, label, "At work", main=False)
         said = gr.HTML(elem_id=f"{mode}-message")
-        gallery = gr.Gallery(
-            visible=False,
-            show_label=False,
-            format="png",
-            type="filepath",
-            columns=4,
-            height="auto",
-            object_fit="contain",
-            interactive=False,
-            buttons=[],
-            elem_id=f"{mode}-gallery",
-            elem_classes="pictures",
-        )
+        gallery = build_gallery(f"{mode}-gallery", "pictures", columns=4, format="png")
         download = gr.DownloadButton("Download zip", size="sm", visible=False, elem_id=f"{mode}-download")
     return BatchPanel(mode, pictures, masks, buttons, said, gallery, download)
 
@@ -134,7 +123,7 @@ def told(now: Snapshot) -> str:
     info: Mapping[str, Any] | None = now.info
     if info is None or "files" not in info:
         return message(now)
-    pictures = "one picture" if info["pictures"] == 1 else f"{info['pictures']} pictures"
-    text = f"{pictures.capitalize()} from {info['made']} of {info['files']} files in {seconds_text(info['seconds'])}"
+    pictures = pictures_text(info["pictures"]).capitalize()
+    text = f"{pictures} from {info['made']} of {info['files']} files in {seconds_text(info['seconds'])}"
     failed = [f"{each['file']}: {each['reason']}" for each in info["failed"]]
     return render("messages", "batch", f"Stopped. {text}" if info["stopped"] else text, failed)

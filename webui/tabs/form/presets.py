@@ -19,7 +19,7 @@ from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change, on_ch
 from webui.tabs.form.page_context import Page
 
 from .apply_settings import fill
-from .controls import build_control
+from .controls import build_control, small_button
 from .describe import line, problem
 from .form import Form, to_request
 from .form_events import refilled
@@ -48,7 +48,7 @@ def build_presets(page: Page, mode: str) -> PresetPanel:
     """Build the panel, folded."""
 
     def button(label: str, name: str) -> gr.Button:
-        return gr.Button(label, size="sm", scale=0, min_width=0, elem_id=f"{mode}-{name}")
+        return small_button(label, f"{mode}-{name}")
 
     with gr.Accordion("Styles and presets", open=False, elem_id=f"{mode}-presets", elem_classes=["card", "more"]):
         names = list(page.engine.styles())

@@ -18,6 +18,7 @@ from webui.templates import render
 from weights.model_info import ModelInfo
 
 from .card_view import wall
+from .controls import build_gallery, small_button
 from .describe import message, problem, stage
 from .export_menu import connect_format, format_menu
 
@@ -72,44 +73,20 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
     with gr.Column(elem_classes="frame"):
         empty = gr.HTML(wall(mode, info), elem_id=f"{mode}-wall", elem_classes="wall-box")
         live = gr.HTML("", elem_id=f"{mode}-stage", elem_classes="stage-box")
-        gallery = gr.Gallery(
-            visible=False,
-            show_label=False,
-            format="png",
-            type="filepath",
-            columns=3,
-            object_fit="contain",
-            height="auto",
-            interactive=False,
-            buttons=["download", "fullscreen"],
-            elem_id=f"{mode}-gallery",
-            elem_classes="pictures",
-        )
+        gallery = build_gallery(f"{mode}-gallery", "pictures", 3, ["download", "fullscreen"], format="png")
     text = gr.HTML(message(None), elem_id=f"{mode}-message")
     with gr.Row(visible=False, elem_classes="actions", elem_id=f"{mode}-actions") as actions:
         picked = gr.HTML(elem_id=f"{mode}-picked", elem_classes="picked")
-        reuse = gr.Button("Keep seed", size="sm", scale=0, min_width=0, elem_id=f"{mode}-reuse")
-        vary = gr.Button("Vary", size="sm", scale=0, min_width=0, elem_id=f"{mode}-vary")
-        send = gr.Button("img2img", size="sm", scale=0, min_width=0, elem_id=f"{mode}-send")
-        enlarge = gr.Button("Upscale", size="sm", scale=0, min_width=0, elem_id=f"{mode}-enlarge")
-        details = gr.Button("Info", size="sm", scale=0, min_width=0, elem_id=f"{mode}-info")
-        again = gr.Button("Replay", size="sm", scale=0, min_width=0, elem_id=f"{mode}-again")
+        reuse = small_button("Keep seed", f"{mode}-reuse")
+        vary = small_button("Vary", f"{mode}-vary")
+        send = small_button("img2img", f"{mode}-send")
+        enlarge = small_button("Upscale", f"{mode}-enlarge")
+        details = small_button("Info", f"{mode}-info")
+        again = small_button("Replay", f"{mode}-again")
         gr.HTML(render("form", "pixels"), elem_classes="pixels-toggle")
         kind = format_menu(mode)
         download = gr.DownloadButton("Download", size="sm", scale=0, min_width=0, elem_id=f"{mode}-download")
-    strip = gr.Gallery(
-        visible=False,
-        show_label=False,
-        type="filepath",
-        columns=STRIP,
-        object_fit="contain",
-        height="auto",
-        interactive=False,
-        allow_preview=False,
-        buttons=[],
-        elem_id=f"{mode}-strip",
-        elem_classes="strip-of-visit",
-    )
+    strip = build_gallery(f"{mode}-strip", "strip-of-visit", columns=STRIP, allow_preview=False)
     result = ResultPanel(
         empty,
         live,

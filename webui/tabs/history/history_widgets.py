@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.blocks import Block
 
+from webui.tabs.form.controls import build_gallery, small_button
+
 POLL = 2.0  # seconds between refreshes while the index is being filled
 ANY = [("Any", "")]
 
@@ -69,12 +71,8 @@ class HistoryWidgets:
         ]
 
 
-def small_button(text: str, elem_id: str) -> gr.Button:
-    """A button in a row of actions."""
-    return gr.Button(text, size="sm", scale=0, min_width=0, elem_id=elem_id)
-
-
 def build_widgets() -> HistoryWidgets:
+    """Build them."""
     with gr.Row(elem_classes="filters"):
         prompt = gr.Textbox(
             label="Prompt has",
@@ -94,21 +92,9 @@ def build_widgets() -> HistoryWidgets:
         cells = gr.Checkbox(False, label="Lab's cells too", elem_id="history-cells", container=False, min_width=120)
     with gr.Row(elem_classes="told"):
         note = gr.HTML(elem_id="history-note")
-        undo = gr.Button("Bring it back", size="sm", visible=False, scale=0, min_width=0, elem_id="history-undo")
+        undo = small_button("Bring it back", "history-undo", visible=False)
     with gr.Row(elem_classes="album"):
-        gallery = gr.Gallery(
-            visible=False,
-            show_label=False,
-            type="filepath",
-            columns=6,
-            object_fit="contain",
-            height="auto",
-            interactive=False,
-            allow_preview=False,
-            buttons=[],
-            elem_id="history-gallery",
-            elem_classes="pictures",
-        )
+        gallery = build_gallery("history-gallery", "pictures", columns=6, allow_preview=False)
         with gr.Column(visible=False, elem_id="history-panel", elem_classes="large-view", min_width=0) as panel:
             large = gr.Image(
                 show_label=False,
@@ -125,8 +111,8 @@ def build_widgets() -> HistoryWidgets:
                 delete = small_button("Delete", "history-delete")
             recipe = gr.HTML(elem_id="history-recipe")
     with gr.Row(elem_classes="turn"):
-        newer = gr.Button("Newer", size="sm", visible=False, scale=0, min_width=90, elem_id="history-newer")
-        older = gr.Button("Older", size="sm", visible=False, scale=0, min_width=90, elem_id="history-older")
+        newer = small_button("Newer", "history-newer", visible=False, min_width=90)
+        older = small_button("Older", "history-older", visible=False, min_width=90)
     states = gr.State([]), gr.State(None), gr.State(0)
     return HistoryWidgets(
         prompt,

@@ -15,7 +15,7 @@ from webui.core.limits import Limits
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
-from webui.tabs.form.controls import build_upload
+from webui.tabs.form.controls import build_upload, small_button
 from webui.tabs.form.describe import problem
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
@@ -55,8 +55,8 @@ def build_forward() -> ForwardView:
             with gr.Column(elem_classes="card"):
                 upload = build_upload("forward-image", "Picture", 170, elem_classes="dropped")
                 with gr.Row(elem_classes="small-buttons"):
-                    example = gr.Button("The example", size="sm", scale=0, min_width=0, elem_id="forward-example")
-                    last = gr.Button("Last result", size="sm", scale=0, min_width=0, elem_id="forward-last")
+                    example = small_button("The example", "forward-example")
+                    last = small_button("Last result", "forward-last")
                 message = gr.HTML(elem_id="forward-message")
                 at = gr.Slider(
                     0,

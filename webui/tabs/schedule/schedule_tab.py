@@ -10,6 +10,7 @@ import gradio as gr
 
 from webui.core.menus import schedules_in_order
 from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, opening
+from webui.tabs.form.controls import small_button
 from webui.tabs.form.describe import note
 from webui.tabs.form.form_events import remember
 from webui.tabs.form.form_state import recall_options
@@ -96,10 +97,9 @@ def _build_run(page: Page) -> RunPart:
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>More curves</h2>")
                 with gr.Row(elem_classes="small-buttons"):
-                    keep, clear = (
-                        _button(text, f"schedule-{text.split()[0].lower()}") for text in ("Keep this curve", "Clear")
-                    )
-                    last = _button("Last result", "schedule-last")
+                    keep = small_button("Keep this curve", "schedule-keep")
+                    clear = small_button("Clear", "schedule-clear")
+                    last = small_button("Last result", "schedule-last")
                     opened = gr.UploadButton(
                         "Open a picture", file_types=[".png"], size="sm", scale=0, min_width=0, elem_id="schedule-open"
                     )
@@ -115,7 +115,7 @@ def _build_run(page: Page) -> RunPart:
                     elem_classes="numbers",
                     interactive=True,
                 )
-                draw_it = _button("Use as the schedule Custom", "schedule-paste-use")
+                draw_it = small_button("Use as the schedule Custom", "schedule-paste-use")
                 answer = gr.HTML(elem_id="schedule-paste-message")
     view = RunView(**fields, **drawn, kept=gr.State([]), loaded=gr.State(None))
     connect_run_view(page, view, keep, clear)
@@ -125,8 +125,4 @@ def _build_run(page: Page) -> RunPart:
 
 def _buttons(verb: str, text: str) -> dict[str, gr.Button]:
     with gr.Row(elem_classes="small-buttons"):
-        return {mode: _button(text.format(mode), f"schedule-{verb}-{mode}") for mode in ("txt2img", "img2img")}
-
-
-def _button(text: str, name: str) -> gr.Button:
-    return gr.Button(text, size="sm", scale=0, min_width=0, elem_id=name)
+        return {mode: small_button(text.format(mode), f"schedule-{verb}-{mode}") for mode in ("txt2img", "img2img")}
