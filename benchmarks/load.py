@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.page import _client, _through_engine
+from benchmarks.page import api_client, through_engine
 from samplers.registry import discover
 from webui.app import launch_options
 from webui.core.picture_metadata import read_picture
@@ -202,11 +202,11 @@ def thread(folder: Path, workers: int, count: int) -> str:
             _warm(engine)
             lines.append(f"{name}: ready after {time.monotonic() - began:.1f} s")
         with _page(in_thread) as first, _page(in_process) as second:
-            with _client(first) as thread_api, _client(second) as process_api:
+            with api_client(first) as thread_api, api_client(second) as process_api:
                 sides = {
-                    "thread, engine": lambda: _through_engine(in_thread),
+                    "thread, engine": lambda: through_engine(in_thread),
                     "thread, API": thread_api,
-                    "process, engine": lambda: _through_engine(in_process),
+                    "process, engine": lambda: through_engine(in_process),
                     "process, API": process_api,
                 }
                 for side in sides.values():

@@ -63,8 +63,8 @@ def measure_picture(folder: Path, repeat: int, browser: bool) -> dict[str, list[
     """(seconds, the server's processor seconds) for the same picture, by side, in turn after one round to warm up."""
     with ExitStack() as stack:
         engine, url = stack.enter_context(_server(folder))
-        sides: dict[str, Measure] = {"network and decoder": _bare(engine), "engine": lambda: _through_engine(engine)}
-        sides["API (gradio_client)"] = stack.enter_context(_client(url))
+        sides: dict[str, Measure] = {"network and decoder": _bare(engine), "engine": lambda: through_engine(engine)}
+        sides["API (gradio_client)"] = stack.enter_context(api_client(url))
         if browser:
             sides["click (Chromium)"] = stack.enter_context(_clicker(url))
         for side in sides.values():
@@ -128,7 +128,8 @@ def _bare(engine: Any) -> Measure:
     return lambda: engine.ask("emoji", draw).result(PATIENCE)
 
 
-def _through_engine(engine: Any) -> float:
+def through_engine(engine: Any) -> float:
+    """Seconds of a picture that the engine is asked for."""
     began = time.perf_counter()
     job = engine.submit(_request(), previews=False)
     outcome = job.wait(PATIENCE)
@@ -140,7 +141,7 @@ def _through_engine(engine: Any) -> float:
 
 
 @contextmanager
-def _client(url: str) -> Iterator[Measure]:
+def api_client(url: str) -> Iterator[Measure]:
     """gradio_client in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _connect, (url,)) as pool:
         yield lambda: pool.submit(_through_client).result(PATIENCE)

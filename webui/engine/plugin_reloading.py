@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from samplers.registry import Registry, discover
@@ -65,6 +66,6 @@ class PluginWatch:
                     found = file.stat()
                 except OSError:
                     continue
-                if file.is_file() and "__pycache__" not in file.parts:
+                if S_ISREG(found.st_mode) and "__pycache__" not in file.parts:
                     stamps[file] = found.st_mtime_ns, found.st_size
         return stamps
