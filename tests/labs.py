@@ -16,13 +16,14 @@ WAIT = 60
 
 
 @contextmanager
-def laboratory(registry, folder, on_call=lambda sigma: None, public=False, **changes):
+def laboratory(registry, folder, on_call=lambda sigma: None, public=False, one_at_a_time=False, **changes):
     """An engine that runs, with its pictures in folder/outputs; `engine.opened` lists the toy models it opened.
 
     changes  of what was found of the models
     """
     found = {name: replace(toy(name), **changes) for name in ("toy", "other")}
-    settings = Settings(root=folder, outputs=folder / "outputs", model="toy", host="0.0.0.0" if public else "127.0.0.1")
+    host = "0.0.0.0" if public else "127.0.0.1"
+    settings = Settings(root=folder, outputs=folder / "outputs", model="toy", host=host, one_at_a_time=one_at_a_time)
     opened = []
 
     def open_model(one, device):

@@ -76,15 +76,12 @@ def test_each_file_is_drawn_as_it_would_be_alone_and_a_broken_one_has_its_reason
         assert archive.read("b.png") == done[1].pictures[0].read_bytes()
 
 
-def test_the_pictures_of_a_file_are_drawn_one_by_one_where_that_is_asked_for(engine, registry, tmp_path):
-    settings = replace(engine.settings, one_at_a_time=True)
-    one_by_one = Engine(registry, settings, lambda info, device: ToyModel(toy()), lambda folder: {"toy": toy()})
-    one_by_one.start()
+def test_the_pictures_of_a_file_are_drawn_one_by_one_where_that_is_asked_for(registry, tmp_path):
     files = batch_files([picture(tmp_path / "a.png", "red")], [], tmp_path / "unpacked", LOCAL)
     request = Request(mode="img2img", prompt="x", steps=3, seed=4, count=2, strength=0.5)
-    job = one_by_one.submit_task(draw_batch(one_by_one, request, files), "owner")
-    assert isinstance(job.wait(60), Finished), job.outcome
-    one_by_one.close()
+    with laboratory(registry, tmp_path, one_at_a_time=True) as engine:
+        job = engine.submit_task(draw_batch(engine, request, files), "owner")
+        assert isinstance(job.wait(60), Finished), job.outcome
     assert [read_picture(each.path).record.batch for each in job.pictures] == [(4,), (5,)]
 
 
