@@ -224,6 +224,22 @@ def test_progress_shows_the_picture_and_interrupt_ends_the_job(page, client):
     client.util_wait_for_ready(0.05)
 
 
+def test_skip_leaves_out_one_picture_and_goes_on_with_the_next(page, client):
+    page.pace.slow_after(3)
+    answers = []
+    drawing = threading.Thread(target=lambda: answers.append(client.txt2img(prompt="a bee", n_iter=3, seed=5)))
+    drawing.start()
+    # Two calls a picture: the fourth is the second one's last, and waits.
+    until(lambda: page.pace.seconds)
+    assert client.get_progress()["state"]["job_no"] == 1
+    client.skip()
+    page.pace.fast()
+    drawing.join(60)
+    assert (answers[0].info["all_seeds"], answers[0].info["stopped"]) == ([5, 7], False)
+    assert len(answers[0].images) == len(answers[0].info["infotexts"]) == 2
+    assert "Seed: 7" in answers[0].info["infotexts"][1]
+
+
 def test_who_hangs_up_ends_the_job(page):
     page.pace.slow_after(2)
     with pytest.raises(httpx.ReadTimeout):

@@ -120,6 +120,16 @@ def test_stop_ends_all_parts_within_a_call(engine):
     assert type(submit(engine).wait(20)) is Finished
 
 
+def test_skip_leaves_out_what_is_being_drawn(engine):
+    job = submit(engine, "slow", count=8, steps=40)
+    until(
+        lambda: (now := job.snapshot().progress) and all(f"pictures {both} of 8" in now.text for both in ("1-2", "3-4"))
+    )
+    job.request_skip()
+    assert type(job.wait(20)) is Finished
+    assert job.snapshot().info["seeds"] == [11, 12, 13, 14]
+
+
 def _sides(model, width):
     return model.latents_shape(width, width)
 

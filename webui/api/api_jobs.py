@@ -14,9 +14,11 @@ from starlette.requests import Request as HttpRequest
 
 from webui.core.request import read
 from webui.core.upscale_request import UpscaleRequest
+from webui.engine.drawing import batch_size_of
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, Progress
 from webui.engine.jobs import DrawJob, Job
+from webui.engine.run_environment import RunEnvironment
 
 from .script_api import RunFailed
 
@@ -52,13 +54,23 @@ class ApiJobs:
         with self._lock:
             return sum(job.account == account and job.outcome is None for job in self._jobs)
 
-    async def draw(self, http: HttpRequest, make_fields: Callable[[Path], dict[str, Any]]) -> DrawJob:
+    async def draw(
+        self, http: HttpRequest, make_fields: Callable[[Path], dict[str, Any]], together: int | None = None
+    ) -> DrawJob:
         """Draw what `make_fields(folder for uploads)` asks for, and return the job once it has ended well or early.
 
+        together  how many pictures are drawn at once at most; None leaves that to the engine
         The job stops when the caller hangs up. Raises RequestError, RunFailed and CallerGone.
         """
 
-        return await self.run(lambda folder: self.engine.submit(read(make_fields(folder))), http.is_disconnected)
+        def submit(folder: Path) -> DrawJob:
+            request = read(make_fields(folder))
+            if together is None:
+                return self.engine.submit(request)
+            usual = batch_size_of(self.engine.resolve(request), 1 if self.engine.settings.one_at_a_time else None)
+            return self.engine.submit(request, environment=RunEnvironment(batch=min(together, usual)))
+
+        return await self.run(submit, http.is_disconnected)
 
     async def upscale(self, http: HttpRequest, make_request: Callable[[Path], UpscaleRequest]) -> Job:
         """Enlarge what `make_request(folder for uploads)` asks for; as `draw`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,6 +17,7 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.core.upscale_request import pixel_upscalers
 from webui.engine.engine import Engine
+from webui.engine.events import Picture
 from webui.engine.jobs import DrawJob, Job
 
 from .method_names import sampler_names, scheduler_names
@@ -28,24 +29,23 @@ AUTOMATIC_VAE = "Automatic"
 
 def drawn(job: DrawJob, body: Drawing) -> dict[str, Any]:
     """The answer of txt2img and img2img: `info` is JSON in a text."""
-    paths = [picture.path for picture in job.pictures]
     echo = body.model_dump(exclude={"init_images", "mask"})
     return dict(
-        images=[to_base64(path.read_bytes()) for path in paths] if body.send_images else [],
+        images=[to_base64(picture.path.read_bytes()) for picture in job.pictures] if body.send_images else [],
         parameters=echo,
-        info=json.dumps(info_of(job.request, paths, job.snapshot().info or {})),
+        info=json.dumps(info_of(job.request, job.pictures, job.snapshot().info or {})),
     )
 
 
-def info_of(request: Request, paths: list[Path], info: dict[str, Any]) -> dict[str, Any]:
+def info_of(request: Request, pictures: Sequence[Picture], info: dict[str, Any]) -> dict[str, Any]:
     """A1111's info about finished pictures of a resolved request."""
     texts, hashes = [], []
-    for path in paths:
-        metadata = read_picture(path)
+    for picture in pictures:
+        metadata = read_picture(picture.path)
         texts.append(metadata.parameters)
         hashes.append(metadata.record.model.digest if metadata.record else "")
-    count = len(paths)
-    seeds, own = list(request.seeds[:count]), list(request.own_seeds[:count])
+    count = len(pictures)
+    seeds, own = ([each[picture.index] for picture in pictures] for each in (request.seeds, request.own_seeds))
     return dict(
         prompt=request.prompt,
         all_prompts=[request.prompt] * count,
@@ -95,7 +95,7 @@ def progress_of(job: Job | None, waiting: int, with_picture: bool = True) -> dic
         progress=share,
         eta_relative=(state.remaining or 0.0) if state else 0.0,
         state=dict(
-            skipped=False,
+            skipped=bool(job and job.skips),
             interrupted=bool(job and job.stopping),
             stopping_generation=False,
             job=text or "",

@@ -35,7 +35,7 @@ class Drawing(Body):
     sampler_name: str = Field("", description="a name of /samplers, of A1111 or of ComfyUI; with its schedule, or not")
     sampler_index: str = Field("", description="the same, where sampler_name is not given")
     scheduler: str = Field("", description="a name of /schedulers; empty or Automatic is the model's own")
-    batch_size: int = Field(1, ge=1, description="batch_size x n_iter pictures are drawn")
+    batch_size: int = Field(1, ge=1, description="batch_size x n_iter pictures are drawn, batch_size at once")
     n_iter: int = Field(1, ge=1)
     steps: int | None = None
     cfg_scale: float | None = None
@@ -53,6 +53,11 @@ class Drawing(Body):
     script_name: str = ""
     alwayson_scripts: dict[str, Any] = {}
     send_images: bool = Field(True, description="False leaves the pictures out of the answer; they are saved anyway")
+
+    @property
+    def together(self) -> int | None:
+        """How many pictures are drawn at once at most; None leaves that to the engine."""
+        return self.batch_size if self.n_iter > 1 else None
 
 
 class Txt2Img(Drawing):

@@ -45,13 +45,13 @@ def sdapi_routes(engine: Engine, jobs: ApiJobs, translator: Translator) -> APIRo
     @router.post("/txt2img")
     async def txt2img(body: Txt2Img, http: HttpRequest) -> dict[str, Any]:
         """Pictures from words. `info` is JSON in a text, with the seeds and an infotext for each picture."""
-        job = await jobs.draw(http, lambda folder: translator.txt2img(body, options.mine()))
+        job = await jobs.draw(http, lambda folder: translator.txt2img(body, options.mine()), body.together)
         return await run_in_threadpool(answers.drawn, job, body)
 
     @router.post("/img2img")
     async def img2img(body: Img2Img, http: HttpRequest) -> dict[str, Any]:
         """Pictures from a picture and words; with a mask, of what is white in it."""
-        job = await jobs.draw(http, lambda folder: translator.img2img(body, options.mine(), folder))
+        job = await jobs.draw(http, lambda folder: translator.img2img(body, options.mine(), folder), body.together)
         return await run_in_threadpool(answers.drawn, job, body)
 
     @router.post("/extra-single-image")
@@ -82,15 +82,19 @@ def sdapi_routes(engine: Engine, jobs: ApiJobs, translator: Translator) -> APIRo
         """How far the caller's job is, with the picture as it looks now."""
         return answers.progress_of(jobs.current(), jobs.waiting(), not skip_current_image)
 
-    def stop() -> dict[str, Any]:
+    @router.post("/interrupt")
+    def interrupt() -> dict[str, Any]:
         """End the caller's job; its call returns what is finished."""
-        job = jobs.current()
-        if job is not None:
+        if job := jobs.current():
             engine.stop(job)
         return {}
 
-    for name in ("interrupt", "skip"):
-        router.post(f"/{name}", name=name, operation_id=name)(stop)
+    @router.post("/skip")
+    def skip() -> dict[str, Any]:
+        """Leave out the pictures of the caller's job that are being drawn, batch_size at once, and draw the next."""
+        if job := jobs.current():
+            job.request_skip()
+        return {}
 
     @router.get("/options")
     def get_options() -> dict[str, Any]:

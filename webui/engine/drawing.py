@@ -64,6 +64,7 @@ class Drawing:
             for key, value in self.request.used_settings().items()
             if key not in ("count", "seed", "variation_seed")
         }
+        own = self.request.own_seeds
         sigmas, nfe = [list(one.facts.sigmas[0]) for one in saved], [one.facts.nfe for one in saved]
         second = saved[0].facts.sigmas[1:] if saved else [plan.sigmas for plan in self.resolved.plans[1:]]
         evaluations = [one.facts.evaluations for one in saved]
@@ -75,7 +76,7 @@ class Drawing:
             "sigmas": sigmas[0] if sigmas else list(self.plan.sigmas),
             **({"hires_sigmas": list(second[0])} if second else {}),
             **({"prompts": [list(each) for each in self.resolved.came_out]} if self.resolved.came_out else {}),
-            **({"variation_seeds": list(self.request.own_seeds[: len(saved)])} if self.request.is_varied else {}),
+            **({"variation_seeds": [own[one.index] for one in saved]} if self.request.is_varied else {}),
             "nfe": int(mean) if mean == int(mean) else mean,
             "nfe_each": nfe,
             **({"evaluations_each": evaluations} if None not in evaluations else {}),
@@ -123,7 +124,8 @@ def draw(
     """Draw every picture and return `Drawing.info`; each picture is saved and told as soon as it is finished.
 
     share  draw these pictures only; "saved" in the info then has their `SavedPicture`s, for the info of the whole
-    Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error.
+    Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error, and after a skip
+    the next pictures are drawn.
     """
     model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
     fell_back = model is not context.model
@@ -141,6 +143,9 @@ def draw(
         context.raise_if_stopped()
         listeners.on_step(step)
         progress.step_done()
+
+    def is_over(skips: int) -> bool:
+        return context.should_stop() or context.skips() > skips
 
     def enlarged(denoise: ByPass, x: torch.Tensor) -> torch.Tensor:
         denoise.next_pass()
@@ -163,6 +168,7 @@ def draw(
         start = start_latents(drawing.request, drawing.source, model)
         hole = hole_of(drawing.source, model)
         for group in groups:
+            over = partial(is_over, context.skips())
             request = resolved.request_of(group[0])
             guiding = partial(
                 guided_denoiser, request, model, listeners, resolved.method, context.raise_if_stopped, hole=hole
@@ -176,8 +182,14 @@ def draw(
             seeds = [drawing.request.seeds[i] for i in group]
             later = [Pass(plan, partial(enlarged, by_pass)) for plan in resolved.plans[1:]]
             passes = [Pass(drawing.plan, start.of(seeds)), *later]
-            stoppable, noise = Stoppable(reported, context.should_stop), initial_noise(drawing.request, group)
-            results = run_passes(passes, stoppable, seeds, on_step, noise)
+            try:
+                results = run_passes(
+                    passes, Stoppable(reported, over), seeds, on_step, initial_noise(drawing.request, group)
+                )
+            except Stopped:
+                context.raise_if_stopped()
+                progress.skipped()
+                continue
             sigmas = tuple(tuple(map(float, result.sigmas)) for result in results)
             own_seeds = tuple(drawing.request.own_seeds[i] for i in group)
             facts = RunFacts(sigmas, counted.calls, own_seeds, counted.evaluations_each)

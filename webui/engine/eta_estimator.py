@@ -32,7 +32,7 @@ class EtaEstimator:
         self._batch, self._pass, self._fallen = -1, 0, 0.0
         self._calls, self._units, self._measured = [0] * len(plans), 0.0, 0
         self._finished: list[float] = []
-        self._total, self._last = 0, 0.0
+        self._total, self._left_out, self._last = 0, 0, 0.0
         self._per_call: float | None = None
         self._evaluated, self._latest = 0.0, 1.0
         self._decodings, self._decoding_time = 0, 0.0
@@ -45,16 +45,22 @@ class EtaEstimator:
     @property
     def total_calls(self) -> int | None:
         """Calls of the whole run as declared; None if only the run tells, or if the declaration proved wrong."""
-        return None if self._declared is None else sum(self._declared) * len(self._batches)
+        return None if self._declared is None else sum(self._declared) * len(self._batches) - self._left_out
 
     def begin_batch(self, now: float) -> None:
         """The next batch begins to draw."""
-        if self._batch >= 0:
+        if self._batch >= 0 and self._batches[self._batch]:
             self._finished.append(self._units)
         self._batch, self._pass, self._fallen, self._last = self._batch + 1, 0, 0.0, now
         self._calls, self._units, self._evaluated = [0] * len(self._plans), 0.0, 0.0
         if len(self._plans) > 1:
             self._measured = 0
+
+    def skipped(self) -> None:
+        """What is left of the batch is not drawn."""
+        if self._declared is not None:
+            self._left_out += sum(self._declared) - sum(self._calls)
+        self._batches[self._batch] = 0
 
     def begin_pass(self, now: float) -> None:
         """The next pass of the batch begins to draw."""

@@ -28,6 +28,7 @@ class JobContext:
     tell         makes an event of the job known to its watchers
     on_saved     to be called with each picture that was written
     batch_size   how many pictures of a request are drawn together; None is what suits the model
+    skips        how often somebody has asked to leave out the pictures that are being drawn
     """
 
     model: Any
@@ -40,6 +41,7 @@ class JobContext:
     tell: Callable[[Event], None]
     on_saved: Callable[[Path], None] = lambda path: None
     batch_size: int | None = None
+    skips: Callable[[], int] = lambda: 0
 
     def raise_if_stopped(self) -> None:
         """Raises Stopped once the job has to end."""

@@ -51,6 +51,7 @@ class Job:
                  and when a worker took it (None before), by the engine's clock
     run          its parts, where workers of other processes do it
     passed       how many jobs went before it because a worker had their model open
+    skips        how often it was asked to leave out the pictures that were being drawn
     """
 
     urgent = False
@@ -63,7 +64,7 @@ class Job:
         environment: RunEnvironment = DEFAULT_ENVIRONMENT,
     ):
         self.id, self.model, self.owner, self.environment = uuid.uuid4().hex, model, owner, environment
-        self.account, self.turn, self.passed = "", 0, 0
+        self.account, self.turn, self.passed, self.skips = "", 0, 0, 0
         self.run: SharedRun | None = None
         self.started: float | None = None
         self._clock, self.created = clock, clock()
@@ -198,6 +199,10 @@ class Job:
     def request_stop(self) -> None:
         """Ask the job to end; its next network call raises."""
         self._stop = True
+
+    def request_skip(self) -> None:
+        """Ask the job to leave out the pictures that are being drawn now, and to go on with the next."""
+        self.skips += 1
 
     def watch(self) -> None:
         """One more watcher."""

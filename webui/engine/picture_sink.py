@@ -32,8 +32,9 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class SavedPicture:
-    """A picture that was saved, and what ran for it."""
+    """A picture that was saved, and what ran for it; `index` is its place in the request."""
 
+    index: int
     seed: int
     facts: RunFacts
 
@@ -64,11 +65,11 @@ class PictureSink:
         """Save picture `index` of the request."""
         seed = self._request.seeds[index]
         if index in self._finished:
-            self.saved.append(SavedPicture(seed, facts))
+            self.saved.append(SavedPicture(index, seed, facts))
             return
         saved = save_or_keep(self._context.outputs, seed, encode_png(image, self._record(image, index, facts)))
         if saved.path:
-            self.saved.append(SavedPicture(seed, facts))
+            self.saved.append(SavedPicture(index, seed, facts))
             self._context.on_saved(saved.path)
             self._context.tell(Picture(saved.path, seed, index))
         if saved.problem:

@@ -78,6 +78,10 @@ class ProgressReporter:
         """The next pass of the batch begins."""
         self._eta.begin_pass(self._context.clock())
 
+    def skipped(self) -> None:
+        """The pictures of the batch are left out."""
+        self._eta.skipped()
+
     def decoding(self, index: int) -> None:
         """A finished image is being decoded."""
         self._tell(f"decoding {_of(index, index + 1, self._count)}")

@@ -66,6 +66,13 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """Leave out the pictures of the order of this number that are being drawn."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class OthersWait:
     """Whether jobs wait for a worker: a sampler that never calls the network is ended for their sake."""
 
@@ -137,7 +144,7 @@ class Logged:
     record: logging.LogRecord
 
 
-Message = Do | Stop | OthersWait | WarmUp | Ask | End | Told | Condition | SavedFile | Answer | Logged
+Message = Do | Stop | Skip | OthersWait | WarmUp | Ask | End | Told | Condition | SavedFile | Answer | Logged
 
 KINDS = {Sampler: "sampler", Schedule: "schedule", Guidance: "guidance"}
 

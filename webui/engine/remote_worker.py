@@ -31,6 +31,7 @@ from .remote_messages import (
     Message,
     OthersWait,
     SavedFile,
+    Skip,
     Stop,
     WarmUp,
     encode,
@@ -217,11 +218,14 @@ class RemoteWorker:
         """Have a part done: how it ended; None if the worker ended before."""
         number = next(self._numbers)
         link.send(Do(number, encode(part.next_order(), self._registry())))
-        stopped, told_waiting = False, None
+        stopped, told_waiting, skips = False, None, job.skips
         while True:
             if not stopped and (run.over or self._queue.should_stop(job)):
                 stopped = True
                 link.send(Stop(number))
+            if job.skips > skips:
+                skips = job.skips
+                link.send(Skip(number))
             if (waiting := self._queue.others_wait) is not told_waiting:
                 told_waiting = waiting
                 link.send(OthersWait(waiting))

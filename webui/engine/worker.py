@@ -123,6 +123,7 @@ class Worker:
                 job.tell,
                 self._on_saved,
                 environment.batch or (1 if settings.one_at_a_time else None),
+                lambda: job.skips,
             )
             with threads(environment.threads):
                 try:

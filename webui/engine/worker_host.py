@@ -33,6 +33,7 @@ from .remote_messages import (
     OthersWait,
     PluginOutdated,
     SavedFile,
+    Skip,
     Stop,
     Told,
     WarmUp,
@@ -92,6 +93,9 @@ class WorkerHost:
         elif isinstance(message, Stop):
             if job := self._jobs.get(message.number):
                 self._engine.stop(job)
+        elif isinstance(message, Skip):
+            if job := self._jobs.get(message.number):
+                job.request_skip()
         elif isinstance(message, OthersWait):
             self._engine.queue.wait_elsewhere = message.waiting
         elif isinstance(message, WarmUp):
