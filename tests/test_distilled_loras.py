@@ -1,5 +1,7 @@
 """Distilled LoRAs by the names that people have them under, and settings that can be run as they are."""
 
+from dataclasses import replace
+
 import gradio as gr
 import pytest
 
@@ -29,6 +31,13 @@ def test_published_names_have_the_settings_of_their_authors(name):
 @pytest.mark.parametrize("name", ["blueprint", "hyperrealism", "turbocharged", "tcdx", "my-30steps-style", ""])
 def test_others_are_usual_ones(name):
     assert few_steps_of(name) is None
+
+
+def test_a_model_of_such_a_name_is_one_too(emoji):
+    named = replace(emoji.info, name="DreamShaperXL_Lightning_8steps")
+    assert few_steps_in("a cat", named) == few_steps_of("lightning-8steps")
+    assert few_steps_in("a cat <lora:tcd-b>", named) == few_steps_of("tcd-b")
+    assert few_steps_in("a cat", emoji.info) is None
 
 
 def test_the_first_that_acts_in_a_prompt_counts():

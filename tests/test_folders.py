@@ -210,7 +210,6 @@ def test_the_old_names_of_a_vaes_attention_are_known(folder):
 @pytest.mark.parametrize(
     "values, what",
     [
-        ({"time_cond_proj_dim": 256}, "a latent consistency model whose guidance is an input of the network"),
         ({"class_embed_type": "timestep"}, "a network with a class input, such as unCLIP"),
         ({"num_class_embeds": 1000}, "a network with a class input"),
     ],

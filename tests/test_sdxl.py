@@ -208,7 +208,6 @@ def test_a_projection_stored_as_a_layer_is_not_turned():
     [
         (lambda s: s | {f"{UNET}input_blocks.0.0.weight": (32, 8, 3, 3)}, "a network that edits pictures"),
         (lambda s: s | {f"{UNET}scaled_fp8": (0,)}, "a checkpoint in scaled 8-bit numbers"),
-        (lambda s: s | {f"{UNET}time_embed.cond_proj.weight": (32, 8)}, "guidance"),
         (lambda s: s | {"edm_vpred.sigma_max": ()}, r"noise levels of its own \(EDM\)"),
         (lambda s: {n: v for n, v in s.items() if "label_emb.0.0" not in n}, "label_emb.0.0.weight is missing"),
         (lambda s: {n: v for n, v in s.items() if "blocks.4.1" not in n}, "blocks.4.1.transformer_blocks.0.* missing"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from .card import FILE, Card, CardError, read_card
 from .families.unsupported_models import extra_input
-from .model_info import Defaults, ModelError, ModelInfo, describe_error
+from .model_info import DISTILLED_GUIDANCE, TAKES_GUIDANCE, Defaults, ModelError, ModelInfo, describe_error
 from .scheduler_config import default_schedule, read_schedule, whole_number
 
 BORROWS = "_borrows"  # key of model_index.json; diffusers ignores keys that begin with an underscore
@@ -81,10 +81,11 @@ def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo
         raise ModelError(f"model {path.name} is {what}, which is not supported yet")
     # As much work in a batch as one picture of Stable Diffusion 1 is serves small and large models alike.
     max_batch = max(1, min(16, (64 * 64) // (latents * latents)))
-    guidance = 5.0 if latents < 32 else 7.5
+    takes_guidance = unet.get("time_cond_proj_dim") is not None
+    guidance = DISTILLED_GUIDANCE if takes_guidance else 5.0 if latents < 32 else 7.5
     defaults = Defaults(size, factor, 4 * size, guidance, default.name, max_batch, default.options)
     card_file, card, notes = _card(path)
-    notes = (*default.notes, *notes)
+    notes = (*default.notes, *([TAKES_GUIDANCE] if takes_guidance else []), *notes)
     return ModelInfo(
         name or path.name,
         path,
@@ -96,6 +97,7 @@ def read_folder(path: Path, stamp: Hashable = None, name: str = "") -> ModelInfo
         stamp,
         notes,
         inpaints=taken != channels,
+        takes_guidance=takes_guidance,
         card=card,
         card_file=card_file,
     )

@@ -183,14 +183,15 @@ class Model:
         clock             the steps of the pass, by which prompts change; not needed for those that do not
         hole              what a network made for inpainting is shown; by default nothing is known of the picture
         size_condition    see `ConditionedNetwork.told`
-        The LoRAs that the prompt names act on both prompts. Raises ModelError, see `for_prompt`.
+        The LoRAs that the prompt names act on both prompts. A network that takes the guidance scale as an input is told
+        it, and makes one estimate. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
         if model._plain is None:
             model.restore()
         positive: Any
         negative: Any
-        encode = partial(model._condition, clip_skip=clip_skip, size=size_condition)
+        encode = partial(model._condition, clip_skip=clip_skip, size=size_condition, guidance=guidance)
         if prompt_syntax == "weights":
             positive, negative = encode(prompt), encode(negative_prompt, negative=True)
         else:
@@ -202,8 +203,8 @@ class Model:
         if self.info.inpaints:
             function = Inpainting(function, hole.at if hole else self.blank_hole)
         network = Network(function, self.schedule, self.info.prediction)
-        interval = Interval(guidance_low, guidance_high)
-        return guide(network, positive, negative, guidance, guidance_rescale, interval, on_gap, method)
+        interval, scale = Interval(guidance_low, guidance_high), 1.0 if self.info.takes_guidance else guidance
+        return guide(network, positive, negative, scale, guidance_rescale, interval, on_gap, method)
 
     def denoiser_of_each(self, prompts: Sequence[str], guidance: float = 1.0) -> Denoise:
         """denoise(x, sigma) of as many pictures as prompts, or of a whole multiple of them, with an empty negative
@@ -215,16 +216,20 @@ class Model:
             raise ModelError("a network made for inpainting draws no picture from words alone")
         joined: Any = None
         for prompt in prompts:
-            condition = self._condition(prompt)
+            condition = self._condition(prompt, guidance)
             joined = condition if joined is None else joined.join(condition)
             if joined is None:
                 raise ModelError("the prompts are not of one length; take short ones")
         network = Network(self.network, self.schedule, self.info.prediction)
-        return guide(network, joined, self._condition("", negative=True), guidance)
+        scale = 1.0 if self.info.takes_guidance else guidance
+        return guide(network, joined, self._condition("", guidance, negative=True), scale)
 
-    def _condition(self, text: str, clip_skip: int = 1, size: SizeCondition = OWN_SIZE, negative: bool = False) -> Any:
+    def _condition(
+        self, text: str, guidance: float, clip_skip: int = 1, size: SizeCondition = OWN_SIZE, negative: bool = False
+    ) -> Any:
         """The condition of a prompt, or of the negative one, with all that the network is told."""
-        return self.network.told(self.encode_prompt(text, clip_skip), size, negative)
+        condition = self.network.told(self.encode_prompt(text, clip_skip), size, negative)
+        return self.network.guided(condition, guidance) if self.info.takes_guidance else condition
 
     def blank_hole(self, size: tuple[int, int]) -> Hole:
         """The hole of a picture of which nothing is known, for latents of a (height, width)."""

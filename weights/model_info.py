@@ -48,6 +48,7 @@ class ModelInfo:
     is_certain  whether the prediction is known; else the network is probed when it is opened
     vae         the file of a VAE that replaces its own
     inpaints    whether its network is made for inpainting, see `weights.inpainting_network`
+    takes_guidance  whether the guidance scale is an input of its network, which then makes one estimate alone
     card        what it draws, if that is written beside it, and the file that says so
     """
 
@@ -63,8 +64,14 @@ class ModelInfo:
     is_certain: bool = True
     vae: Path | None = None
     inpaints: bool = False
+    takes_guidance: bool = False
     card: Card | None = field(default=None, hash=False)
     card_file: Path | None = None
+
+
+# Of a model that takes guidance: the scale that it is used at.
+DISTILLED_GUIDANCE = 8.0
+TAKES_GUIDANCE = "It is distilled for few steps and takes the guidance scale as an input: a call makes one estimate."
 
 
 def input_channels(info: ModelInfo) -> int:

@@ -13,6 +13,7 @@ from samplers.schedule import NoiseSchedule, betas, flow, from_alphas, from_beta
 MAX_STEPS = 100_000  # of training, one noise level each; the usual number is 1000
 # diffusers' schedulers whose `timestep_spacing` is "leading" by default begin so; that of all others is "linspace".
 LEADING = ("DDIM", "DDPM", "PNDM", "LCM", "TCD", "CogVideoX")
+ORIGINAL, MAX_ORIGINAL = "original_inference_steps", 200  # of the solver that a latent consistency model comes from
 MAX_SHIFT = 20.0  # of the schedule SNR shift
 
 
@@ -35,6 +36,9 @@ def default_schedule(config: Mapping[str, Any], flow: bool) -> DefaultSchedule:
         return DefaultSchedule("Karras", notes=("Its scheduler asks for Karras noise levels.",))
     if config.get("use_exponential_sigmas"):
         return DefaultSchedule("Exponential", notes=("Its scheduler asks for exponential noise levels.",))
+    if config["_class_name"].startswith("LCM"):
+        original = whole_number({ORIGINAL: 50, **config}, ORIGINAL, MAX_ORIGINAL)
+        return DefaultSchedule("LCM", (("original", original),))
     notes: tuple[str, ...] = ()
     if config.get("use_beta_sigmas"):
         notes = ("Its scheduler asks for Beta quantiles of sigma, which no schedule here has; see Beta.",)

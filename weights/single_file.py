@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .companion_files import NOT_READ, OVERRIDES, VAES, Override, read_override, vae_beside
 from .families import FAMILIES, Checkpoint, Family, describe_unsupported, recognize_file
-from .model_info import Defaults, ModelError, ModelInfo
+from .model_info import DISTILLED_GUIDANCE, TAKES_GUIDANCE, Defaults, ModelError, ModelInfo
 from .tensors import read_shapes
 
 LARGEST = 2048  # pixels of a side
@@ -34,6 +34,10 @@ def read_single(path: Path, name: str = "", families: Sequence[Family] = FAMILIE
     ]
     if vae:
         notes.append(f"Its VAE is {vae.name}.")
+    guidance, schedule = 7.5, "Uniform trailing"
+    if checkpoint.takes_guidance:
+        guidance, schedule = DISTILLED_GUIDANCE, "LCM"
+        notes.append(TAKES_GUIDANCE)
     if stated is None:
         notes.append(
             "Whether it predicts epsilon or v is asked of the network when it is opened; "
@@ -46,12 +50,13 @@ def read_single(path: Path, name: str = "", families: Sequence[Family] = FAMILIE
         prediction=prediction,
         channels=checkpoint.channels,
         factor=checkpoint.factor,
-        defaults=Defaults(size, checkpoint.factor, max(LARGEST, size), 7.5, "Uniform trailing", 1),
+        defaults=Defaults(size, checkpoint.factor, max(LARGEST, size), guidance, schedule, 1),
         stamp=stamp,
         notes=tuple(notes),
         is_certain=stated is not None,
         vae=vae,
         inpaints=checkpoint.inpaints,
+        takes_guidance=checkpoint.takes_guidance,
     )
 
 

@@ -1,4 +1,4 @@
-"""LoRAs that make few steps enough, recognized by their names, and the settings that their authors prescribe."""
+"""LoRAs and models that make few steps enough, by their names, and the settings that their authors prescribe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from weights.model_info import DISTILLED_GUIDANCE, ModelInfo
 from weights.prompt_syntax import PromptError, lora_tags
 
 MAX_STEPS = 16  # that a name can say
@@ -14,7 +15,7 @@ MAX_STEPS = 16  # that a name can say
 
 @dataclass(frozen=True)
 class FewSteps:
-    """The settings of a distilled LoRA: fields of a request, by their names there."""
+    """The settings of a distilled LoRA or model: fields of a request, by their names there."""
 
     sampler: str
     steps: int
@@ -49,7 +50,7 @@ METHODS = (
 
 
 def few_steps_of(name: str) -> FewSteps | None:
-    """The settings that a LoRA of this name is made for; None for a usual one."""
+    """The settings that a LoRA, or a model, of this name is made for; None for a usual one."""
     for pattern, found in METHODS:
         if re.search(rf"(?i)(?<![a-z]){pattern}(?![a-z])", name):
             told = re.search(r"(?i)(?<!\d)(\d{1,2})[-_ ]?steps?", name)
@@ -59,10 +60,18 @@ def few_steps_of(name: str) -> FewSteps | None:
     return None
 
 
-def few_steps_in(prompt: str) -> FewSteps | None:
-    """The settings of the first distilled LoRA that acts in a prompt; None if there is none."""
+def few_steps_in(prompt: str, model: ModelInfo | None = None) -> FewSteps | None:
+    """The settings of the first distilled LoRA that acts in a prompt, else those of a distilled model; None without."""
     try:
         tags = lora_tags(prompt)
     except PromptError:
         return None
-    return next((found for tag in tags if tag.unet > 0 and (found := few_steps_of(tag.name))), None)
+    loras = (found for tag in tags if tag.unet > 0 and (found := few_steps_of(tag.name)))
+    return next(loras, few_steps_for(model) if model else None)
+
+
+def few_steps_for(model: ModelInfo) -> FewSteps | None:
+    """The settings that a model is made for, by its input or its name; None for a usual one."""
+    if model.takes_guidance:
+        return FewSteps("LCM", 4, DISTILLED_GUIDANCE, schedule="LCM")
+    return few_steps_of(model.name)

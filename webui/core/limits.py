@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SEEDS = 2**32
 MAX_STEPS, MAX_COUNT = 1000, 64
 MEGA = 1_000_000
+# Fields that act on the estimates with and without the prompt; empty or 0 without such.
+TWO_ESTIMATES = ("guidance_method", "guidance_rescale", "guidance_low", "guidance_high")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[st
         sizes |= {f"{kind}_width": width, f"{kind}_height": height}
     problems = [size_problem(name, size, info) for name, size in sizes.items()]
     problems += [limits.problem(name, value) for name, value in request]
+    if info.takes_guidance:
+        problems += [_two_estimates(name, info) for name in TWO_ESTIMATES if getattr(request, name)]
     pixels = width * height
     if pixels > limits.picture:
         size = f"{width}x{height}"
@@ -115,6 +119,14 @@ def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[st
             f"which is {max(1, limits.total // pixels)} of this size."
         )
     return [problem for problem in problems if problem]
+
+
+def _two_estimates(name: str, info: ModelInfo) -> str:
+    usual = "leave it at CFG" if name == "guidance_method" else "set it to 0"
+    return (
+        f"{title(name)} needs two estimates a call, and model {info.name}, which takes guidance as an input, makes "
+        f"one; {usual}."
+    )
 
 
 def mega(pixels: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +40,9 @@ from .field_types import Name, Number, Options, Prompt, Whole
 from .fields import Setting, fields_of, problem_text
 from .limits import MAX_COUNT, MAX_STEPS, SEEDS
 
+if TYPE_CHECKING:
+    from weights.model_info import ModelInfo
+
 AnyRequest = TypeVar("AnyRequest", bound=BaseModel)
 
 
@@ -52,6 +55,7 @@ SIDE = "a whole number of pixels, or 0 for the model's own size"
 
 # uncond + w (cond - uncond) with w = 0; recipes of distilled models write guidance 0 where they mean 1.
 NO_PROMPT = "Guidance 0 leaves the prompt out and follows the negative prompt alone; 1 is no guidance."
+NO_NEGATIVE = "The model takes guidance as an input, so that the negative prompt does not count."
 
 
 class Request(BaseModel):
@@ -240,9 +244,11 @@ class Request(BaseModel):
 
         return {name: value for name, value in self.to_json().items() if counts(fields[name].setting)}
 
-    @property
-    def notes(self) -> list[str]:
-        """What its settings do that one may not expect, in sentences."""
+    def notes_on(self, model_info: ModelInfo) -> list[str]:
+        """What its settings do on a model that one may not expect, in sentences."""
+        if model_info.takes_guidance:
+            # Prompts that are joined by AND are weighed against the negative one.
+            return [NO_NEGATIVE] if self.negative_prompt and " AND " not in self.prompt else []
         return [NO_PROMPT] if self.guidance == 0 else []
 
     def guidance_at(self, sigma: float) -> float:

@@ -68,6 +68,7 @@ class Drawing:
         sigmas, nfe = [list(one.facts.sigmas[0]) for one in saved], [one.facts.nfe for one in saved]
         second = saved[0].facts.sigmas[1:] if saved else [plan.sigmas for plan in self.resolved.plans[1:]]
         evaluations = [one.facts.evaluations for one in saved]
+        notes = self.request.notes_on(self.resolved.model_info)
         mean = sum(nfe) / len(nfe) if nfe else 0
         return {
             **settings,
@@ -83,7 +84,7 @@ class Drawing:
             "sigmas_each": sigmas if any(each != sigmas[0] for each in sigmas) else [],
             "seconds": round(seconds, 3),
             "stopped": stopped,
-            **({"notes": self.request.notes} if self.request.notes else {}),
+            **({"notes": notes} if notes else {}),
         }
 
 

@@ -13,6 +13,7 @@ import torch
 from samplers.denoiser import Condition
 from samplers.schedule import NoiseSchedule
 
+from ..condition import GUIDANCE, TensorCondition, guidance_embedding
 from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..module_part import ModulePart
 from ..tensors import TensorFile
@@ -51,6 +52,17 @@ class ConditionedNetwork(Protocol):
         unchanged where the network is not told such things."""
         return condition
 
+    def guided(self, condition: Any, scale: float) -> Any:
+        """The condition that tells this guidance scale, where it is an input of the network; unchanged elsewhere.
+
+        Such a network was distilled from guided estimates, see `weights.condition.guidance_embedding`. What `encode`
+        makes tells 1, no guidance.
+        """
+        if not (width := self.unet.config.time_cond_proj_dim):
+            return condition
+        told = guidance_embedding(scale, width).expand(len(next(iter(condition.tensors.values()))), -1)
+        return TensorCondition({**condition.tensors, GUIDANCE: told})
+
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: Any) -> dict[str, torch.Tensor]:
         """What `step` takes for noised latents under a condition that `encode` made: tensors by name, in one order.
 
@@ -88,6 +100,11 @@ class Checkpoint(Protocol):
     @property
     def inpaints(self) -> bool:
         """Whether the network is made for inpainting, see `weights.inpainting_network`."""
+        return False
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the network, see `ConditionedNetwork.guided`."""
         return False
 
     @property

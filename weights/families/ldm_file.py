@@ -56,6 +56,11 @@ class LdmFile:
         return bool(self.unet["in_channels"] == INPAINTING)
 
     @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale is an input of its UNet, see `ConditionedNetwork.guided`."""
+        return self.unet["time_cond_proj_dim"] is not None
+
+    @property
     def has_vae(self) -> bool:
         """Whether the file has a VAE of its own."""
         return self.vae is not None

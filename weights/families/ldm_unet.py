@@ -34,6 +34,8 @@ UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+# The embedding of the guidance scale: the original code has none, and whoever converts to its names takes one of these.
+GUIDANCE = tuple(f"{UNET}{module}.cond_proj.weight" for module in ("time_embedding", "time_embed"))
 # Names in a running average, which has no dots: LitEma takes them out. A block's last digit is its layer's number.
 DOTLESS = re.compile(
     re.escape(EMA) + r"diffusion_model"
@@ -54,8 +56,19 @@ def unet_part(
     """
     from diffusers import UNet2DConditionModel
 
-    build = lambda: UNet2DConditionModel(**config)  # noqa: E731
-    return _averaged(empty_part(build, file, lambda name: unet_source(name, layers, attended)))
+    def source(name: str) -> Source:
+        found = unet_source(name, layers, attended)
+        return Source(GUIDANCE[1]) if found.name == GUIDANCE[0] not in file.shapes else found
+
+    return _averaged(empty_part(lambda: UNet2DConditionModel(**config), file, source))
+
+
+def guidance_width(sizes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The width of the embedding of the guidance scale that a UNet takes; None for one that takes none.
+
+    Raises IndexError for a tensor of fewer dimensions.
+    """
+    return next((sizes[name][1] for name in GUIDANCE if name in sizes), None)
 
 
 def unet_source(name: str, layers: int, attended: Container[int] = ATTENDED) -> Source:

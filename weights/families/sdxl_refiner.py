@@ -103,10 +103,10 @@ class RefinerNetwork(SizedNetwork):
         self.prompts = prompts
         self.components: Mapping[str, torch.nn.Module] = {"unet": unet, "text_encoder_2": prompts.encoder}
 
-    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Any:
         """The hidden states, the pooled vector of the first chunk, and the score of a prompt."""
         text, pooled = self.prompts.encode_pooled(prompt, clip_skip, embeddings)
-        return TensorCondition({"text": text, "pooled": pooled, AIM: torch.tensor([[SCORES[False]]])})
+        return self.guided(TensorCondition({"text": text, "pooled": pooled, AIM: torch.tensor([[SCORES[False]]])}), 1.0)
 
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `PromptEncoder.count_tokens`."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..condition import TensorCondition
+from ..condition import GUIDANCE, TensorCondition
 from ..embedding_file import NO_EMBEDDINGS, Embeddings
 from ..model_info import ModelError
 from ..module_part import ModulePart, Source, empty_part
@@ -30,7 +30,7 @@ from .clip_text import (
 )
 from .family import ConditionedNetwork
 from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
-from .ldm_unet import UNET, unet_part, with_dotted_averages
+from .ldm_unet import UNET, guidance_width, unet_part, with_dotted_averages
 from .ldm_vae import own_vae_config, vae_part
 from .unsupported_models import INPUTS, extra_input
 
@@ -126,9 +126,9 @@ class StableDiffusionNetwork(ConditionedNetwork):
         self.components: Mapping[str, torch.nn.Module] = {"unet": unet, "text_encoder": prompts.encoder}
         self._device, self._dtype = prompts.device, unet.dtype
 
-    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Any:
         """The hidden states of the prompt, see `PromptEncoder.encode`."""
-        return TensorCondition({"text": self.prompts.encode(prompt, clip_skip, embeddings)})
+        return self.guided(TensorCondition({"text": self.prompts.encode(prompt, clip_skip, embeddings)}), 1.0)
 
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `PromptEncoder.count_tokens`."""
@@ -137,12 +137,14 @@ class StableDiffusionNetwork(ConditionedNetwork):
     def inputs(self, scaled: torch.Tensor, timestep: float, condition: TensorCondition) -> dict[str, torch.Tensor]:
         """See `ConditionedNetwork.inputs`."""
         at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
-        return {"latents": scaled.to(self._device), "timestep": at, "text": condition.tensors["text"]}
+        told = {name: tensor.to(self._device) for name, tensor in condition.tensors.items()}
+        return {"latents": scaled.to(self._device), "timestep": at, **told}
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `ConditionedNetwork.step`."""
         latents, text = (inputs[name].to(self._dtype) for name in ("latents", "text"))
-        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text).sample
+        guidance = inputs[GUIDANCE].to(self._dtype) if GUIDANCE in inputs else None
+        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text, timestep_cond=guidance).sample
 
 
 def usual_name(name: str) -> str:
@@ -158,6 +160,7 @@ def unet_config(version: int, sizes: Sizes, width: int) -> dict[str, Any]:
     channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
     return dict(
         sample_size=64,
+        time_cond_proj_dim=guidance_width(sizes),
         in_channels=sizes[f"{UNET}input_blocks.0.0.weight"][1],
         out_channels=sizes[f"{UNET}out.2.weight"][0],
         block_out_channels=channels,
@@ -174,7 +177,7 @@ def unet_config(version: int, sizes: Sizes, width: int) -> dict[str, Any]:
 
 
 def _check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
-    """Raises ModelError unless the UNet takes latents, timestep and text, or these and a masked picture."""
+    """Raises ModelError unless the UNet takes latents, timestep, text and guidance, or these and a masked picture."""
     if what := extra_input(file.shapes, {}):
         raise ModelError(f"{file.path.name} is {what}, which is not supported yet")
     if len(first) != 4:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..condition import TensorCondition
+from ..condition import GUIDANCE, TensorCondition
 from ..embedding_file import NO_EMBEDDINGS, Embeddings, does_not_fit
 from ..model_info import ModelError
 from ..module_part import ModulePart, Source, empty_part
@@ -29,7 +29,7 @@ from .clip_text import (
 )
 from .family import OWN_SIZE, ConditionedNetwork, SizeCondition
 from .ldm_file import INPAINTING, LdmFile, missing_tensors_named
-from .ldm_unet import UNET, unet_part, with_dotted_averages
+from .ldm_unet import UNET, guidance_width, unet_part, with_dotted_averages
 from .ldm_vae import own_vae_config, vae_part
 from .stable_diffusion import Sizes
 from .unsupported_models import INPUTS, extra_input
@@ -136,7 +136,7 @@ class SizedNetwork(ConditionedNetwork):
         """See `ConditionedNetwork.inputs`. Unless the condition says more, it is told that the picture was neither
         enlarged nor cropped."""
         at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
-        told = dict(condition.tensors)
+        told = {name: tensor.to(self._device) for name, tensor in condition.tensors.items()}
         original = told.pop(ORIGINAL, torch.zeros(1, 4)).to(self._device, self._dtype)
         height, width = (self._factor * side for side in scaled.shape[-2:])
         own = torch.tensor([[height, width]], dtype=self._dtype, device=self._device).expand(len(original), -1)
@@ -149,8 +149,10 @@ class SizedNetwork(ConditionedNetwork):
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `ConditionedNetwork.step`."""
         latents, text, pooled, sizes = (inputs[name].to(self._dtype) for name in ("latents", "text", "pooled", "sizes"))
-        added = {"text_embeds": pooled, "time_ids": sizes}
-        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text, added_cond_kwargs=added).sample
+        more = dict[str, Any](added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes})
+        if GUIDANCE in inputs:
+            more["timestep_cond"] = inputs[GUIDANCE].to(self._dtype)
+        return self.unet(latents, inputs["timestep"], encoder_hidden_states=text, **more).sample
 
 
 class StableDiffusionXLNetwork(SizedNetwork):
@@ -165,7 +167,7 @@ class StableDiffusionXLNetwork(SizedNetwork):
             "text_encoder_2": second.encoder,
         }
 
-    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> TensorCondition:
+    def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Any:
         """The hidden states of both encoders side by side, and the pooled vector of the second for the first chunk.
 
         A prompt without words is all zeros: that is what the model saw in training where the words were left out.
@@ -176,7 +178,7 @@ class StableDiffusionXLNetwork(SizedNetwork):
         condition = {"text": torch.cat([first, second], -1), "pooled": pooled}
         if not prompt.strip():
             condition = {name: torch.zeros_like(tensor) for name, tensor in condition.items()}
-        return TensorCondition(condition)
+        return self.guided(TensorCondition(condition), 1.0)
 
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:
         """See `PromptEncoder.count_tokens`; both encoders read the same tokens."""
@@ -195,7 +197,7 @@ class StableDiffusionXLNetwork(SizedNetwork):
 
 
 def check_inputs(file: TensorFile, first: tuple[int, ...]) -> None:
-    """Raises ModelError unless the UNet takes latents, or what inpainting takes, timestep, text and sizes alone.
+    """Raises ModelError unless the UNet takes latents, or what inpainting takes, timestep, text, sizes and guidance.
 
     first  the shape of its first convolution
     """
@@ -247,6 +249,7 @@ def unet_config(sizes: Sizes, width: int, levels: int = LEVELS, attended: Collec
     channels = [sizes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in blocks]
     return dict(
         sample_size=128,
+        time_cond_proj_dim=guidance_width(sizes),
         in_channels=sizes[f"{UNET}input_blocks.0.0.weight"][1],
         out_channels=sizes[f"{UNET}out.2.weight"][0],
         block_out_channels=channels,

@@ -34,22 +34,17 @@ INPUTS = {
     5: "a depth network",
     7: "an upscaler",
 }
-# Inputs of a UNet beside latents, timestep and text: a part of a tensor's name, the entry of a folder's configuration,
-# and what such a network is. Without the input it would draw, and wrongly.
+# Inputs of a UNet beside latents, timestep, text and guidance: a part of a tensor's name, the entry of a folder's
+# configuration, and what such a network is. Without the input it would draw, and wrongly.
 EXTRA_INPUTS = (
     (r"\.label_emb\.", "class_embed_type", "a network with a class input, such as unCLIP"),
     (r"\.label_emb\.", "num_class_embeds", "a network with a class input"),
-    (
-        r"time_embed\.cond_proj|time_embedding\.cond_proj",
-        "time_cond_proj_dim",
-        "a latent consistency model whose guidance is an input of the network",
-    ),
     (r"scaled_fp8|\.scale_weight$", "", "a checkpoint in scaled 8-bit numbers; take one in 16 or 32 bits"),
 )
 
 
 def extra_input(names: Iterable[str], config: Mapping[str, Any]) -> str:
-    """What a UNet is that wants more than latents, timestep and text; "" for a usual one.
+    """What a UNet is that wants more than latents, timestep, text and guidance; "" for a usual one.
 
     names   of a checkpoint's tensors
     config  of a diffusers folder's UNet

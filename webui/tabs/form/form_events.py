@@ -166,7 +166,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
     except Exception as error:
         text, own_grid = note(str(error) or type(error).__name__, problem=True), False
-    if values.get("guidance") == 0:
+    if values.get("guidance") == 0 and not found.takes_guidance:
         text += note(NO_PROMPT)
     sides = values["width"], values["height"]
     text += size_note(found, *sides)

@@ -8,9 +8,11 @@ from typing import Any
 import gradio as gr
 
 from webui.core.distilled_loras import few_steps_in
+from webui.core.menus import chosen_name
 from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
 from webui.tabs.form.page_context import Page
 from weights.extra_networks import ExtraNetworks
+from weights.model_info import ModelInfo
 
 from .apply_settings import fill
 from .form import Form
@@ -27,7 +29,7 @@ INSERT = """(prompt, name, strength) => {
 
 @dataclass(frozen=True, eq=False)
 class LoraMenu:
-    """The menu, and a button that takes over the settings that a LoRA in the prompt is made for."""
+    """The menu, and a button that takes over the settings that a LoRA in the prompt, or the model, is made for."""
 
     menu: gr.Dropdown
     few_steps: gr.Button
@@ -54,9 +56,9 @@ def build_lora_menu(mode: str, prompt: gr.Textbox, extra: ExtraNetworks) -> Lora
     return LoraMenu(menu, gr.Button("", size="sm", visible=False, elem_id=f"{mode}-few-steps"))
 
 
-def few_steps_button(prompt: str) -> dict[str, Any]:
-    """An update of the button: hidden unless a prompt names a LoRA that is made for few steps."""
-    found = few_steps_in(prompt)
+def few_steps_button(prompt: str, model: ModelInfo | None = None) -> dict[str, Any]:
+    """An update of the button: hidden unless a prompt names a LoRA that is made for few steps, or the model is."""
+    found = few_steps_in(prompt, model)
     return gr.update(visible=found is not None, value=f"Use {found}" if found else "")
 
 
@@ -66,12 +68,12 @@ def connect_lora_menu(page: Page, form: Form, loras: LoraMenu) -> None:
     def refresh() -> dict[str, Any]:
         return gr.update(choices=names(page.engine.extra))
 
-    def take_over(prompt: str, kept: Any) -> Updates:
-        found = few_steps_in(prompt or "")
+    def take_over(prompt: str, model: str, kept: Any) -> Updates:
+        found = few_steps_in(prompt or "", page.engine.models().get(chosen_name(model)))
         return fill(page, form, kept, found.fields)[0] if found else gr.skip()
 
     on_change([form.revision, page.status], refresh, None, loras.menu, **QUIET, **RAW)
-    given = [form.fields["prompt"], page.kept[form.mode]]
+    given = [form.fields["prompt"], form.fields["model"], page.kept[form.mode]]
     loras.few_steps.click(take_over, given, refilled(form), **QUIET)
 
 

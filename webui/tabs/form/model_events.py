@@ -38,7 +38,8 @@ def connect_model(
 
     def read(*given: Any) -> Updates:
         text, name, syntax = (each if isinstance(each, str) else "" for each in given)
-        button = {few_steps: few_steps_button(text)} if few_steps else {}
+        info = page.engine.models().get(chosen_name(name))
+        button = {few_steps: few_steps_button(text, info)} if few_steps else {}
         return {box.words: said_of(text, name, syntax), **button}
 
     def said_of(text: str, name: str, syntax: str) -> str:
