@@ -24,7 +24,7 @@ ZERO_SNR = from_alphas(zero_terminal_snr([alpha_bar(sigma) for sigma in sd().sig
 MODELS = dict(eps=sd(), flow=flow(), zero_snr=ZERO_SNR)
 STEPS = (1, 2, 3, 7, 20, 50, 1000)
 LATER = ["Polyexponential", "Beta", "Align Your Steps", "KL-optimal", "Laplace", "Linear-quadratic", "SNR shift"]
-LATER += ["Custom", "Formula", "Cosine", "Bong tangent", "LCM"]
+LATER += ["Custom", "Formula", "Cosine", "Bong tangent", "LCM", "GITS"]
 
 
 def extremes(name: str) -> list[dict]:
@@ -42,6 +42,24 @@ def test_steps_falling_positive_finite_sigmas_within_the_range(name, model):
         assert len(sigmas) == steps + 1 and sigmas[-1] == 0
         assert all(0 < lower < sigma < math.inf for sigma, lower in itertools.pairwise(sigmas[:-1])), (steps, options)
         assert sigmas[0] == known.sigma_max and sigmas[-2] >= known.sigma_min * (1 - 1e-9), (steps, options)
+
+
+@pytest.mark.parametrize(
+    "coefficient, published",
+    [
+        ("1.1", "14.61464119 5.85520077 1.61558151 0.57119018"),
+        ("1.2", "14.61464119 5.85520077 2.45070267 1.36964464 0.803307 0.45573691 0.25053367 0.09824532"),
+        ("1.3", "14.61464119 2.84484982 1.36964464 0.74807048 0.41087446 0.22545385 0.09824532"),
+    ],
+)
+def test_gits_has_the_published_levels(coefficient, published):
+    levels = [float(level) for level in published.split()]
+    close(schedule("GITS")(sd(), len(levels), coefficient=coefficient)[:-1], levels, tolerance=1e-4)
+
+
+def test_the_longest_gits_list_is_where_longer_ones_lie():
+    longest, more = (schedule("GITS")(sd(), steps) for steps in (20, 40))
+    close(more[:-1:2], longest[:-1], tolerance=1e-9)
 
 
 def test_the_later_schedules_are_there():
