@@ -372,6 +372,10 @@ def test_of_too_many_connections_those_that_wait_longest_are_closed():
     watch.look({*answered, first, second, third})
     assert first.transport.ended and not any(each.transport.ended for each in answered)
     assert [second.transport.ended, third.transport.ended].count(True) == 1
+    kept, watch = connection(SimpleNamespace(response_complete=True)), connections.ConnectionWatch(2)
+    watch.look({kept})
+    watch.look({kept, second, third})
+    assert not kept.transport.ended
 
 
 def test_equal_lines_do_not_fill_the_log():

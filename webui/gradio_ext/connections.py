@@ -61,7 +61,8 @@ def watch_connections(server: Any) -> None:
 
 
 class ConnectionWatch:
-    """Closes connections that take too long over a request, and of too many the ones that have waited longest.
+    """Closes connections that take too long over a request, and of too many those that have waited longest: first the
+    ones that have never sent a request, then those that a browser keeps for its next one.
 
     most  connections at once; those that are being answered are not closed, whatever their number
     """
@@ -78,11 +79,12 @@ class ConnectionWatch:
             each: known if (known := self._since.get(each)) and known[0] == state else (state, now)
             for each, state in states.items()
         }
-        waiting = sorted((since, id(each), each) for each, (idle, since) in self._since.items() if idle)
+        idle = [(each.cycle is not None, since, id(each), each) for each, (idle, since) in self._since.items() if idle]
+        waiting = sorted(idle)
         surplus = max(0, len(connections) - self._most)
-        late = [each for since, _, each in waiting if now - since > PATIENCE]
+        late = [each for _, since, _, each in waiting if now - since > PATIENCE]
         slow = [each for each, (idle, since) in self._since.items() if not idle and now - since > UPLOAD_PATIENCE]
-        ending = {*late, *slow, *(each for _, _, each in waiting[:surplus])}
+        ending = {*late, *slow, *(each for *_, each in waiting[:surplus])}
         for each in ending:
             each.transport.abort()
         if surplus:
