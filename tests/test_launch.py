@@ -434,6 +434,10 @@ def test_devices_and_workers_are_processes():
     assert resolve().devices == ()
     assert resolve("--devices", "cuda:0,cuda:1").devices == ("cuda:0", "cuda:1")
     assert resolve("--workers", "2", "--device", "cpu").devices == ("cpu", "cpu")
+    cluster = resolve("--ray", "auto")
+    assert (cluster.ray, cluster.devices, cluster.has_processes) == ("auto", (), True)
+    with pytest.raises(environment.StartError, match="--workers N takes so many"):
+        resolve("--ray", "auto", "--devices", "cpu")
 
 
 def test_taken_port_gives_the_next_one():

@@ -16,6 +16,7 @@ from conftest import ROOT, ToyModel, toy
 from samplers.registry import discover
 from webui.engine.engine import Engine
 from webui.engine.remote_worker import RemoteWorker
+from webui.engine.weight_copies import WeightFiles
 from webui.engine.worker_host import WorkerHost, WorkerSetup
 from webui.settings import Settings
 
@@ -105,11 +106,11 @@ class NearChannel:
         return "It was killed."
 
 
-def near_engine(settings: Settings, count: int = 2, **more: Any) -> Engine:
-    """An engine whose workers are reached as if each were a process."""
+def near_engine(settings: Settings, count: int = 2, weights: WeightFiles | None = None, **more: Any) -> Engine:
+    """An engine whose workers are reached as if each were a process, or on another machine if they get `weights`."""
     engine = toy_engine(replace(settings, devices=("cpu",) * count), **more)
     on_saved = more.get("on_saved", lambda path: None)
-    setup = WorkerSetup(settings, open_toy, find_toys, lambda info: None)
+    setup = WorkerSetup(settings, open_toy, find_toys, lambda info: None, weights=weights)
     engine.workers = [
         RemoteWorker(engine.queue, f"cpu {n + 1}", lambda: engine.registry, lambda: NearChannel(setup), on_saved)
         for n in range(count)

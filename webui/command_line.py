@@ -30,6 +30,7 @@ OFFLOAD_HELP = (
 )
 DEVICES_HELP = "devices to compute on, a process each, such as cuda:0,cuda:1 or cpu,cpu; in place of --device"
 WORKERS_HELP = "so many processes on --device, in place of one thread"
+RAY_HELP = "compute on the machines of this Ray cluster, such as auto or 10.0.0.1:6379; see docs/several-devices.md"
 ONE_HELP = "draw pictures one by one: slower, but a batch is then equal to single pictures, bit for bit"
 FOLDER_HELP = "also load the plugins in this folder; may be repeated"
 PROXY_HELP = "address or network of a reverse proxy whose X-Forwarded headers count; may be repeated"
@@ -220,6 +221,7 @@ def add_work(group) -> None:
     several = group.add_mutually_exclusive_group()
     several.add_argument("--devices", type=devices, metavar="LIST", help=DEVICES_HELP)
     several.add_argument("--workers", type=worker_count, metavar="N", help=WORKERS_HELP)
+    group.add_argument("--ray", metavar="ADDRESS", help=RAY_HELP)
     group.add_argument("--backend", choices=BACKENDS, default="auto", help=BACKEND_HELP)
     group.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
     group.add_argument("--offload", choices=OFFLOADS, default="auto", help=OFFLOAD_HELP)

@@ -28,6 +28,8 @@ class Settings:
     auth            (user, password) that the page asks for; None only on a private page
     model           name of the model to open first; None is the default one
     devices         where to compute, a worker process each; () is one thread on `device`
+    ray             address of a Ray cluster whose machines compute, "" for none; `devices` then says how many workers,
+                    () for all GPUs of the cluster, or for one worker a machine where it has none
     backend, dtype  what computes the network of the steps, and in which number format; "auto" measures. The default
                     is torch, so that programs and tests draw what they always drew
     offload         what waits in host memory for its turn on the GPU, see `weights.offload`
@@ -63,6 +65,7 @@ class Settings:
     model: str | None = None
     device: str = "auto"
     devices: tuple[str, ...] = ()
+    ray: str = ""
     backend: str = "torch"
     dtype: str = "auto"
     offload: str = "auto"
@@ -85,6 +88,11 @@ class Settings:
     def public(self) -> bool:
         """Whether anyone but this machine's users can reach the page."""
         return self.share or bool(self.trusted_proxies or self.public_names) or not is_loopback(self.host)
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether other processes compute, here or on other machines."""
+        return bool(self.devices or self.ray)
 
     def outputs_of(self, account: str) -> Path:
         """The folder of an account's pictures; "" is everybody on a page without accounts."""
@@ -141,9 +149,12 @@ def _of_all_commands(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
         backend = "compile"
     cache = None if given.get("no_cache") else root / CACHE
     device, workers = given.get("device", "auto"), given.get("workers")
+    if given.get("ray") and given.get("devices"):
+        raise StartError("--ray and --devices exclude one another; --workers N takes so many workers of the cluster")
     return dict(
         device=device,
         devices=given.get("devices") or ((device,) * workers if workers else ()),
+        ray=given.get("ray") or "",
         backend=backend,
         dtype=given.get("dtype", "auto"),
         offload=given.get("offload", "auto"),

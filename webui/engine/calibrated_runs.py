@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
 from weights.model_info import ModelInfo
 
+from .job_context import OnHead, here
+
 
 def with_coefficients(
-    resolved: ResolvedRequest, registry: Registry, weights: str, outputs: Path
+    resolved: ResolvedRequest, registry: Registry, weights: str, outputs: Path, on_head: OnHead = here
 ) -> tuple[ResolvedRequest, list[str]]:
     """(the request with the coefficients that were made for its passes, a sentence for each pass without any).
 
     weights  digest of the model's network
     outputs  the folder of the pictures
+    on_head  see `JobContext`
     A request that has been given coefficients, as a replay has, keeps them.
     """
     if not any(plan.sampler.calibrate and plan.coefficients is None for plan in resolved.plans):
         return resolved, []
     request = resolved.request
-    known = all_calibrations(folders_of(resolved.model_info, outputs)) if _is_plain_cfg(request) else ()
+    kept = partial(all_calibrations, folders_of(resolved.model_info, outputs))
+    known = on_head(kept) if _is_plain_cfg(request) else ()
     sizes = [(request.width, request.height), resolved.hires_size] if request.is_hires else [request.drawn_size]
     names = (request.sampler, request.hires_sampler)
     chosen: list[Any] = []

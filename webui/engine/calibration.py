@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -183,11 +183,11 @@ class _Bench:
             best=best,
         )
         if kept := error < best.error:
-            keep_calibrations(self._context.outputs, [calibration])
+            self._context.on_head(partial(keep_calibrations, self._context.outputs, [calibration]))
         self._context.tell(PartialResult(Calibrated(calibration, kept)))
 
     def _kept_before(self, key: RunKey, budget: int) -> Calibration | None:
-        known = all_calibrations([self._context.outputs])
+        known = self._context.on_head(partial(all_calibrations, [self._context.outputs]))
         schedules = self._task.schedules
         return next((e for e in known if e.fits(key) and e.steps == budget and e.schedule in schedules), None)
 

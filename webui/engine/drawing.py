@@ -132,7 +132,7 @@ def draw(
     fell_back = model is not context.model
     context = replace(context, model=model)
     weights = model.identity.weights
-    resolved, notes = with_coefficients(resolved, context.registry, weights, context.outputs)
+    resolved, notes = with_coefficients(resolved, context.registry, weights, context.outputs, context.on_head)
     drawing = replace(drawing, resolved=resolved)
     whole = batches(drawing.request.count, batch_size_of(resolved, context.batch_size))
     groups = list(whole if share is None else share.groups)

@@ -27,7 +27,7 @@ from weights.opening import open_model
 from .backend_chooser import BackendChooser
 from .drawing import Drawing
 from .engine_call import EngineCall
-from .job_context import Task
+from .job_context import OnHead, Task, here
 from .job_parts import SharedRun
 from .job_queue import JobQueue
 from .jobs import DrawJob, Job, TaskJob
@@ -36,7 +36,7 @@ from .plugin_reloading import find_plugins
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 from .upscaling import open_upscaling
 from .worker import Worker
-from .workers import DeviceWorker, joint_status, names_of, process_workers
+from .workers import DeviceWorker, joint_status, process_workers, ray_workers
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -64,6 +64,7 @@ class Engine:
     account_of   the account of whoever asks in this thread; by default there are no accounts
     on_ended     called with each job that has ended; it must neither wait nor raise
     on_saved     called in the worker's thread with each picture that was written; it must neither wait nor raise
+    on_head      see `JobContext`
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Engine:
         on_saved: Callable[[Path], None] = lambda path: None,
         account_of: Callable[[], Account] = lambda: EVERYBODY,
         on_ended: Callable[[Job], None] = lambda job: None,
+        on_head: OnHead = here,
     ):
         self.registry, self.settings = registry, settings
         self.reloads = 0
@@ -86,13 +88,14 @@ class Engine:
         self._available = AvailableModels(settings, find_models)
         self.queue = JobQueue(clock, patience, on_ended)
         self.workers: list[DeviceWorker]
-        if settings.devices:
+        if settings.has_processes:
+            several = ray_workers if settings.ray else process_workers
             functions = open_model, find_models, check_model
-            self.workers = [*process_workers(self.queue, lambda: self.registry, settings, *functions, on_saved)]
+            self.workers = [*several(self.queue, lambda: self.registry, settings, *functions, on_saved)]
         else:
             chooser = BackendChooser(settings, self.queue.wake)
             holder = ModelHolder(settings, self._available, open_model, check_model, chooser)
-            self.workers = [Worker(self.queue, holder, lambda: self.registry, settings, clock, on_saved)]
+            self.workers = [Worker(self.queue, holder, lambda: self.registry, settings, clock, on_saved, on_head)]
 
     def reload_plugins(self) -> None:
         """Load the plugins that have changed anew, in this thread; `reloads` counts those that changed something.
@@ -107,8 +110,7 @@ class Engine:
     @property
     def status(self) -> str:
         """Status in a few words: "loading emoji ...", "emoji on cpu, ready", or why a load failed."""
-        names = names_of(self.settings.devices) or [""]
-        return joint_status([(name, worker.status) for name, worker in zip(names, self.workers, strict=True)])
+        return joint_status([(worker.name, worker.status) for worker in self.workers])
 
     @property
     def worker(self) -> DeviceWorker:
@@ -281,7 +283,7 @@ class Engine:
 
     def _divide(self, job: Job) -> None:
         """Prepare a job for workers of other processes."""
-        if self.settings.devices:
+        if self.settings.has_processes:
             job.run = SharedRun(job, self._clock, 1 if self.settings.one_at_a_time else None)
 
     def stop(self, job: Job) -> None:

@@ -5,13 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from samplers.registry import Registry
 from samplers.sampler import Stopped
 
 from .events import Event
 from .opened_models import UpscalerHolder
+
+T = TypeVar("T")
+
+
+class OnHead(Protocol):
+    """Calls a function on the machine that has the pictures and the weights, and returns what it returns there.
+
+    That is this machine, unless workers are on others: then the function has to be one of a module, or a partial of
+    one, and what it takes and returns passes as bytes.
+    """
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Raises what the function raises."""
+        ...
+
+
+def here(call: Callable[[], T]) -> T:
+    """An `OnHead` of a process that has the files itself."""
+    return call()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +48,7 @@ class JobContext:
     on_saved     to be called with each picture that was written
     batch_size   how many pictures of a request are drawn together; None is what suits the model
     skips        how often somebody has asked to leave out the pictures that are being drawn
+    on_head      reads and writes files: pictures, uploads, what is kept beside pictures and models
     """
 
     model: Any
@@ -42,6 +62,7 @@ class JobContext:
     on_saved: Callable[[Path], None] = lambda path: None
     batch_size: int | None = None
     skips: Callable[[], int] = lambda: 0
+    on_head: OnHead = here
 
     def raise_if_stopped(self) -> None:
         """Raises Stopped once the job has to end."""

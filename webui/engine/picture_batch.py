@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,10 @@ class PictureBatch:
         inner = replace(context, tell=listen)
         try:
             if isinstance(request, UpscaleRequest):
-                upscaling_of(request, file.path, self.limits).run(inner)
+                context.on_head(partial(upscaling_of, request, file.path, self.limits)).run(inner)
             else:
-                draw(Drawing(request, open_input(request.request, self.limits)), inner, previews=False)
+                source = context.on_head(partial(open_input, request.request, self.limits))
+                draw(Drawing(request, source), inner, previews=False)
         except (RequestError, SamplerFailed) as error:
             resolved = request if isinstance(request, ResolvedRequest) else None
             return FileDone(file, tuple(pictures), explain(error, resolved, context.public))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
@@ -59,7 +60,7 @@ class PictureSink:
             if image is not None:
                 self._input[name] = digest_of(image)
                 if not self._context.public:
-                    keep_input(self._context.outputs, image, self._input[name])
+                    self._context.on_head(partial(keep_input, self._context.outputs, image, self._input[name]))
 
     def save(self, image: Image.Image, index: int, facts: RunFacts) -> None:
         """Save picture `index` of the request."""
@@ -67,7 +68,8 @@ class PictureSink:
         if index in self._finished:
             self.saved.append(SavedPicture(index, seed, facts))
             return
-        saved = save_or_keep(self._context.outputs, seed, encode_png(image, self._record(image, index, facts)))
+        data = encode_png(image, self._record(image, index, facts))
+        saved = self._context.on_head(partial(save_or_keep, self._context.outputs, seed, data))
         if saved.path:
             self.saved.append(SavedPicture(index, seed, facts))
             self._context.on_saved(saved.path)

@@ -94,6 +94,15 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """What a `CallOnHead` returned, or the exception that it raised."""
+
+    number: int
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
 class End:
     """Stop what runs, and end."""
 
@@ -138,13 +147,22 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class CallOnHead:
+    """Call a function on the machine that has the files, and answer with `Returned`. See `JobContext.on_head`."""
+
+    number: int
+    call: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Logged:
     """A record for the program's log."""
 
     record: logging.LogRecord
 
 
-Message = Do | Stop | Skip | OthersWait | WarmUp | Ask | End | Told | Condition | SavedFile | Answer | Logged
+ToWorker = Do | Stop | Skip | OthersWait | WarmUp | Ask | Returned | End
+Message = ToWorker | Told | Condition | SavedFile | Answer | CallOnHead | Logged
 
 KINDS = {Sampler: "sampler", Schedule: "schedule", Guidance: "guidance"}
 

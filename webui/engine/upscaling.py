@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,10 @@ class Upscaling:
     def _save(self, result: Image.Image, upscaler: Upscaler | None, context: JobContext) -> None:
         digest = digest_of(self.picture)
         if not context.public:
-            keep_input(context.outputs, self.picture, digest)
+            context.on_head(partial(keep_input, context.outputs, self.picture, digest))
         origin, pixels = self._origin(upscaler), digest_of(result)
         record = make_upscale_record(self.request, origin, digest, pixels, self.parameters, self.source)
-        saved = save_or_keep(context.outputs, STEM, encode_png(result, record))
+        saved = context.on_head(partial(save_or_keep, context.outputs, STEM, encode_png(result, record)))
         if saved.path:
             context.on_saved(saved.path)
             context.tell(Picture(saved.path, None, 0))

@@ -26,7 +26,7 @@ from .drawing import draw
 from .engine_call import EngineCall
 from .errors import explain, free_memory
 from .events import Failed, Finished, Outcome, Progress, StoppedEarly
-from .job_context import JobContext
+from .job_context import JobContext, OnHead, here
 from .job_queue import IDLE_TICK, JobQueue
 from .jobs import DrawJob, Job, TaskJob
 from .opened_models import ModelHolder
@@ -53,9 +53,10 @@ class Worker:
         settings: Settings,
         clock: Callable[[], float],
         on_saved: Callable[[Path], None],
+        on_head: OnHead = here,
     ):
         self._queue, self._holder, self._plugins, self._settings = queue, holder, plugins, settings
-        self._clock, self._on_saved = clock, on_saved
+        self._clock, self._on_saved, self._on_head = clock, on_saved, on_head
         self.upscalers = holder.upscalers()
         self._warm_up_wanted = False
         self._thread = self._new_thread()
@@ -63,6 +64,11 @@ class Worker:
         self._asked = 0.0
         self._lost: dict[str, threading.Thread] = {}
         self._watchdog = Watchdog(queue, self._at_work, self._replace_thread)
+
+    @property
+    def name(self) -> str:
+        """Its name among several: none, there is one alone."""
+        return ""
 
     @property
     def alive(self) -> bool:
@@ -124,6 +130,7 @@ class Worker:
                 self._on_saved,
                 environment.batch or (1 if settings.one_at_a_time else None),
                 lambda: job.skips,
+                self._on_head,
             )
             with threads(environment.threads):
                 try:

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -20,18 +22,21 @@ from .engine import Engine
 from .engine_call import EngineCall
 from .errors import explain
 from .events import Event, Failed, Outcome, Progress
+from .job_context import here
 from .jobs import DrawJob, Job, TaskJob
 from .plugin_reloading import find_plugins
 from .remote_messages import (
     Answer,
     Ask,
     Call,
+    CallOnHead,
     Condition,
     Do,
     Message,
     Order,
     OthersWait,
     PluginOutdated,
+    Returned,
     SavedFile,
     Skip,
     Stop,
@@ -39,11 +44,14 @@ from .remote_messages import (
     WarmUp,
     decode,
 )
+from .weight_copies import WeightCopies, WeightFiles
 
 if TYPE_CHECKING:
     from webui.settings import Settings
 
 SIGN_OF_LIFE = 0.5  # seconds between two Conditions
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +62,7 @@ class WorkerSetup:
 
     settings  `device` is that of the worker, see `--devices`
     threads   of the CPU; None is what torch takes
+    weights   those of the head, for a worker on another machine than the pictures; None on the same
     The functions are those of `Engine`.
     """
 
@@ -62,6 +71,7 @@ class WorkerSetup:
     find_models: Callable[[Path], dict[str, ModelInfo]] | None
     check_model: Callable[[ModelInfo], None]
     threads: int | None = None
+    weights: WeightFiles | None = None
 
 
 class WorkerHost:
@@ -72,8 +82,14 @@ class WorkerHost:
     """
 
     def __init__(self, setup: WorkerSetup, send: Callable[[Message], None], give_up: Callable[[], None]):
-        settings = replace(setup.settings, devices=())
+        settings = replace(setup.settings, devices=(), ray="")
         self._send, self._give_up = send, give_up
+        self._numbers, self._returns = count(1), dict[int, SimpleQueue[Returned]]()
+        self._copies: WeightCopies | None = None
+        if setup.weights:
+            self._copies = copies = WeightCopies(settings.weights, setup.weights, self._on_head)
+            setup = copies.setup_of(setup)
+            settings = replace(settings, weights=copies.folder)
         self._engine = Engine(
             find_plugins(settings),
             settings,
@@ -81,6 +97,7 @@ class WorkerHost:
             setup.find_models,
             check_model=setup.check_model,
             on_saved=lambda path: send(SavedFile(path)),
+            on_head=self._on_head if setup.weights else here,
         )
         self._jobs: dict[int, Job] = {}
         self._engine.start()
@@ -102,6 +119,9 @@ class WorkerHost:
             self._engine.warm_up()
         elif isinstance(message, Ask):
             self._answer(message)
+        elif isinstance(message, Returned):
+            if answer := self._returns.get(message.number):
+                answer.put(message)
 
     def close(self) -> None:
         """Stop what runs, and end."""
@@ -122,10 +142,29 @@ class WorkerHost:
             return
         self._jobs[message.number] = job
         threading.Thread(target=self._follow, args=(message.number, job), name="sigmalab-events", daemon=True).start()
-        self._engine.queue.put(job)
+
+    def _on_head(self, call: Callable[[], T]) -> T:
+        """See `JobContext.on_head`; not from the thread that calls `receive`."""
+        number = next(self._numbers)
+        answer = self._returns[number] = SimpleQueue()
+        self._send(CallOnHead(number, call))
+        returned = answer.get()
+        del self._returns[number]
+        if returned.error is not None:
+            raise returned.error
+        value: T = returned.value
+        return value
 
     def _follow(self, number: int, job: Job) -> None:
-        """Tell the events of a job."""
+        """Put a job into the queue and tell its events."""
+        if self._copies:
+            try:
+                self._copies.copy_extras(lambda text: self._send(Told(number, Progress(text=text))))
+            except Exception as error:
+                log.exception("weights cannot be copied")
+                job.tell(Failed(explain(error, public=self._engine.settings.public)))
+        if job.outcome is None:
+            self._engine.queue.put(job)
         preview = None
         for event in job.events():
             if event is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from .remote_messages import Condition, Message, Told
+from .remote_messages import CallOnHead, Condition, Message, Returned, Told
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,9 @@ class WorkerLink:
                 self.heard = time.monotonic()
                 if isinstance(message, Told):
                     self.inbox.put(message)
+                elif isinstance(message, CallOnHead):
+                    # It may write to a disk; what the worker says meanwhile is heard all the same.
+                    threading.Thread(target=self._call, args=(message,), name="sigmalab-head", daemon=True).start()
                 else:
                     self._on_message(message)
                     if isinstance(message, Condition):
@@ -81,3 +84,14 @@ class WorkerLink:
             self.ready.set()
             self.inbox.put(None)
             self._on_end()
+
+    def _call(self, asked: CallOnHead) -> None:
+        """Call what the worker asks for, and answer."""
+        try:
+            self.send(Returned(asked.number, asked.call()))
+        except Exception as error:
+            try:
+                self.send(Returned(asked.number, error=error))
+            except Exception:
+                # It cannot be pickled.
+                self.send(Returned(asked.number, error=RuntimeError(f"{type(error).__name__}: {error}")))

@@ -107,7 +107,7 @@ def run_worker(pipe: Connection, setup: WorkerSetup, device: str) -> None:
         except OSError:
             os._exit(1)  # nobody is there any more
 
-    logging.getLogger().addHandler(_LogSender(send))
+    logging.getLogger().addHandler(LogSender(send))
     logging.getLogger().setLevel(logging.INFO)
     setup = replace(setup, settings=replace(setup.settings, device=kind))
     host = WorkerHost(setup, send, lambda: os._exit(3))
@@ -134,7 +134,7 @@ def show_one_gpu(device: str) -> str:
     return kind
 
 
-class _LogSender(logging.handlers.QueueHandler):
+class LogSender(logging.handlers.QueueHandler):
     """Sends what is logged to the program."""
 
     def __init__(self, send: Callable[[Message], None]):

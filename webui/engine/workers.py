@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from samplers.registry import Registry
 from webui.core.request import Request
+from webui.environment import StartError
 from weights.identity import ModelIdentity
 from weights.model import Model
 from weights.model_info import ModelInfo
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 class DeviceWorker(Protocol):
     """What takes jobs from the queue and does them on one device."""
+
+    @property
+    def name(self) -> str:
+        """Its name among several: "cpu 1"."""
+        ...
 
     @property
     def status(self) -> str:
@@ -94,6 +100,40 @@ def process_workers(
     for name, device in zip(names_of(devices), devices, strict=True):
         own = WorkerSetup(replace(settings, device=device), open_model, find_models, check_model, threads)
         workers.append(RemoteWorker(queue, name, registry, partial(ProcessChannel, own, device), on_saved))
+    return workers
+
+
+def ray_workers(
+    queue: JobQueue,
+    registry: Callable[[], Registry],
+    settings: Settings,
+    open_model: Callable[..., Model],
+    find_models: Callable[[Path], dict[str, ModelInfo]] | None,
+    check_model: Callable[[ModelInfo], None],
+    on_saved: Callable[[Path], None],
+) -> list[RemoteWorker]:
+    """A worker for each GPU of the cluster `settings.ray`, see there. Raises StartError if it cannot be reached.
+
+    See `Engine` for the arguments.
+    """
+    # Ray is an optional package.
+    try:
+        from .ray_cluster import RayChannel, join_cluster
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise StartError(
+            "--ray needs the package ray, on all machines in the same version: python -m pip install -r "
+            "requirements-ray.txt, with the Python of .venv"
+        ) from None
+    from .remote_worker import RemoteWorker
+    from .worker_host import WorkerSetup
+
+    places = join_cluster(settings)
+    workers = []
+    for name, place in zip(names_of([each.device for each in places]), places, strict=True):
+        own = WorkerSetup(replace(settings, device=place.device, ray=""), open_model, find_models, check_model)
+        workers.append(RemoteWorker(queue, name, registry, partial(RayChannel, own, place), on_saved))
     return workers
 
 

@@ -94,7 +94,8 @@ def key_of_record(record: Record) -> str | None:
 class CellCache:
     """The index of a folder of pictures, as the file is now; `add` appends to it.
 
-    A lost or broken index costs time and nothing else: a picture that it does not know is drawn once more.
+    A lost or broken index costs time and nothing else: a picture that it does not know is drawn once more. It passes to
+    another process as the name of its folder, and is read there.
     """
 
     def __init__(self, outputs: Path):
@@ -110,6 +111,9 @@ class CellCache:
                 # Later lines win, and are the latest in order, too.
                 self._entries.pop(entry["key"], None)
                 self._entries[entry["key"]] = entry
+
+    def __reduce__(self) -> tuple[type[CellCache], tuple[Path]]:
+        return CellCache, (self._outputs,)
 
     def find(self, key: str) -> CellPicture | None:
         """The picture of this key, if its file exists and carries the settings of the key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from webui.engine.drawing import Drawing, draw
 from webui.engine.engine import Engine
 from webui.engine.errors import explain
 from webui.engine.events import Event, PartialResult, Picture, Progress
-from webui.engine.job_context import JobContext
+from webui.engine.job_context import JobContext, OnHead, here
 from webui.engine.run_environment import identity_of
 
 from .cell_cache import CellCache, CellPicture, key_of_request
@@ -159,16 +160,16 @@ class _GridRun:
             cell.resolved.origins,
             identity_of(context.model, cell.request, context.upscalers),
             source,
-            _coefficients(cell, context.registry, context.model.identity.weights, context.outputs),
+            _coefficients(cell, context.registry, context.model.identity.weights, context.outputs, context.on_head),
         )
         result: CellResult
-        if known := self._cache.find(key):
+        if known := context.on_head(partial(self._cache.find, key)):
             self.reused += 1
             result = CellMade(index, known, reused=True)
         else:
             result = self._draw(index, cell, source)
             if isinstance(result, CellMade):
-                self._cache.add(key, result.picture, cell.request)
+                context.on_head(partial(self._cache.add, key, result.picture, cell.request))
                 self.drawn.append(result.picture)
         self._done += 1
         context.tell(PartialResult(result))
@@ -214,7 +215,9 @@ class _GridRun:
         return of_cell.remaining + seconds / calls * sum(mean if count is None else count for count in later)
 
 
-def _coefficients(cell: Cell, registry: Registry, weights: str, outputs: Path) -> list[Mapping[str, Any]]:
+def _coefficients(
+    cell: Cell, registry: Registry, weights: str, outputs: Path, on_head: OnHead = here
+) -> list[Mapping[str, Any]]:
     """The coefficients that a cell will be drawn with, {} for a pass without any."""
-    resolved, _ = with_coefficients(cell.resolved, registry, weights, outputs)
+    resolved, _ = with_coefficients(cell.resolved, registry, weights, outputs, on_head)
     return [plan.coefficients or {} for plan in resolved.plans]
