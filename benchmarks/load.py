@@ -6,7 +6,8 @@
     python -m benchmarks.load grid        a grid of 40 cells on one worker of one thread, and on two, in turn
     python -m benchmarks.load thread      a thread and a process on one device, in turn: engine, API, start, memory
 
-Each prints a line of a table. `--workers` and `--count` change the numbers. Everything is drawn by the embedded model.
+Each prints a line of a table. `--workers` and `--count` change the numbers, `--ray ADDRESS` takes workers of a cluster,
+and `thread` knows none. Everything is drawn by the embedded model.
 """
 
 from __future__ import annotations
@@ -15,36 +16,35 @@ import argparse
 import json
 import os
 import random
-import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
-import psutil
 
 from benchmarks.page import api_client, through_engine
-from samplers.registry import discover
-from webui.app import launch_options
+from benchmarks.worker_engines import (
+    PATIENCE,
+    engine_with_workers,
+    look_at_page,
+    own_memory,
+    served_page,
+    until,
+    wait_until_ready,
+)
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request
-from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished
-from webui.page import build_page
-from webui.settings import Settings, free_port
 from webui.tabs.lab.axes import read_axis
 from webui.tabs.lab.compare import Compare
 from webui.tabs.lab.grid import make_grid
 
-ROOT = Path(__file__).parent.parent
-PATIENCE = 1800.0
-FEW_PLUGINS = ("euler.py", "schedules.py", "ddim.py")
 HANGS = '''"""Holds Python's lock."""
 
 import ctypes
@@ -64,27 +64,39 @@ def register_samplers():
 '''
 
 
+@dataclass(frozen=True)
+class Run:
+    """What is asked for: so many workers, and clients, kills, cells or rounds; `ray` is the address of a cluster."""
+
+    folder: Path
+    workers: int
+    count: int
+    ray: str
+
+
 def main() -> None:
     """Measure one part and print what came of it."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("part", choices=PARTS)
     flags.add_argument("--workers", type=int, default=2)
     flags.add_argument("--count", type=int, help="clients, kills, cells or rounds")
+    flags.add_argument("--ray", default="")
     given = flags.parse_args()
     measure, count = PARTS[given.part]
     with tempfile.TemporaryDirectory(prefix="sigmalab-load-") as folder:
-        print(measure(Path(folder), given.workers, given.count or count), flush=True)
+        print(measure(Run(Path(folder), given.workers, given.count or count, given.ray)), flush=True)
 
 
-def clients(folder: Path, workers: int, count: int) -> str:
+def clients(run: Run) -> str:
     """So many clients of the API at once, while somebody looks at the page twice a second."""
-    with _engine(folder, workers) as engine, _page(engine) as url:
-        _warm(engine)
-        api, before = f"{url}/gradio_api", _memory()
+    count, workers = run.count, run.workers
+    with engine_with_workers(run.folder, workers, run.ray) as engine, served_page(engine) as url:
+        wait_until_ready(engine)
+        api, before = f"{url}/gradio_api", own_memory()
         with httpx.Client(timeout=PATIENCE) as client:
             parameters = client.get(f"{api}/info").json()["named_endpoints"]["/txt2img"]["parameters"]
         over, answers = threading.Event(), list[float]()
-        watcher = threading.Thread(target=_look, args=(url, over, answers))
+        watcher = threading.Thread(target=look_at_page, args=(url, over, answers))
         watcher.start()
         began = time.monotonic()
         with ThreadPoolExecutor(count) as pool:
@@ -96,7 +108,7 @@ def clients(folder: Path, workers: int, count: int) -> str:
         said = f"; {wrong[0]}" if wrong else ""
         return (
             f"| {count} clients, {workers} workers | {count - len(wrong)} served with their own seed and prompt{said} "
-            f"in {seconds:.0f} s; page at the 95th percentile {slow:.2f} s; memory {_memory() - before:+.0f} MB |"
+            f"in {seconds:.0f} s; page at the 95th percentile {slow:.2f} s; memory {own_memory() - before:+.0f} MB |"
         )
 
 
@@ -123,11 +135,12 @@ def _one_client(api: str, parameters: list[dict[str, Any]], number: int) -> str:
     return ""
 
 
-def kills(folder: Path, workers: int, count: int) -> str:
+def kills(run: Run) -> str:
     """kill -9 of a worker that draws, at a random moment; every job and every picture has to be there in the end."""
     chance, lost, pictures, lengths = random.Random(1), 0, 0, list[float]()
-    with _engine(folder, workers) as engine:
-        _warm(engine)
+    count, workers = run.count, run.workers
+    with engine_with_workers(run.folder, workers, run.ray) as engine:
+        wait_until_ready(engine)
         killed = 0
         while killed < count:
             jobs = [
@@ -136,7 +149,7 @@ def kills(folder: Path, workers: int, count: int) -> str:
             ]
             time.sleep(chance.uniform(0.0, 1.5))
             if victim := getattr(chance.choice(engine.workers), "channel", None):
-                os.kill(victim.pid, 9)
+                victim.kill()
                 killed += 1
             for job in jobs:
                 outcome = job.wait(PATIENCE)
@@ -144,19 +157,19 @@ def kills(folder: Path, workers: int, count: int) -> str:
                 pictures += len(job.pictures)
                 lengths.append(job.ended - job.created)
             until(lambda: all(worker.status != "starting" for worker in engine.workers))
-    files = len(list((folder / "outputs").rglob("*.png")))
+    files = len(list((run.folder / "outputs").rglob("*.png")))
     return (
         f"| {count} kill -9, {workers} workers | {lost} jobs lost of {len(lengths)}; {pictures} pictures told, {files} "
         f"files; a job took {median(lengths):.1f} s, at most {max(lengths):.1f} s |"
     )
 
 
-def hung(folder: Path, workers: int, count: int) -> str:
+def hung(run: Run) -> str:
     """A sampler that holds Python's lock for an hour; others wait behind it."""
-    (folder / "plugins").mkdir()
-    (folder / "plugins" / "hangs.py").write_text(HANGS, "utf-8")
-    with _engine(folder, 1) as engine:
-        _warm(engine)
+    (run.folder / "plugins").mkdir()
+    (run.folder / "plugins" / "hangs.py").write_text(HANGS, "utf-8")
+    with engine_with_workers(run.folder, 1, run.ray) as engine:
+        wait_until_ready(engine)
         began = time.monotonic()
         bad = engine.submit(Request(prompt="red apple", sampler="Hangs"), "me")
         good = engine.submit(Request(prompt="red apple", sampler="Euler"), "you")
@@ -166,14 +179,18 @@ def hung(folder: Path, workers: int, count: int) -> str:
         return f'| a sampler that hangs in C | "{said}" The next job {ran} after {time.monotonic() - began:.0f} s |'
 
 
-def grid(folder: Path, workers: int, count: int) -> str:
+def grid(run: Run) -> str:
     """The same grid on one worker of one thread and on several, in turn."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are made from now on
+    count, workers = run.count, run.workers
     times: dict[int, list[float]] = {1: [], workers: []}
-    with _engine(folder / "one", 1) as alone, _engine(folder / "many", workers) as together:
+    with (
+        engine_with_workers(run.folder / "one", 1, run.ray) as alone,
+        engine_with_workers(run.folder / "many", workers, run.ray) as together,
+    ):
         sides = {1: alone, workers: together}
         for engine in sides.values():
-            _warm(engine)
+            wait_until_ready(engine)
         for round_ in range(3):
             for number, engine in sides.items():
                 base = Request(prompt="red apple", sampler="Euler", steps=20, seed=100 * round_)
@@ -193,15 +210,18 @@ def grid(folder: Path, workers: int, count: int) -> str:
     )
 
 
-def thread(folder: Path, workers: int, count: int) -> str:
+def thread(run: Run) -> str:
     """One picture on a thread and on a process, by the engine and by the API, in turn; start and memory of both."""
     lines = []
-    with _engine(folder / "thread", 0) as in_thread, _engine(folder / "process", 1) as in_process:
+    with (
+        engine_with_workers(run.folder / "thread", 0) as in_thread,
+        engine_with_workers(run.folder / "process", 1) as in_process,
+    ):
         for name, engine in {"thread": in_thread, "process": in_process}.items():
             began = time.monotonic()
-            _warm(engine)
+            wait_until_ready(engine)
             lines.append(f"{name}: ready after {time.monotonic() - began:.1f} s")
-        with _page(in_thread) as first, _page(in_process) as second:
+        with served_page(in_thread) as first, served_page(in_process) as second:
             with api_client(first) as thread_api, api_client(second) as process_api:
                 sides = {
                     "thread, engine": lambda: through_engine(in_thread),
@@ -212,7 +232,7 @@ def thread(folder: Path, workers: int, count: int) -> str:
                 for side in sides.values():
                     side()
                 times: dict[str, list[float]] = {name: [] for name in sides}
-                for _ in range(count):
+                for _ in range(run.count):
                     for name, side in sides.items():
                         times[name].append(side())
     medians = {name: median(each) for name, each in times.items()}
@@ -222,71 +242,7 @@ def thread(folder: Path, workers: int, count: int) -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def _engine(folder: Path, workers: int) -> Iterator[Engine]:
-    """An engine on the embedded model with so many worker processes; 0 is a thread."""
-    (folder / "plugins").mkdir(parents=True, exist_ok=True)
-    for name in FEW_PLUGINS:
-        shutil.copy(ROOT / "plugins" / name, folder / "plugins")
-    settings = Settings(
-        root=folder,
-        outputs=folder / "outputs",
-        weights=ROOT / "weights",
-        device="cpu",
-        devices=("cpu",) * workers,
-        model="emoji",
-        plugin_packages=False,
-    )
-    engine = Engine(discover(folder / "plugins", packages=False), settings)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-@contextmanager
-def _page(engine: Engine) -> Iterator[str]:
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(engine.settings.root / "served"))
-    page, port = build_page(engine), free_port("127.0.0.1", 7950)
-    url = page.launch(**launch_options(engine.settings), server_name="127.0.0.1", server_port=port)[1]
-    try:
-        yield str(url).rstrip("/")
-    finally:
-        page.close(verbose=False)
-
-
-def _warm(engine: Engine) -> None:
-    """Wait until every worker has the model open."""
-    engine.warm_up()
-    until(lambda: all("ready" in worker.status for worker in engine.workers))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that a worker does."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("it did not happen")
-        time.sleep(0.05)
-
-
-def _look(url: str, over: threading.Event, answers: list[float]) -> None:
-    """Ask for the page twice a second."""
-    with httpx.Client(timeout=PATIENCE) as client:
-        while not over.wait(0.5):
-            began = time.monotonic()
-            client.get(url).raise_for_status()
-            answers.append(time.monotonic() - began)
-
-
-def _memory() -> float:
-    """MB of this process and its children that they share with nobody."""
-    this = psutil.Process()
-    return sum(each.memory_full_info().uss for each in (this, *this.children(recursive=True))) / 1e6
-
-
-PARTS: dict[str, tuple[Callable[[Path, int, int], str], int]] = {
+PARTS: dict[str, tuple[Callable[[Run], str], int]] = {
     "clients": (clients, 200),
     "kills": (kills, 100),
     "hung": (hung, 1),
