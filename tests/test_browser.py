@@ -278,11 +278,6 @@ def test_a_model_with_a_card_shows_what_it_draws(visit, server):
     expect(page.locator("#txt2img-width input[type=number]")).to_have_value("64")
 
 
-def test_gradio_goes_through_no_list_that_grows(visit):
-    """What page.js changes in Gradio still exists; without the change every event costs seconds (see page.js)."""
-    assert visit(stay=True).evaluate("window.sigmalab.calmed")
-
-
 def test_keys_generate_and_stop(visit, server):
     page = visit(stay=True)
     server.pace.slow_after(5)
@@ -318,7 +313,7 @@ def test_a_menu_that_is_only_looked_into_changes_nothing(visit):
     expect(option(page, "Churn")).to_have_value("3")
     expect(guidance).to_have_value("3")
     heard = page.evaluate("window.heard")
-    assert len(heard) > 2 and len([answer for answer in heard if isinstance(answer, int | float)]) == 2
+    assert len(heard) > 2 and len([answer for answer in heard if isinstance(answer, list)]) == 2
     # The keyboard chooses, too.
     page.locator("#txt2img-model input").click()
     page.keyboard.press("Control+a")

@@ -63,7 +63,7 @@ def probe():
 
 
 def test_an_ended_event_lists_its_inputs_among_those_that_show_progress(probe):
-    """page.js: calm."""
+    """gather."""
     page, _ = probe
     assert page.evaluate(LISTS_INPUTS)
 

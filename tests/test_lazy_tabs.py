@@ -49,6 +49,16 @@ def test_a_tab_that_is_built_again_replaces_what_was_built(server):
     assert sizes[0][0] > len(server.page.blocks)
 
 
+def test_events_name_few_components(server):
+    """What an event has for an input Gradio draws anew whenever any event goes on, see `gather`."""
+    for event in render_events(server):
+        open_tab(server, event, "counting")
+    events = server.page.state_holder["counting"].blocks_config.fns.values()
+    own = [each for each in events if each.fn and each.api_visibility == "private"]
+    named = {each.name: sum(not block.stateful for block in each.inputs) for each in own}
+    assert len(own) > 100 and {name: count for name, count in named.items() if count > 5} == {}
+
+
 def test_an_event_that_a_visitor_does_not_have_is_refused_in_words(server):
     for path in ("queue/join", "run/predict"):
         answer = httpx.post(

@@ -604,5 +604,7 @@ def test_no_two_listeners_can_start_each_other(registry, tmp_path):
     # What nobody sees is changed by the server alone.
     unseen = {each["id"] for each in config["components"] if each["props"].get("visible") == "hidden"}
     waiting = [each for each in config["dependencies"] if each["trigger_mode"] == "always_last"]
-    heard = [tuple(target) for each in waiting for target in each["targets"] if target[0] not in unseen]
+    heard = [
+        (*target, each["trigger_after"]) for each in waiting for target in each["targets"] if target[0] not in unseen
+    ]
     assert heard and len(set(heard)) == len(heard)

@@ -80,31 +80,23 @@ window.sigmalab = (() => {
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
   const press = (selector) => { const button = visible(selector); if (button) button.click(); return Boolean(button); };
 
-  // When an event ends, Gradio 6.31 adds its inputs to the components that show progress, although none of them does,
-  // and walks that list whenever any event begins, goes on or ends. It is told of the end without the word that makes it
-  // add them. Measured on this page (renderer's processor seconds, busy cores): typing 25 characters 1.5 against 3.8, a
-  // picture 0.4 against 1. tests/test_gradio_workarounds.py fails once Gradio needs this no longer.
-  const calm = async () => {
-    const link = document.querySelector("link[href*='/statustracker-'][href$='.js']");
-    const found = link && Object.values(await import(link.href)).find((each) => each.prototype && each.prototype.resolve_args);
-    if (!found) return false;
-    const resolve = found.prototype.resolve_args;
-    found.prototype.resolve_args = function (told) {
-      return resolve.call(this, told.stream_state === "closed" ? { ...told, stream_state: null } : told);
-    };
-    return true;
-  };
-  const calmed = calm();
-
   // Gradio tells an input twice when something is chosen from a menu, and once when a menu is only left: what a menu
-  // holds is compared with what it held before. Answers a number that is new with each choice, or no change of it.
+  // holds is compared with what it held before. Answers the values with a number that is new with each choice, or no
+  // change of them.
   const held = new Map();
   const entered = (menu, name) => { held.set(menu, name); };
-  const chosen = (menu, name) => {
+  const chosen = (menu, name, values) => {
     if (held.get(menu) === name) return { __type__: "update" };
     entered(menu, name);
-    return performance.now();
+    return [[performance.now(), ...values]];
   };
+
+  // Of changes that come close together only the last goes on, a moment after it: nothing waits for the others.
+  const MOMENT = 120, coming = new Map();
+  const settled = (turn) => new Promise((resolve) => {
+    clearTimeout(coming.get(turn));
+    coming.set(turn, setTimeout(() => resolve([]), MOMENT));
+  });
 
   document.addEventListener("keydown", (event) => {
     // Gradio 6.31 opens a menu at any key, the one that leaves it included, and then never closes it.
@@ -254,5 +246,5 @@ window.sigmalab = (() => {
     button.textContent = shown ? "Done" : "Settings";
   });
 
-  return { identify, remember, link, hold, calmed, entered, chosen };
+  return { identify, remember, link, hold, entered, chosen, settled };
 })();

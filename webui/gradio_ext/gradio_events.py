@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any
 
 import gradio as gr
@@ -10,6 +12,7 @@ from gradio.blocks import Block
 from gradio.components import Component
 from gradio.events import Dependency
 
+Inputs = Component | Sequence[Component] | None
 Updates = dict[Block, Any]  # what an event's function returns: the components that change, and to what
 
 # No spinner on any component: with one, the browser searches the whole page for every component that ever had one at
@@ -44,32 +47,97 @@ def _unless_built(update: Any, component: Block) -> Any:
     return update
 
 
-def on_change(
-    watched: Sequence[Component], function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any
-) -> None:
-    """Run `function` when any of these components changes: for the newest change, and never twice at a time.
+def gather(
+    listen: Callable[..., Dependency], function: Callable[..., Any], inputs: Inputs, outputs: Any, **how: Any
+) -> Dependency:
+    """Run `function` on the values of many components, as the browser has them, when `listen` hears something.
 
-    The change goes through a hidden number that only this function listens to. When a busy listener becomes free,
-    Gradio 6 restarts all listeners of its component, and two that are busy in turn restart each other for ever. The
-    number is hidden and no gr.State, whose change event gets lost while a page is being opened.
+    When an event of the server's ends, Gradio 6.31 lists its inputs among the components that show progress, although
+    none of them does, and draws all of that list anew whenever any event begins, goes on or ends. An event that runs
+    in the browser alone lists nothing: one puts the values into a hidden component, the only input of the server's.
+
+    listen    a button's `click`, or another function that makes an event
+    function  takes the values in their order; it may be async, or an async generator
+    """
+    components, held = _listed(inputs), gr.JSON(visible=False)
+    gathered = listen(None, components, held, js="(...values) => [values]", trigger_mode="multiple", **QUIET)
+    return _run_on(held, gathered.then, function, components, outputs, **how)
+
+
+def on_change(
+    watched: Sequence[Component], function: Callable[..., Any], inputs: Inputs, outputs: Any, **how: Any
+) -> None:
+    """As `gather`, when any of these components changes and no other change follows at once; never twice at a time.
+
+    The browser waits for the last of many changes, as of a text that is typed: each event costs it a walk through all
+    components, for every component that the event names. It waits in an event of its own, since Gradio runs the
+    listeners of a component one after the other. The number between is there for another reason, too: when a busy
+    listener becomes free, Gradio 6 restarts all listeners of its component, and two that are busy in turn restart each
+    other for ever. It is hidden and no gr.State, whose change event gets lost while a page is being opened.
     """
     turn = gr.Number(0, visible="hidden")
-    changes = [each.change for each in watched]
-    gr.on(changes, None, None, turn, js="() => performance.now()", trigger_mode="multiple", **QUIET)
-    turn.change(function, inputs, outputs, trigger_mode="always_last", **how)
+    texts = [each for each in watched if isinstance(each, gr.Textbox)]
+    rest = [each for each in watched if each not in texts]
+    # Gradio reads all components that share a listener whenever one of them changes; texts change with every key.
+    for group in filter(None, (rest, *([each] for each in texts))):
+        changes = [each.change for each in group]
+        gr.on(changes, None, None, turn, js="() => performance.now()", trigger_mode="multiple", **QUIET)
+    settled = turn.change(
+        None, None, None, js=f"() => window.sigmalab.settled({turn._id})", trigger_mode="multiple", **QUIET
+    )
+    gather(settled.then, function, inputs, outputs, trigger_mode="always_last", **how)
 
 
-def on_choice(menu: gr.Dropdown, function: Callable[..., Any], inputs: Any, outputs: Any, **how: Any) -> Dependency:
-    """Run `function` when a visitor has chosen something else from a menu, once for each choice.
+def on_choice(menu: gr.Dropdown, function: Callable[..., Any], inputs: Inputs, outputs: Any, **how: Any) -> Dependency:
+    """As `gather`, when a visitor has chosen something else from a menu, once for each choice.
 
     Gradio 6 sends `input` once more when the menu loses its focus, even if nothing was chosen, and what the visitor
     typed in between would be overwritten. The browser compares the value with the one at focus.
     """
-    turn = gr.Number(0, visible="hidden")
-    entered, chosen = (f"(name) => window.sigmalab.{told}({menu._id}, name)" for told in ("entered", "chosen"))
+    components, held = _listed(inputs), gr.JSON(visible=False)
+    entered = f"(name) => window.sigmalab.entered({menu._id}, name)"
+    chosen = f"(name, ...values) => window.sigmalab.chosen({menu._id}, name, values)"
     menu.focus(None, menu, None, js=entered, **QUIET)
-    menu.input(None, menu, turn, js=chosen, trigger_mode="multiple", **QUIET)
-    return turn.change(function, inputs, outputs, trigger_mode="always_last", **how)
+    menu.input(None, [menu, *components], held, js=chosen, trigger_mode="multiple", **QUIET)
+    return _run_on(held, held.change, function, components, outputs, trigger_mode="always_last", **how)
+
+
+def _listed(inputs: Inputs) -> list[Component]:
+    return [inputs] if isinstance(inputs, Component) else list(inputs or ())
+
+
+def _run_on(
+    held: gr.JSON,
+    listen: Callable[..., Dependency],
+    function: Callable[..., Any],
+    components: Sequence[Component],
+    outputs: Any,
+    **how: Any,
+) -> Dependency:
+    """Run `function` on the values of components that the browser put into `held`, after whatever else it put there."""
+    # Of a state the browser knows nothing: it stays an input.
+    states = [each for each in components if each.stateful]
+
+    def values(given: Sequence[Any]) -> list[Any]:
+        known, kept = given[0], iter(given[1:])
+        if not isinstance(known, list) or len(known) < len(components):
+            raise gr.Error("The page's values did not arrive; reload it.")
+        known = known[len(known) - len(components) :]
+        return [next(kept) if each.stateful else value for each, value in zip(components, known, strict=True)]
+
+    def call(*given: Any) -> Any:
+        return function(*values(given))
+
+    async def wait(*given: Any) -> Any:
+        return await function(*values(given))
+
+    async def follow(*given: Any) -> AsyncGenerator[Any]:
+        async with aclosing(function(*values(given))) as updates:
+            async for each in updates:
+                yield each
+
+    run = follow if isasyncgenfunction(function) else wait if iscoroutinefunction(function) else call
+    return listen(run, [held, *states], outputs, **(how | RAW))
 
 
 def browser_store(name: str) -> gr.BrowserState:

@@ -37,6 +37,11 @@ def current_user() -> str:
     return getattr(request, "username", None) or ""
 
 
+def current_session() -> str:
+    """What Gradio calls the page that caused the event that is running, until it is opened anew; "" outside events."""
+    return getattr(LocalContext.request.get(None), "session_hash", None) or ""
+
+
 class HiddenEndpoints:
     """ASGI middleware that takes the list of endpoints out of the login page, where Gradio puts it, too."""
 

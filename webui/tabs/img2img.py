@@ -13,7 +13,7 @@ from webui.core.limits import LOCAL, Limits
 from webui.core.request import RequestError
 from webui.engine.picture_batch import PictureBatch, draw_batch
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
+from webui.gradio_ext.gradio_events import QUIET, on_change
 from webui.tabs.form.controls import build_inpaint, build_input, build_tiles, build_upload
 from webui.tabs.form.describe import fitted
 from webui.tabs.form.file_batch_panel import BatchPanel, build_batch, connect_batch
@@ -59,7 +59,7 @@ def build_img2img(page: Page) -> tuple[Workbench, JobEvents]:
     def show(image: Any, width: Any, height: Any, fit: Any) -> str:
         return show_fitted(image, width, height, fit, page.engine.limits)
 
-    on_change(inputs, show, inputs, used[0], **QUIET, **RAW)
+    on_change(inputs, show, inputs, used[0], **QUIET)
 
     def task_of(files: Sequence[BatchFile], given: Sequence[Any]) -> PictureBatch:
         # The form's own picture does not count, and its mask only if it is one for all.

@@ -16,7 +16,7 @@ from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import NO_PROMPT, Request, read
 from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
 from webui.core.upscale_request import pixel_upscalers
-from webui.gradio_ext.gradio_events import QUIET, RAW, RESTORED, Updates, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
@@ -127,7 +127,7 @@ def remember(
 
     # `revision`, too: settings from elsewhere may change options without an edit.
     values = list(controls.values())
-    on_change([*values, edits, revision], keep, [revision, options, *values], kept, **QUIET, **RAW)
+    on_change([*values, edits, revision], keep, [revision, options, *values], kept, **QUIET)
 
 
 def _describe(page: Page, form: Form) -> None:
@@ -142,7 +142,7 @@ def _describe(page: Page, form: Form) -> None:
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
     watched = [*controls, form.edits, form.revision]
     outputs = [form.note, form.plan, form.fields["schedule"], form.shapes]
-    on_change(watched, describe, [form.options, *controls], outputs, **QUIET, **RAW)
+    on_change(watched, describe, [form.options, *controls], outputs, **QUIET)
 
 
 def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:

@@ -17,7 +17,8 @@ from gradio.events import Dependency
 from webui.core.request import RequestError
 from webui.engine.events import Finished, Snapshot
 from webui.engine.jobs import DrawJob, Job
-from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
+from webui.gradio_ext.gradio_events import LONG, QUIET, Updates, gather
+from webui.gradio_ext.signed_in import current_session
 from webui.tabs.form.page_context import Page
 
 from .card_view import result_hint
@@ -150,8 +151,8 @@ class JobEvents:
         make  make(owner, *values of inputs) -> the submitted job, called in a thread; it may raise RequestError
         """
 
-        async def start(request: gr.Request, token: str, *given: Any) -> AsyncGenerator[Updates]:
-            token = token or request.session_hash or ""
+        async def start(token: str, *given: Any) -> AsyncGenerator[Updates]:
+            token = token or current_session()
             running = self.page.job(token, self.mode)
             if running is not None and running.outcome is None:
                 gr.Info("A job is still running here. Stop it first, or wait for it.")
@@ -166,10 +167,7 @@ class JobEvents:
                 async for each in updates:
                     yield each
 
-        started: Dependency = listen(
-            start, [self.page.token, *inputs], self.outputs, concurrency_limit=None, **LONG, **RAW
-        )
-        return started
+        return gather(listen, start, [self.page.token, *inputs], self.outputs, concurrency_limit=None, **LONG)
 
     def connect_stop(self) -> None:
         """Stop the job with the Stop button."""

@@ -10,7 +10,7 @@ from webui.core.fields import fields_of
 from webui.core.links import from_query, to_query
 from webui.core.plugin_fields import PLUGIN_FIELDS, PluginField
 from webui.core.request import Request, RequestError
-from webui.gradio_ext.gradio_events import QUIET, RAW, Updates
+from webui.gradio_ext.gradio_events import QUIET, Updates, gather
 from webui.tabs.form.page_context import Page
 
 from .apply_settings import fill
@@ -35,9 +35,8 @@ def connect_link(page: Page, bench: Workbench) -> None:
         except RequestError as error:
             return {query: "", bench.result.message: problem(f"No link was made. {error}")}
 
-    written = bench.link.click(
-        write, [bench.result.made, bench.result.chosen, *form.inputs], [query, bench.result.message], **QUIET, **RAW
-    )
+    inputs = [bench.result.made, bench.result.chosen, *form.inputs]
+    written = gather(bench.link.click, write, inputs, [query, bench.result.message], **QUIET)
     written.then(None, [query], None, js=f"(query) => window.sigmalab.hold(query, '{form.mode}')", **QUIET)
 
 

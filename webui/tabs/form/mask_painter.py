@@ -125,9 +125,9 @@ def connect_mask_painter(
             return {said: note(str(error), problem=True)}
 
     seen = [painter.wanted, image, mask]
-    on_change([mask, sides], unfold, [mask, sides], painter.wanted, **QUIET, **RAW)
-    on_change([painter.wanted], fold, seen, [painter.box, settings, mask, sides, editor, said], **QUIET, **RAW)
-    on_change([image], show, seen, [editor, said], **QUIET, **RAW)
+    on_change([mask, sides], unfold, [mask, sides], painter.wanted, **QUIET)
+    on_change([painter.wanted], fold, seen, [painter.box, settings, mask, sides, editor, said], **QUIET)
+    on_change([image], show, seen, [editor, said], **QUIET)
     mask.upload(show, seen, [editor, said], **QUIET, **RAW)
     mask.clear(show, seen, [editor, said], **QUIET, **RAW)
     editor.input(paint, editor, [mask, said], trigger_mode="always_last", **QUIET, **RAW)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.menus import chosen_name
-from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
+from webui.gradio_ext.gradio_events import QUIET, Updates, on_change
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 from weights.model_info import ModelInfo
@@ -66,10 +66,10 @@ def connect_model(
         return {box.chips: chips(form.mode, info), shown: info.name, **walls}
 
     said = [box.words, *([few_steps] if few_steps else [])]
-    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], said, **QUIET, **RAW)
-    on_change([model, revision], describe, model, form.model_note, **QUIET, **RAW)
+    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], said, **QUIET)
+    on_change([model, revision], describe, model, form.model_note, **QUIET)
     walls = [stage] if stage else []
-    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET, **RAW)
+    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET)
 
 
 def tokens_note(count: tuple[int, int] | None, notes: Sequence[str] = ()) -> str:

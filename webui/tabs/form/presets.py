@@ -15,7 +15,7 @@ from webui.core.request import Request, RequestError, sift
 from webui.core.settings_folder import PRESETS, STYLES, SettingsFolder
 from webui.core.styles import Style, keep_styles, read_style, read_styles
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change, on_choice
+from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, gather, on_change, on_choice
 from webui.tabs.form.page_context import Page
 
 from .apply_settings import fill
@@ -139,7 +139,7 @@ def connect_presets(page: Page, form: Form, panel: PresetPanel) -> None:
     changed = [*menus, panel.said]
     prompts = [form.fields[name] for name in ("prompt", "negative_prompt")]
     panel.keep_style.click(told(keep_style), [panel.name, *prompts], changed, **QUIET)
-    panel.keep_preset.click(told(keep_preset), [panel.name, *form.inputs], changed, **QUIET, **RAW)
+    gather(panel.keep_preset.click, told(keep_preset), [panel.name, *form.inputs], changed, **QUIET)
     panel.drop_style.click(told(lambda name: drop(STYLES, name)), panel.name, changed, **QUIET)
     panel.drop_preset.click(told(lambda name: drop(PRESETS, name)), panel.name, changed, **QUIET)
     panel.upload.upload(told(take), panel.upload, changed, **QUIET, **RAW)

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from samplers.registry import Registry
-from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 
 from .axes import Axis, hint, kinds, menu, read_axis
@@ -76,7 +76,7 @@ def build_axes(page: Page, mode: str) -> AxesView:
         # Before the browser's own values are in the tab, the first ones must not overwrite them.
         return {"axes": _by_axis(given), "policy": given[-1]} if restored else gr.skip()
 
-    on_change(view.inputs, keep, [restored, *view.inputs], page.kept[STORE], **QUIET, **RAW)
+    on_change(view.inputs, keep, [restored, *view.inputs], page.kept[STORE], **QUIET)
     return view
 
 
@@ -185,5 +185,5 @@ def _build_axis(page: Page, mode: str, place: int, axis: Described) -> list[gr.c
         return _updates(Described(kind, (names or [])[:6], ""), registry)[1:]
 
     # Not a change: a kind that is set from elsewhere brings its values with it.
-    on_choice(kind, follow, kind, [picked, typed], **QUIET, **RAW)
+    on_choice(kind, follow, kind, [picked, typed], **QUIET)
     return [kind, picked, typed]

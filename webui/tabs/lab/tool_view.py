@@ -14,7 +14,7 @@ from webui.core.request import RequestError
 from webui.engine.events import Snapshot
 from webui.engine.job_context import Task
 from webui.engine.jobs import Job
-from webui.gradio_ext.gradio_events import QUIET, RAW, Updates, on_change
+from webui.gradio_ext.gradio_events import QUIET, Updates, on_change
 from webui.tabs.form.describe import note, problem
 from webui.tabs.form.job_events import JobButtons, JobEvents, View, build_job_buttons
 from webui.tabs.form.page_context import Page
@@ -100,4 +100,4 @@ def connect_cost(
         except RequestError as error:
             return problem(str(error))
 
-    on_change(watched, show, inputs, box, **QUIET, **RAW)
+    on_change(watched, show, inputs, box, **QUIET)

@@ -127,7 +127,7 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
     def update(*given: Any) -> list[Any]:
         return show(engine, *given)
 
-    on_change(watched, update, inputs, [view.pictures, view.plot, view.sentence, view.strip], **QUIET, **RAW)
+    on_change(watched, update, inputs, [view.pictures, view.plot, view.sentence, view.strip], **QUIET)
 
     async def deeper(deep: bool, encoded: Encoded | None, *given: Any) -> tuple[Any, Any]:
         return await show_latents(engine, deep, encoded, *given)
@@ -139,7 +139,6 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
         [view.latents, view.encoded],
         concurrency_limit=None,
         **LONG,
-        **RAW,
     )
 
 

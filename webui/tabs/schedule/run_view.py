@@ -12,7 +12,7 @@ import gradio as gr
 from webui.core.fields import fields_of
 from webui.core.menus import chosen_name, schedules_in_order
 from webui.core.request import Request, RequestError
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change, on_choice
+from webui.gradio_ext.gradio_events import QUIET, gather, on_change, on_choice
 from webui.gradio_ext.option_rows import connect_options
 from webui.tabs.form.controls import build_control, build_group, build_hires, build_model_menu
 from webui.tabs.form.form_state import fresh, recall_options
@@ -169,7 +169,7 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
 
     controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.looks]
     # Restored settings change `revision`, too, so that a page that restores nothing is drawn.
-    on_change([*controls, view.edits, view.revision], update, view.inputs, view.outputs, **QUIET, **RAW)
+    on_change([*controls, view.edits, view.revision], update, view.inputs, view.outputs, **QUIET)
 
     model = view.fields["model"]
     # Only a visitor's choice: settings that are put in bring their own guidance.
@@ -185,7 +185,7 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
             return gr.skip(), gr.skip()
         return [*kept, Curve(shown.name, shown.places, shown.sigmas)][-MAX_KEPT:], time.time()
 
-    keep.click(keep_curve, view.inputs, [view.kept, view.edits], **QUIET, **RAW)
+    gather(keep.click, keep_curve, view.inputs, [view.kept, view.edits], **QUIET)
     clear.click(lambda: ([], None, [], time.time()), None, [view.kept, view.loaded, view.compare, view.edits], **QUIET)
 
 

@@ -14,7 +14,7 @@ from webui.core.fields import fields_of
 from webui.core.menus import chosen_name
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import QUIET, RAW
+from webui.gradio_ext.gradio_events import QUIET, RAW, gather
 from webui.tabs.form.describe import note, problem, steps_text
 from webui.tabs.form.form import Form
 from webui.tabs.form.page_context import Page
@@ -85,7 +85,7 @@ def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
         return {view.options: values["options"], **copied, view.revision: time.time()}
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
-    take.click(copy, form.inputs, outputs, **QUIET, **RAW)
+    gather(take.click, copy, form.inputs, outputs, **QUIET)
 
 
 def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.Button) -> None:
@@ -105,7 +105,7 @@ def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.
 
     outputs = [form.options, *(form.fields[name] for name in names), *sizes, form.revision, tabs]
     inputs = [view.options, form.options, form.fields["model"], *(view.fields[name] for name in FIELDS)]
-    use.click(copy, inputs, outputs, **QUIET, **RAW)
+    gather(use.click, copy, inputs, outputs, **QUIET)
 
 
 def merged(form_options: Mapping[str, Any], options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from webui.core.menus import chosen_name
 from webui.core.request import RequestError
-from webui.gradio_ext.gradio_events import QUIET, RAW, on_change
+from webui.gradio_ext.gradio_events import QUIET, on_change
 from webui.tabs.form.describe import note, problem
 from webui.tabs.form.page_context import Page
 
@@ -102,7 +102,7 @@ def connect_training(page: Page, run: RunView, view: TrainingView) -> None:
         return show(page, *given)
 
     model = run.fields["model"]
-    on_change([*view.controls, model, run.revision], update, [model, *view.controls], view.outputs, **QUIET, **RAW)
+    on_change([*view.controls, model, run.revision], update, [model, *view.controls], view.outputs, **QUIET)
 
 
 def show(page: Page, model: Any, kinds: Any, start: Any, end: Any, zero: Any, shift: Any, measure: Any) -> list[Any]:
