@@ -137,14 +137,16 @@ class SizedNetwork(ConditionedNetwork):
         enlarged nor cropped."""
         at = torch.tensor([timestep], dtype=torch.float32, device=self._device)
         told = {name: tensor.to(self._device) for name, tensor in condition.tensors.items()}
-        original = told.pop(ORIGINAL, torch.zeros(1, 4)).to(self._device, self._dtype)
-        height, width = (self._factor * side for side in scaled.shape[-2:])
-        own = torch.tensor([[height, width]], dtype=self._dtype, device=self._device).expand(len(original), -1)
+        own = torch.tensor([[self._factor * side for side in scaled.shape[-2:]]])
+        # One row for all images, or one for each.
+        original, aim, own = (
+            sizes.to(self._device, self._dtype).expand(len(scaled), -1)
+            for sizes in (told.pop(ORIGINAL, torch.zeros(1, 4)), told.pop(AIM, own), own)
+        )
         before, crop = original[:, [1, 0]], original[:, [3, 2]]
-        aim = told.pop(AIM, own).to(self._device, self._dtype)
         # Original height and width, top and left of the crop, height and width that were aimed at.
         sizes = torch.cat([torch.where(before > 0, before, own), crop, aim], 1)
-        return {"latents": scaled.to(self._device), "timestep": at, "sizes": sizes.expand(len(scaled), -1), **told}
+        return {"latents": scaled.to(self._device), "timestep": at, "sizes": sizes, **told}
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `ConditionedNetwork.step`."""
