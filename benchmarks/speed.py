@@ -8,7 +8,8 @@
 
 All sides are measured in turn in one process, and medians count. Time is the processor's, with --threads threads (1),
 so that whatever else the machine does counts for less. "Picture" is 20 guided calls and a decoding. Memory is what is
-resident once a backend draws, as a share of what is with torch alone.
+resident once a backend draws, as a share of what is with torch alone; the conversion is made in a process of its own,
+as the page does.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from statistics import median
 import psutil
 import torch
 
+from weights.backends.conversions import Conversions
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
-from weights.backends.openvino_conversion import convert
 from weights.diffusers_folder import read_folder
 from weights.model import Model
 from weights.opening import open_model
@@ -102,10 +103,14 @@ def sides_of(model: Model, folder: Path) -> tuple[dict[str, Side], dict[str, flo
     }
     memory = {"torch float32": 1.0}
     if openvino_version():
-        convert(model, folder)
-        gc.collect()
+        conversions = Conversions(folder)
+        conversion = conversions.begin(model.info, model.identity, lambda: None, threads=torch.get_num_threads())
+        conversion.wait()
+        path = conversions.find(model.identity)
+        if path is None:
+            raise SystemExit(f"openvino cannot convert it: {conversion.problem}")
         for dtype in openvino_dtypes():
-            other = model.computed_by(OpenVinoBackend(folder, dtype))
+            other = model.computed_by(OpenVinoBackend(path, dtype))
             sides[f"openvino {dtype}"] = Side(other)
             if model.weights and dtype == "float32":
                 model.weights.release()
