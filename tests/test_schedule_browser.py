@@ -105,6 +105,45 @@ def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
     assert traces(page)["Run: DDIM, Karras, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
 
 
+def test_a_curve_is_drawn_by_hand(visit):  # noqa: F811
+    page = opened(visit)
+    editor = page.locator(".curve-editor")
+    run = shown_sigmas(page)[:-1]
+    editor.get_by_text("Edit this run's curve").click()
+    until_drawn(page, ["Training of toy", "Custom, 20 steps"])
+    assert shown_sigmas(page) == [*run, 0]
+    point = editor.locator("[data-point='6']")
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    # Far below the point behind it, where it has to stay above.
+    page.mouse.move(middle[0], middle[1] + 60, steps=4)
+    page.mouse.up()
+    expect(point).to_have_attribute("aria-valuenow", f"{run[7] * 1.001:.4g}")
+    page.wait_for_function(
+        f"first => document.querySelector('{SIGMAS}').value.split(', ')[6] != first", arg=str(run[6])
+    )
+    assert shown_sigmas(page) == [*run[:6], float(f"{run[7] * 1.001:.4g}"), *run[7:], 0]
+    expect(point).to_be_focused()
+    point.press("ArrowUp")
+    expect(point).to_have_attribute("aria-valuenow", f"{run[7] * 1.001 * 1.05:.4g}")
+    point.press("ArrowRight")
+    expect(editor.locator("[data-point='7']")).to_be_focused()
+    undo = editor.get_by_text("Undo")
+    undo.click()
+    undo.click()
+    page.wait_for_function(
+        f"first => document.querySelector('{SIGMAS}').value.split(', ')[6] == first", arg=str(run[6])
+    )
+    # What is typed is drawn, and what is no list of numbers is left alone.
+    page.locator("#schedule-paste textarea").fill("9, 3, 1")
+    expect(editor.locator("circle")).to_have_count(3)
+    page.locator("#schedule-paste textarea").fill("9, x")
+    expect(editor.locator("circle")).to_have_count(0)
+
+
 def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa: F811
     page = visit(stay=True)
     choose(page, "#txt2img-sampler", "Heun")

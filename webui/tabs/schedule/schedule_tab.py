@@ -17,6 +17,7 @@ from webui.tabs.form.form_state import recall_options
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.plugin_menus import plugin_choices
 from webui.tabs.form.workbench import Workbench
+from webui.templates import render
 
 from .forward_view import ForwardView, build_forward, connect_forward
 from .run_plot import FIELDS
@@ -106,6 +107,8 @@ def _build_run(page: Page) -> RunPart:
                 gr.HTML(note("A picture made here carries the sigmas that ran: they are drawn with the same code."))
                 message = gr.HTML(elem_id="schedule-message")
             with gr.Column(elem_classes="card"):
+                parts = ("#schedule-paste textarea", "#schedule-list textarea", "#schedule-paste-use")
+                gr.HTML(render("schedule", "curve_editor", *parts))
                 pasted = gr.Textbox(
                     label="Your own list",
                     placeholder="14.6, 6.5, 3.9, 2.7, 1.9, 1.4, 0.96, 0.65, 0.4, 0.15",
