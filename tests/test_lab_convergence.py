@@ -22,6 +22,7 @@ from webui.engine.convergence import (
 )
 from webui.engine.events import StoppedEarly
 from webui.engine.reference_problem import MIXTURE, Excluded, exact_end, mixture_problem, relative_error, solved_end
+from webui.tabs.lab.convergence_view import results_table
 
 NATIVE = ("DDIM", "Euler", "Heun", "DPM2", "DPM++ 2M", "DPM++ 2S", "DPM++ 3M", "DEIS", "LMS", "UniPC", "iPNDM")
 
@@ -102,6 +103,9 @@ def test_an_adaptive_sampler_is_drawn_over_the_calls_it_took(engine):
     _, _, points, _ = parts_of(engine, "Flow")
     assert [point.setting for point in points] == [f"tolerance {t:g}" for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)]
     assert all(a.calls < b.calls and a.error > b.error for a, b in zip(points, points[1:]))
+    # A sweep of tolerances has a slope, which is no order of convergence.
+    assert orders(points, 0.0) == {}
+    assert "over tolerances" in results_table(make_convergence(engine, ["Flow"], "Exponential"), points, {}, [])
 
 
 def test_noise_is_switched_off_or_the_sampler_left_out_with_the_reason(engine):

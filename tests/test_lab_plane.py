@@ -13,8 +13,10 @@ from samplers.sampler import schedule
 from samplers.schedule import stable_diffusion
 from webui.core.request import RequestError
 from webui.engine.events import StoppedEarly
+from webui.tabs.lab.figures import plane_figure
 from webui.tabs.lab.plane import (
     DENSITIES,
+    REACH,
     PathFailed,
     PlanePath,
     direction,
@@ -92,6 +94,17 @@ def test_all_start_at_the_same_places_and_end_in_the_data(engine):
             assert path.sigmas[0] == pytest.approx(stable_diffusion().sigma_max) and len(path.xs) == len(
                 path.ys
             ) == len(path.sigmas)
+
+
+def test_a_path_that_leads_far_out_stays_in_the_picture():
+    density = DENSITIES["Ring"]()
+
+    def reach(*xs):
+        path = PlanePath("DDPM", 0, (1.0,) * len(xs), xs, (0.0,) * len(xs), 2)
+        return plane_figure(density, 1.0, [path]).layout.xaxis.range[1]
+
+    assert reach(0.0, 2.5) == REACH and reach(0.0, -4.0) == pytest.approx(4.2)
+    assert reach(0.0, 1e9) == reach(0.0, -7.0) == 2 * REACH and reach(0.0, math.nan, 1.0) == REACH
 
 
 def test_deterministic_paths_end_where_the_flow_does_and_noise_leads_elsewhere(engine):

@@ -73,8 +73,8 @@ def test_what_a_grid_will_cost():
     )
     assert cost_text(Cost(0, 5, 0, 0, 0), 0).startswith("All 5 cells are there already")
     assert (
-        compared(dict(made=1, reused=2, seconds=3.0, calls=20))
-        == "1 picture made in 3.0 s · 2 made before · 20 network calls"
+        compared(dict(made=1, reused=2, seconds=3.0, calls=20, seed=7))
+        == "1 picture made in 3.0 s · 2 made before · 20 network calls · seed 7 stays in the settings"
     )
 
 

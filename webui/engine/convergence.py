@@ -43,12 +43,13 @@ ADAPTIVE_CALLS = 60  # assumed for a run of an adaptive sampler
 
 @dataclass(frozen=True)
 class Point:
-    """One run: network calls an image, the error at its end, and its setting ("20 steps")."""
+    """One run: network calls an image, the error at its end, its setting ("20 steps"), whether it chose its steps."""
 
     label: str
     calls: float
     error: float
     setting: str
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,12 @@ def levels_of(engine: Engine, task: Convergence) -> NoiseSchedule:
 
 
 def orders(points: Sequence[Point], doubt: float) -> dict[str, float | None]:
-    """The order that each sampler's points show, by label."""
-    labels = dict.fromkeys(point.label for point in points)
+    """The order that each sampler's points show, by label.
+
+    Adaptive samplers are left out: their runs differ in a tolerance, and the slope over the calls that it takes says
+    nothing about an order.
+    """
+    labels = dict.fromkeys(point.label for point in points if not point.adaptive)
     slopes = {}
     for label in labels:
         own = sorted((point for point in points if point.label == label), key=lambda point: point.calls)
@@ -225,7 +230,7 @@ class _Meter:
             end = run(plan, denoise, problem.zeros, problem.seeds).x
         except SamplerFailed as error:
             return Excluded(one.label, f"{setting}: {error}")
-        return Point(one.label, counted.calls, relative_error(end, exact), setting)
+        return Point(one.label, counted.calls, relative_error(end, exact), setting, adaptive=plan.calls is None)
 
     def _watched(self, problem: Problem) -> tuple[Counted, Denoise]:
         """The problem's denoiser, counted, and around it progress and Stop."""

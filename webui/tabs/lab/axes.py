@@ -52,7 +52,7 @@ def kinds(registry: Registry, schema: type[Request] = Request) -> dict[str, str]
     """Every kind of axis with its title: the request's own settings, then each declared option."""
     titles = {name: fields_of(schema)[name].title for name in (*NAMED, *axis_fields(schema))}
     options = {
-        f"{where}:{name}": f"{as_title(where)} {name}"
+        f"{where}:{name}": f"{as_title(where)}: {as_title(name)}"
         for where, each in OPTIONS.items()
         for name in declared(each.entries(registry))
     }

@@ -112,7 +112,7 @@ class Compare:
     def merged(self, infos: Sequence[dict[str, Any]], seconds: float, stopped: bool) -> dict[str, Any]:
         """The info of the whole grid from those of its cells."""
         sums = {name: sum(info.get(name, 0) for info in infos) for name in ("made", "reused", "calls")}
-        return dict(stopped=stopped, cells=len(self.grid.possible), **sums, seconds=seconds)
+        return dict(stopped=stopped, cells=len(self.grid.possible), **sums, seconds=seconds, seed=self.grid.seed)
 
     def run(self, context: JobContext) -> dict[str, Any]:
         """Make the cells in order. A sampler that fails costs its own cell only; a full disk ends the grid."""
@@ -127,6 +127,7 @@ class Compare:
         return dict(
             stopped=stopped,
             cells=len(self.grid.possible),
+            seed=self.grid.seed,
             made=len(run.drawn),
             reused=run.reused,
             calls=run.calls,

@@ -31,7 +31,7 @@ PROBLEMS = [
     ("The model, with the prompt above", "model"),
 ]
 MAX_CALLS = (20, 40, 80, 160, 320, 640)
-DEFAULT_SAMPLERS = ("DDPM", "DDIM", "Euler", "Heun", "DPM++ 2M", "UniPC", "Flow")
+DEFAULT_SAMPLERS = ("DDIM", "Euler", "Heun", "DPM++ 2M", "UniPC", "Flow")
 IDLE = (
     "Every sampler starts from the same noise, and its end is compared with the converged answer. "
     "The steeper a line falls, the more each further network call is worth."
@@ -98,7 +98,8 @@ def results_table(
     for label, own in group(points):
         order = measured.get(label)
         errors = " · ".join(f"{point.calls:.3g}: {point.error:.2g}" for point in own)
-        rows.append((label, declared.get(label, ""), "" if order is None else f"{order:.2f}", errors))
+        found = "over tolerances" if own[0].adaptive else "" if order is None else f"{order:.2f}"
+        rows.append((label, declared.get(label, ""), found, errors))
     table = render("tables", "table", heads, rows) if rows else Markup()
     return table + (render("lab", "excluded", excluded) if excluded else "")
 

@@ -105,12 +105,13 @@ def plane_figure(density: MixtureDenoiser, sigma: float, paths: Sequence[PlanePa
     A large mark shows where each path is when it has come down to this level.
     """
     drawing = figure("", "", height=600)
-    axis = dict(range=[-REACH, REACH], constrain="domain", showgrid=False, zeroline=False)
+    reach = _reach(paths)
+    axis = dict(range=[-reach, reach], constrain="domain", showgrid=False, zeroline=False)
     drawing.update_layout(
         xaxis=dict(axis, scaleanchor="y", title=""), yaxis=dict(axis, title="", constraintoward="top"), dragmode="pan"
     )
-    _add_density(drawing, density, sigma)
-    _add_arrows(drawing, density, sigma)
+    _add_density(drawing, density, sigma, reach)
+    _add_arrows(drawing, density, sigma, reach)
     labels = list(dict.fromkeys(path.label for path in paths if path.label != EXACT))
     for path in paths:
         _add_path(drawing, path, labels, sigma)
@@ -137,8 +138,14 @@ def _guide_lines(drawing: go.Figure, points: Sequence[Point], doubt: float) -> N
     drawing.update_yaxes(range=[math.log10(floor) - 0.4, math.log10(top) + 0.3])
 
 
-def _add_density(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> None:
-    places = lattice(FINE)
+def _reach(paths: Sequence[PlanePath]) -> float:
+    """Half the side of a picture that shows all of the paths, up to twice the usual one: fresh noise leads far out."""
+    places = (abs(place) for path in paths for place in (*path.xs, *path.ys) if math.isfinite(place))
+    return min(max(REACH, 1.05 * max(places, default=0.0)), 2 * REACH)
+
+
+def _add_density(drawing: go.Figure, density: MixtureDenoiser, sigma: float, reach: float) -> None:
+    places = lattice(FINE, reach)
     # The root makes thin parts visible.
     values = probability(density, places, sigma).sqrt().reshape(FINE, FINE)
     drawing.add_trace(
@@ -154,12 +161,12 @@ def _add_density(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> 
     )
 
 
-def _add_arrows(drawing: go.Figure, density: MixtureDenoiser, sigma: float) -> None:
-    places = lattice(ARROWS, REACH * 0.94)
+def _add_arrows(drawing: go.Figure, density: MixtureDenoiser, sigma: float, reach: float) -> None:
+    places = lattice(ARROWS, reach * 0.94)
     velocity = direction(density, places, sigma)
     length = velocity.norm(dim=1, keepdim=True)
     # The longest arrow is one step of the lattice; the root keeps short ones visible.
-    shown = velocity / length.clamp(min=1e-9) * (length / length.max()).sqrt() * (1.8 * REACH / ARROWS)
+    shown = velocity / length.clamp(min=1e-9) * (length / length.max()).sqrt() * (1.8 * reach / ARROWS)
     ends = places + shown
     x, y = (
         [v for a, b in zip(places[:, i].tolist(), ends[:, i].tolist()) for v in (round(a, 3), round(b, 3), None)]

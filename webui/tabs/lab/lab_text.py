@@ -81,7 +81,7 @@ def compared(info: Mapping[str, Any]) -> str:
     parts = [f"{_many(info['made'], 'picture')} made in {seconds_text(info['seconds'])}"]
     if info["reused"]:
         parts.append(f"{info['reused']} made before")
-    return " · ".join([*parts, _many(info["calls"], "network call")])
+    return " · ".join([*parts, _many(info["calls"], "network call"), f"seed {info['seed']} stays in the settings"])
 
 
 def _calls(known: int, uncounted: int, what: str, call: str = "network call") -> str:
