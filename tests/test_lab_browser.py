@@ -127,7 +127,7 @@ def test_convergence_is_measured_without_a_model(visit, server):
     table = page.locator("#convergence-table")
     expect(table).to_contain_text("exact answer")
     expect(table.locator("tr", has_text="UniPC")).to_contain_text("3.0")
-    expect(table).to_contain_text("DDPM: draws fresh noise")
+    expect(table.locator("tr", has_text="Flow")).to_contain_text("over tolerances")
     expect(page.locator("#convergence-plot .js-plotly-plot")).to_be_visible()
 
 
@@ -158,8 +158,17 @@ def test_samplers_draw_paths_through_the_plane(visit):
     level.fill("100")
     level.press("Enter")
     expect(page.locator("#plane-note")).to_contain_text("sigma 14.6")
+    # The tool is in the address: Back and a reload find it.
+    assert page.url.endswith("#lab/plane")
     page.get_by_role("tab", name="Compare", exact=True).click()
     expect(page.locator("#lab-settings")).to_be_visible()
+    page.wait_for_url("**/#lab")
+    page.go_back()
+    expect(page.locator("#lab-settings")).to_be_hidden()
+    page.reload()
+    expect(page.get_by_role("tab", name="Paths in 2-D")).to_have_attribute("aria-selected", "true")
+    assert page.url.endswith("#lab/plane")
+    page.get_by_role("tab", name="Compare", exact=True).click()
 
 
 def test_every_tool_fits_the_screen(visit):
@@ -217,7 +226,7 @@ def test_an_axis_text_is_never_html(visit):
 
 def test_what_cannot_be_made_says_why(visit):
     page = lab(visit(stay=True))
-    choose(page, "#compare-axis2", "Option eta")
+    choose(page, "#compare-axis2", "Option: Eta")
     values = page.locator("#compare-values2 input, #compare-values2 textarea")
     expect(values).to_have_attribute("placeholder", re.compile("from 0 to 1"))
     values.fill("0, 1")

@@ -66,14 +66,36 @@ window.sigmalab = (() => {
     next.focus();
   });
 
-  // The tab in front is in the address, so that a reload and Back find it.
+  // The tab in front, and the tool that is open in it, are in the address, so that a reload, a link and Back find them.
   const fronts = () => [...document.querySelectorAll(".tabs > .tab-wrapper [role=tab]")].filter((each) => !each.closest(".tabitem"));
-  const front = (name) => { const wanted = fronts().find((each) => each.dataset.tabId === name); if (wanted && wanted.ariaSelected !== "true") wanted.click(); };
+  const inside = () => [...document.querySelectorAll(".tabitem > .tabs > .tab-wrapper [role=tab], .tabitem .column > .tabs > .tab-wrapper [role=tab]")].filter((each) => each.offsetParent);
   const named = () => window.location.hash.slice(1);
+  const selected = (tabs) => tabs.find((each) => each.ariaSelected === "true");
+  const address = () => {
+    const top = selected(fronts()), tools = inside(), tool = selected(tools);
+    return [top, tool !== tools[0] && tool].filter(Boolean).map((each) => each.dataset.tabId).join("/");
+  };
+  const bring = (tab) => { if (tab && tab.ariaSelected !== "true") tab.click(); };
+  // What an address names: its tool may have to be built first.
+  let opening = "";
+  const front = (name) => {
+    const [top, tool] = name.split("/");
+    bring(fronts().find((each) => each.dataset.tabId === top));
+    opening = name;
+    const open = (tries) => {
+      if (opening !== name) return;
+      const tools = inside(), wanted = tool ? tools.find((each) => each.dataset.tabId === tool) : tools[0];
+      bring(wanted);
+      if (wanted || !tool || !tries) opening = ""; else setTimeout(() => open(tries - 1), 100);
+    };
+    open(100);
+  };
   new MutationObserver((changes) => {
-    const shown = changes.map(({ target }) => target).find((each) => each.role === "tab" && each.ariaSelected === "true" && fronts().includes(each));
-    if (!shown || shown.dataset.tabId === (named() || "txt2img")) return;
-    window.history.pushState(window.history.state, "", `#${shown.dataset.tabId}`);
+    if (!changes.some(({ target }) => target.role === "tab" && target.ariaSelected === "true")) return;
+    const now = address();
+    if (opening && now.split("/")[0] !== opening.split("/")[0]) opening = "";
+    if (!now || opening || now === (named() || "txt2img")) return;
+    window.history.pushState(window.history.state, "", `#${now}`);
   }).observe(document.documentElement, { attributes: true, attributeFilter: ["aria-selected"], subtree: true });
   window.addEventListener("popstate", () => front(named() || "txt2img"));
 
