@@ -75,7 +75,7 @@ MODULES = dict(unet=Unet, vae=made_up_vae) | {name: partial(Words, width) for na
 
 class Checkpoint:
     channels, factor, has_vae, prediction, zero_snr = CHANNELS, 2, True, "flow_prediction", False
-    inpaints = False
+    inpaints = takes_guidance = False
 
     def __init__(self, file):
         self.file = file
