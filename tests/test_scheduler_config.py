@@ -38,8 +38,10 @@ def spacings():
 def test_a_missing_spacing_is_the_schedulers_own():
     read = {name: default_schedule({"_class_name": name}, flow=False).name for name, _ in spacings()}
     assert len(read) > 10
+    assert read.pop("LCMScheduler") == "LCM", "timesteps of its own"
     for name, default in spacings():
-        assert read[name] == ("Uniform linspace" if default == "linspace" else "Uniform trailing"), name
+        if name in read:
+            assert read[name] == ("Uniform linspace" if default == "linspace" else "Uniform trailing"), name
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_shift_that_is_none_is_named(tmp_path, shift):
         read_folder(folder)
 
 
-@pytest.mark.parametrize("name", ["Uniform trailing", "Uniform linspace", "Karras", "Exponential"])
+@pytest.mark.parametrize("name", ["Uniform trailing", "Uniform linspace", "Karras", "Exponential", "LCM"])
 def test_a_default_schedule_starts_near_the_top_for_every_number_of_steps(registry, name):
     model = stable_diffusion()
     for steps in STEPS:
