@@ -91,6 +91,20 @@ def _build_run(page: Page) -> RunPart:
             fields = build_fields(page)
         with gr.Column(elem_classes="result"):
             drawn = build_plot(page)
+            with gr.Column(elem_classes="card"):
+                parts = ("#schedule-paste textarea", "#schedule-list textarea", "#schedule-paste-use")
+                gr.HTML(render("schedule", "curve_editor", *parts))
+                pasted = gr.Textbox(
+                    label="Your own list",
+                    placeholder="14.6, 6.5, 3.9, 2.7, 1.9, 1.4, 0.96, 0.65, 0.4, 0.15",
+                    lines=2,
+                    max_lines=6,
+                    elem_id="schedule-paste",
+                    elem_classes="numbers",
+                    interactive=True,
+                )
+                draw_it = small_button("Use as the schedule Custom", "schedule-paste-use")
+                answer = gr.HTML(elem_id="schedule-paste-message")
         with gr.Column(elem_classes="controls"):
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>Settings of the forms</h2>")
@@ -106,20 +120,6 @@ def _build_run(page: Page) -> RunPart:
                     )
                 gr.HTML(note("A picture made here carries the sigmas that ran: they are drawn with the same code."))
                 message = gr.HTML(elem_id="schedule-message")
-            with gr.Column(elem_classes="card"):
-                parts = ("#schedule-paste textarea", "#schedule-list textarea", "#schedule-paste-use")
-                gr.HTML(render("schedule", "curve_editor", *parts))
-                pasted = gr.Textbox(
-                    label="Your own list",
-                    placeholder="14.6, 6.5, 3.9, 2.7, 1.9, 1.4, 0.96, 0.65, 0.4, 0.15",
-                    lines=2,
-                    max_lines=6,
-                    elem_id="schedule-paste",
-                    elem_classes="numbers",
-                    interactive=True,
-                )
-                draw_it = small_button("Use as the schedule Custom", "schedule-paste-use")
-                answer = gr.HTML(elem_id="schedule-paste-message")
     view = RunView(**fields, **drawn, kept=gr.State([]), loaded=gr.State(None))
     connect_run_view(page, view, keep, clear)
     connect_paste(page, view, pasted, draw_it, answer)
