@@ -156,8 +156,8 @@ def test_the_time_left_knows_that_a_larger_picture_takes_longer():
 @pytest.mark.parametrize(
     "fields, said",
     [
-        (dict(hires_scale=1.0), "Hires scale must be 0, which is off, or a number from 1.25 to 4"),
-        (dict(hires_scale=5.0), "Hires scale must be 0, which is off, or a number from 1.25 to 4"),
+        (dict(hires_scale=0.5), "Hires scale must be 0, which is off, or a number from 1 to 4"),
+        (dict(hires_scale=5.0), "Hires scale must be 0, which is off, or a number from 1 to 4"),
         (dict(hires_scale=2.0, upscaler="Magic"), "Unknown upscaler 'Magic'; known are Lanczos, Latent bilinear"),
         (dict(hires_scale=2.0, hires_sampler="Magic"), "Unknown sampler 'Magic'"),
         (dict(hires_scale=4.0, width=1024), "Enlarged width is 4096; model toy makes 16 to 2048"),

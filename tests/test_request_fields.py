@@ -222,7 +222,7 @@ NEGATIVE, FIT = [("negative_prompt", "str", "")], [("fit", "str", "crop")]
 GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
 ENDPOINTS = {
-    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD, *PROMPTS],
+    "txt2img": [*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD, *PROMPTS, ("hires_model", "str", "")],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
         *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD, *TILES, *PROMPTS],

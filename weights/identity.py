@@ -13,12 +13,12 @@ import torch
 
 @dataclass(frozen=True)
 class Patch:
-    """A LoRA that acts on a model, a textual inversion that a prompt uses, or an upscaler between two passes.
+    """A LoRA that acts on a model, a textual inversion that a prompt uses, or what else takes part beside the model.
 
     name          of its file; another name changes nothing
     digest        of its file
     unet, text    a LoRA's strengths on the network of the steps and on the text encoders
-    kind          "lora", "embedding", "upscaler", or "decoder" for the quick one of a draft
+    kind          "lora", "embedding", "upscaler", "model" of a second pass, or "decoder", the quick one of a draft
     """
 
     name: str = field(compare=False)

@@ -70,6 +70,7 @@ class Txt2Img(Drawing):
     hr_resize_x: int = Field(0, description="width after the second pass, in place of hr_scale")
     hr_resize_y: int = 0
     hr_sampler_name: str = ""
+    hr_checkpoint_name: str = Field("", description="the model of the second pass; empty is that of the first")
     hr_scheduler: str = ""
 
 

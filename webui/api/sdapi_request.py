@@ -10,7 +10,7 @@ from typing import Any
 from webui.core.limits import MAX_STEPS, nearest_size
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
-from webui.importers.external_request import whole_run
+from webui.importers.external_request import SAME, whole_run
 from weights.model_info import ModelInfo
 
 from .method_names import known_model, method_fields, upscaler_named
@@ -110,6 +110,7 @@ class Translator:
         if (body.hr_resize_x or body.hr_resize_y) and (info := self._info(fields.get("model", ""))):
             width, height = fields["width"] or info.defaults.size, fields["height"] or info.defaults.size
             scale = max(body.hr_resize_x / width, body.hr_resize_y / height)
+        name = body.hr_checkpoint_name
         second = method_fields(body.hr_sampler_name, body.hr_scheduler, self.engine.registry)
         steps = body.hr_second_pass_steps or fields.get("steps") or Request.model_fields["steps"].default
         return {
@@ -120,4 +121,5 @@ class Translator:
             "hires_sampler": second.get("sampler", ""),
             "hires_schedule": second.get("schedule", ""),
             "upscaler": upscaler_named(body.hr_upscaler, self.engine.upscalers()),
+            **({"hires_model": known_model(name, self.engine.models())} if name.casefold() not in SAME else {}),
         }

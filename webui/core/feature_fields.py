@@ -11,7 +11,7 @@ from .fields import Setting
 from .limits import MAX_STEPS, SEEDS
 
 SCALE = "0, which is off, or a number from 1 to 8"
-HIRES_SCALE = "0, which is off, or a number from 1.25 to 4"
+HIRES_SCALE = "0, which is off, or a number from 1 to 4"
 SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
 MAX_SIGMA = 1e6
@@ -128,7 +128,7 @@ HiresScale = Annotated[
     Field(ge=0, le=4),
     Setting(
         "Enlarge by",
-        "1.25 to 4; 0 is off",
+        "1 to 4; 0 is off",
         group="hires",
         step=0.25,
         infotext="Hires upscale",
@@ -165,6 +165,16 @@ HiresStrength = Annotated[
 HiresSampler = Annotated[Name, Setting("Hires sampler", group="hires", infotext="Hires sampler", needs_words=True)]
 HiresSchedule = Annotated[
     Name, Setting("Hires schedule", group="hires", infotext="Hires schedule type", needs_words=True)
+]
+HiresModel = Annotated[
+    Name,
+    Setting(
+        "Hires model",
+        "Draws the second pass, such as a refiner",
+        group="hires",
+        infotext="Hires checkpoint",
+        needs_words=True,
+    ),
 ]
 Upscaler = Annotated[
     Name,

@@ -107,8 +107,7 @@ def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[st
         sizes |= {f"{kind}_width": width, f"{kind}_height": height}
     problems = [size_problem(name, size, info) for name, size in sizes.items()]
     problems += [limits.problem(name, value) for name, value in request]
-    if info.takes_guidance:
-        problems += [_two_estimates(name, info) for name in TWO_ESTIMATES if getattr(request, name)]
+    problems += _two_estimates(request, info)
     pixels = width * height
     if pixels > limits.picture:
         size = f"{width}x{height}"
@@ -121,12 +120,21 @@ def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[st
     return [problem for problem in problems if problem]
 
 
-def _two_estimates(name: str, info: ModelInfo) -> str:
-    usual = "leave it at CFG" if name == "guidance_method" else "set it to 0"
-    return (
-        f"{title(name)} needs two estimates a call, and model {info.name}, which takes guidance as an input, makes "
-        f"one; {usual}."
-    )
+def second_pass_problems(request: Request, info: ModelInfo, first: ModelInfo) -> list[str]:
+    """As `limit_problems`, for another model than the first that draws the second pass."""
+    sizes = dict(zip(("enlarged_width", "enlarged_height"), request.hires_size(size_range(first)[2]), strict=True))
+    problems = [size_problem(name, size, info) for name, size in sizes.items()]
+    return [problem for problem in (*problems, *_two_estimates(request, info)) if problem]
+
+
+def _two_estimates(request: Request, info: ModelInfo) -> list[str]:
+    if not info.takes_guidance:
+        return []
+    why = f"needs two estimates a call, and model {info.name}, which takes guidance as an input, makes one"
+    usual = {"guidance_method": "leave it at CFG"}
+    return [
+        f"{title(name)} {why}; {usual.get(name, 'set it to 0')}." for name in TWO_ESTIMATES if getattr(request, name)
+    ]
 
 
 def mega(pixels: int) -> str:

@@ -17,6 +17,7 @@ from .feature_fields import (
     GuidanceHigh,
     GuidanceLow,
     GuidanceRescale,
+    HiresModel,
     HiresSampler,
     HiresScale,
     HiresSchedule,
@@ -165,6 +166,7 @@ class Request(BaseModel):
     styles: Styles = ()
     size_condition: SizeCondition = (0, 0, 0, 0)
     decoder: Decoder = "vae"
+    hires_model: HiresModel = ""
 
     @property
     def has_input(self) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, count
@@ -13,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from samplers.guidance import PLAIN_CFG, Method
 from samplers.registry import Registry
-from samplers.run import Plan, plan
-from samplers.schedule import cut
+from samplers.run import Plan
 from weights.prompt_schedule import Clock
 from weights.prompt_syntax import lora_tags
 
 from .feature_fields import HIRES_SCALE, SCALE
-from .limits import LOCAL, SEEDS, Limits, limit_problems
+from .limits import LOCAL, SEEDS, Limits, limit_problems, second_pass_problems
 from .menus import UPSCALERS
 from .plugin_fields import GUIDANCE, PluginOrigins
 from .prompt_checks import check_prompts, prompts_as_they_come_out
 from .request import Request, RequestError
+from .run_plans import known, partial_plan, whole_plan
 from .styles import Style, with_styles
-from .text import as_sentence
 from .upscale_request import check_upscaler_file, check_upscaler_name, pixel_upscalers
 
 if TYPE_CHECKING:
@@ -33,14 +31,13 @@ if TYPE_CHECKING:
     from weights.model_info import ModelInfo
 
 
-SMALLEST_SCALE = 1.25  # of a second pass
-
-
 @dataclass(frozen=True)
 class ResolvedRequest:
     """A request with every default filled in and checked, the model that it names, and the plan of its run.
 
     hires_plan  of the second pass, None without one
+    hires_model_info  the model of the second pass where it is another one
+    hires_model_digest  what its identity has to be, as a replay knows; "" takes any
     method      the guidance of all passes
     came_out    (prompt, negative prompt) of each picture after its random choices; empty where there are none
     styles      the names of those that were written into the prompts
@@ -53,6 +50,8 @@ class ResolvedRequest:
     model_info: ModelInfo
     plan: Plan
     hires_plan: Plan | None = None
+    hires_model_info: ModelInfo | None = None
+    hires_model_digest: str = ""
     method: Method = PLAIN_CFG
     came_out: tuple[tuple[str, str], ...] = ()
     styles: tuple[str, ...] = ()
@@ -129,10 +128,10 @@ def resolve(
     request = with_styles(request, styles)
     model_info = _model(request.model or default_model, models)
     sampler, schedule = (
-        _known(registry.sampler, request.sampler),
-        _known(registry.schedule, request.schedule or model_info.defaults.schedule),
+        known(registry.sampler, request.sampler),
+        known(registry.schedule, request.schedule or model_info.defaults.schedule),
     )
-    guidance = _known(partial(GUIDANCE.find, registry), request.guidance_method)
+    guidance = known(partial(GUIDANCE.find, registry), request.guidance_method)
     schedule_options = request.schedule_options
     if not request.schedule:
         schedule_options = dict(model_info.defaults.schedule_options) | dict(schedule_options)
@@ -144,10 +143,11 @@ def resolve(
         height=request.height or model_info.defaults.size,
         seed=drawn_seed(request.seed),
         variation_seed=drawn_seed(request.variation_seed) if request.is_varied else request.variation_seed,
-        options=_known(sampler.item.resolve, request.options),
-        schedule_options=_known(schedule.item.resolve, schedule_options),
+        options=known(sampler.item.resolve, request.options),
+        schedule_options=known(schedule.item.resolve, schedule_options),
         guidance_method=GUIDANCE.named(guidance),
-        guidance_options=_known(guidance.item.resolve, request.guidance_options),
+        guidance_options=known(guidance.item.resolve, request.guidance_options),
+        hires_model="" if request.hires_model == model_info.name else request.hires_model,
     )
     resolved = _with_aligned_sides(request.model_copy(update=update), model_info.defaults.multiple)
     if problems := limit_problems(resolved, model_info, limits):
@@ -168,15 +168,21 @@ def resolve(
         check_prompts(prompt, negative, extra, resolved.prompt_syntax)
     if resolved.is_tiled:
         resolved = _tiled(resolved, extra)
-    run, later = whole_plan(resolved, registry, model_info), None
+    run, later, second_info = whole_plan(resolved, registry, model_info), None, None
     if resolved.is_hires:
+        if resolved.hires_model:
+            second_info = _model(resolved.hires_model, models)
+            if problems := second_pass_problems(resolved, second_info, model_info):
+                raise RequestError(" ".join(problems))
         resolved, second = hires_pass(resolved, registry, _upscalers(extra))
         check_upscaler_file(resolved.upscaler, extra)
-        later = partial_plan(whole_plan(second, registry, model_info), second)
+        later = partial_plan(whole_plan(second, registry, second_info or model_info), second)
     elif resolved.has_input:
         run = partial_plan(run, resolved)
     method, origins = Method(guidance.item, resolved.guidance_options), PluginOrigins.of(resolved, registry)
-    return ResolvedRequest(resolved, model_info, run, later, method, came_out, names, written, origins)
+    passes = dict[str, Any](hires_plan=later, hires_model_info=second_info, method=method)
+    more = dict[str, Any](came_out=came_out, styles=names, written=written, origins=origins)
+    return ResolvedRequest(resolved, model_info, run, **passes, **more)
 
 
 def drawn_seed(seed: int) -> int:
@@ -190,11 +196,11 @@ def hires_pass(request: Request, registry: Registry, upscalers: Collection[str] 
     upscalers  the names of those that are here
     The options are those of the first pass where the sampler or the schedule is the same, else the defaults.
     """
-    if request.hires_scale < SMALLEST_SCALE:
+    if request.hires_scale < 1:
         raise RequestError(f"Hires scale must be {HIRES_SCALE}.")
     check_upscaler_name(request.upscaler, upscalers)
-    sampler = _known(registry.sampler, request.hires_sampler or request.sampler)
-    schedule = _known(registry.schedule, request.hires_schedule or request.schedule)
+    sampler = known(registry.sampler, request.hires_sampler or request.sampler)
+    schedule = known(registry.schedule, request.hires_schedule or request.schedule)
     filled = dict(
         hires_steps=request.hires_steps or request.steps,
         hires_sampler=sampler.name,
@@ -243,46 +249,6 @@ def _with_aligned_sides(request: Request, multiple: int) -> Request:
     return request.model_copy(update={"outpaint": sides})
 
 
-def whole_plan(request: Request, registry: Registry, model_info: ModelInfo) -> Plan:
-    """The plan of every step of a resolved request; RequestError if its sampler or schedule cannot make one."""
-    sampler, schedule = _known(registry.sampler, request.sampler), _known(registry.schedule, request.schedule)
-    options = request.options, request.schedule_options
-    with _planning(request):
-        return _declaring(plan(model_info.schedule, sampler.item, schedule.item, request.steps, *options))
-
-
-def partial_plan(whole: Plan, request: Request) -> Plan:
-    """The part of a plan that img2img runs at the request's strength. RequestError as for `whole_plan`."""
-    with _planning(request):
-        return _declaring(replace(whole, sigmas=cut(whole.sigmas, request.strength, request.strength_as)))
-
-
-def _declaring(made: Plan) -> Plan:
-    # Both are declared by plugins: let them fail here, where the user can still change something.
-    _ = made.calls, made.own_grid
-    return made
-
-
-@contextmanager
-def planning(what: str) -> Iterator[None]:
-    """Turn an error of samplers and schedules, which are plugins and may raise anything, into a RequestError.
-
-    what  the beginning of its sentence where the error does not say enough itself
-    """
-    try:
-        yield
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise RequestError(as_sentence(str(error))) from None
-    except Exception as error:
-        raise RequestError(f"{what}: {type(error).__name__}: {error}.") from error
-
-
-def _planning(request: Request) -> AbstractContextManager[None]:
-    return planning(f"Sampler {request.sampler} with schedule {request.schedule} cannot plan {request.steps} steps")
-
-
 def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
     if not models:
         raise RequestError("No model was found; put a .safetensors file or a diffusers folder into weights/.")
@@ -290,10 +256,3 @@ def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
     if name not in models:
         raise RequestError(f"Unknown model {name!r}; known are {', '.join(models)}.")
     return models[name]
-
-
-def _known(look_up: Callable[[Any], Any], wanted: Any) -> Any:
-    try:
-        return look_up(wanted)
-    except ValueError as error:
-        raise RequestError(as_sentence(str(error))) from None

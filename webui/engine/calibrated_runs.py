@@ -37,11 +37,13 @@ def with_coefficients(
     names = (request.sampler, request.hires_sampler)
     chosen: list[Any] = []
     notes = []
-    for plan, size, name in zip(resolved.plans, sizes, names, strict=False):
+    # Those of another model that draws the second pass are not looked for.
+    networks = (weights, "" if resolved.hires_model_info else weights)
+    for plan, size, name, network in zip(resolved.plans, sizes, names, networks, strict=False):
         if not plan.sampler.calibrate or plan.coefficients is not None:
             chosen.append(plan.coefficients or {})
             continue
-        key = run_key(weights, registry.sampler(name), request, size)
+        key = run_key(network, registry.sampler(name), request, size)
         fitting = [each for each in known if each.fits(key)]
         found = next((each for each in fitting if each.walks(plan.sigmas)), None)
         chosen.append(found.coefficients if found else {})

@@ -19,7 +19,8 @@ from samplers.sampler import Denoise, Sampler, Stopped
 from samplers.wrappers import Reported, Stoppable, Wrapper
 from webui.core.calibrations import Calibration, Plain, RunKey, all_calibrations, keep_calibrations
 from webui.core.request import Request, RequestError
-from webui.core.resolved_request import ResolvedRequest, planning
+from webui.core.resolved_request import ResolvedRequest
+from webui.core.run_plans import planning
 
 from .calibrated_runs import run_key
 from .engine import Engine

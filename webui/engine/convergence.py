@@ -14,7 +14,8 @@ from samplers.sampler import Denoise, Schedule, Stopped
 from samplers.schedule import NoiseSchedule, stable_diffusion
 from samplers.wrappers import Counted, Reported, Stoppable
 from webui.core.request import Request, RequestError
-from webui.core.resolved_request import ResolvedRequest, planning
+from webui.core.resolved_request import ResolvedRequest
+from webui.core.run_plans import planning
 from weights.prompt_schedule import changes
 
 from .drawing import guided_denoiser

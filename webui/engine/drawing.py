@@ -18,16 +18,22 @@ from webui.core.inpainting import InputPicture
 from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
 from weights.inpainting_network import Hole
+from weights.model import Model
+from weights.model_info import ModelError
 from weights.prompt_schedule import Clock
+from weights.prompt_syntax import without_tags
 
 from .calibrated_runs import with_coefficients
+from .events import Progress
 from .job_context import JobContext
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
-from .start_latents import enlarge, enlarged_input, hole_of, initial_noise, start_latents
+from .run_environment import check_digest
+from .start_latents import check_latents, enlarge, enlarged_input, hole_of, initial_noise, start_latents
 
 TILE_OVERLAP = 0.25  # of a tile's shorter side
 
+FIRST_ALONE = "A LoRA does not fit the model of the second pass, and acted on the first pass alone."
 WITH_LORA = "A LoRA acts on torch's layers, so torch drew this; without one the faster backend does."
 
 
@@ -137,7 +143,9 @@ def draw(
     whole = batches(drawing.request.count, batch_size_of(resolved, context.batch_size))
     groups = list(whole if share is None else share.groups)
     progress = ProgressReporter(resolved, groups, context, previews)
-    sink, stopped = PictureSink(drawing.resolved, context, share.finished if share else frozenset()), False
+    other = _second_model(resolved, context)
+    second, without_loras = other or model, False
+    sink, stopped = PictureSink(drawing.resolved, context, share.finished if share else frozenset(), other), False
 
     def on_step(step: Step) -> None:
         # A sampler that works on after Stop without asking the network ends here.
@@ -151,16 +159,16 @@ def draw(
     def enlarged(denoise: ByPass, x: torch.Tensor) -> torch.Tensor:
         denoise.next_pass()
         progress.enlarging()
-        larger = enlarge(x, resolved.hires_size, drawing.request.upscaler, context)
+        larger = enlarge(x, resolved.hires_size, drawing.request.upscaler, context, second)
         context.raise_if_stopped()
-        progress.begin_pass()
+        progress.begin_pass(second)
         return larger
 
     try:
         context.raise_if_stopped()
         if drawing.request.decoder == "quick":
             # A file that is not there is told before the run, not after it.
-            _ = model.quick_decoder
+            _ = second.quick_decoder
         if drawing.source is not None:
             sink.keep_input(drawing.source)
             if drawing.request.is_tiled:
@@ -171,10 +179,16 @@ def draw(
         for group in groups:
             over = partial(is_over, context.skips())
             request = resolved.request_of(group[0])
+            asked = [(request, model), (_for_second(request, other) if other else request, second)]
             guiding = partial(
-                guided_denoiser, request, model, listeners, resolved.method, context.raise_if_stopped, hole=hole
+                guided_denoiser,
+                listeners=listeners,
+                method=resolved.method,
+                on_tile=context.raise_if_stopped,
+                hole=hole,
             )
-            by_pass = ByPass([guiding(clock) for clock in resolved.clocks])
+            by_pass = ByPass([guiding(*each, clock=clock) for each, clock in zip(asked, resolved.clocks, strict=False)])
+            without_loras |= asked[1][0] is not request
             guided = start.masked(by_pass, drawing.plan.sigmas[0])
             progress.begin_batch()
             counted = Counted(guided, len(group))
@@ -194,14 +208,36 @@ def draw(
             sigmas = tuple(tuple(map(float, result.sigmas)) for result in results)
             own_seeds = tuple(drawing.request.own_seeds[i] for i in group)
             facts = RunFacts(sigmas, counted.calls, own_seeds, counted.evaluations_each)
-            _save(results[-1].x, group, facts, drawing, context, progress, sink)
+            _save(results[-1].x, group, facts, drawing, replace(context, model=second), progress, sink)
     except Stopped:
         stopped = True
     info = drawing.info(sink.saved, progress.seconds, stopped)
     notes += [WITH_LORA] if fell_back else []
+    notes += [FIRST_ALONE] if without_loras else []
     if notes:
         info["notes"] = [*info.get("notes", ()), *notes]
     return info if share is None else info | {"saved": sink.saved}
+
+
+def _second_model(resolved: ResolvedRequest, context: JobContext) -> Model | None:
+    """The opened model of the second pass where it is another one. Raises ModelError and RequestError."""
+    if resolved.hires_model_info is None:
+        return None
+    second = context.second.open(
+        resolved.hires_model_info, context.model, lambda text: context.tell(Progress(text=text))
+    )
+    check_digest("Model", second.name, second.identity.digest, resolved.hires_model_digest or None)
+    check_latents(context.model, second, resolved.request.upscaler)
+    return second
+
+
+def _for_second(request: Request, second: Model) -> Request:
+    """The request as the model of the second pass draws it: without LoRAs that do not fit it."""
+    try:
+        second.for_prompt(request.prompt)
+    except ModelError:
+        return request.model_copy(update={"prompt": without_tags(request.prompt)})
+    return request
 
 
 def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:

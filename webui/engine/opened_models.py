@@ -13,16 +13,14 @@ from webui.core.menus import UPSCALERS
 from webui.core.request import RequestError
 from weights.catalog import Catalog
 from weights.extra_networks import ExtraNetworks
-from weights.identity import Patch
 from weights.model import Model
 from weights.model_info import ModelError, ModelInfo
 from weights.offload import AUTO, LAYERS, TEXT
 from weights.oom import out_of_memory
-from weights.opening import pick_device
-from weights.upscaler import Upscaler
 
 from .backend_chooser import BackendChooser
-from .errors import explain, free_memory, naming_problems
+from .errors import explain, free_memory
+from .other_networks import SecondModelHolder, UpscalerHolder
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -123,6 +121,7 @@ class ModelHolder:
         self._open_model, self._check_model, self._backends = open_model, check_model, backends
         self._status = "starting"
         self._opened: _Opened | None = None
+        self.second = SecondModelHolder(self._load)
 
     @property
     def status(self) -> str:
@@ -223,8 +222,9 @@ class ModelHolder:
             log.warning("the model could not be opened", exc_info=error)
 
     def close(self) -> None:
-        """Let go of the open model."""
+        """Let go of the open model, and of that of a second pass."""
         self._opened = None
+        self.second.close()
         self._backends.close()
 
     @contextmanager
@@ -252,28 +252,3 @@ class ModelHolder:
         )
         self._status = explain(full)
         raise full
-
-
-class UpscalerHolder:
-    """Keeps one upscaler open on a device."""
-
-    def __init__(self, extra: ExtraNetworks, device: str):
-        self._extra, self._device = extra, device
-        self._opened: Upscaler | None = None
-
-    def open(self, name: str) -> Upscaler | None:
-        """The upscaler of this name; None for one that needs no network. Raises RequestError."""
-        if (patch := self.patch(name)) is None:
-            return None
-        if self._opened is None or (self._opened.name, self._opened.digest) != (patch.name, patch.digest):
-            self._opened = None
-            with naming_problems():
-                self._opened = self._extra.open_upscaler(name, pick_device(self._device))
-        return self._opened
-
-    def patch(self, name: str) -> Patch | None:
-        """The upscaler as part of what made a picture; None for one that needs no network. Raises RequestError."""
-        if name in ("", *UPSCALERS):
-            return None
-        with naming_problems():
-            return self._extra.upscaler_patch(name)

@@ -13,6 +13,7 @@ from webui.core.new_record import make_record
 from webui.core.record import PassRecord, Record, digest_of, encode_png
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.storage import Saved, keep_input, save_or_keep
+from weights.model import Model
 
 from .errors import not_saved
 from .events import Picture
@@ -44,10 +45,17 @@ class PictureSink:
     """Saves the pictures of a request; `saved` is what was saved so far, in order.
 
     finished  indices of those that an earlier attempt saved: they count as saved, and are not written again
+    second    the model of the second pass where it is another one
     """
 
-    def __init__(self, resolved: ResolvedRequest, context: JobContext, finished: frozenset[int] = frozenset()):
-        self._finished = finished
+    def __init__(
+        self,
+        resolved: ResolvedRequest,
+        context: JobContext,
+        finished: frozenset[int] = frozenset(),
+        second: Model | None = None,
+    ):
+        self._finished, self._second = finished, second
         self._resolved, self._request, self._context = resolved, resolved.request, context
         self._problems: list[Saved] = []
         self._input: dict[str, str] = {}
@@ -95,7 +103,7 @@ class PictureSink:
                 for own, sigmas, plan in zip(origins.passes, facts.sigmas, self._resolved.plans, strict=True)
             ],
             facts.nfe,
-            origin_of(model.name, identity_of(model, request, self._context.upscalers)),
+            origin_of(model.name, identity_of(model, request, self._context.upscalers, self._second)),
             facts.batch,
             {
                 **self._input,

@@ -11,6 +11,7 @@ import torch
 from samplers.wrappers import Counted
 from webui.core.images import grid, to_jpeg
 from webui.core.resolved_request import ResolvedRequest
+from weights.model import Model
 
 from .eta_estimator import EtaEstimator
 from .events import Progress
@@ -29,6 +30,7 @@ class ProgressReporter:
 
     def __init__(self, resolved: ResolvedRequest, batches: Sequence[range], context: JobContext, previews: bool):
         self._context, self._batches, self._previews = context, batches, previews
+        self._model = context.model
         plans, request = resolved.plans, resolved.request
         self._count = request.count
         areas = (1.0, math.prod(resolved.hires_size) / (request.width * request.height))
@@ -48,6 +50,7 @@ class ProgressReporter:
     def begin_batch(self) -> None:
         """The next batch begins."""
         self._batch += 1
+        self._model = self._context.model
         first = self._batches[self._batch].start
         self._progress = replace(self._progress, image_index=first, step=0, sigma=None)
         self._eta.begin_batch(self._context.clock())
@@ -74,9 +77,10 @@ class ProgressReporter:
         """The first pass has ended, and its result is enlarged for the second."""
         self._tell("enlarging")
 
-    def begin_pass(self) -> None:
-        """The next pass of the batch begins."""
+    def begin_pass(self, model: Model) -> None:
+        """The next pass of the batch begins, drawn by a model."""
         self._eta.begin_pass(self._context.clock())
+        self._model = model
 
     def skipped(self) -> None:
         """The pictures of the batch are left out."""
@@ -94,7 +98,7 @@ class ProgressReporter:
         """A preview of the estimate; the dearer previews are on this machine, the fewer are made."""
         began = self._context.clock()
         try:
-            preview = to_jpeg(grid(self._context.model.preview(denoised)))
+            preview = to_jpeg(grid(self._model.preview(denoised)))
         except Exception:  # a picture of broken numbers: the run's own end names the sampler
             preview = None
         self._preview_cost = self._context.clock() - began

@@ -131,6 +131,8 @@ def recipe(
         for plan, each in zip(resolved.plans, ran, strict=True)
     ]
     resolved = resolved.with_sigmas(*walked).with_coefficients(*(each.coefficients for each in ran))
+    needed = next((patch.digest for patch in record.patches if patch.kind == SECOND), "")
+    resolved = replace(resolved, hires_model_digest=needed)
     device = None if public else _device(record.model.device)
     environment = RunEnvironment(
         device=device,
@@ -214,7 +216,8 @@ def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
 
 
 def _check_patches(record: Record, engine: Engine) -> None:
-    for patch in record.patches:
+    # That of a second pass is checked once it is open.
+    for patch in (patch for patch in record.patches if patch.kind != SECOND):
         what, look_up = PATCHES.get(patch.kind, PATCHES["embedding"])
         with naming_problems():
             here = look_up(engine.extra, patch.name).digest
@@ -225,6 +228,7 @@ def _lora(extra: ExtraNetworks, name: str) -> Patch:
     return extra.patch(LoraTag(name))
 
 
+SECOND = "model"
 PATCHES = {
     "lora": ("LoRA", _lora),
     "embedding": ("Embedding", ExtraNetworks.embedding_patch),

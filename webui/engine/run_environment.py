@@ -12,9 +12,9 @@ import torch
 
 from webui.core.request import Request, RequestError
 from weights.backends.backend import COMPILE, TORCH
-from weights.identity import ModelIdentity
+from weights.identity import ModelIdentity, Patch
 
-from .opened_models import UpscalerHolder
+from .other_networks import UpscalerHolder
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,17 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
         )
 
 
-def identity_of(model: Any, request: Request, upscalers: UpscalerHolder) -> ModelIdentity:
+def identity_of(model: Any, request: Request, upscalers: UpscalerHolder, second: Any = None) -> ModelIdentity:
     """Everything that shapes a resolved request's picture on an opened model, with its upscaler and quick decoder.
 
+    second  the model of its second pass where it is another one
     Raises ModelError and RequestError for a file that is no longer there.
     """
     identity = model.identity_for(request.prompt, request.negative_prompt)
     patches = [
         upscalers.patch(request.upscaler) if request.enlarges else None,
-        model.quick_decoder if request.decoder == "quick" else None,
+        Patch(second.name, second.identity.digest, kind="model") if request.is_hires and second else None,
+        (second or model).quick_decoder if request.decoder == "quick" else None,
     ]
     return replace(identity, patches=(*identity.patches, *filter(None, patches)))
 

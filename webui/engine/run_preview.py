@@ -9,7 +9,7 @@ from typing import Any
 from samplers.levels import DryRun, Levels, dry_run, levels
 from samplers.run import Plan
 from webui.core.request import Request, RequestError, read
-from webui.core.resolved_request import partial_plan
+from webui.core.run_plans import partial_plan
 from weights.model_info import ModelInfo
 
 from .engine import Engine

@@ -16,8 +16,9 @@ from samplers.wrappers import SoftlyMasked
 from webui.core.images import fit_picture
 from webui.core.inpainting import FREE, KEPT, InputPicture
 from webui.core.menus import LATENT
-from webui.core.request import Request
+from webui.core.request import Request, RequestError
 from weights.inpainting_network import GREY, Hole
+from weights.model import Model
 from weights.upscaler import Upscaler, enlarged
 
 from .job_context import JobContext
@@ -103,17 +104,40 @@ def enlarged_input(source: InputPicture, context: JobContext) -> InputPicture:
     return replace(source, picture=picture, mask=mask, multiple=context.model.info.defaults.multiple)
 
 
-def enlarge(x: torch.Tensor, size: tuple[int, int], name: str, context: JobContext) -> torch.Tensor:
+def enlarge(
+    x: torch.Tensor, size: tuple[int, int], name: str, context: JobContext, second: Model | None = None
+) -> torch.Tensor:
     """Latents (images, channels, height, width) enlarged for a picture of this width and height, by a known upscaler.
 
-    Latents are interpolated; a picture is decoded, enlarged and encoded again, which blurs less and costs more.
+    Latents are interpolated; a picture is decoded, enlarged and encoded again, which blurs less and costs more. What
+    has its size already stays.
+
+    second  encodes it for itself; check before with `check_latents`
     """
     model = context.model
+    second = second or model
+    shape = second.latents_shape(*size)
+    if tuple(x.shape[1:]) == shape and of_one_kind(model, second):
+        return x
     if mode := LATENT.get(name):
-        shape = model.latents_shape(*size)[1:]
-        return torch.nn.functional.interpolate(x, size=shape, mode=mode)
+        return torch.nn.functional.interpolate(x, size=shape[1:], mode=mode)
     pictures, upscaler = [model.decode(one[None])[0] for one in x], context.upscalers.open(name)
-    return torch.cat([model.encode(_enlarged(picture, size, upscaler, context)) for picture in pictures])
+    return torch.cat([second.encode(_enlarged(picture, size, upscaler, context)) for picture in pictures])
+
+
+def of_one_kind(model: Model, second: Model) -> bool:
+    """Whether the latents of one model mean the same to the other: SDXL's mean the same to its refiner."""
+    kinds = ((each.info.channels, each.info.factor, each.vae.scale) for each in (model, second))
+    return second is model or len(set(kinds)) == 1
+
+
+def check_latents(model: Model, second: Model, upscaler: str) -> None:
+    """Raises RequestError for an upscaler of latents between models whose latents differ."""
+    if upscaler in LATENT and not of_one_kind(model, second):
+        raise RequestError(
+            f"The latents of {model.name} mean something else to {second.name}, so that {upscaler} cannot be used "
+            "between them; choose an upscaler of pictures."
+        )
 
 
 def _enlarged(image: Image.Image, size: tuple[int, int], upscaler: Upscaler | None, context: JobContext) -> Image.Image:

@@ -93,7 +93,10 @@ class Worker:
     def identity_of(self, request: Request) -> ModelIdentity | None:
         """See `Engine.identity_of`."""
         used = self._holder.named(request.model)
-        return None if used is None else identity_of(used, request, self.upscalers)
+        second = self._holder.second.named(request.hires_model)
+        if used is None or (request.is_hires and request.hires_model and second is None):
+            return None
+        return identity_of(used, request, self.upscalers, second)
 
     def start(self) -> None:
         """Start the thread."""
@@ -126,6 +129,7 @@ class Worker:
                 self._clock,
                 settings.public,
                 self.upscalers,
+                self._holder.second,
                 job.tell,
                 self._on_saved,
                 environment.batch or (1 if settings.one_at_a_time else None),

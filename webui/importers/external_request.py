@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,8 @@ def external_request(
         named = f"Model {external.model!r} is not in weights/" if external.model else "The picture names no model"
         missing.append(f"{named}; the form keeps the model that it has.")
     values = dict(external.values)
+    if "hires_model" in values:
+        notes += _second_model(values, models)
     if external.program != "Sigmalab":
         notes += _second_pass(values, external, fields, registry, upscalers)
     elif name := str(values.get(GUIDANCE.name, "")):
@@ -136,6 +139,17 @@ def _second_pass(
     elif upscaler and upscaler.casefold() != "none":
         notes.append(f"Upscaler {upscaler[:SHOWN]!r} is not here; {UPSCALERS[0]} enlarges instead.")
     return notes
+
+
+def _second_model(values: dict[str, object], models: Mapping[str, Any]) -> list[str]:
+    """Replace the name of the model of a second pass by ours, or leave it out; a sentence if it is left out."""
+    # A1111 writes the start of the hash behind it.
+    name = re.sub(r"\s*\[[0-9a-fA-F]+\]$", "", str(values.pop("hires_model")))
+    if ours := model_named(name, models):
+        values["hires_model"] = ours
+    elif name.casefold() not in SAME:
+        return [f"Hires checkpoint {name[:SHOWN]!r} is not in weights/; the second pass has the model of the first."]
+    return []
 
 
 def _are_defaults(match: Match, place: str, registry: Registry) -> bool:

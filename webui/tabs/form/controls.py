@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,12 +113,19 @@ def upscaler_choices(names: Sequence[str]) -> list[tuple[str, str]]:
     return [("Default", ""), *((name, name) for name in names)]
 
 
+def hires_models(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The menu of models of a second pass, the first pass's own first."""
+    return [("As above", ""), *((name, name) for name in names)]
+
+
 def build_hires(page: Page, mode: str, schema: type[Request] = Request, of_sizes: bool = True) -> dict[str, Component]:
     """The folded controls of a second pass that enlarges the picture; `of_sizes`: with the menu of upscalers."""
     most_steps, choices = page.engine.limits.steps, plugin_choices(page.registry)
-    menus = {name: dict(choices=choices[name], min_width=120) for name in ("hires_sampler", "hires_schedule")}
+    choices |= {"hires_model": hires_models(page.engine.models())}
+    names = ("hires_sampler", "hires_schedule", "hires_model")
+    menus = {name: dict(choices=choices[name], min_width=120) for name in names}
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
-        gr.HTML(note("A second pass enlarges the picture and draws its details anew."))
+        gr.HTML(note("A second pass enlarges the picture and draws its details anew; at 1 it keeps the size."))
         first = dict(hires_scale={}, hires_strength={}, hires_strength_as={}, hires_steps=dict(maximum=most_steps))
         menu = {"upscaler": _upscaler_menu(mode, schema, page.engine.upscalers())} if of_sizes else {}
         return build_group(mode, "hires", schema, **first, **menus) | menu

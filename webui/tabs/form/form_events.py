@@ -14,13 +14,14 @@ from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
 from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import NO_PROMPT, Request, read
-from webui.core.resolved_request import hires_pass, partial_plan, whole_plan
+from webui.core.resolved_request import hires_pass
+from webui.core.run_plans import partial_plan, whole_plan
 from webui.core.upscale_request import pixel_upscalers
 from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import shown_value, upscaler_choices
+from .controls import hires_models, shown_value, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
@@ -73,6 +74,7 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
     sizes.pop("value")
     more: dict[str, dict[str, Any]] = {
         "model": dict(choices=list(models)),
+        "hires_model": dict(choices=hires_models(models)),
         "width": sizes,
         "height": sizes,
         "upscaler": dict(choices=upscaler_choices(upscalers)),
@@ -189,5 +191,6 @@ def _second_note(
     names = dict(sampler=first.sampler.name, schedule=values["schedule"] or found.defaults.schedule)
     request = read(fields | names | dict(options=dict(first.options), schedule_options=dict(chosen)))
     filled, second = hires_pass(request, page.registry, page.engine.upscalers())
-    plan = partial_plan(whole_plan(second, page.registry, found), second)
+    drawn_by = page.engine.models().get(request.hires_model, found)
+    plan = partial_plan(whole_plan(second, page.registry, drawn_by), second)
     return hires_note(plan, second.schedule, request.hires_size(found.defaults.multiple), filled.upscaler)

@@ -64,6 +64,8 @@ def recall(
                 return value == values["model"]
             case "sampler":
                 return value in registry.samplers
+            case "hires_model":
+                return value == "" or value in models
             case "hires_sampler":
                 return value == "" or value in registry.samplers
             case GUIDANCE.name:

@@ -155,11 +155,12 @@ class _GridRun:
         context = self._context
         if context.should_stop():
             raise Stopped("the grid was stopped")
-        source = self._grid.source(cell)
+        source, info = self._grid.source(cell), cell.resolved.hires_model_info
+        second = context.second.open(info, context.model) if info else None
         key = key_of_request(
             cell.request,
             cell.resolved.origins,
-            identity_of(context.model, cell.request, context.upscalers),
+            identity_of(context.model, cell.request, context.upscalers, second),
             source,
             _coefficients(cell, context.registry, context.model.identity.weights, context.outputs, context.on_head),
         )

@@ -21,7 +21,7 @@ from samplers.sampler import Step, Stopped
 from samplers.schedule import stable_diffusion
 from samplers.wrappers import Counted, Stoppable
 from webui.core.request import RequestError
-from webui.core.resolved_request import planning
+from webui.core.run_plans import planning
 from webui.engine.engine import Engine
 from webui.engine.events import PartialResult, Progress
 from webui.engine.job_context import JobContext

@@ -11,7 +11,7 @@ from samplers.levels import DryRun
 from samplers.run import Plan
 from webui.core.menus import chosen_name
 from webui.core.request import RequestError
-from webui.core.resolved_request import partial_plan, whole_plan
+from webui.core.run_plans import partial_plan, whole_plan
 from webui.engine.engine import Engine
 from webui.engine.run_preview import RunPreview, dry_run_of, preview_run, run_levels
 from webui.tabs.form.describe import note, percent, problem, steps_text
