@@ -462,11 +462,11 @@ def test_malformed_headers_are_refused(page, headers):
     assert httpx.get(page.url, headers=headers, timeout=20).status_code == 400
 
 
-def start(page, steps):
+def start(page, steps, path="call/txt2img", **more):
     """The id of a call that takes 0.1 s a step."""
     page.pace.seconds = 0.1
     given = ["a", "", "DDIM", "", steps, 5.0, 0, 0, -1, 1, {}, "", {}, 1, 0.0, 0.0, 0.0]
-    return post(page, "/gradio_api/call/txt2img", json={"data": given}).json()["event_id"]
+    return post(page, f"/gradio_api/{path}", json={"data": given, **more}).json()["event_id"]
 
 
 def test_a_call_that_nobody_fetches_is_ended(page, monkeypatch):
@@ -483,3 +483,16 @@ def test_a_call_that_is_fetched_goes_on(page, monkeypatch):
     answer = httpx.get(f"{page.url}/gradio_api/call/txt2img/{event}", timeout=20).text
     page.pace.fast()
     assert "event: complete" in answer and "nfe" in answer
+
+
+def test_what_an_open_page_asks_for_goes_on_however_late_it_listens(page, monkeypatch):
+    monkeypatch.setattr(unfetched_calls, "SECONDS", 0.1)
+    monkeypatch.setattr(unfetched_calls, "MOMENT", 0.1)
+    index = next(each._id for each in page.page.fns.values() if each.api_name == "txt2img")
+    late, api = {"session_hash": "late"}, f"{page.url}/gradio_api"
+    with httpx.stream("GET", f"{api}/heartbeat/late", timeout=20):
+        start(page, 8, "queue/join", fn_index=index, **late)
+        time.sleep(0.5)
+        page.pace.fast()
+        answer = httpx.get(f"{api}/queue/data", params=late, timeout=20).text
+    assert "process_completed" in answer and "nfe" in answer

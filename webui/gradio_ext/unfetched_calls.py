@@ -18,6 +18,7 @@ from .json_bodies import JSON_BODY
 START = re.compile(r"^/gradio_api/(call/(v2/)?[^/]+|queue/join)/?$")
 LISTEN = re.compile(r"^/gradio_api/call/(v2/)?[^/]+/(?P<event>[^/]+)$")
 STREAM = re.compile(r"^/gradio_api/queue/data/?$")
+OPEN = re.compile(r"^/gradio_api/heartbeat/(?P<session>[^/]+)/?$")
 SECONDS = 10.0
 MOMENT = 0.5  # seconds
 KEPT = frozenset({b"host", b"cookie", b"authorization"})
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 class UnfetchedCalls:
     """ASGI middleware below `JsonBodies` that ends a call, and drops its answer, if nobody listens within seconds.
 
-    A listener names the call, or the session that the call was started in. Gradio itself ends the calls of a listener
-    that goes away: so this one listens in the caller's name for a moment, and goes away.
+    A listener names the call, or the session that the call was started in. A page that is open says so all the time, in
+    the name of its session: what it asks for is let be, however late a busy machine's browser begins to listen. Gradio
+    itself ends the calls of a listener, or of a page, that goes away: so this one listens in the caller's name for a
+    moment, and goes away.
     """
 
     def __init__(self, app: ASGIApp):
@@ -103,9 +106,11 @@ class UnfetchedCalls:
 
 
 def _listened_to(scope: Scope) -> str:
-    """The call or the session that a request listens to; "" if it listens to none."""
+    """The call or the session that a request listens to or keeps open; "" if it does neither."""
     if match := LISTEN.match(scope["path"]):
         return match["event"]
+    if match := OPEN.match(scope["path"]):
+        return match["session"]
     if STREAM.match(scope["path"]):
         return parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
     return ""
