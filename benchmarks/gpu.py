@@ -220,8 +220,8 @@ def name_of(device: torch.device) -> str:
 
 def free(device: torch.device) -> None:
     """Give back what the way before took."""
-    torch.compiler.reset()
     if device.type == "cuda":
+        torch.compiler.reset()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -1,6 +1,6 @@
 """What /schedule says is what a run does: the same sigmas and the same number of network calls, in all combinations.
 
-Here every sampler meets a quarter of the schedules and every schedule a quarter of the samplers, and every one of the
+Here every sampler meets a tenth of the schedules and every schedule a tenth of the samplers, and every one of the
 60 (steps, strength, meaning of strength) is met; which of them a pair gets is drawn by a seed.
 `python -m benchmarks.schedule --product` runs the whole product.
 """
@@ -44,11 +44,11 @@ def serving(folder, models, open_model):
 
 
 def combinations():
-    """(sampler, schedule, steps, strength, meaning): every sampler with each fourth schedule, in turn."""
+    """(sampler, schedule, steps, strength, meaning): every sampler with each tenth schedule, in turn."""
     rest = list(product(STEPS, STRENGTHS, MEANINGS))
     shuffled, drawn = random.Random(5), []
     for at, sampler in enumerate(builtin().samplers):
-        for menu in list(builtin().schedules)[at % 4 :: 4]:
+        for menu in list(builtin().schedules)[at % 10 :: 10]:
             if not drawn:
                 drawn = shuffled.sample(rest, len(rest))
             yield sampler, menu, *drawn.pop()

@@ -11,21 +11,38 @@ from conftest import ROOT
 
 from benchmarks import gpu, speed
 
+PYTHON = """#!/bin/sh
+echo "ran $*"
+[ "$2" = pytest ] && exit 5 || exit 0
+"""
 
-def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path):
-    environment = os.environ | {"OUT": str(tmp_path), "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+
+def test_the_script_for_a_gpu_runs_its_two_parts_into_one_log(tmp_path):
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
     run = subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--small"],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"OUT": str(tmp_path / "out"), "PYTHON": str(tmp_path / "python")},
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "out" / "gpu.log").read_text() == run.stdout
+    tests, measured, ended = run.stdout.splitlines()[-3:]
+    assert tests.startswith("ran -m pytest -n 0") and tests.endswith("tests/test_gpu.py")
+    assert measured == f"ran -m benchmarks.gpu --seconds 270 --json {tmp_path}/out/gpu.json --small"
+    assert ended == "exit status of the tests 5, of the benchmark 0"
+    assert run.returncode == 5
+
+
+def test_the_benchmark_for_a_gpu_runs_on_a_cpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--small", "--json", str(tmp_path / "gpu.json")])
+    gpu.main()
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert list(rows) == [name for name, _ in gpu.ways(torch.device("cpu"), small=True)]
-    assert all(row.get("per_second", 0) > 0 for row in rows.values()), rows
-    assert "exit status of the tests 0, of the benchmark 0" in (tmp_path / "gpu.log").read_text() == run.stdout
+    assert [row for row in rows.values() if row.get("per_second", 0) <= 0] == []
+    assert "| a picture of emoji, 20 guided steps and decoding | " in capsys.readouterr().out
 
 
 def test_a_way_that_fails_is_a_row_that_says_why():
