@@ -44,8 +44,8 @@ def paths(engine, *names, density="Three blobs", schedule="Karras", steps=10, po
 @pytest.mark.parametrize("name", DENSITIES)
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 3.0])
 def test_a_density_sums_to_one(name, sigma):
-    places = lattice(401, 5.0)
-    total = probability(DENSITIES[name](), places, sigma).sum().item() * (10.0 / 400) ** 2
+    places = lattice(251, 5.0)
+    total = probability(DENSITIES[name](), places, sigma).sum().item() * (10.0 / 250) ** 2
     assert total == pytest.approx(1, abs=1e-3)
 
 

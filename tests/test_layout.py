@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: the shape of the house stays as it was drawn."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -40,8 +41,13 @@ def sources(part: str) -> list[Path]:
     return [ROOT / "launch.py"] if part == "launch" else sorted((ROOT / part).rglob("*.py"))
 
 
-def imports(path: Path, whole: bool = True) -> Iterator[tuple[str, str]]:
+@functools.cache
+def imports(path: Path, whole: bool = True) -> tuple[tuple[str, str], ...]:
     """(module, name) of every import, also inside functions if `whole`; relative ones with their full module name."""
+    return tuple(_imports(path, whole))
+
+
+def _imports(path: Path, whole: bool) -> Iterator[tuple[str, str]]:
     tree = ast.parse(path.read_text("utf-8"))
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(tree) if whole else tree.body:
@@ -136,7 +142,7 @@ def test_early_files_need_only_the_standard_library():
             assert module in early or top(module) in sys.stdlib_module_names, f"{name} imports {module}"
     for module, _ in imports(ROOT / "launch.py", whole=False):
         assert top(module) in sys.stdlib_module_names, f"launch.py imports {module}"
-    assert not list(imports(ROOT / "webui" / "__init__.py"))
+    assert not (imports(ROOT / "webui" / "__init__.py"))
 
 
 def test_files_name_no_path_of_one_machine():

@@ -77,7 +77,6 @@ CASES = [
     ("DDPM", {}),
     ("DDIM", dict(eta=0.7)),
     ("Euler", dict(churn=2.0)),
-    ("Flow", dict(tolerance=1e-2)),
     ("Flow", dict(method="heun")),
 ]
 

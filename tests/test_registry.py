@@ -361,8 +361,7 @@ def test_a_changed_plugin_is_read_anew(tmp_path):
 
 @pytest.mark.parametrize("kind", ["sampler", "schedule"])
 @pytest.mark.parametrize("name", ["", "euler", "DDIM ", "built-in/DDIM"])
-def test_an_unknown_name_s_error_lists_the_known_ones(kind, name):
-    registry = only(PLUGINS)
+def test_an_unknown_name_s_error_lists_the_known_ones(registry, kind, name):
     with pytest.raises(ValueError) as error:
         getattr(registry, kind)(name)
     known = ", ".join(getattr(registry, f"{kind}s"))

@@ -28,7 +28,7 @@ from webui.settings import Settings
 
 # One of each kind: deterministic, stochastic, adaptive, distilled, on Brownian paths, multistep, bridged.
 # test_kept_pictures.py compares the pictures of all samplers, and test_samplers.py repeats all their runs.
-SAMPLERS = ["DDIM", "DDPM", "Euler", "Flow", "LCM", "DPM++ 2M SDE", "DPM++ 3M SDE", "k-diffusion Euler ancestral"]
+SAMPLERS = ["DDIM", "DDPM", "Euler", "Flow", "LCM", "DPM++ 3M SDE", "k-diffusion Euler ancestral"]
 SAMPLERS += ["diffusers UniPC"]
 STEPS = 4
 

@@ -79,7 +79,6 @@ def test_the_network_sees_tiles_of_its_own_size_and_the_picture_is_as_large_as_a
     side = emoji.latents_shape(64, 64)[-1]
     assert set(seen) == {(side, side)} and len(seen) == 4 * info["nfe"]
     assert info["nfe"] == 2 and (info["scale"], info["upscaler"], info["width"]) == (2.5, "Lanczos", 64)
-    assert str(replay_file(real, path)) == "bit-equal"
 
 
 def test_where_one_tile_is_enough_it_is_img2img(real, tmp_path):
