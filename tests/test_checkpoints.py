@@ -134,12 +134,16 @@ def test_the_digest_is_that_of_the_file_as_other_programs_tell_it(files, models)
 
 
 def test_halves_become_what_the_device_needs(weights, tmp_path):
-    for dtype in (torch.float16, torch.bfloat16):
-        half = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights[1].items()}
-        model = open_model(read_single(save(tmp_path / "half.safetensors", half)), "cpu")
-        tensor = model.network.unet.conv_in.weight
+    kinds = {"model": torch.float16, "first_stage_model": torch.bfloat16}
+    half = {name: tensor.to(kinds.get(name.split(".")[0], tensor.dtype)) for name, tensor in weights[1].items()}
+    model = open_model(read_single(save(tmp_path / "half.safetensors", half)), "cpu")
+    for tensor, name in (
+        (model.network.unet.conv_in.weight, f"{UNET}input_blocks.0.0.weight"),
+        (model.vae.module.decoder.conv_in.weight, f"{VAE}decoder.conv_in.weight"),
+    ):
+        assert half[name].dtype in (torch.float16, torch.bfloat16)
         assert tensor.dtype is torch.float32
-        assert torch.equal(tensor, half[f"{UNET}input_blocks.0.0.weight"].float())
+        assert torch.equal(tensor, half[name].float())
 
 
 def test_the_running_average_is_preferred_if_it_is_complete(weights, tmp_path):

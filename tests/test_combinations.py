@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Sh
 
 STEPS = (1, 2, 3, 7, 20)
 STRENGTHS = (1.0, 0.6)
-SHARE = 5  # of the lists with more than two steps each sampler runs one in so many
+SHARE = 8  # of the lists with more than two steps each sampler runs one in so many
 MODELS = ("eps", "flow")
 BRIDGES = ("k-diffusion ", "diffusers ")
 KEPT_FOR_BRIDGES = {"Custom", "Uniform trailing", "Karras", "Align Your Steps"}
