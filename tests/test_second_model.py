@@ -105,6 +105,20 @@ def test_pictures_pass_between_models_of_other_latents_and_a_lora_acts_where_it_
     assert isinstance(outcome, Failed) and "choose an upscaler of pictures" in outcome.message
 
 
+def test_every_multiple_of_8_is_drawn_enlarged_and_drawn_over(engine, tmp_path):
+    """Sides that the UNet's levels do not halve evenly; its way up takes the sizes of its way down."""
+    assert engine.models()["base"].defaults.multiple == 8
+    path, _ = make(engine, model="base", width=72, height=104, steps=2, hires_scale=1.5)
+    assert Image.open(path).size == (112, 160)  # 108 and 156, to multiples
+    picture = tmp_path / "in.png"
+    Image.effect_noise((88, 120), 80).convert("RGB").save(picture)
+    fields = dict(mode="img2img", image=picture, width=88, height=120, model="base", steps=2, hires_scale=0.0)
+    path, _ = make(engine, **fields)
+    assert Image.open(path).size == (88, 120)
+    with pytest.raises(RequestError, match="Width is 90; model base makes 16 to 2048, in multiples of 8"):
+        engine.resolve(Request(**FIELDS | fields | dict(width=90)))
+
+
 def test_other_weights_of_the_same_name_are_no_replay(engine):
     resolved = replace(engine.resolve(Request(**FIELDS, hires_model="emoji-flow")), hires_model_digest="0123456789")
     outcome = engine.submit_resolved(resolved, previews=False).wait(120)
