@@ -69,7 +69,7 @@ def run(flags, rest):
         list_plugins(flags)
     else:
         commands = {"draw": draw, "info": info, "check": check, "replay": replay, "account": write_account}
-        commands["calibrate"] = calibrate
+        commands |= {"calibrate": calibrate, "completion": completion}
         sys.exit(commands[flags.command](flags, rest))
 
 
@@ -133,6 +133,14 @@ def calibrate(flags, rest):
     from webui.settings import settings_without_page
 
     return calibrate_sampler(settings_without_page(flags, ROOT), flags)
+
+
+def completion(flags, rest):
+    """Print a shell's completion of this command line; 0."""
+    from webui.completion_command import print_completion
+    from webui.settings import settings_without_page
+
+    return print_completion(settings_without_page(flags, ROOT), flags.shell)
 
 
 def list_plugins(flags):

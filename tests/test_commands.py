@@ -1,6 +1,8 @@
 """The commands draw, info and check: their flags are the fields of a request, and their output is for programs, too."""
 
 import json
+import shutil
+import subprocess
 from typing import Annotated
 
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from webui import command_line, draw_command, info_command
 from webui.check_command import check_files
+from webui.completion_command import print_completion
 from webui.core.field_types import Whole
 from webui.core.fields import Setting, fields_of
 from webui.core.request import Request, RequestError
@@ -204,3 +207,54 @@ def test_what_cannot_be_checked_is_told(name, status, told, capsys):
 
 def test_a_sampler_of_distilled_networks_is_checked_with_one(capsys):
     assert check_files([ROOT / "plugins" / "lcm.py"], distilled=True) == 0
+
+
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_sigmalab
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def bash_completion(tmp_path_factory):
+    """The script for bash, and what it completes a line of words to."""
+    if not shutil.which("bash"):
+        pytest.skip("there is no bash")
+    flags, _ = command_line.parse(["completion", "bash", "--no-plugins"])
+    file = tmp_path_factory.mktemp("completion") / "sigmalab.bash"
+    with pytest.MonkeyPatch.context() as patch, file.open("w") as output:
+        patch.setattr("sys.stdout", output)
+        assert print_completion(settings_without_page(flags, ROOT), flags.shell) == 0
+
+    def complete(*words: str) -> set[str]:
+        command = ["bash", "-c", COMPLETE, "bash", str(file), "sigmalab", *words]
+        # The shell's own function, compopt, complains outside of an interactive shell.
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return set(ran.stdout.splitlines())
+
+    return complete
+
+
+@pytest.mark.parametrize(
+    "words, completed",
+    [
+        (("",), {"draw", "info", "check", "calibrate", "replay", "account", "completion"}),
+        (("draw", "a bee", "--sampler", "DPM++\\ 2"), {"DPM++ 2M", "DPM++ 2S", "DPM++ 2M SDE", "DPM++ 2M CFG++"}),
+        (("draw", "a bee", "--model", ""), {"emoji", "emoji-flow"}),
+        (("draw", "a bee", "--mask-fill", ""), {"original", "noise", "flat"}),
+        (("calibrate", "--prom"), {"--prompts"}),
+        (("info", "READ"), {"README.md"}),
+        (("--hos",), {"--host"}),
+    ],
+)
+def test_a_shell_completes(bash_completion, words, completed):
+    assert bash_completion(*words) == completed
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_command_and_its_names(shell, capsys):
+    flags, _ = command_line.parse(["completion", shell, "--no-plugins"])
+    print_completion(settings_without_page(flags, ROOT), flags.shell)
+    text = capsys.readouterr().out
+    assert "launch.py" in text.splitlines()[0] and "Karras" in text and "hires-sampler" in text

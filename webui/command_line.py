@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from .settings import (
@@ -21,6 +22,7 @@ from .settings import (
 DEVICES = ("auto", "cuda", "mps", "cpu")
 BACKENDS = ("auto", "torch", "openvino", "compile", "cuda-graph")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+SHELLS = ("bash", "zsh", "fish")
 OFFLOADS = ("auto", "none", "text", "layers")
 BACKEND_HELP = "what computes the network; auto measures once what is fastest here (default %(default)s)"
 DTYPE_HELP = "its number format; auto takes none that shows in pictures (default %(default)s)"
@@ -42,6 +44,7 @@ USAGE = """python launch.py [flags]
        python launch.py calibrate [flags]                fit a sampler to a model: fewer calls for the same picture
        python launch.py replay FILE... [flags]           draw pictures again and compare them
        python launch.py account NAME --auth-file FILE    an account of a shared page
+       python launch.py completion SHELL                 a command for a shell that completes names and flags
        python launch.py test [pytest flags]
        python launch.py COMMAND --help"""
 
@@ -56,19 +59,26 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog = "The rest goes to pytest." if command == "test" else None
         flags = _parser(command, "", add_help=command == "test", epilog=epilog)
         return flags.parse_known_args(rest)
-    parsers = {
-        "account": _account_flags,
-        "replay": _replay_flags,
-        "info": _info_flags,
-        "check": _check_flags,
-        "calibrate": _calibrate_flags,
-    }
-    if command in parsers:
-        return parsers[command]().parse_args(rest), []
+    known = parsers()
+    if command in known:
+        return known[command]().parse_args(rest), []
     return _page_flags(arguments), []
 
 
-def _page_flags(arguments: list[str]) -> argparse.Namespace:
+def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
+    """What makes the parser of each command but `draw` and `test`."""
+    return {
+        "info": _info_flags,
+        "check": _check_flags,
+        "calibrate": _calibrate_flags,
+        "replay": _replay_flags,
+        "account": _account_flags,
+        "completion": _completion_flags,
+    }
+
+
+def page_parser() -> argparse.ArgumentParser:
+    """The parser of the page's flags, which is used where no command is named."""
     flags = argparse.ArgumentParser(
         usage=USAGE,
         description="Open Sigmalab in a browser, or run one of its commands. The first start installs what is needed.",
@@ -112,6 +122,11 @@ def _page_flags(arguments: list[str]) -> argparse.Namespace:
     plugins.add_argument("--reload", action="store_true", help="load plugins anew whenever one of their files changes")
     flags.set_defaults(command="page")
     add_environment(flags.add_argument_group("the environment"))
+    return flags
+
+
+def _page_flags(arguments: list[str]) -> argparse.Namespace:
+    flags = page_parser()
     parsed = flags.parse_args(arguments)
     if parsed.auth and parsed.auth_file:
         flags.error("--auth and --auth-file exclude one another")
@@ -202,6 +217,17 @@ def _calibrate_flags() -> argparse.ArgumentParser:
     flags.add_argument("--json", action="store_true", help="print a JSON list with an object for each number of calls")
     flags.add_argument("--outputs", type=output_folder, metavar="DIR", help="where they are kept (default: outputs/)")
     add_work(flags)
+    add_plugins(flags)
+    return flags
+
+
+def _completion_flags() -> argparse.ArgumentParser:
+    text = (
+        "Print a script that gives a shell a command, sigmalab, for launch.py, and completes its commands, flags, and "
+        "the names of samplers, schedules and models as they are now."
+    )
+    flags = _parser("completion", text)
+    flags.add_argument("shell", choices=SHELLS, help="the shell")
     add_plugins(flags)
     return flags
 
