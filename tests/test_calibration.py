@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -19,13 +20,17 @@ from samplers.sampler import sampler
 from samplers.schedule import stable_diffusion
 from webui import calibrate_command, command_line
 from webui.calibrate_command import calibrate_sampler
-from webui.core.calibrations import FILE, Calibration, keep_calibrations, read_calibrations
+from webui.core.calibrations import FILE, Calibration, CalibrationFile, keep_calibrations, read_calibrations
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
+from webui.core.sampler_advice import own_advice
 from webui.engine.calibration import make_calibration
 from webui.engine.engine import Engine
 from webui.replay_command import replay_file
 from webui.settings import settings_without_page
+from webui.tabs.form.form_events import measured_text
+from weights.diffusers_folder import read_folder
+from weights.identity import file_digest
 
 MODEL = stable_diffusion()
 ROWS = {"steps": [[0.1, 0.0, 0.05, 0.0, 0.0], [0.0, 0.1, 0.0, 0.2, 0.0], [-0.1, 0.0, 0.1, 0.1, 0.05]]}
@@ -103,7 +108,7 @@ def test_a_file_keeps_the_last_calibration_for_each_run(tmp_path):
     )
     for made in (first, other, again):
         keep_calibrations(tmp_path, [made])
-    assert sorted(read_calibrations(tmp_path / FILE), key=lambda each: each.steps) == [again, other]
+    assert sorted(read_calibrations(tmp_path / FILE).calibrations, key=lambda each: each.steps) == [again, other]
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
@@ -185,6 +190,76 @@ def engine(registry, tmp_path):
         yield running
 
 
+def test_what_was_measured_of_the_others_is_kept_too(engine):
+    _, [found] = calibrated(engine)
+    [measured] = read_calibrations(engine.settings.outputs / FILE).measured
+    assert measured == found.measured and measured.best == found.calibration.best
+    assert len(measured.errors) == 12 and measured.calls == 4
+
+
+ERRORS = {"Euler, Karras": 0.08, "DPM++ 2M, Karras": 0.5}
+
+
+@pytest.mark.parametrize(
+    "sampler, schedule, calls, said",
+    [
+        ("DPM++ 2M", "Karras", 2, "this 0.5, best 0.08 (Euler, Karras). Calibrated with 2 steps of Karras: 0.02."),
+        ("Calibrated", "Karras", 2, "this 0.02, best 0.08 (Euler, Karras). Calibrated with 2 steps of Karras: 0.02."),
+        ("Heun", "Karras", 3, "model: best 0.08 (Euler, Karras). Calibrated"),
+        (
+            "Euler",
+            "Karras",
+            90,
+            "Error of pixels at 8 calls, guidance 5, on this model: this 0.03, best 0.03 (Euler, Ka",
+        ),
+    ],
+)
+def test_the_advice_is_what_was_measured_nearest(sampler, schedule, calls, said):
+    where = dict(weights="0123456789", guidance=5.0, width=64, height=64)
+    measured = [dict(where, calls=2, errors=ERRORS), dict(where, calls=8, errors={"Euler, Karras": 0.03})]
+    found = CalibrationFile(calibrations=[calibration()], measured=measured)
+    assert said in own_advice(found, ("0123456789", 5.0, 64, 64), sampler, schedule, calls)
+    for other in (("x", 5.0, 64, 64), ("0123456789", 4.0, 64, 64), ("0123456789", 5.0, 128, 64)):
+        assert own_advice(found, other, sampler, schedule, calls) == ""
+
+
+@pytest.mark.parametrize("name", [file.parent.name for file in sorted((ROOT / "weights").glob(f"*/{FILE}"))])
+def test_what_ships_is_for_the_weights_that_ship_and_better_than_the_others(name, registry):
+    folder = ROOT / "weights" / name
+    found, digest = (
+        read_calibrations(folder / FILE),
+        file_digest([folder / "unet" / "diffusion_pytorch_model.safetensors"]),
+    )
+    assert found.calibrations
+    for each in found.calibrations:
+        assert (each.weights, each.guidance, each.width) == (digest, 5.0, 64) and each.error < each.best.error
+        assert each.sampler == registry.samplers["Calibrated"].id
+        assert each.walks(registry.schedules[each.schedule].item(read_folder(folder).schedule, each.steps))
+    assert {each.condition for each in found.measured} == {(digest, 5.0, 64, 64)}
+
+
+def test_the_form_tells_what_was_measured_on_the_open_model(emoji, tmp_path):
+    page = SimpleNamespace(engine=SimpleNamespace(identity_of=lambda request: emoji.identity, outputs=tmp_path))
+
+    def said(**values):
+        form = dict(guidance=5, width=64, height=64) | values
+        return measured_text(page, emoji.info, "DPM++ 2M", "Karras", 6, form)
+
+    [shipped] = [each for each in read_calibrations(ROOT / "weights" / "emoji" / FILE).measured if each.calls == 6]
+    assert (
+        f"this {shipped.errors['DPM++ 2M, Karras']:.2g}, best {shipped.best.error:.2g} ({shipped.best.name})" in said()
+    )
+    assert "Calibrated with 6 steps of Karras" in said()
+    assert said(guidance=4.5) == said(width=128) == ""
+
+
+def test_calibrated_draws_with_what_ships(real):
+    [made] = [each for each in read_calibrations(ROOT / "weights" / "emoji" / FILE).calibrations if each.steps == 6]
+    asked = dict(model="emoji", prompt="rocket", sampler="Calibrated", schedule=made.schedule, steps=6, guidance=5.0)
+    [picture] = make(real, **asked)
+    assert read_picture(picture).record.coefficients == made.coefficients
+
+
 def calibrated(engine, **more):
     return done(engine, make_calibration(engine, Request(model="toy"), pictures=4, budgets=(4,), **more))
 
@@ -193,7 +268,7 @@ def test_the_task_keeps_what_wins_and_a_picture_takes_it(engine):
     info, [found] = calibrated(engine)
     made = found.calibration
     assert found.kept and made.error < made.best.error and info["calls"] > 500
-    assert read_calibrations(engine.settings.outputs / FILE) == (made,)
+    assert read_calibrations(engine.settings.outputs / FILE).calibrations == (made,)
     [picture] = make(engine, model="toy", prompt="a", sampler="Calibrated", schedule="Karras", steps=4)
     assert read_picture(picture).record.coefficients == made.coefficients
 
@@ -214,7 +289,7 @@ def test_what_loses_is_not_kept(registry, tmp_path):
     more = Registry({**registry.samplers, "Wild": Entry(wild, "here", "1")}, registry.schedules)
     with laboratory(more, tmp_path) as engine:
         [found] = calibrated(engine, sampler="Wild")[1]
-        assert not found.kept and not (engine.settings.outputs / FILE).exists()
+        assert not found.kept and not read_calibrations(engine.settings.outputs / FILE).calibrations
 
 
 @pytest.mark.parametrize(

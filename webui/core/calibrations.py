@@ -1,10 +1,13 @@
-"""Calibrations: coefficients that fit a sampler to a model, kept as JSON beside the model's weights or the pictures.
+"""What was measured of samplers on a model, and coefficients that fit one to it: JSON beside the model or the pictures.
 
     {"calibrations": [{"weights": "0123456789", "sampler": "built-in/calibrated/Calibrated", "version": "1",
       "guidance": 5.0, "width": 64, "height": 64, "schedule": "Karras", "sigmas": [14.6, ..., 0.0],
-      "coefficients": {"steps": [[0.1, ...], ...]}, "error": 0.02, "best": {"name": "Euler, Karras", "error": 0.04}}]}
+      "coefficients": {"steps": [[0.1, ...], ...]}, "error": 0.02, "best": {"name": "Euler, Karras", "error": 0.04}}],
+     "measured": [{"weights": "0123456789", "guidance": 5.0, "width": 64, "height": 64, "calls": 6,
+      "errors": {"Euler, Karras": 0.04, ...}}]}
 
-A calibration counts for exactly the weights, sampler, guidance, size and list of sigmas that it was made with.
+A calibration counts for exactly the weights, sampler, guidance, size and list of sigmas that it was made with. An error
+is the mean over pictures of other prompts than the fitted ones of the root mean square of pixels, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ class Calibration(_Part):
 
     weights   digest of the network's weights; `sampler` is the id of the plugin, with its version
     schedule  the one that the sigmas come from
-    error     the mean over held-out pictures of the root mean square of pixels, from 0 to 1
+    error     of the calibrated sampler
     best      the best sampler without coefficients at as many calls
     """
 
@@ -71,6 +74,11 @@ class Calibration(_Part):
     best: Plain
 
     @property
+    def name(self) -> str:
+        """The sampler's name."""
+        return self.sampler.rpartition("/")[2]
+
+    @property
     def steps(self) -> int:
         """The steps of its runs."""
         return len(self.sigmas) - 1
@@ -84,6 +92,28 @@ class Calibration(_Part):
         return len(sigmas) == len(self.sigmas) and all(
             math.isclose(a, b, rel_tol=SAME) for a, b in zip(sigmas, self.sigmas, strict=True)
         )
+
+
+class MeasuredErrors(_Part):
+    """The errors of samplers without coefficients on a model, by "sampler, schedule", at a number of network calls."""
+
+    weights: Text
+    guidance: Annotated[float, Field(ge=0, le=1000)]
+    width: Annotated[int, Field(ge=8, le=16_384)]
+    height: Annotated[int, Field(ge=8, le=16_384)]
+    calls: Annotated[int, Field(ge=1, le=1000)]
+    errors: Annotated[dict[Text, Positive], Field(min_length=1, max_length=1000)]
+
+    @property
+    def best(self) -> Plain:
+        """The best of them."""
+        name = min(self.errors, key=lambda each: self.errors[each])
+        return Plain(name=name, error=self.errors[name])
+
+    @property
+    def condition(self) -> tuple[str, float, int, int]:
+        """What they were measured on: weights, guidance, width and height."""
+        return self.weights, self.guidance, self.width, self.height
 
 
 class RunKey(_Part):
@@ -106,39 +136,48 @@ class CalibrationFile(_Part):
     """What such a file holds."""
 
     calibrations: Annotated[tuple[Calibration, ...], Field(max_length=2_000)] = ()
+    measured: Annotated[tuple[MeasuredErrors, ...], Field(max_length=2_000)] = ()
 
 
-def read_calibrations(file: Path) -> tuple[Calibration, ...]:
-    """The calibrations in a file; none if there is no file. Raises ValueError that says what is wrong."""
+def read_calibrations(file: Path) -> CalibrationFile:
+    """What is in a file; nothing if there is no file. Raises ValueError that says what is wrong."""
     try:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"{file.name} is larger than {MOST_BYTES // 1_000_000} MB")
-        return CalibrationFile.model_validate_json(file.read_bytes()).calibrations
+        return CalibrationFile.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        return ()
+        return CalibrationFile()
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ValueError(f"{file.name} cannot be used: {place + ': ' if place else ''}{problem['msg']}") from None
 
 
-def all_calibrations(folders: Iterable[Path]) -> tuple[Calibration, ...]:
-    """Those in the files of these folders, the first folder's first; a file that cannot be used is left out."""
-    found: list[Calibration] = []
+def all_calibrations(folders: Iterable[Path]) -> CalibrationFile:
+    """What the files of these folders have, the first folder's first; a file that cannot be used is left out."""
+    found = []
     for folder in folders:
         try:
-            found += read_calibrations(folder / FILE)
+            found.append(read_calibrations(folder / FILE))
         except (OSError, ValueError) as error:
             log.warning("%s", error)
-    return tuple(found)
+    return CalibrationFile(
+        calibrations=tuple(each for one in found for each in one.calibrations),
+        measured=tuple(each for one in found for each in one.measured),
+    )
 
 
-def keep_calibrations(folder: Path, made: Iterable[Calibration]) -> Path:
-    """Add calibrations to the file in a folder, in place of those that were made for the same runs. Raises OSError."""
-    file, new = folder / FILE, tuple(made)
-    before = [old for old in all_calibrations([folder]) if not any(_same(old, each) for each in new)]
+def keep_calibrations(folder: Path, made: Iterable[Calibration] = (), measured: Iterable[MeasuredErrors] = ()) -> Path:
+    """Add to the file in a folder, in place of what was made and measured of the same runs. Raises OSError."""
+    file, new, errors = folder / FILE, tuple(made), tuple(measured)
+    before = all_calibrations([folder])
+    again = {(each.condition, each.calls) for each in errors}
+    kept = CalibrationFile(
+        calibrations=(*new, *(old for old in before.calibrations if not any(_same(old, each) for each in new))),
+        measured=(*errors, *(old for old in before.measured if (old.condition, old.calls) not in again)),
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    write_over(file, CalibrationFile(calibrations=(*new, *before)).model_dump_json().encode())
+    write_over(file, kept.model_dump_json().encode())
     return file
 
 

@@ -32,7 +32,7 @@ def with_coefficients(
         return resolved, []
     request = resolved.request
     kept = partial(all_calibrations, folders_of(resolved.model_info, outputs))
-    known = on_head(kept) if _is_plain_cfg(request) else ()
+    known = on_head(kept).calibrations if _is_plain_cfg(request) else ()
     sizes = [(request.width, request.height), resolved.hires_size] if request.is_hires else [request.drawn_size]
     names = (request.sampler, request.hires_sampler)
     chosen: list[Any] = []

@@ -17,7 +17,7 @@ from samplers.registry import Entry
 from samplers.run import Plan, plan, run
 from samplers.sampler import Denoise, Sampler, Stopped
 from samplers.wrappers import Reported, Stoppable, Wrapper
-from webui.core.calibrations import Calibration, Plain, RunKey, all_calibrations, keep_calibrations
+from webui.core.calibrations import Calibration, MeasuredErrors, RunKey, all_calibrations, keep_calibrations
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.run_plans import planning
@@ -46,10 +46,14 @@ FILLS = ("", ", watercolour", ", studio light", ", wide angle", ", pencil sketch
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What came of one number of calls: the fit, and whether it was kept, because it won on other prompts."""
+    """What came of one number of calls: the fit, and whether it was kept, because it won on other prompts.
+
+    measured  the errors of the others; None where they are no longer known
+    """
 
     calibration: Calibration
     kept: bool
+    measured: MeasuredErrors | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +164,7 @@ class _Bench:
         item, size = self._task.entry.item, (self._request.width, self._request.height)
         key = run_key(model.identity.weights, self._task.entry, self._request, size)
         if not self._task.again and (before := self._kept_before(key, budget)):
-            self._context.tell(PartialResult(Calibrated(before, kept=True)))
+            self._context.tell(PartialResult(before))
             return
         found: list[tuple[float, Plan, str]] = []
         for name in self._task.schedules:
@@ -174,38 +178,50 @@ class _Bench:
             self._doing = f"testing {budget} calls of {name}"
             found.append((self._error(made), made, name))
         error, made, schedule = min(found, key=lambda each: each[0])
-        best = self._best_plain(budget)
+        measured = self._measured(budget)
         calibration = Calibration(
             **key.model_dump(),
             schedule=schedule,
             sigmas=made.sigmas,
             coefficients=dict(made.coefficients or {}),
             error=error,
-            best=best,
+            best=measured.best,
         )
-        if kept := error < best.error:
-            self._context.on_head(partial(keep_calibrations, self._context.outputs, [calibration]))
-        self._context.tell(PartialResult(Calibrated(calibration, kept)))
+        kept = error < measured.best.error
+        made_here = [calibration] if kept else []
+        self._context.on_head(partial(keep_calibrations, self._context.outputs, made_here, [measured]))
+        self._context.tell(PartialResult(Calibrated(calibration, kept, measured)))
 
-    def _kept_before(self, key: RunKey, budget: int) -> Calibration | None:
+    def _kept_before(self, key: RunKey, budget: int) -> Calibrated | None:
         known = self._context.on_head(partial(all_calibrations, [self._context.outputs]))
         schedules = self._task.schedules
-        return next((e for e in known if e.fits(key) and e.steps == budget and e.schedule in schedules), None)
+        fitting = (e for e in known.calibrations if e.fits(key) and e.steps == budget and e.schedule in schedules)
+        condition = key.weights, key.guidance, key.width, key.height
+        measured = (each for each in known.measured if each.condition == condition and each.calls == budget)
+        found = next(fitting, None)
+        return Calibrated(found, True, next(measured, None)) if found else None
 
-    def _best_plain(self, budget: int) -> Plain:
-        """The best of the samplers without coefficients at so many calls, one a step."""
+    def _measured(self, budget: int) -> MeasuredErrors:
+        """The errors of samplers without coefficients at so many calls, one a step."""
         registry, levels = self._context.registry, self._context.model.schedule
-        found: list[Plain] = []
+        found: dict[str, float] = {}
         for sampler in PLAIN:
             for schedule in SCHEDULES:
                 if sampler not in registry.samplers or schedule not in registry.schedules:
                     continue
                 self._doing = f"measuring {sampler}, {schedule} at {budget} calls"
                 made = plan(levels, registry.sampler(sampler).item, registry.schedule(schedule).item, budget)
-                found.append(Plain(name=f"{sampler}, {schedule}", error=self._error(made)))
+                found[f"{sampler}, {schedule}"] = self._error(made)
         if not found:
             raise RequestError(f"None of {', '.join(PLAIN)} is loaded, and nothing is there to be compared with.")
-        return min(found, key=lambda each: each.error)
+        return MeasuredErrors(
+            weights=self._context.model.identity.weights,
+            guidance=self._request.guidance,
+            width=self._request.width,
+            height=self._request.height,
+            calls=budget,
+            errors=found,
+        )
 
     def _error(self, made: Plan) -> float:
         """The mean over the tested pictures of the root mean square of pixels, from 0 to 1."""

@@ -36,10 +36,11 @@ def calls_text(sampler: Sampler, options: Mapping[str, Any]) -> str:
     return f"{each:g} network call{'s' if each != 1 else ''} a step"
 
 
-def sampler_note(entry: Entry, options: Mapping[str, Any], schedule: str = "") -> str:
+def sampler_note(entry: Entry, options: Mapping[str, Any], schedule: str = "", measured: str = "") -> str:
     """A line about a sampler with these options, and what was measured of it; declarations that fail are told here.
 
     schedule  that the measured errors are of, see `webui.core.sampler_advice.advice`
+    measured  what was measured on the model that is used, in its place
     """
     item = entry.item
     try:
@@ -50,7 +51,7 @@ def sampler_note(entry: Entry, options: Mapping[str, Any], schedule: str = "") -
     parts += [calls, "stochastic: draws fresh noise" if stochastic else "deterministic"]
     parts += ["for models distilled for it"] if item.distilled else []
     parts[0] = parts[0][:1].upper() + parts[0][1:]
-    said = advice(entry.name, schedule) if entry.source.startswith("built-in/") else ""
+    said = measured or (advice(entry.name, schedule) if entry.source.startswith("built-in/") else "")
     described = render("form", "sampler_note", parts + ([paper_link(item.paper)] if item.paper else []))
     return described + note(said) if said else described
 

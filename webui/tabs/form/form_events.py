@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from samplers.run import Plan, plan
+from webui.core.calibrations import all_calibrations
 from webui.core.fields import fields_of
 from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
@@ -16,7 +17,9 @@ from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import NO_PROMPT, Request, read
 from webui.core.resolved_request import hires_pass
 from webui.core.run_plans import partial_plan, whole_plan
+from webui.core.sampler_advice import own_advice
 from webui.core.upscale_request import pixel_upscalers
+from webui.engine.calibrated_runs import folders_of
 from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
@@ -157,6 +160,7 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         steps = fields_of(Request)["steps"].default
     settings = options["samplers"].get(entry.name, {})
     name = chosen_name(values["schedule"]) or found.defaults.schedule
+    made = None
     strength = (values["strength"], values["strength_as"]) if mode == "img2img" else (1.0, "steps")
     try:
         schedule = page.registry.schedule(name)
@@ -172,8 +176,23 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         text += note(NO_PROMPT)
     sides = values["width"], values["height"]
     text += size_note(found, *sides)
-    said, free = sampler_note(entry, settings, name), schedule_update(own_grid)
+    measured = measured_text(page, found, entry.name, name, made.calls if made else None, values)
+    said, free = sampler_note(entry, settings, name, measured), schedule_update(own_grid)
     return [said, text, free, sizes_html(mode, found, *sides)]
+
+
+def measured_text(
+    page: Page, found: ModelInfo, sampler: str, schedule: str, calls: int | None, values: Mapping[str, Any]
+) -> str:
+    """What was measured on this model, if it is open, at this guidance and size; "" for nothing."""
+    identity = page.engine.identity_of(Request(model=found.name)) if calls else None
+    guidance, width, height = (values.get(name) for name in ("guidance", "width", "height"))
+    if identity is None or calls is None or not isinstance(guidance, int | float):
+        return ""
+    size = found.defaults.size
+    condition = identity.weights, float(guidance), width or size, height or size
+    known = all_calibrations(folders_of(found, page.engine.outputs))
+    return own_advice(known, condition, sampler, schedule, calls)
 
 
 def _without_control(form: Form, values: Mapping[str, Any]) -> str:

@@ -105,8 +105,9 @@ def build_calibrate(page: Page, form: Form) -> JobEvents:
             shown = len(found)
             if not found:
                 return {plot: gr.update(visible=False), table: "", export: gr.update(visible=False)}
-            kept = [one.calibration for one in found if one.kept]
-            data = CalibrationFile(calibrations=tuple(kept)).model_dump_json(indent=1).encode()
+            kept = tuple(one.calibration for one in found if one.kept)
+            measured = tuple(one.measured for one in found if one.measured)
+            data = CalibrationFile(calibrations=kept, measured=measured).model_dump_json(indent=1).encode()
             path = served_bytes(data, FILE) if kept else None
             return {
                 plot: gr.update(value=calibration_figure(found), visible=True),
@@ -138,12 +139,14 @@ def take_file(page: Page, path: Path) -> str:
         raise RequestError(SHARED)
     try:
         found = read_calibrations(path)
-        if not found:
+        if not found.calibrations:
             raise ValueError("the file has no calibrations")
-        keep_calibrations(page.engine.outputs, found)
+        keep_calibrations(page.engine.outputs, found.calibrations, found.measured)
     except (OSError, ValueError) as error:
         raise RequestError(as_sentence(str(error))) from None
-    names = sorted({f"{each.steps} steps of {each.schedule} at guidance {each.guidance:g}" for each in found})
+    names = sorted(
+        {f"{each.steps} steps of {each.schedule} at guidance {each.guidance:g}" for each in found.calibrations}
+    )
     return f"Taken: {', '.join(names)}."
 
 

@@ -85,7 +85,7 @@ def convergence_figure(points: Sequence[Point], orders: Mapping[str, float | Non
 
 
 def calibration_figure(found: Sequence[Calibrated]) -> go.Figure:
-    """Error over network calls, both logarithmic, of the calibrated sampler and of the best of the others."""
+    """Error over network calls, both logarithmic, of the calibrated sampler, of the best of the others, and of each."""
     drawing = figure("network calls a picture", "error of pixels, of 1", log_x=True, log_y=True, height=360)
     made = [one.calibration for one in sorted(found, key=lambda one: one.calibration.steps)]
     calls = [each.steps for each in made]
@@ -93,6 +93,13 @@ def calibration_figure(found: Sequence[Calibrated]) -> go.Figure:
     best = [f"{each.best.name}<br>{each.steps} calls, error {each.best.error:.2g}" for each in made]
     own = [f"Calibrated, {each.schedule}<br>{each.steps} calls, error {each.error:.2g}" for each in made]
     others = [each.best.error or None for each in made]
+    measured = [one.measured for one in found if one.measured]
+    for name in dict.fromkeys(name for each in measured for name in each.errors):
+        points = sorted((each.calls, each.errors[name]) for each in measured if each.errors.get(name))
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        texts = [_plain(f"{name}<br>{x} calls, error {y:.2g}", breaks=True) for x, y in points]
+        line(drawing, xs, ys, name, colour=GRID, hover=texts, width=1)
+        drawing.data[-1].update(showlegend=False)
     line(drawing, calls, others, "best of the others", colour=1, hover=[_plain(text, breaks=True) for text in best])
     fitted = [each.error or None for each in made]
     line(drawing, calls, fitted, "Calibrated", colour=0, hover=[_plain(text, breaks=True) for text in own])
