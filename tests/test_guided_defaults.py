@@ -27,7 +27,7 @@ def drawn(emoji, registry):
 
 @pytest.fixture(scope="module")
 def exact(drawn):
-    return drawn("DPM++ 2M", 60)
+    return drawn("DPM++ 2M", 30)
 
 
 def error(drawn, exact):

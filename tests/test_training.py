@@ -62,6 +62,12 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture()
+def unseen(monkeypatch) -> None:
+    """Training without the pictures that it draws to be watched by, which cost more than a few of its steps."""
+    monkeypatch.setattr(denoiser, "sample", lambda *of: None)
+
+
+@pytest.fixture()
 def known() -> latents.Latents:
     pairs = latents.plan(ENTRIES, grounds=2, seed=0)
     couples = latents.plan_couples(ENTRIES, 6, seed=0)
@@ -348,7 +354,7 @@ def test_export_opens_in_diffusers_and_draws(config: Config, tmp_path: Path):
     assert images.isfinite().all()
 
 
-def test_training_goes_on_from_a_published_model(config: Config, known: latents.Latents, tmp_path: Path):
+def test_training_goes_on_from_a_published_model(config: Config, known: latents.Latents, tmp_path: Path, unseen):
     torch.manual_seed(3)
     loop.save(config.folder / "autoencoder.pt", {"vae": autoencoder.build(config).state_dict()})
     denoiser.run(config, loop.Budget(steps=1), known)
@@ -364,7 +370,7 @@ def test_training_goes_on_from_a_published_model(config: Config, known: latents.
     unet = {k[5:]: v for k, v in loop.restore(still.folder / "denoiser.pt")["model"].items() if k.startswith("unet.")}
     assert all(torch.equal(unet[key], value) for key, value in published.unet.state_dict().items())
 
-    denoiser.run(again, loop.Budget(steps=3), known)
+    denoiser.run(again, loop.Budget(steps=2), known)
     trained = loop.restore(again.folder / "denoiser.pt")["model"]
     assert not torch.equal(trained["unet.conv_out.weight"], published.unet.conv_out.weight)
     words = published.text_encoder.state_dict().items()
@@ -383,13 +389,15 @@ def test_training_goes_on_with_attention_at_more_levels(config: Config):
 
 
 def test_the_flow_network_shares_the_text_encoder_and_opens_beside_the_other(
-    config: Config, known: latents.Latents, tmp_path: Path, capsys
+    config: Config, known: latents.Latents, tmp_path: Path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(denoiser, "PROMPTS", denoiser.PROMPTS[:1])
     loop.save(config.folder / "autoencoder.pt", {"vae": autoencoder.build(config).state_dict()})
     with pytest.raises(SystemExit, match="First: python -m training denoiser"):
         flow.run(config, loop.Budget(steps=1), known)
-    denoiser.run(config, loop.Budget(steps=2), known)
-    flow.run(config, loop.Budget(steps=2), known)
+    denoiser.run(config, loop.Budget(steps=1), known)
+    flow.run(config, loop.Budget(steps=1), known)
+    assert (config.folder / "flow.png").exists()
     first, second = (loop.restore(config.folder / name)["ema"] for name in ("denoiser.pt", "flow.pt"))
     same = {key for key in first if torch.equal(first[key], second[key])}
     assert {key for key in first if key.startswith("text.")} <= same
@@ -492,7 +500,9 @@ def test_a_lora_of_a_style_is_trained_on_the_models_own_pictures(config, emoji, 
     monkeypatch.setattr(lora, "names", lambda: ["rocket", "key"])
     monkeypatch.setattr(lora, "NEVER_SHOWN", ("house",))
     monkeypatch.setattr(lora, "BATCH", 2)
-    lora.run(config, loop.Budget(steps=2), weights)
+    picture = lora.picture
+    monkeypatch.setattr(lora, "picture", lambda *of: picture(*of[:4], steps=1))
+    lora.run(config, loop.Budget(steps=1), weights)
     made = read_lora(tmp_path / "loras" / "blueprint.safetensors", "blueprint")
     changes = changes_of([(made, Strength())], emoji.network.components, "emoji")
     assert len(changes) == len(made.layers) == len(lora.changes_of(emoji.network.unet))
