@@ -2,7 +2,7 @@
 
 import os
 import re
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 from pages import CHROMIUM, idle, served
@@ -194,7 +194,8 @@ def generate(page, mode="txt2img"):
 def finished(page, mode="txt2img"):
     renewed(page, f"#{mode}-message")
     expect(page.locator(f"#{mode}-picked")).to_contain_text("Seed")
-    expect(page.locator(f"#{mode}-generate")).to_be_enabled()
+    expect(page.locator(f"#{mode}-stop")).to_be_disabled()
+    expect(page.locator(f"#{mode}-generate")).to_have_text("Generate")
 
 
 def message(page, mode="txt2img"):
@@ -574,18 +575,6 @@ def test_a_reload_finds_its_job_and_only_its_own(visit, server):
     assert running.state == "stopped"
 
 
-def test_text_can_be_read_in_light_and_dark(visit):
-    """WCAG AA: 4.5 to 1 between text and what is behind it, in the colours that the browser really paints."""
-    page = visit(stay=True)
-    assert not page.evaluate("() => document.body.classList.contains('dark')")
-    assert page.evaluate(CONTRAST, TEXTS) == []
-    # The address names the tab in front, behind the query.
-    page.goto(urljoin(page.url, "/?__theme=dark"))
-    ready(page)
-    assert page.evaluate("() => document.body.classList.contains('dark')")
-    assert page.evaluate(CONTRAST, TEXTS) == []
-
-
 def test_a_closed_tab_is_found_by_the_next_and_else_its_job_ends(visit, server):
     page = visit(stay=True)
     context = page.context
@@ -606,32 +595,3 @@ def test_a_closed_tab_is_found_by_the_next_and_else_its_job_ends(visit, server):
         assert running.wait(30) and running.state == "stopped"
     finally:
         server.engine.queue.patience = before
-
-
-TEXTS = ["h1", ".status", ".note", ".line", ".chip", "#txt2img-generate", "#txt2img-prompt textarea", ".keys"]
-CONTRAST = """(selectors) => {
-  const read = (text) => {
-    const canvas = document.createElement('canvas').getContext('2d');
-    canvas.fillStyle = text;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-  const light = (color) => {
-    const [r, g, b] = color.slice(0, 3).map((v) => linear(v / 255));
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const behind = (e) => {
-    for (; e; e = e.parentElement) {
-      const color = read(getComputedStyle(e).backgroundColor);
-      if (color[3] > 250) return color;
-    }
-    return [255, 255, 255];
-  };
-  return selectors.map((selector) => {
-    const e = document.querySelector(selector);
-    if (!e) return null;
-    const [a, b] = [light(read(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-    return [selector, (a + .05) / (b + .05)];
-  }).filter((row) => row && row[1] < 4.5);
-}"""

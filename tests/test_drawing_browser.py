@@ -165,3 +165,35 @@ def test_a_visitor_draws_on_many_pictures(visit, server, tmp_path):  # noqa: F81
     # The keys are Generate's, whatever else is unfolded.
     page.locator("#img2img-prompt textarea").press("Control+Enter")
     expect(page.locator("#img2img-message [role=alert]")).to_contain_text("input picture")
+
+
+def test_a_visitor_puts_pictures_behind_one_another(visit, server):  # noqa: F811
+    page = visit(viewport={"width": 1440, "height": 900})
+    prompt, start, queue = (page.locator(f"#txt2img-{name}") for name in ("prompt textarea", "generate", "queue li"))
+    page.locator("#txt2img-steps input").fill("3")
+    before = set(server.outputs.glob("*/*-*.png"))
+    server.pace.slow_after(1)
+    for waiting, words in enumerate(("first", "second", "third", "fourth")):
+        prompt.fill(words)
+        start.click()
+        expect(start).to_have_text("Add to queue")
+        expect(queue).to_have_count(waiting)
+    expect(queue).to_contain_text(["second", "third", "fourth"])
+    page.get_by_label("Earlier: fourth").click()
+    expect(queue).to_contain_text(["second", "fourth", "third"])
+    # The keyboard's focus stays on the button, and the list outlives a reload.
+    expect(page.get_by_label("Earlier: fourth")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(queue).to_contain_text(["fourth", "second", "third"])
+    # Until it is filled again, the page does not say that nothing was made.
+    page.reload(wait_until="commit")
+    expect(page.locator("html")).to_have_class(re.compile("reopening"))
+    expect(queue).to_contain_text(["fourth", "second", "third"])
+    expect(page.locator("html")).not_to_have_class(re.compile("reopening"))
+    page.get_by_label("Cancel: second").click()
+    expect(queue).to_contain_text(["fourth", "third"])
+    server.pace.fast()
+    expect(start).to_have_text("Generate")
+    expect(queue).to_have_count(0)
+    drawn = sorted(set(server.outputs.glob("*/*-*.png")) - before, key=lambda path: path.stat().st_mtime_ns)
+    assert [read_picture(path).record.data["request"]["prompt"] for path in drawn] == ["first", "fourth", "third"]

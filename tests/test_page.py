@@ -34,7 +34,7 @@ from webui.gradio_ext.guard import Guard
 from webui.gradio_ext.option_rows import control, limits, on_slider, placed, row_for
 from webui.page import build_page, choose_token
 from webui.settings import Settings
-from webui.tabs.form import job_events
+from webui.tabs.form import job_stream
 from webui.tabs.form.describe import fitted, paper_link, sampler_note, seconds_text
 from webui.tabs.form.form_state import fresh, recall, recall_options
 from webui.tabs.form.page_context import Page
@@ -67,13 +67,13 @@ def client(page, connected):
 
 
 def test_a_watcher_is_told_the_state_once_more_and_then_only_what_is_new(monkeypatch):
-    monkeypatch.setattr(job_events, "LOOK", 0.0)
+    monkeypatch.setattr(job_stream, "LOOK", 0.0)
     left = []
     page = SimpleNamespace(watching=Counter(), engine=SimpleNamespace(abandon=left.append))
     job = Job("", owner="someone")
 
     async def looks(many):
-        watched = job_events.snapshots(page, job)
+        watched = job_stream.snapshots(page, job)
         told = [await anext(watched) for _ in range(many)]
         assert page.watching["someone"] == 1
         await watched.aclose()

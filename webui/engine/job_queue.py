@@ -238,6 +238,25 @@ class JobQueue:
             jobs = [*self._finished, *self._running, *self._waiting]
             return next((job for job in reversed(jobs) if owner and job.owner == owner), None)
 
+    def jobs_of(self, owner: str) -> tuple[Job, ...]:
+        """The jobs of this owner that run or wait, in their order."""
+        with self._changed:
+            jobs = (*self._running, *self._waiting)
+            # One that has just ended may still be among the running ones.
+            return tuple(job for job in jobs if owner and job.owner == owner and job.outcome is None)
+
+    def move(self, job: Job, earlier: bool) -> None:
+        """Let a waiting job change places with the one of its owner before or behind it, if there is one."""
+        with self._changed:
+            own = [each for each in self._waiting if each.owner == job.owner and not each.urgent]
+            place = own.index(job) + (-1 if earlier else 1) if job in own else -1
+            if not 0 <= place < len(own):
+                return
+            first, second = self._waiting.index(job), self._waiting.index(own[place])
+            self._waiting[first], self._waiting[second] = own[place], job
+            job.turn, own[place].turn = own[place].turn, job.turn
+            self._tell_positions()
+
     def should_stop(self, job: Job) -> bool:
         """Whether a running job has to end. Asked around every network call, which is also when others are swept."""
         self.sweep()

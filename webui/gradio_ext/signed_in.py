@@ -42,6 +42,11 @@ def current_session() -> str:
     return getattr(LocalContext.request.get(None), "session_hash", None) or ""
 
 
+def current_cookie(name: str) -> str:
+    """A cookie of the browser that caused the event that is running; "" without it, and outside events."""
+    return (getattr(LocalContext.request.get(None), "cookies", None) or {}).get(name, "")
+
+
 class HiddenEndpoints:
     """ASGI middleware that takes the list of endpoints out of the login page, where Gradio puts it, too."""
 

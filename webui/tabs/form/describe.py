@@ -14,6 +14,7 @@ from samplers.sampler import Sampler
 from samplers.schedule import noise_share
 from webui.core.sampler_advice import advice
 from webui.engine.events import Failed, Progress, Snapshot, StoppedEarly
+from webui.engine.jobs import Job
 from webui.templates import render
 from weights.model_info import ModelInfo
 
@@ -144,6 +145,11 @@ def message(snapshot: Snapshot | None, invitation: str = "Nothing made yet. Writ
         soon = f", about {seconds_text(snapshot.wait)}" if snapshot.wait else ""
         return said(f"Waiting: {ahead} job{'s' if ahead != 1 else ''} ahead of this one{soon}" if ahead else "Starting")
     return render("messages", "progress", running(snapshot.progress))
+
+
+def ahead_text(job: Job) -> str:
+    """How many jobs are ahead of a waiting one, in words."""
+    return f"{job.snapshot().position or 0} ahead"
 
 
 def _where(progress: Progress | None) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
+from markupsafe import escape
 
 from webui.core.request import RequestError
 from webui.engine.events import Finished, Snapshot
@@ -23,81 +23,33 @@ from webui.tabs.form.page_context import Page
 
 from .card_view import result_hint
 from .form import Form, to_request
+from .job_stream import LOOK, SELDOM, asked_previews, joined, snapshots, submit, without_preview
+from .own_queue import OwnQueue, check_own_room
 from .result_panel import SMALL, ResultPanel, add_to_strip, show, show_problem
-
-LOOK = 0.2  # seconds between looks at a job that runs: what an eye can use and a slow line can take
-REPEAT = 6  # the look whose state is sent even if it is not new
-IDLE_LOOKS = 5  # looks without news after which an empty update is sent
 
 View = Callable[[Snapshot], Awaitable[Updates]]
 
 
-async def snapshots(page: Page, job: Job) -> AsyncGenerator[Snapshot | None]:
-    """The states of a job until it has ended, at most one in LOOK seconds; its end at once.
-
-    None comes when there was nothing new for a while: only between two updates does Gradio notice that a browser has
-    gone. The state after the first second comes twice, since a tab that is being opened can miss an update.
-
-    Counts as one watcher of the job, from before the first look on. Closing it, which Gradio does when the browser has
-    gone, leaves the job to the engine's patience.
-    """
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    job.add_done_callback(partial(_wake, loop, ended))
-    seen, sent = None, 0
-    page.watching[job.owner] += 1
-    try:
-        for look in count(1):
-            now = job.snapshot()
-            if now is not seen or look == REPEAT or look - sent == IDLE_LOOKS:
-                yield now if now is not seen or look == REPEAT else None
-                seen, sent = now, look
-            if now.outcome:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), LOOK)
-    finally:
-        page.watching[job.owner] -= 1
-        page.engine.abandon(job)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    # The server may have ended before the engine has.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(event.set)
-
-
-async def submit(page: Page, start: Callable[[], Job]) -> Job:
-    """Submit without holding up the server; a page that leaves in the middle of it leaves no watched job behind."""
-    submitting = asyncio.ensure_future(asyncio.to_thread(start))
-
-    def abandon(done: asyncio.Future[Job]) -> None:
-        if not done.exception():
-            page.engine.abandon(done.result())
-
-    try:
-        return await asyncio.shield(submitting)
-    except asyncio.CancelledError:
-        submitting.add_done_callback(abandon)
-        raise
-
-
 def stop_job(page: Page, token: str, mode: str) -> Any:
-    """Stop a tab's job; the update of its Stop button."""
+    """Stop a tab's job; the update of its Stop button. What waits behind it stays."""
     # Only ever the job of this token; there is no way to name another one.
-    job = page.job(token, mode)
-    if job is not None and job.outcome is None:
+    for job in page.jobs(token, mode)[:1]:
         page.engine.stop(job)
     return gr.update(interactive=False)
 
 
 @dataclass(frozen=True, eq=False)
 class JobButtons:
-    """The buttons that start and stop a job, and what the first one says before and while a job runs."""
+    """The buttons that start and stop a job, and what the first one says before and while a job runs.
+
+    queues  whether the first one puts another job behind the one that runs
+    """
 
     start: gr.Button
     stop: gr.Button
     label: str
     busy: str
+    queues: bool = False
 
     def idle(self) -> Updates:
         """Where there is no job, or where it has ended."""
@@ -106,12 +58,14 @@ class JobButtons:
     def working(self, job: Job) -> Updates:
         """For a job that has not ended."""
         return {
-            self.start: gr.update(interactive=False, value=self.busy),
+            self.start: gr.update(interactive=self.queues, value=self.busy),
             self.stop: gr.update(interactive=not job.stopping),
         }
 
 
-def build_job_buttons(mode: str, label: str, busy: str, start: str = "start", main: bool = True) -> JobButtons:
+def build_job_buttons(
+    mode: str, label: str, busy: str, start: str = "start", main: bool = True, queues: bool = False
+) -> JobButtons:
     """Build the row of a start and a stop button, see `JobButtons`.
 
     start  names the first one in its id
@@ -125,6 +79,7 @@ def build_job_buttons(mode: str, label: str, busy: str, start: str = "start", ma
             gr.Button("Stop", elem_id=f"{mode}-stop", elem_classes="stop", interactive=False, min_width=80, scale=1),
             label,
             busy,
+            queues,
         )
 
 
@@ -132,10 +87,12 @@ def build_job_buttons(mode: str, label: str, busy: str, start: str = "start", ma
 class JobEvents:
     """The events that start and follow the jobs of one tab or tool.
 
-    mode     what they belong to beside the browser tab: each mode has one job at a time
+    mode     what they belong to beside the browser tab: each mode shows one job at a time
     view     view(job) -> the function that turns each state of it into updates
     problem  the updates for a request that is refused
     outputs  everything that is updated, the buttons included
+    queue    the list of what waits, where a job may be put behind another
+    once     outputs that a job leaves alone if it was put behind another: a visitor may have changed them since
     """
 
     page: Page
@@ -144,6 +101,8 @@ class JobEvents:
     view: Callable[[Job], View]
     problem: Callable[[str], Updates]
     outputs: Sequence[Component]
+    queue: OwnQueue | None = None
+    once: Sequence[Component] = ()
 
     def connect(self, listen: Callable[..., Any], inputs: Sequence[Component], make: Callable[..., Job]) -> Dependency:
         """Start a job when `listen` (a button's `click`) hears something; the event ends with the job.
@@ -153,21 +112,29 @@ class JobEvents:
 
         async def start(token: str, *given: Any) -> AsyncGenerator[Updates]:
             token = token or current_session()
-            running = self.page.job(token, self.mode)
-            if running is not None and running.outcome is None:
+            own = self.page.jobs(token, self.mode)
+            if own and self.queue is None:
                 gr.Info("A job is still running here. Stop it first, or wait for it.")
                 yield gr.skip()
                 return
             try:
+                check_own_room(own)
                 job = await submit(self.page, partial(make, self.page.owner(token, self.mode), *given))
             except RequestError as error:
-                yield self.problem(str(error)) | self.buttons.idle()
+                if own:
+                    # The line below the picture is about what runs.
+                    gr.Warning(escape(str(error)))
+                yield gr.skip() if own else self.problem(str(error)) | self.buttons.idle()
                 return
-            async with aclosing(self._follow(job)) as updates:
+            if own and self.queue is not None:
+                yield {self.queue.box: self.queue.html(self.page.jobs(token, self.mode))}
+            async with aclosing(self._follow(job, behind=bool(own), previews=asked_previews())) as updates:
                 async for each in updates:
                     yield each
 
-        return gather(listen, start, [self.page.token, *inputs], self.outputs, concurrency_limit=None, **LONG)
+        again: Any = "once" if self.queue is None else "multiple"
+        inputs = [self.page.token, *inputs]
+        return gather(listen, start, inputs, self.outputs, concurrency_limit=None, trigger_mode=again, **LONG)
 
     def connect_stop(self) -> None:
         """Stop the job with the Stop button."""
@@ -175,33 +142,54 @@ class JobEvents:
         stop.click(lambda token: stop_job(self.page, token, self.mode), self.page.token, stop, **QUIET)
 
     async def resume(self, token: str) -> AsyncGenerator[Updates]:
-        """Go on following the tab's job when a page has been opened."""
-        job = self.page.job(token, self.mode)
-        if job is None:
+        """Go on following the tab's jobs when a page has been opened."""
+        newest = self.page.job(token, self.mode)
+        jobs = self.page.jobs(token, self.mode) or (newest,) * (newest is not None)
+        if not jobs:
             yield gr.skip()
             return
-        self.page.engine.adopt(job)
-        async with aclosing(self._follow(job)) as updates:
+        for job in jobs:
+            self.page.engine.adopt(job)
+        previews = asked_previews()
+        streams = [self._follow(job, behind=job is not jobs[0], previews=previews) for job in jobs]
+        async with aclosing(joined(streams)) as updates:
             async for each in updates:
                 yield each
 
-    async def _follow(self, job: Job) -> AsyncGenerator[Updates]:
-        view, seen, pressed = self.view(job), None, None
+    async def _follow(self, job: Job, behind: bool = False, previews: str = "") -> AsyncGenerator[Updates]:
+        """Show a job from when it is the first of its owner on, and its end in any case.
+
+        behind    whether it was put behind another one
+        previews  "slow" or "none" for fewer of them
+        """
+        view, seen, shown = self.view(job), None, False
+        pressed, listed = None, None
         # Closed here and not by the garbage collector: the job has to know at once that nobody looks any more.
-        async with aclosing(snapshots(self.page, job)) as states:
+        async with aclosing(snapshots(self.page, job, SELDOM if previews == "slow" else LOOK)) as states:
             async for now in states:
-                if now is None:
+                own = self.page.engine.queue.jobs_of(job.owner)
+                buttons = self.buttons.working(own[0]) if own else self.buttons.idle()
+                ended = now is not None and now.outcome is not None
+                if not (shown or own[:1] == (job,) or (ended and job.started is not None)):
+                    yield buttons if ended and not own else gr.skip()
+                    continue
+                if now is None and shown:
                     yield gr.skip()
                     continue
-                state = (now.outcome is None, job.stopping)
-                buttons = self.buttons.idle() if now.outcome else self.buttons.working(job)
+                now, shown = now or job.snapshot(), True
                 # Gradio builds a component anew for each update, and a browser draws it anew.
-                yield await view(now) | (buttons if state != pressed or now is seen else {})
+                state = [(each.id, each.stopping) for each in own[:1]]
+                updates = await view(without_preview(now) if previews == "none" else now) | (
+                    buttons if state != pressed or now is seen else {}
+                )
+                if self.queue and (waiting := self.queue.html(own)) != listed:
+                    updates, listed = updates | {self.queue.box: waiting}, waiting
+                yield {each: update for each, update in updates.items() if not (behind and each in self.once)}
                 seen, pressed = now, state
 
 
-def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons) -> JobEvents:
-    """Wire Generate and Stop."""
+def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons, queue: OwnQueue) -> JobEvents:
+    """Wire Generate, which puts a job behind those that run or wait, and Stop; `queue` lists them."""
     mode, seed = form.mode, form.fields["seed"]
 
     def view(job: Job) -> View:
@@ -226,9 +214,13 @@ def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons
     def make(owner: str, *given: Any) -> Job:
         return page.engine.submit(to_request(mode, form.values(given)), owner)
 
-    outputs = [*result.outputs, buttons.start, buttons.stop, seed]
-    events = JobEvents(page, mode, buttons, view, partial(show_problem, result), outputs)
+    outputs = [*result.outputs, buttons.start, buttons.stop, seed, queue.box]
+    events = JobEvents(page, mode, buttons, view, partial(show_problem, result), outputs, queue, [seed])
     ended = events.connect(buttons.start.click, form.inputs, make)
-    ended.then(partial(add_to_strip, result), [result.made, result.visit], [result.visit, result.strip], **QUIET)
+
+    def add(token: str, visit: list[tuple[str, int]]) -> Updates:
+        return add_to_strip(result, page.ended_jobs(token, mode), visit)
+
+    ended.then(add, [page.token, result.visit], [result.visit, result.strip], **QUIET)
     events.connect_stop()
     return events

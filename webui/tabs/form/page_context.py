@@ -58,8 +58,19 @@ class Page:
         self.header.parent = parent
 
     def owner(self, token: str, mode: str) -> str:
-        """Whom a job of this tab and mode belongs to: txt2img and img2img may each have one."""
+        """Whom a job of this tab and mode belongs to: txt2img and img2img each have their own."""
         return f"{token}/{mode}" if token else ""
+
+    def jobs(self, token: str, mode: str) -> tuple[Job, ...]:
+        """The jobs of this tab and mode that run or wait, in their order."""
+        account = self.engine.account.name
+        return tuple(job for job in self.engine.queue.jobs_of(self.owner(token, mode)) if job.account == account)
+
+    def ended_jobs(self, token: str, mode: str) -> tuple[Job, ...]:
+        """The jobs of this tab and mode that ended and can still be found, the newest first."""
+        owner, account = self.owner(token, mode), self.engine.account.name
+        ended = reversed(self.engine.queue.finished)
+        return tuple(job for job in ended if owner and job.owner == owner and job.account == account)
 
     def job(self, token: str, mode: str) -> Job | None:
         """The newest job of this tab and mode that can still be found."""

@@ -12,6 +12,7 @@ import gradio as gr
 from webui.core.images import open_picture
 from webui.core.request import RequestError
 from webui.engine.events import Snapshot
+from webui.engine.jobs import Job
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.templates import render
@@ -131,9 +132,10 @@ def build_result(mode: str, info: ModelInfo | None) -> ResultPanel:
     return result
 
 
-def add_to_strip(panel: ResultPanel, made: list[tuple[str, int]], visit: list[tuple[str, int]]) -> Updates:
-    """Updates that put the pictures shown at the front of the strip, unless they are there."""
-    now = [*(each for each in made if each not in visit), *visit][:STRIP]
+def add_to_strip(panel: ResultPanel, ended: Sequence[Job], visit: list[tuple[str, int]]) -> Updates:
+    """Updates that put the pictures of jobs that have just ended, the newest first, at the front of the strip."""
+    made = [(served(each.path), each.seed or 0) for job in ended for each in job.pictures if each.path.is_file()]
+    now = [*made, *(each for each in visit if each not in made)][:STRIP]
     if now == visit:
         return gr.skip()
     # One picture alone is on the stage already.

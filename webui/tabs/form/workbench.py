@@ -19,6 +19,7 @@ from .form_events import connect_form
 from .job_events import JobEvents, build_job_buttons, connect_run
 from .lora_menu import build_lora_menu, connect_lora_menu
 from .model_events import connect_model
+from .own_queue import build_own_queue
 from .presets import build_presets, connect_presets
 from .result_panel import ResultPanel, build_result, chosen_of
 
@@ -53,7 +54,8 @@ def build_workbench(
         with gr.Column(elem_classes="compose"):
             more = dict(picture())
             box = build_prompt(mode, page.first_model)
-            buttons = build_job_buttons(mode, "Generate", "Generating", "generate")
+            buttons = build_job_buttons(mode, "Generate", "Add to queue", "generate", queues=True)
+            queue = build_own_queue(page, mode)
             gr.HTML(render("form", "sheet_button"), elem_classes="sheet-box")
             with gr.Row(elem_classes="below"):
                 gr.HTML("<p class='keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>")
@@ -73,7 +75,7 @@ def build_workbench(
     connect_model(page, form, box, result.wall, loras.few_steps)
     connect_lora_menu(page, form, loras)
     connect_presets(page, form, presets)
-    events = connect_run(page, form, result, buttons)
+    events = connect_run(page, form, result, buttons, queue)
     return Workbench(mode, form, result, events, link)
 
 
