@@ -96,6 +96,11 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
     return blocks
 
 
+def has_history(engine: Engine) -> bool:
+    """Whether there is a History: on a shared page without accounts it would show everybody's pictures to everybody."""
+    return bool(engine.settings.auth_file or not engine.settings.public)
+
+
 def status_html(status: str) -> str:
     """The engine's status as a pill in the header."""
     kind = "ready" if "ready" in status else "loading" if status.startswith(("loading", "starting")) else "other"
@@ -121,6 +126,7 @@ def _build_header(engine: Engine, plugins: gr.Number) -> tuple[gr.HTML, gr.Row]:
         with gr.Row(elem_classes="pill") as pill:
             status = gr.HTML(status_html(engine.status), elem_id="status")
         gr.HTML(render("header", "theme"))
+        gr.HTML(render("header", "settings", has_history(engine)))
         headings = gr.HTML(_headings(engine), elem_classes="headings")
     plugins.change(lambda: _headings(engine), None, headings, **QUIET)
     timer = gr.Timer(SOON)

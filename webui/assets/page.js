@@ -9,7 +9,7 @@ window.sigmalab = (() => {
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); unfold(document.documentElement.classList.contains("expert-open")); if (named()) front(named()); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); filled(); unfold(document.documentElement.classList.contains("expert-open")); if (named()) front(named()); };
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
     if (around(event, "button.generate") && read(tab)) keep(browser, read(tab));
@@ -34,25 +34,21 @@ window.sigmalab = (() => {
       new MutationObserver(() => {
         const said = [...box.querySelectorAll("[data-said]")].map((each) => each.innerText.trim()).join(" ");
         if (said && told.textContent !== said) told.textContent = said;
+        filled(true);
       }).observe(box, { childList: true, subtree: true, characterData: true });
     }
   };
 
-  // Light or dark: as the system has it until somebody chooses. Gradio takes the choice from the address.
-  const LOOK = "sigmalab-theme", THEME = "__theme";
-  const look = (name) => {
-    const address = new URL(window.location.href);
-    address.searchParams.set(THEME, name);
-    window.history.replaceState(window.history.state, "", address);
-  };
-  const wanted = read(browser, LOOK);
-  if (wanted && !new URLSearchParams(window.location.search).has(THEME)) look(wanted);
-  document.addEventListener("click", (event) => {
-    if (!around(event, "[data-theme-toggle]")) return;
-    const name = document.body.classList.toggle("dark") ? "dark" : "light";
-    look(name);
-    keep(browser, name, LOOK);
-  });
+  // A page that comes back is empty until it is filled as it was, and would say that nothing was made: until then, and
+  // until a job that it left at work is followed again, style.css shows that something is to come.
+  const LEFT = "sigmalab-left", root = document.documentElement;
+  const filled = (followed = false) => { if (followed || !read(tab, LEFT)) root.classList.remove("reopening"); };
+  window.addEventListener("pagehide", () => keep(tab, document.querySelector("button.stop:not(:disabled)") ? "at work" : "", LEFT));
+  if (read(tab)) {
+    root.classList.add("reopening");
+    setTimeout(filled, 10000, true);
+    document.addEventListener("input", () => filled(true), { once: true });
+  }
 
   // Arrow keys go along a row of tabs, the history's pictures, and chips, which are one stop of the Tab key (WAI-ARIA).
   document.addEventListener("keydown", (event) => {
@@ -97,6 +93,7 @@ window.sigmalab = (() => {
     if (!now || opening || now === (named() || "txt2img")) return;
     window.history.pushState(window.history.state, "", `#${now}`);
   }).observe(document.documentElement, { attributes: true, attributeFilter: ["aria-selected"], subtree: true });
+  document.addEventListener("click", (event) => { const asked = around(event, "[data-go]"); if (asked) front(asked.dataset.go); });
   window.addEventListener("popstate", () => front(named() || "txt2img"));
 
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
@@ -125,7 +122,7 @@ window.sigmalab = (() => {
     if (event.key === "Tab" && event.target.role === "combobox") event.stopPropagation();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (press(".main-run button.generate")) { event.preventDefault(); event.stopPropagation(); }
-    } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("[role=listbox]")) {
+    } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("[role=listbox], dialog[open]")) {
       press("button.stop");
     }
   }, true);
@@ -219,7 +216,7 @@ window.sigmalab = (() => {
     return joined(parts, additions);
   };
   document.addEventListener("click", (event) => {
-    const asked = around(event, "[data-mode] button");
+    const asked = around(event, "[data-mode] button:not([data-go])");
     const mode = asked && asked.closest("[data-mode]").dataset.mode, box = mode && boxOf(mode);
     if (!box) return;
     write(box, rewritten(asked.dataset, box.value, document.querySelector(`#${mode}-chips [data-things]`)));

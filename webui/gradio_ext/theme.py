@@ -103,5 +103,7 @@ def theme() -> gr.themes.Base:
 def head() -> str:
     """The scripts and the icon, inline: no further request, and no file that could be scaled or fetched by anyone."""
     icon = (ASSETS / "icon.svg").read_text("utf-8").replace("#", "%23").replace("\n", "").replace('"', "'")
-    scripts = "".join(f"<script>{(ASSETS / name).read_text('utf-8')}</script>" for name in ("page.js", "curve.js"))
+    scripts = "".join(
+        f"<script>{(ASSETS / name).read_text('utf-8')}</script>" for name in ("page.js", "settings.js", "curve.js")
+    )
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">\n{scripts}'
