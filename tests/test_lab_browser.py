@@ -80,10 +80,22 @@ def test_a_grid_tells_its_cost_fills_and_is_kept(visit, server):
     # Two cells side by side, and what can be kept.
     choose(page, "#compare-a", "3: Euler · 2")
     expect(page.locator("#compare-slider img")).to_have_count(2)
+    # The panel of a cell: a side of the comparison, and its settings in a form.
+    page.locator("#compare-grid [data-cell='5']").click()
+    expect(page.locator("#compare-cell")).to_contain_text("6: DDIM · 3")
+    page.locator("#compare-cell-right").click()
+    expect(page.locator("#compare-b input")).to_have_value("6: DDIM · 3")
+    page.locator("#compare-use-txt2img").click()
+    expect(page.locator("#txt2img-steps input")).to_have_value("3")
+    expect(page.locator("#txt2img-sampler input")).to_have_value("DDIM")
+    page.go_back()
+    expect(page.get_by_role("tab", name="Lab", exact=True)).to_have_attribute("aria-selected", "true")
     with Image.open(io.BytesIO(saved(page, "#compare-png"))) as sheet:
         assert "sigmalab-grid" in sheet.info
     with zipfile.ZipFile(io.BytesIO(saved(page, "#compare-zip"))) as bundle:
         assert len([name for name in bundle.namelist() if name.endswith(".png")]) == 9
+    wide = page.locator("#compare-grid .cells").bounding_box()["width"]
+    assert wide > 0.9 * page.locator("#compare-grid").bounding_box()["width"]
     # The same again costs nothing.
     expect(page.locator("#compare-cost")).to_contain_text("All 8 cells are there already")
     calls = server.pace.calls
@@ -115,6 +127,11 @@ def test_a_trajectory_can_be_scrubbed_filmed_and_made_again(visit, server):
         expect(page.locator(f"#trajectory-plot{plot} .js-plotly-plot")).to_be_visible()
     with Image.open(io.BytesIO(saved(page, "#trajectory-film"))) as film:
         assert film.format == "WEBP" and film.n_frames == 21
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    # A ready comparison sets the axes.
+    page.locator("#compare-preset2").click()
+    expect(page.locator("#compare-cost")).to_contain_text("6 pictures")
+    expect(page.locator("#compare-axis1 input")).to_have_value("Guidance")
 
 
 def test_convergence_is_measured_without_a_model(visit, server):
@@ -169,6 +186,28 @@ def test_samplers_draw_paths_through_the_plane(visit):
     expect(page.get_by_role("tab", name="Paths in 2-D")).to_have_attribute("aria-selected", "true")
     assert page.url.endswith("#lab/plane")
     page.get_by_role("tab", name="Compare", exact=True).click()
+
+
+def test_the_tour_draws_what_it_tells(visit):
+    page = visit(stay=True)
+    choose(page, "#txt2img-model", "other")
+    page.get_by_role("tab", name="txt2img", exact=True).click()
+    page.get_by_role("button", name="How does it work?").first.click()
+    expect(page.get_by_role("tab", name="Tour", exact=True)).to_have_attribute("aria-selected", "true")
+    drawn = page.locator("#tour-drawn")
+    for text, pictures, number in (
+        ("Start, sigma", 1, 0),
+        ("Step 8, sigma 0", 17, 1),
+        ("Guidance", 4, 2),
+        ("Heun", 12, 3),
+    ):
+        start(page, "tour")
+        expect(message(page, "tour")).to_contain_text("Drawn")
+        expect(drawn.locator("img")).to_have_count(pictures)
+        expect(drawn).to_contain_text(text)
+        if number < 3:
+            page.locator(f"#tour-next{number}").click()
+            expect(page.locator("#tour-at input")).to_have_value(str(number + 1))
 
 
 def test_every_tool_fits_the_screen(visit):

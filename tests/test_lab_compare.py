@@ -123,6 +123,27 @@ def test_a_cell_is_the_picture_of_its_request_alone(engine, tmp_path):
         assert part.picture.nfe == record["nfe"] and part.picture.seconds >= 0
 
 
+def test_second_passes_variations_and_masks_are_axes(engine, tmp_path):
+    passes = ("hires_scale", "0, 1.5"), ("upscaler", "Lanczos, Latent bicubic"), ("variation_strength", "0, 0.5")
+    made = grid(engine, BASE.model_copy(update={"variation_seed": 3}), *passes)
+    _, parts = done(engine, Compare(made))
+    pictures = {made.cells[part.index].labels: part.picture.path for part in parts}
+    assert {labels: Image.open(path).size for labels, path in pictures.items()} == {
+        labels: (64, 64) if labels[0] == "0" else (96, 96) for labels in pictures
+    }
+    for strength in ("0", "0.5"):
+        assert same_pixels(pictures["0", "Lanczos", strength], pictures["0", "Latent bicubic", strength])
+        assert not same_pixels(pictures["1.5", "Lanczos", strength], pictures["1.5", "Latent bicubic", strength])
+    assert not same_pixels(pictures["0", "Lanczos", "0"], pictures["0", "Lanczos", "0.5"])
+    upload, mask = tmp_path / "upload.png", tmp_path / "mask.png"
+    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(upload)
+    Image.linear_gradient("L").resize((64, 64)).point(lambda value: 255 * (value > 127)).save(mask)
+    base = Request(mode="img2img", prompt="cat", seed=3, steps=6, strength=1.0, image=upload, mask=mask)
+    made = grid(engine, base, ("mask_blur", "0, 8"), ("mask_fill", "noise, flat"))
+    _, parts = done(engine, Compare(made))
+    assert len({Image.open(part.picture.path).tobytes() for part in parts}) == len(parts) == 4
+
+
 def test_a_cell_of_img2img_is_the_picture_of_its_request_alone(engine, tmp_path):
     upload = tmp_path / "upload.png"
     Image.radial_gradient("L").convert("RGB").save(upload)

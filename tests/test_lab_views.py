@@ -8,20 +8,22 @@ from labs import laboratory
 
 from samplers.registry import Entry, Registry
 from samplers.sampler import Sampler
-from webui.core.request import Request
+from webui.core.request import Request, RequestError
 from webui.engine.convergence import Point, make_convergence
 from webui.engine.events import Failed, Finished, Progress, Snapshot, StoppedEarly
 from webui.engine.reference_problem import Excluded
 from webui.tabs.lab.axes import read_axis
 from webui.tabs.lab.cell_cache import CellPicture
 from webui.tabs.lab.compare import CellFailed, CellMade, Cost
-from webui.tabs.lab.compare_view import grid_html
+from webui.tabs.lab.compare_presets import GUIDANCE, SAMPLERS, WORD, every_sampler, preset_axes, replacement
 from webui.tabs.lab.convergence_view import results_table
 from webui.tabs.lab.figures import change_figure, convergence_figure, gap_figure, noise_figure, plane_figure
 from webui.tabs.lab.grid import make_grid
+from webui.tabs.lab.grid_table import grid_html
 from webui.tabs.lab.lab_text import ahead_text, compared, cost_text, percent_done, status
 from webui.tabs.lab.plane import DENSITIES, PlanePath, exact_path
 from webui.tabs.lab.trajectory import Frame
+from weights.card import Card
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -46,17 +48,38 @@ def test_a_table_shows_each_cell_in_its_state(engine):
     }
     html = grid_html(plan, done, {0: "cache dir/a.png", 2: "b.png"}, at_work=True)
     assert html.count("<table") == 2 and "Seed: 5" in html and "Seed: 6" in html
-    assert "gradio_api/file=cache%20dir/a.png" in html and "1.50 s, 3 calls" in html and html.count("made before") == 1
+    assert "gradio_api/file=cache%20dir/a.png" in html and "3 calls" in html and html.count("made before") == 1
     assert html.count('class="none"') == 4 and "Sampler Euler has no option &#39;eta&#39;" in html
     assert html.count('class="making"') == 1 and html.count('class="coming"') == 1
     assert html.index('class="making"') > html.index("b.png")
-    assert 'class="making"' not in grid_html(plan, done, {}, at_work=False)
+    ended = grid_html(plan, done, {}, at_work=False)
+    assert 'class="making"' not in ended
+    # Times are medians, told on request, once nothing is at work.
+    assert "Times" in ended and "DDIM 0.9 s" in ended and "Times" not in html
 
 
 def test_labels_and_reasons_are_text(engine):
     plan = grid(engine, ("prompt", f"red -> {EVIL}, blue"))
     html = grid_html(plan, {0: CellFailed(0, EVIL)}, {}, at_work=False)
     assert EVIL not in html and html.count("&lt;img src=x") == 2
+
+
+def test_ready_comparisons_are_axes(engine):
+    registry = engine.registry
+    for name, expected in ((SAMPLERS, 4 * len(every_sampler(registry))), (GUIDANCE, 6), (WORD, 6)):
+        described = preset_axes(name, "a red apple, glossy", registry, None, 400)
+        axes = [read_axis(one.kind, one.picked or one.typed, registry) for one in described if one.kind]
+        plan = make_grid(engine, Request(prompt="a red apple, glossy", seed=1), axes)
+        assert len(plan.cells) == expected
+    assert "Euler" in every_sampler(registry) and not any(
+        name.startswith("diffusers") for name in every_sampler(registry)
+    )
+    assert len(preset_axes(SAMPLERS, "", registry, None, 36)[1].picked) == 9
+    card = Card(draws="things", familiar=("apple", "cat face", "red, white"))
+    assert replacement("a Red Apple, glossy", card) == "Apple -> Apple, cat face"
+    assert replacement("glossy!", card).startswith("glossy -> glossy, apple, cat face")
+    with pytest.raises(RequestError, match="Write a prompt first"):
+        replacement(" , ", card)
 
 
 def test_what_a_grid_will_cost():

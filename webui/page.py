@@ -71,11 +71,10 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
                 build_when_opened(tab, lambda: build_schedule(relayed, blocks, benches, tabs))
             with gr.Tab("Lab", id="lab") as tab:
                 later = replace(page, status=relay(page.status), plugins=relay(plugins), header=None)
-                lab = build_when_opened(tab, lambda: build_lab(later, blocks, benches))
+                lab = build_when_opened(tab, lambda: build_lab(later, blocks, benches, tabs))
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page, benches, tabs)
-            # On a shared page without accounts it would show everybody's pictures to everybody.
-            if engine.settings.auth_file or not engine.settings.public:
+            if has_history(engine):
                 with gr.Tab("History", id="history") as tab:
                     build_history(page, history or OwnHistory(lambda: engine.outputs), tab, info, benches, tabs)
             with gr.Tab(tab_title(engine.registry), id="plugins") as tab:

@@ -105,11 +105,16 @@ def recall_axes(saved: Any, registry: Registry) -> tuple[list[Described], str]:
 def restore_axes(page: Page, view: AxesView, saved: Any) -> Updates:
     """Updates for `view.outputs` from what the browser kept, for a page that is being opened, and for other plugins."""
     axes, policy = recall_axes(saved, page.registry)
-    updates = [*(update for axis in axes for update in _updates(axis, page.registry)), policy, time.time()]
+    updates = [*axes_updates(axes, page.registry), policy, time.time()]
     if page.engine.reloads:
         for place in range(len(PLACES)):
             updates[3 * place]["choices"] = _choices(page.registry)
     return opening(dict(zip(view.outputs, updates, strict=True)))
+
+
+def axes_updates(axes: Sequence[Described], registry: Registry) -> list[Any]:
+    """Updates for `AxesView.controls`."""
+    return [update for axis in axes for update in _updates(axis, registry)]
 
 
 def _by_axis(given: Sequence[Any]) -> list[Sequence[Any]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -25,13 +24,15 @@ from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import SMALL
-from webui.templates import render
+from webui.tabs.form.workbench import Workbench
 
 from .axes_view import AxesView, read_axes
 from .cell_cache import CellPicture
-from .compare import CellFailed, CellMade, CellResult, Compare, cost_of
-from .grid import Cell, Grid, ImpossibleCell, make_grid
+from .cell_panel import CHOSEN, ShownCell, build_cell_panel, connect_cell_panel
+from .compare import CellMade, CellResult, Compare, cost_of
+from .grid import Grid, make_grid
 from .grid_sheet import caption, encode_sheet, write_zip
+from .grid_table import grid_html
 from .lab_form import request_of
 from .lab_text import compared, cost_text
 from .tool_view import build_buttons, connect_cost, connect_tool
@@ -42,7 +43,12 @@ IDLE = "Choose what varies, look at the cost, and start. Every other setting is 
 
 @dataclass(frozen=True, eq=False)
 class CompareView:
-    """The outputs of the tool; `after` holds what stands below a finished grid, `files` the pictures by label."""
+    """The outputs of the tool.
+
+    after  holds what stands below a finished grid
+    files  the pictures by label
+    panel  of the cell that is chosen among `cells`
+    """
 
     seed: gr.components.Component
     random_seed: gr.components.Component
@@ -54,13 +60,17 @@ class CompareView:
     sheet: gr.DownloadButton
     bundle: gr.DownloadButton
     files: gr.State
+    panel: gr.Row
+    cells: gr.State
 
 
-def build_compare(page: Page, form: Form, axes: AxesView) -> JobEvents:
+def build_compare(page: Page, form: Form, axes: AxesView, benches: Sequence[Workbench], tabs: gr.Tabs) -> JobEvents:
     """Build what stands below the axes and wire it."""
     cost = gr.HTML(elem_id=f"{TOOL}-cost")
     buttons = build_buttons(TOOL, "Make the grid", IDLE)
-    table = gr.HTML(note("The pictures will stand here, row by row, as they are finished."), elem_id=f"{TOOL}-grid")
+    text = note("The pictures will stand here, row by row, as they are finished.")
+    table = gr.HTML(text, elem_id=f"{TOOL}-grid", js_on_load=CHOSEN)
+    panel = build_cell_panel(TOOL, benches)
     with gr.Column(visible=False, elem_classes="card", elem_id=f"{TOOL}-after") as after:
         with gr.Row():
             left = gr.Dropdown([], label="Left", elem_id=f"{TOOL}-a", interactive=True, min_width=140)
@@ -99,8 +109,10 @@ def build_compare(page: Page, form: Form, axes: AxesView) -> JobEvents:
     # Raw, because what was chosen in the grid before may come once more after the menus have changed.
     chosen = [left.change, right.change]
     gr.on(chosen, _pair, [shown, left, right], slider, trigger_mode="always_last", **QUIET, **RAW)
+    connect_cell_panel(page, panel, table, (left, right), shown, benches, tabs)
+    seed, random_seed = form.fields["seed"], form.fields["random_seed"]
     view = CompareView(
-        form.fields["seed"], form.fields["random_seed"], table, after, left, right, slider, sheet, bundle, shown
+        seed, random_seed, table, after, left, right, slider, sheet, bundle, shown, panel.box, panel.cells
     )
     outputs = [getattr(view, field.name) for field in fields(view)]
     return connect_tool(
@@ -114,8 +126,10 @@ def _view(view: CompareView, job: Job) -> View:
     grid = job.task.grid
     results: dict[int, CellResult] = {}
     files: dict[int, str] = {}
+    cells: dict[int, ShownCell] = {}
     # The seed that was drawn stays in the form: a grid that is stopped and started once more has the same one.
-    first: Updates = {view.seed: grid.seed, view.random_seed: False, view.after: gr.update(visible=False)}
+    first: Updates = {view.seed: grid.seed, view.random_seed: False, view.cells: {}}
+    first |= {each: gr.update(visible=False) for each in (view.after, view.panel)}
 
     async def show(now: Snapshot) -> Updates:
         updates = dict(first)
@@ -123,7 +137,9 @@ def _view(view: CompareView, job: Job) -> View:
         for result in now.parts[len(results) :]:
             results[result.index] = result
             if isinstance(result, CellMade):
-                files[result.index] = await asyncio.to_thread(served, result.picture.path)
+                file = files[result.index] = await asyncio.to_thread(served, result.picture.path)
+                cells[result.index] = ShownCell(_label(grid, result.index), file, caption(result.picture))
+                updates[view.cells] = dict(cells)
         updates[view.table] = grid_html(grid, results, files, now.state == "running")
         if now.outcome is not None:
             pictures = {index: each.picture for index, each in results.items() if isinstance(each, CellMade)}
@@ -139,7 +155,7 @@ def _after(
     """Updates for what stands below a finished or stopped grid."""
     if not pictures:
         return {view.after: gr.update(visible=False)}
-    labels = {f"{index + 1}: {grid.cells[index].name}": files[index] for index in sorted(pictures)}
+    labels = {_label(grid, index): files[index] for index in sorted(pictures)}
     choices = list(labels)
     left, right = choices[0], choices[-1]
     try:
@@ -156,6 +172,11 @@ def _after(
         view.bundle: bundle,
         view.files: labels,
     }
+
+
+def _label(grid: Grid, index: int) -> str:
+    """A cell in the menus: its number, which makes it another one than all, and its name."""
+    return f"{index + 1}: {grid.cells[index].name}"
 
 
 def _export(name: str, grid: Grid, pictures: Mapping[int, CellPicture]) -> tuple[Path, Path]:
@@ -177,42 +198,3 @@ def _pair(shown: Mapping[str, str], left: Any, right: Any) -> Any:
     """The two chosen pictures for the slider."""
     files = shown.get(chosen_name(left)), shown.get(chosen_name(right))
     return files if all(files) else gr.skip()
-
-
-def grid_html(grid: Grid, results: Mapping[int, CellResult], files: Mapping[int, str], at_work: bool) -> str:
-    """The pictures of a grid as HTML, one table for each value of the third axis.
-
-    results  of the cells so far, by their number
-    files    the served copies of the pictures
-    at_work  whether the first cell without a result is being made now
-    """
-    waiting = (i for i, cell in enumerate(grid.cells) if isinstance(cell, Cell) and i not in results)
-    current = next(waiting, None) if at_work else None
-    columns, rows, blocks = grid.shape
-    cells = [_cell(cell, results.get(i), files.get(i), i == current) for i, cell in enumerate(grid.cells)]
-    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    heads = [value.label if value else None for value in (grid.axes[1].values if len(grid.axes) > 1 else [None])]
-    shown = [
-        dict(_head(grid, block), rows=list(zip(heads, lines[block * rows : (block + 1) * rows], strict=True)))
-        for block in range(blocks)
-    ]
-    return render("lab", "grid", shown, max(cell.request.width for cell in grid.possible) <= SMALL)
-
-
-def _head(grid: Grid, block: int) -> dict[str, Any]:
-    third = f"{grid.axes[2].title}: {grid.axes[2].values[block].label}" if len(grid.axes) > 2 else ""
-    corner = grid.axes[1].title if len(grid.axes) > 1 else None
-    columns = [value.label for value in grid.axes[0].values]
-    return dict(block=third, title=grid.axes[0].title, corner=corner, columns=columns)
-
-
-def _cell(cell: Cell | ImpossibleCell, result: CellResult | None, file: str | None, running: bool) -> str:
-    if isinstance(cell, ImpossibleCell):
-        return render("lab", "impossible_cell", cell.reason)
-    if isinstance(result, CellFailed):
-        return render("lab", "impossible_cell", result.reason)
-    if isinstance(result, CellMade) and file:
-        return render(
-            "lab", "picture_cell", f"gradio_api/file={quote(file)}", cell.name, caption(result.picture), result.reused
-        )
-    return render("lab", "empty_cell", "making" if running else "coming")
