@@ -6,7 +6,8 @@
 For each sampler and model, in 4 steps at strength 0.8: the largest difference of the kept latents from the encoded
 ones, and the bytes (of 255) by which the saved picture differs from the input outside a hard mask, drawn whole and with
 "only masked area"; by which the picture of an all-white mask differs from that of img2img, and that of an all-black one
-from the input. All of them are 0 but the first, which is rounding.
+from the input. All of them are 0 but the first, which is rounding. Samplers that ask the network at other sizes take
+no mask.
 """
 
 from __future__ import annotations
@@ -44,19 +45,23 @@ def main() -> int:
     """Measure, print a table and return how many pairs of a sampler and a model are wrong."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.masks", description=__doc__)
     flags.add_argument("samplers", nargs="*", help="all without any")
-    wanted = flags.parse_args().samplers
+    flags.add_argument("--model", choices=MODELS, help="both without it")
+    given = flags.parse_args()
     torch.set_num_threads(1)
     registry = discover(ROOT / "plugins", packages=False)
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
+        for name in [given.model] if given.model else MODELS:
             model = open_model(read_folder(ROOT / "weights" / name), "cpu")
             settings = Settings(ROOT, outputs=Path(folder), weights=ROOT / "weights", device="cpu", model=name)
             engine = Engine(registry, settings, lambda found, device, model=model: model)
             engine.start()
             print(f"\n{name}\n\n| sampler | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
             try:
-                for sampler in wanted or registry.samplers:
+                for sampler in given.samplers or registry.samplers:
+                    if registry.samplers[sampler].item.resizes:
+                        print(f"| {sampler} | takes no mask |{' |' * (len(COLUMNS) - 1)}", flush=True)
+                        continue
                     found = Masks(engine, model, Path(folder)).measure(sampler)
                     wrong += found[0] > CLOSE or any(found[1:])
                     print(
