@@ -72,6 +72,7 @@ class Run:
     workers: int
     count: int
     ray: str
+    minutes: float
 
 
 def main() -> None:
@@ -81,10 +82,11 @@ def main() -> None:
     flags.add_argument("--workers", type=int, default=2)
     flags.add_argument("--count", type=int, help="clients, kills, cells or rounds")
     flags.add_argument("--ray", default="")
+    flags.add_argument("--minutes", type=float, default=60.0, help="kill no more after so long (60)")
     given = flags.parse_args()
     measure, count = PARTS[given.part]
     with tempfile.TemporaryDirectory(prefix="sigmalab-load-") as folder:
-        print(measure(Run(Path(folder), given.workers, given.count or count, given.ray)), flush=True)
+        print(measure(Run(Path(folder), given.workers, given.count or count, given.ray, given.minutes)), flush=True)
 
 
 def clients(run: Run) -> str:
@@ -142,7 +144,8 @@ def kills(run: Run) -> str:
     with engine_with_workers(run.folder, workers, run.ray) as engine:
         wait_until_ready(engine)
         killed = 0
-        while killed < count:
+        end = time.monotonic() + 60 * run.minutes
+        while killed < count and time.monotonic() < end:
             jobs = [
                 engine.submit(Request(prompt="red apple", sampler="Euler", steps=20, count=2, seed=n), f"owner {n}")
                 for n in range(2 * workers)
@@ -159,8 +162,8 @@ def kills(run: Run) -> str:
             until(lambda: all(worker.status != "starting" for worker in engine.workers))
     files = len(list((run.folder / "outputs").rglob("*.png")))
     return (
-        f"| {count} kill -9, {workers} workers | {lost} jobs lost of {len(lengths)}; {pictures} pictures told, {files} "
-        f"files; a job took {median(lengths):.1f} s, at most {max(lengths):.1f} s |"
+        f"| {killed} kill -9, {workers} workers | {lost} jobs lost of {len(lengths)}; {pictures} pictures told, "
+        f"{files} files; a job took {median(lengths):.1f} s, at most {max(lengths):.1f} s |"
     )
 
 
