@@ -230,9 +230,10 @@ def test_two_writers_never_take_one_name(tmp_path):
     assert sorted(int(path.read_bytes()) for path in paths) == list(range(40)) and len(set(paths)) == 40
 
 
-def test_a_leftover_of_a_killed_process_blocks_no_name_and_is_removed(tmp_path):
-    folder = tmp_path / "inputs"
-    folder.mkdir()
+@pytest.mark.parametrize("place", ["", "inputs", "settings/styles"])
+def test_a_leftover_of_a_killed_process_blocks_no_name_and_is_removed(tmp_path, place):
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
     old, young = folder / ".a.png.part", folder / ".b.png.0123.part"
     for path in (old, young):
         path.touch()

@@ -78,7 +78,7 @@ def _upload(page: Page, path: Path) -> dict:
 
 
 def _leftovers(page: Page) -> list[Path]:
-    return list(page.outputs.glob("*/.*.part"))
+    return [*page.outputs.glob(".*.part"), *page.outputs.glob("*/.*.part")]
 
 
 def _broken(page: Page, seen: set[Path]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .fields import MAX_NAME
 from .request import RequestError
-from .storage import write_over
+from .storage import SETTINGS, write_over
 
 PRESETS, STYLES = "presets", "styles"
 MAX_FILES = 1000  # of a kind
@@ -32,7 +32,7 @@ class SettingsFolder:
     """
 
     def __init__(self, outputs: Path, kind: str):
-        self._folder, self._kind = outputs / "settings" / kind, kind
+        self._folder, self._kind = outputs / SETTINGS / kind, kind
 
     def all(self) -> dict[str, dict[str, Any]]:
         """What is kept, by name and in their order; what cannot be read is left out."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +21,7 @@ from .images import png_bytes
 TRIES = 10_000
 TEMPORARY = ".part"  # ending of files that are being written
 LEFTOVER_AGE = 60  # seconds
+SETTINGS = "settings"  # folder of the folders of named settings, among the pictures' own
 INPUTS = "inputs"  # folder of the input pictures of img2img, among the pictures' own folders
 CELLS = Path("lab", "cells.jsonl")  # the index of the pictures that are cells of the Lab's grids, beside them
 
@@ -76,8 +77,9 @@ def _move_new(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left in the folders of a folder; those in use are younger."""
-    for path in folder.glob(f"*/.*{TEMPORARY}"):
+    """Remove temporary files that a killed process left in a folder of pictures; those in use are younger."""
+    places = (place.glob(f".*{TEMPORARY}") for place in (folder, *folder.glob("*/"), *folder.glob(f"{SETTINGS}/*/")))
+    for path in chain.from_iterable(places):
         try:
             if time.time() - path.stat().st_mtime > LEFTOVER_AGE:
                 path.unlink()
