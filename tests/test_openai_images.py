@@ -143,3 +143,5 @@ def test_a_wrong_token_is_refused(registry, tmp_path):
         foreign = httpx.get(f"{page.url}/v1/models", headers={"origin": "http://evil.example"})
         assert foreign.status_code == 403
         assert httpx.post(f"{page.url}/mcp", json={}).status_code == 401
+        foreign = httpx.post(f"{page.url}/mcp", json={}, headers={"origin": "http://evil.example"})
+        assert foreign.status_code == 403
