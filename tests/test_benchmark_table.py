@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from conftest import ROOT
 
+from benchmarks.fewer_calls import PLAIN, Point, ReusedFeatures, fewer_steps_at, table
 from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, first_of, guided_table, native
 from webui.core.sampler_advice import advice, first_choice, measured
 
@@ -70,3 +72,24 @@ def test_the_first_choice_is_near_after_the_fewest_calls():
     far = {"Karras": {"A": (0.5, 0.2, 0.1), "B": (0.4, 0.3, 0.2)}}
     assert first_of(far, ["A", "B"]).model_dump() == dict(sampler="A", schedule="Karras", steps=20)
     assert first_choice("another model") == {}
+
+
+def test_ways_to_save_are_compared_with_fewer_steps_at_the_same_cost():
+    # Errors that fall as the square of the cost are a line on log axes.
+    points = [Point(PLAIN, "Euler", n, 2.0 * n, 1 / n**2) for n in (4, 8, 16)]
+    assert fewer_steps_at(points, "Euler", 10.0) == pytest.approx(1 / 25)
+    assert [fewer_steps_at(points, "Euler", cost) for cost in (2.0, 99.0)] == [1 / 16, 1 / 256]
+    points += [Point("saving", "Euler", 8, 10.0, 0.02), Point("saving", "Euler", 16, 10.0, 0.08)]
+    told = table(points, Point("default", "DDIM", 50, 100.0, 0.01), "emoji")
+    assert "| Euler, saving | 8 | 10 | 0.02 | 0.04 | 0.50 |" in told and "saving 1.00" in told
+    assert "An error of 0.02 takes 10 evaluations (Euler, saving)" in told
+
+
+@pytest.mark.parametrize("forecast, expected", [(False, [1, 1, 3, 3]), (True, [1, 1, 3, 4])])
+def test_features_are_those_of_the_last_whole_call_or_the_line_through_two(forecast, expected):
+    reused, seen = ReusedFeatures(2, forecast), []
+    for number in range(1, 5):
+        features = torch.full((1, 2, 2, 2), float(number))
+        changed = reused(None, (), {"hidden_states": features})
+        seen.append((changed[1]["hidden_states"] if changed else features).max().item())
+    assert seen == expected
