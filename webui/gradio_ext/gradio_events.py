@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 from gradio.events import Dependency
 
-Inputs = Component | Sequence[Component] | None
+Inputs: TypeAlias = Component | Sequence[Component] | None
 Updates = dict[Block, Any]  # what an event's function returns: the components that change, and to what
 
 # No spinner on any component: with one, the browser searches the whole page for every component that ever had one at

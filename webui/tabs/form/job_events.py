@@ -143,8 +143,7 @@ class JobEvents:
 
     async def resume(self, token: str) -> AsyncGenerator[Updates]:
         """Go on following the tab's jobs when a page has been opened."""
-        newest = self.page.job(token, self.mode)
-        jobs = self.page.jobs(token, self.mode) or (newest,) * (newest is not None)
+        jobs = self.page.jobs(token, self.mode) or tuple(filter(None, [self.page.job(token, self.mode)]))
         if not jobs:
             yield gr.skip()
             return
