@@ -18,7 +18,7 @@ IN_VIEW = "each => each.scrollIntoView({block: 'center'})"
 
 def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path):  # noqa: F811
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "in.png")
-    page = visit(viewport=PHONE)
+    page = visit(PHONE, stay=True)
     page.get_by_role("tab", name="img2img").click()
     page.locator("#img2img-image input[type=file]").set_input_files(tmp_path / "in.png")
     page.get_by_label("Inpaint").check()
@@ -32,13 +32,13 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
 
     # The editor takes a moment before it listens.
     mask_image = page.locator("#img2img-mask img")
-    for _ in range(6):
+    for _ in range(20):
         page.mouse.move(left, middle)
         page.mouse.down()
         page.mouse.move(left + box["width"] * 0.1, middle, steps=4)
         page.mouse.up()
         with contextlib.suppress(PlaywrightError):
-            mask_image.wait_for(timeout=PATIENCE / 6)
+            mask_image.wait_for(timeout=PATIENCE / 20)
             break
     expect(mask_image).to_be_visible()
     settings(page, "img2img")
@@ -60,30 +60,8 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
     expect(canvas).to_be_visible()
 
 
-def test_a_visitor_enlarges_a_picture_and_varies_it(visit, server):  # noqa: F811
-    page = visit()
-    page.locator("#txt2img-prompt textarea").fill("red apple")
-    page.locator("#txt2img-steps input").fill("4")
-    page.locator("#txt2img-hires").get_by_text("Hires fix").click()
-    page.locator("#txt2img-hires-scale input[type=number]").fill("2")
-    page.locator("#txt2img-hires-scale input[type=number]").press("Tab")
-    expect(page.locator("#txt2img-plan")).to_contain_text("Then 128 × 128, enlarged by Lanczos")
-    expect(page.locator("#txt2img-plan")).to_contain_text("2 network calls more, starting at")
-    before = set(server.outputs.glob("*/*-*.png"))
-    page.locator("#txt2img-generate").click()
-    expect(page.locator("#txt2img-message")).to_contain_text("6 network calls")
-    (first,) = set(server.outputs.glob("*/*-*.png")) - before
-    assert Image.open(first).size == (128, 128)
-    page.locator("#txt2img-vary").click()
-    expect(page.locator("#txt2img-message")).to_contain_text("4 pictures in")
-    varied = set(server.outputs.glob("*/*-*.png")) - before - {first}
-    records = [read_picture(path).record for path in varied]
-    assert {record.seed for record in records} == {read_picture(first).record.seed}
-    assert len({record.variation_seed for record in records}) == 4
-
-
 def test_a_visitor_upscales_a_result_and_adds_detail(visit, server):  # noqa: F811
-    page = visit()
+    page = visit(stay=True)
     page.locator("#txt2img-prompt textarea").fill("red apple")
     page.locator("#txt2img-steps input").fill("2")
     page.locator("#txt2img-generate").click()
@@ -112,7 +90,7 @@ def test_a_visitor_upscales_a_result_and_adds_detail(visit, server):  # noqa: F8
 
 
 def test_a_visitor_keeps_styles_and_presets(visit, server):  # noqa: F811
-    page = visit(viewport={"width": 1440, "height": 900})
+    page = visit({"width": 1440, "height": 900}, stay=True)
     prompt, steps = page.locator("#txt2img-prompt textarea"), page.locator("#txt2img-steps input")
     name, said = page.locator("#txt2img-keep-name").locator("input, textarea"), page.locator("#txt2img-presets-note")
     page.locator("#txt2img-presets").get_by_text("Styles and presets").click()
@@ -143,7 +121,7 @@ def test_a_visitor_keeps_styles_and_presets(visit, server):  # noqa: F811
 
 
 def test_a_visitor_draws_on_many_pictures(visit, server, tmp_path):  # noqa: F811
-    page = visit(viewport=PHONE)
+    page = visit(PHONE, stay=True)
     for number, name in enumerate(("a", "b")):
         Image.new("RGB", (64, 64), (90 * number, 120, 40)).save(tmp_path / f"{name}.png")
     (tmp_path / "c.png").write_bytes(b"no picture")
@@ -163,6 +141,9 @@ def test_a_visitor_draws_on_many_pictures(visit, server, tmp_path):  # noqa: F81
     with zipfile.ZipFile(downloaded.value.path()) as archive:
         assert archive.namelist() == ["a.png", "b.png"]
     # The keys are Generate's, whatever else is unfolded.
+    remove = page.locator("#img2img-image").get_by_label("Remove Image")
+    if remove.is_visible():
+        remove.click()
     page.locator("#img2img-prompt textarea").press("Control+Enter")
     expect(page.locator("#img2img-message [role=alert]")).to_contain_text("input picture")
 
@@ -197,3 +178,25 @@ def test_a_visitor_puts_pictures_behind_one_another(visit, server):  # noqa: F81
     expect(queue).to_have_count(0)
     drawn = sorted(set(server.outputs.glob("*/*-*.png")) - before, key=lambda path: path.stat().st_mtime_ns)
     assert [read_picture(path).record.data["request"]["prompt"] for path in drawn] == ["first", "fourth", "third"]
+
+
+def test_a_visitor_enlarges_a_picture_and_varies_it(visit, server):  # noqa: F811
+    page = visit(stay=True)
+    page.locator("#txt2img-prompt textarea").fill("red apple")
+    page.locator("#txt2img-steps input").fill("4")
+    page.locator("#txt2img-hires").get_by_text("Hires fix").click()
+    page.locator("#txt2img-hires-scale input[type=number]").fill("2")
+    page.locator("#txt2img-hires-scale input[type=number]").press("Tab")
+    expect(page.locator("#txt2img-plan")).to_contain_text("Then 128 × 128, enlarged by Lanczos")
+    expect(page.locator("#txt2img-plan")).to_contain_text("2 network calls more, starting at")
+    before = set(server.outputs.glob("*/*-*.png"))
+    page.locator("#txt2img-generate").click()
+    expect(page.locator("#txt2img-message")).to_contain_text("6 network calls")
+    (first,) = set(server.outputs.glob("*/*-*.png")) - before
+    assert Image.open(first).size == (128, 128)
+    page.locator("#txt2img-vary").click()
+    expect(page.locator("#txt2img-message")).to_contain_text("4 pictures in")
+    varied = set(server.outputs.glob("*/*-*.png")) - before - {first}
+    records = [read_picture(path).record for path in varied]
+    assert {record.seed for record in records} == {read_picture(first).record.seed}
+    assert len({record.variation_seed for record in records}) == 4
