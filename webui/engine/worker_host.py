@@ -85,6 +85,7 @@ class WorkerHost:
         settings = replace(setup.settings, devices=(), ray="")
         self._send, self._give_up = send, give_up
         self._numbers, self._returns = count(1), dict[int, SimpleQueue[Returned]]()
+        self._closed = False
         self._copies: WeightCopies | None = None
         if setup.weights:
             self._copies = copies = WeightCopies(settings.weights, setup.weights, self._on_head)
@@ -125,6 +126,10 @@ class WorkerHost:
 
     def close(self) -> None:
         """Stop what runs, and end."""
+        # Nobody answers any more.
+        self._closed = True
+        for number, answer in list(self._returns.items()):
+            answer.put(Returned(number, error=ConnectionError("the program has ended")))
         self._engine.close()
 
     def _begin(self, message: Do) -> None:
@@ -147,6 +152,8 @@ class WorkerHost:
         """See `JobContext.on_head`; not from the thread that calls `receive`."""
         number = next(self._numbers)
         answer = self._returns[number] = SimpleQueue()
+        if self._closed:
+            raise ConnectionError("the program has ended")
         self._send(CallOnHead(number, call))
         returned = answer.get()
         del self._returns[number]
