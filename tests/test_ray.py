@@ -18,6 +18,14 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install -r requirements-ray.txt")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def asks_for_a_token():
+    """Ray reads it while it is imported, which a test may do before an engine does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        yield
+
+
 def test_without_ray_the_flag_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "webui.engine.ray_cluster", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -54,10 +54,6 @@ class Place:
 
 def join_cluster(settings: Settings) -> list[Place]:
     """Connect this process with the cluster of the settings; the places of its workers. Raises StartError."""
-    # Without it, Ray would report to its makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Whoever may connect runs code on all machines, so Ray asks for a token; older versions know none.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     with tempfile.TemporaryDirectory(prefix="sigmalab-code-") as folder:
         code = Path(folder)
         _gather(settings, code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -116,6 +117,10 @@ def ray_workers(
 
     See `Engine` for the arguments.
     """
+    # Ray reads both while it is imported. It would report to its makers, and whoever may connect runs code on all
+    # machines, so it is to ask for a token; versions before 2.52 know none.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Ray is an optional package.
     try:
         from .ray_cluster import RayChannel, join_cluster
