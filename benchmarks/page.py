@@ -62,24 +62,29 @@ def table(times: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 def measure_picture(folder: Path, repeat: int, browser: bool) -> dict[str, list[tuple[float, float]]]:
     """(seconds, the server's processor seconds) for the same picture, by side, in turn after one round to warm up."""
     with ExitStack() as stack:
-        engine, url = stack.enter_context(_server(folder))
-        sides: dict[str, Measure] = {"network and decoder": _bare(engine), "engine": lambda: through_engine(engine)}
+        engine, url = stack.enter_context(server(folder))
+        sides: dict[str, Measure] = {"network and decoder": bare(engine), "engine": lambda: through_engine(engine)}
         sides["API (gradio_client)"] = stack.enter_context(api_client(url))
         if browser:
             sides["click (Chromium)"] = stack.enter_context(_clicker(url))
-        for side in sides.values():
-            side()
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-        for _ in range(repeat):
-            for name, side in sides.items():
-                before = time.process_time()
-                times[name].append((side(), time.process_time() - before))
-        return times
+        return in_turn(sides, repeat)
+
+
+def in_turn(sides: Mapping[str, Measure], repeat: int) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, this process's processor seconds) of each side, in turn after one round to warm up."""
+    for side in sides.values():
+        side()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for _ in range(repeat):
+        for name, side in sides.items():
+            before = time.process_time()
+            times[name].append((side(), time.process_time() - before))
+    return times
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[tuple[Any, str]]:
-    """The page on the embedded model, which is open: (engine, address)."""
+def server(folder: Path, model: str | None = None) -> Iterator[tuple[Any, str]]:
+    """The page on a model, by default the embedded one, which is open: (engine, address)."""
     from samplers.registry import discover
     from webui.app import open_page
     from webui.engine.engine import Engine
@@ -88,7 +93,8 @@ def _server(folder: Path) -> Iterator[tuple[Any, str]]:
 
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "served")
     port = free_port("127.0.0.1", 7900)
-    settings = Settings(ROOT, port=port, outputs=folder / "outputs", weights=ROOT / "weights", plugin_packages=False)
+    folders = dict(outputs=folder / "outputs", weights=ROOT / "weights")
+    settings = Settings(ROOT, port=port, model=model, plugin_packages=False, **folders)
     engine = Engine(discover(ROOT / "plugins", packages=False), settings)
     page = build_page(engine)
     url = open_page(page, engine)
@@ -106,7 +112,7 @@ def _request() -> Any:
     return Request(prompt=PROMPT, steps=STEPS, guidance=GUIDANCE, seed=SEED)
 
 
-def _bare(engine: Any) -> Measure:
+def bare(engine: Any) -> Measure:
     """The network calls of a run and the decoder, without a sampler or a file, on the engine's own model and thread."""
     import torch
 
@@ -125,7 +131,7 @@ def _bare(engine: Any) -> Measure:
         model.decode(denoised)
         return time.perf_counter() - began
 
-    return lambda: engine.ask("emoji", draw).result(PATIENCE)
+    return lambda: engine.ask(info.name, draw).result(PATIENCE)
 
 
 def through_engine(engine: Any) -> float:

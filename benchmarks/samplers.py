@@ -30,6 +30,9 @@ from samplers.sampler import Sampler
 from samplers.schedule import stable_diffusion
 from samplers.testing import GaussianDenoiser, MixtureDenoiser, end_of, geometric, measure_order
 from webui.core.sampler_advice import FILE, FirstChoice, SamplerErrors
+from weights.diffusers_folder import read_folder
+from weights.model import Model
+from weights.opening import open_model
 
 from .docs_table import write_table
 
@@ -149,12 +152,8 @@ def stochastic_table(registry: Registry) -> list[str]:
     return lines
 
 
-def guided_errors(registry: Registry) -> SamplerErrors:
-    """Native deterministic samplers on the embedded model at guidance 5."""
-    from weights.diffusers_folder import read_folder
-    from weights.opening import open_model
-
-    model = open_model(read_folder(ROOT / "weights" / "emoji"), "cpu")
+def guided_errors(registry: Registry, model: Model) -> SamplerErrors:
+    """Native deterministic samplers on a model at guidance 5."""
     size = model.info.defaults.size
     start = torch.zeros(len(SEEDS), *model.latents_shape(size, size))
 
@@ -229,7 +228,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/samplers.md")
     write = parser.parse_args().write
     registry = discover(ROOT / "plugins", packages=False)
-    errors = guided_errors(registry)
+    errors = guided_errors(registry, open_model(read_folder(ROOT / "weights" / "emoji"), "cpu"))
     guided = "\n".join(guided_table(errors))
     if write:
         write_errors(errors)
