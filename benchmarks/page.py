@@ -93,8 +93,8 @@ def server(folder: Path, model: str | None = None) -> Iterator[tuple[Any, str]]:
 
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "served")
     port = free_port("127.0.0.1", 7900)
-    folders = dict(outputs=folder / "outputs", weights=ROOT / "weights")
-    settings = Settings(ROOT, port=port, model=model, plugin_packages=False, **folders)
+    outputs, weights = folder / "outputs", ROOT / "weights"
+    settings = Settings(ROOT, port=port, model=model, outputs=outputs, weights=weights, plugin_packages=False)
     engine = Engine(discover(ROOT / "plugins", packages=False), settings)
     page = build_page(engine)
     url = open_page(page, engine)
