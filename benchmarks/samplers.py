@@ -8,7 +8,8 @@ float64, Stable Diffusion's noise range, exponential schedule. Exact is a Runge-
 same last denoising as every run has. These numbers are about numerics, not about the beauty of pictures.
 
 A second kind of error is what users meet: the embedded model at guidance 5, |latents - reference| / |reference| against
-60 steps of DPM++ 2M, the median over two prompts and two seeds, with the samplers' default options.
+60 steps of DPM++ 2M, the median over two prompts and two seeds (four, where schedules are compared), with the samplers'
+default options.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -41,6 +42,8 @@ BUDGETS = (5, 10, 20, 50)
 IMAGES = 256
 GUIDANCE, PROMPTS, SEEDS = 5.0, ("red apple", "cat face"), (0, 1)
 GUIDED_SCHEDULES, GUIDED_CALLS = ("Karras", "Uniform trailing"), (8, 12, 20)
+BY_SCHEDULE = (("Karras", 5.0), ("Exponential", 5.0), ("Uniform trailing", 5.0), ("Karras", 1.0))
+USUAL, REFERENCE, MORE_SEEDS = ("Euler", "DPM++ 2M", "DEIS", "iPNDM", "LMS", "UniPC"), "DPM++ 2M", (0, 1, 2, 3)
 NEAR = 0.01  # an error that nobody sees
 # Native name -> the same method elsewhere, with the options that make it the same.
 SAME = {
@@ -152,26 +155,52 @@ def stochastic_table(registry: Registry) -> list[str]:
     return lines
 
 
+@torch.no_grad()
+def drawn(
+    registry: Registry,
+    model: Model,
+    name: str,
+    schedule: str,
+    steps: int,
+    guidance: float = GUIDANCE,
+    seeds: Sequence[int] = SEEDS,
+) -> torch.Tensor:
+    """The latents of every prompt and seed on a model."""
+    size = model.info.defaults.size
+    start = torch.zeros(len(seeds), *model.latents_shape(size, size))
+    ready = plan(model.schedule, registry.sampler(name).item, registry.schedule(schedule).item, steps)
+    return torch.cat([run(ready, model.denoiser(prompt, "", guidance), start, seeds).x for prompt in PROMPTS])
+
+
+def apart(latents: torch.Tensor, reference: torch.Tensor) -> float:
+    """The median over pictures of |latents - reference| / |reference|, to two digits."""
+    errors = (latents - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+    return float(f"{errors.median().item():.2g}")
+
+
+def by_schedule_table(registry: Registry, model: Model) -> list[str]:
+    """Usual samplers on a model with 8 calls, on several schedules, and without guidance."""
+    head = " | ".join(f"{schedule}, guidance {guidance:g}" for schedule, guidance in BY_SCHEDULE)
+    draw = partial(drawn, registry, model, seeds=MORE_SEEDS)
+    references = {each: draw(REFERENCE, each[0], 60, each[1]) for each in BY_SCHEDULE}
+    lines = [f"| sampler | {head} |", "| --- " * (1 + len(BY_SCHEDULE)) + "|"]
+    for name in USUAL:
+        made = {each: draw(name, each[0], GUIDED_CALLS[0], each[1]) for each in BY_SCHEDULE}
+        lines.append(f"| {name} | " + " | ".join(f"{apart(made[each], references[each]):g}" for each in made) + " |")
+    return lines
+
+
 def guided_errors(registry: Registry, model: Model) -> SamplerErrors:
     """Native deterministic samplers on a model at guidance 5."""
-    size = model.info.defaults.size
-    start = torch.zeros(len(SEEDS), *model.latents_shape(size, size))
-
-    @torch.no_grad()
-    def draw(name: str, schedule: str, steps: int) -> torch.Tensor:
-        ready = plan(model.schedule, registry.sampler(name).item, registry.schedule(schedule).item, steps)
-        return torch.cat([run(ready, model.denoiser(prompt, "", GUIDANCE), start, SEEDS).x for prompt in PROMPTS])
-
     compared = {
         name: item for name, item in native(registry).items() if not item.stochastic_with() and not item.own_grid_with()
     }
     found: dict[str, dict[str, tuple[float, ...]]] = {}
     for schedule in GUIDED_SCHEDULES:
-        reference, found[schedule] = draw("DPM++ 2M", schedule, 60), {}
+        reference, found[schedule] = drawn(registry, model, REFERENCE, schedule, 60), {}
         for name, sampler in compared.items():
-            differences = [draw(name, schedule, steps_within(sampler, calls)) - reference for calls in GUIDED_CALLS]
-            errors = [each.flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1) for each in differences]
-            found[schedule][name] = tuple(float(f"{each.median().item():.2g}") for each in errors)
+            made = (drawn(registry, model, name, schedule, steps_within(sampler, calls)) for calls in GUIDED_CALLS)
+            found[schedule][name] = tuple(apart(each, reference) for each in made)
     plain = [name for name, sampler in compared.items() if sampler.calls == 1]
     return SamplerErrors(
         model=model.name, guidance=GUIDANCE, calls=GUIDED_CALLS, errors=found, first=first_of(found, plain)
@@ -228,14 +257,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/samplers.md")
     write = parser.parse_args().write
     registry = discover(ROOT / "plugins", packages=False)
-    errors = guided_errors(registry, open_model(read_folder(ROOT / "weights" / "emoji"), "cpu"))
-    guided = "\n".join(guided_table(errors))
+    embedded = open_model(read_folder(ROOT / "weights" / "emoji"), "cpu")
+    errors = guided_errors(registry, embedded)
+    guided, by_schedule = "\n".join(guided_table(errors)), "\n".join(by_schedule_table(registry, embedded))
     if write:
         write_errors(errors)
         write_table("samplers.md", "samplers", tables(registry))
         write_table("samplers.md", "guided", guided)
+        write_table("samplers.md", "by-schedule", by_schedule)
     else:
-        print(tables(registry), guided, sep="\n\n")
+        print(tables(registry), guided, by_schedule, sep="\n\n")
 
 
 if __name__ == "__main__":

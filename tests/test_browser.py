@@ -271,10 +271,11 @@ def test_a_model_with_a_card_shows_what_it_draws(visit, server):
     sizes = page.locator("#txt2img-shapes")
     sizes.get_by_role("button", name="Other").click()
     expect(page.locator("#txt2img-width input[type=number]")).to_be_focused()
-    page.locator("#txt2img-width input[type=number]").fill("128")
+    # Between two steps of the slider.
+    page.locator("#txt2img-width input[type=number]").fill("136")
     page.keyboard.press("Tab")
     expect(page.locator("#txt2img-plan")).to_contain_text("other was trained on 64 × 64 pixels")
-    expect(sizes.get_by_role("button", name=re.compile("128 × 64"))).to_have_attribute("aria-pressed", "true")
+    expect(sizes.get_by_role("button", name=re.compile("136 × 64"))).to_have_attribute("aria-pressed", "true")
     sizes.get_by_role("button", name="64 × 64", exact=True).click()
     expect(page.locator("#txt2img-width input[type=number]")).to_have_value("64")
 
