@@ -223,36 +223,50 @@ def test_strokes_are_taken_and_not_kept_for_ever(page, monkeypatch):
 def test_a_value_that_is_no_picture_is_refused_in_words(page, value):
     dependencies = httpx.get(f"{page.url}/config", timeout=20).json()
     image = next(each["id"] for each in dependencies["components"] if each["props"].get("elem_id") == "img2img-image")
-    event = next(each for each in dependencies["dependencies"] if image in each["inputs"] and not each["queue"])
+    event = next(
+        each
+        for each in dependencies["dependencies"]
+        if image in each["inputs"] and each["backend_fn"] and not each["queue"]
+    )
     data = [value if each == image else None for each in event["inputs"]]
     answer = post(page, "/gradio_api/run/predict", json={"fn_index": event["id"], "data": data, "session_hash": "a"})
     assert answer.status_code == 422 and "another form" in answer.text
 
 
-def dependency(page, name, wanted):
-    """An event that runs without the queue and takes the control of this name, the control's number, and its data."""
+def events_of(page, name, value):
+    """(number of an event, its data with this value) of each that runs without the queue and gets the control's value.
+
+    The browser gathers the values of most events in a hidden component, see `gather`.
+    """
     config = httpx.get(f"{page.url}/config", timeout=20).json()
     number = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == name)
-    event = next(each for each in config["dependencies"] if number in each["inputs"] and wanted(each))
-    values = {each["id"]: each["props"].get("value") for each in config["components"]}
-    return event["id"], number, [number if each == number else values.get(each) for each in event["inputs"]]
+    values = {each["id"]: each["props"].get("value") for each in config["components"]} | {number: value}
+    alone = [each for each in config["dependencies"] if not each["backend_fn"] and number in each["inputs"]]
+    held = {out: [values.get(of) for of in each["inputs"]] for each in alone for out in each["outputs"]}
+    for each in config["dependencies"]:
+        if each["backend_fn"] and not each["queue"] and {number, *held} & {*each["inputs"]}:
+            yield each["id"], [held.get(given, values.get(given)) for given in each["inputs"]]
 
 
 @pytest.mark.parametrize("value", ["x", ["Euler"], {"a": []}, 3, True])
 def test_a_value_that_a_menu_has_not_is_refused_without_a_traceback(page, value, capfd):
-    event, number, data = dependency(page, "txt2img-sampler", lambda each: not each["queue"] and each["backend_fn"])
-    data = [value if each == number else each for each in data]
-    answer = post(page, "/gradio_api/run/predict", json={"fn_index": event, "data": data, "session_hash": "a"})
-    assert answer.status_code in (200, 422) and "Traceback" not in capfd.readouterr().err
+    asked = list(events_of(page, "txt2img-sampler", value))
+    assert asked
+    for event, data in asked:
+        answer = post(page, "/gradio_api/run/predict", json={"fn_index": event, "data": data, "session_hash": "a"})
+        assert answer.status_code in (200, 422) and "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("told", [None, "x", 3, [], {}, {"index": 0}])
 def test_an_event_that_does_not_say_what_it_is_about_is_refused(page, told):
     config = httpx.get(f"{page.url}/config", timeout=20).json()
-    event = next(each for each in config["dependencies"] if each["collects_event_data"])
-    body = {"fn_index": event["id"], "data": [None for _ in event["inputs"]], "session_hash": "a", "event_data": told}
-    answer = post(page, "/gradio_api/run/predict", json=body)
-    assert answer.status_code == 422 and "what it is about" in answer.text
+    events = [each for each in config["dependencies"] if each["collects_event_data"]]
+    assert len(events) > 2
+    for event in events:
+        data = [None for _ in event["inputs"]]
+        body = {"fn_index": event["id"], "data": data, "session_hash": "a", "event_data": told}
+        answer = post(page, "/gradio_api/run/predict", json=body)
+        assert answer.status_code == 422 and "what it is about" in answer.text
 
 
 def test_an_event_that_the_browser_runs_alone_is_none_for_the_server(page):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.request import RequestError
 from webui.engine.jobs import DrawJob, Job
@@ -37,6 +39,14 @@ new MutationObserver(() => {
   (back || element.closest(".compose").querySelector("button.generate")).focus({ preventScroll: true });
 }).observe(element, { childList: true, attributes: true, subtree: true });
 """
+
+
+class OrderData(gr.EventData):
+    """What PRESSED says of a button: its `order`, and the id of its `job`."""
+
+    def __init__(self, target: Block | None, data: Any):
+        super().__init__(target, data)
+        self.order, self.job = str(data["order"]), str(data["job"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +82,8 @@ def build_own_queue(page: Page, mode: str) -> OwnQueue:
     """Build and wire the list; it is empty while nothing waits."""
     queue = OwnQueue(page, mode, gr.HTML(elem_id=f"{mode}-queue", js_on_load=PRESSED))
 
-    def change(token: str, event: gr.EventData) -> str:
-        return queue.change(token, str(event.order), str(event.job))
+    def change(token: str, event: OrderData) -> str:
+        return queue.change(token, event.order, event.job)
 
     queue.box.click(change, page.token, queue.box, trigger_mode="multiple", **QUIET)
     return queue

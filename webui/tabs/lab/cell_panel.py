@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
+from gradio.blocks import Block
 
 from webui.core.request import RequestError
 from webui.gradio_ext.gradio_events import QUIET, Updates
@@ -36,6 +37,14 @@ element.addEventListener("click", (event) => {
 });
 new MutationObserver(mark).observe(element, { childList: true, subtree: true });
 """
+
+
+class CellData(gr.EventData):
+    """What CHOSEN says of a click: the number of the `cell`."""
+
+    def __init__(self, target: Block | None, data: Any):
+        super().__init__(target, data)
+        self.cell = int(data["cell"])
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def connect_cell_panel(
     paired  the labels in them, once a grid has ended
     """
 
-    def choose(cells: Mapping[int, ShownCell], event: gr.EventData) -> Updates:
+    def choose(cells: Mapping[int, ShownCell], event: CellData) -> Updates:
         cell = cells.get(event.cell)
         if cell is None:
             return gr.skip()
