@@ -311,7 +311,7 @@ def test_a_form_makes_a_request_of_it(registry):
 def test_grids_vary_it_and_its_options(registry):
     titles = kinds(registry)
     assert titles["guidance_method"] == "Guidance method"
-    assert titles["guidance_option:momentum"] == "Guidance option momentum"
+    assert titles["guidance_option:momentum"] == "Guidance option: Momentum"
     assert menu("guidance_method", registry)[:2] == ["CFG", "Adaptive"]
     axis = read_axis("guidance_method", ["CFG", "APG"], registry)
     assert [(value.label, value.change({})["guidance_method"]) for value in axis.values] == [

@@ -81,30 +81,6 @@ def shown_sigmas(page):
     return [float(number) for number in page.locator(SIGMAS).input_value().split(",")]
 
 
-def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
-    page = opened(visit)
-    choose(page, "#schedule-schedule", "Karras")
-    fill(page, "#schedule-steps", 12)
-    until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps"])
-    wanted = planned_sigmas(server, schedule="Karras", steps=12)
-    assert shown_sigmas(page) == wanted
-    assert traces(page)["Karras, rho 7, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
-    # The very run, by the form that takes over these settings.
-    page.locator("#schedule-use-txt2img").click()
-    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
-    expect(page.locator("#txt2img-steps input")).to_have_value("12")
-    expect(page.locator("#txt2img-plan")).to_contain_text("12 network calls")
-    generate(page)
-    finished(page)
-    page.get_by_role("tab", name="Schedule", exact=True).click()
-    page.locator("#schedule-last").click()
-    until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps", "Run: DDIM, Karras, 12 steps"])
-    expect(page.locator("#schedule-message")).to_contain_text(
-        "12 network calls. Guidance 5 acts in all 12 steps. The same settings run the same list here."
-    )
-    assert traces(page)["Run: DDIM, Karras, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
-
-
 def test_a_curve_is_drawn_by_hand(visit):  # noqa: F811
     page = opened(visit)
     editor = page.locator(".curve-editor")
@@ -142,6 +118,30 @@ def test_a_curve_is_drawn_by_hand(visit):  # noqa: F811
     expect(editor.locator("circle")).to_have_count(3)
     page.locator("#schedule-paste textarea").fill("9, x")
     expect(editor.locator("circle")).to_have_count(0)
+
+
+def test_the_list_drawn_is_the_list_run(visit, server):  # noqa: F811
+    page = opened(visit)
+    choose(page, "#schedule-schedule", "Karras")
+    fill(page, "#schedule-steps", 12)
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps"])
+    wanted = planned_sigmas(server, schedule="Karras", steps=12)
+    assert shown_sigmas(page) == wanted
+    assert traces(page)["Karras, rho 7, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
+    # The very run, by the form that takes over these settings.
+    page.locator("#schedule-use-txt2img").click()
+    expect(page.locator("#txt2img-schedule input")).to_have_value("Karras")
+    expect(page.locator("#txt2img-steps input")).to_have_value("12")
+    expect(page.locator("#txt2img-plan")).to_contain_text("12 network calls")
+    generate(page)
+    finished(page)
+    page.get_by_role("tab", name="Schedule", exact=True).click()
+    page.locator("#schedule-last").click()
+    until_drawn(page, ["Training of toy", "Karras, rho 7, 12 steps", "Run: DDIM, Karras, 12 steps"])
+    expect(page.locator("#schedule-message")).to_contain_text(
+        "12 network calls. Guidance 5 acts in all 12 steps. The same settings run the same list here."
+    )
+    assert traces(page)["Run: DDIM, Karras, 12 steps"]["y"] == pytest.approx([*wanted[:-1], None])
 
 
 def test_settings_come_from_a_form_and_a_run_from_a_file(visit, server):  # noqa: F811
