@@ -352,7 +352,7 @@ def test_a_full_queue_tells_scripts_when_to_come_back(page, monkeypatch):
 
 
 def test_connections_that_send_nothing_lock_nobody_out(page, monkeypatch):
-    monkeypatch.setattr(connections, "PATIENCE", 1.0)
+    monkeypatch.setattr(connections, "PATIENCE", 0.5)
     address = urlsplit(page.url)
     half = [socket.create_connection((address.hostname, address.port)) for _ in range(50)]
     for each in half[::2]:
@@ -484,7 +484,7 @@ def start(page, steps, path="call/txt2img", **more):
 
 
 def test_a_call_that_nobody_fetches_is_ended(page, monkeypatch):
-    monkeypatch.setattr(unfetched_calls, "SECONDS", 1.0)
+    monkeypatch.setattr(unfetched_calls, "SECONDS", 0.3)
     start(page, 600)
     until(lambda: page.pace.calls)
     idle(page.engine, 30)
@@ -492,8 +492,8 @@ def test_a_call_that_nobody_fetches_is_ended(page, monkeypatch):
 
 
 def test_a_call_that_is_fetched_goes_on(page, monkeypatch):
-    monkeypatch.setattr(unfetched_calls, "SECONDS", 2.0)
-    event = start(page, 30)
+    monkeypatch.setattr(unfetched_calls, "SECONDS", 1.0)
+    event = start(page, 14)
     answer = httpx.get(f"{page.url}/gradio_api/call/txt2img/{event}", timeout=20).text
     page.pace.fast()
     assert "event: complete" in answer and "nfe" in answer

@@ -58,7 +58,7 @@ def submit(engine, sampler):
 def test_a_silent_sampler_is_named_and_stop_ends_it(engine):
     job = submit(engine, "Loops")
     until(lambda: job.snapshot().progress and "Loops has not called the network" in job.snapshot().progress.text)
-    time.sleep(1)
+    time.sleep(1.5 * watchdog.LIMIT)
     assert job.outcome is None  # nobody waits, nobody stopped it
     engine.stop(job)
     assert type(job.wait(10)).__name__ == "StoppedEarly"
@@ -85,7 +85,8 @@ def test_a_slow_network_call_is_no_silent_sampler(engine, monkeypatch):
     monkeypatch.setattr(ToyModel, "calls", [], raising=False)
     job = submit(engine, "Euler")
     job.wait(10)
-    engine.opened_model.on_call = lambda sigma: time.sleep(1.0)
+    seconds = iter([1.5 * watchdog.LIMIT])
+    engine.opened_model.on_call = lambda sigma: time.sleep(next(seconds, 0))
     slow, other = submit(engine, "Euler"), submit(engine, "Euler")
     assert type(slow.wait(20)).__name__ == type(other.wait(20)).__name__ == "Finished"
 
