@@ -84,7 +84,8 @@ def drawn(real, files):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_outside_a_hard_mask_every_byte_is_the_inputs(drawn, name):
-    _, pixels = drawn(mask=LEFT, mask_blur=0, sampler=name)
+    options = {"tolerance": 0.01} if name == "Flow" else {}  # the fewest calls that it takes
+    _, pixels = drawn(mask=LEFT, mask_blur=0, sampler=name, options=options)
     kept, original = np.asarray(LEFT) == 0, np.asarray(scene()).astype(int)
     assert np.array_equal(pixels[kept], original[kept])
     assert np.abs(pixels - original)[~kept].mean() > 10

@@ -18,12 +18,9 @@ PROMPT, NEGATIVE = "red apple", "blue"
 pytestmark = pytest.mark.skipif(not (EMOJI / "model_index.json").exists(), reason="the embedded model is not here")
 
 
-@pytest.fixture(scope="module")
-def model():
-    from weights.diffusers_folder import read_folder
-    from weights.opening import open_model
-
-    return open_model(read_folder(EMOJI), "cpu")
+@pytest.fixture
+def model(emoji):
+    return emoji
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +70,7 @@ def test_ddim_draws_what_diffusers_pipeline_draws(model, pipeline, steps, guidan
     assert np.ptp(mine[0]) > 20 and np.abs(mine[0] - mine[1]).max() > 10
 
 
-CASES = [
-    ("DDPM", {}),
-    ("DDIM", dict(eta=0.7)),
-    ("Euler", dict(churn=2.0)),
-    ("Flow", dict(method="heun")),
-]
-
-
-@pytest.mark.parametrize("name, options", CASES)
+@pytest.mark.parametrize("name, options", [("DDPM", {}), ("Flow", dict(method="heun"))])
 def test_a_picture_of_a_batch_equals_the_picture_alone(model, name, options):
     seeds = (5, 17)
     together = draw(model, name, seeds, 3, **options)
