@@ -48,19 +48,23 @@ def test_the_sampler_that_is_shown_is_a_plugin_that_keeps_the_contract(tmp_path)
     assert len([line for line in PLUGIN.splitlines() if line.strip()]) <= 15
 
 
-def test_the_script_that_is_shown_makes_a_picture(registry, tmp_path, capsys):
-    with served(registry, tmp_path) as page:
-        exec(compile(SCRIPT.replace("http://127.0.0.1:7860", page.url), "README.md", "exec"), shown := {})
+@pytest.fixture(scope="module")
+def page(registry, tmp_path_factory):
+    with served(registry, tmp_path_factory.mktemp("docs"), page_settings=dict(api=True)) as page:
+        yield page
+
+
+def test_the_script_that_is_shown_makes_a_picture(page, capsys):
+    exec(compile(SCRIPT.replace("http://127.0.0.1:7860", page.url), "README.md", "exec"), shown := {})
     assert shown["files"][0].endswith(".png")
     assert shown["info"]["seeds"] == [7]
     assert "[7] 20" in capsys.readouterr().out
 
 
-def test_clients_of_other_programs_draw_as_shown(registry, tmp_path, capsys, monkeypatch):
+def test_clients_of_other_programs_draw_as_shown(page, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with served(registry, tmp_path, page_settings=dict(api=True)) as page:
-        for code in APIS:
-            exec(compile(code.replace("http://127.0.0.1:7860", page.url), "docs/apis.md", "exec"), {})
+    for code in APIS:
+        exec(compile(code.replace("http://127.0.0.1:7860", page.url), "docs/apis.md", "exec"), {})
     assert Image.open(tmp_path / "apple.png").size == (64, 64)
     assert '1 {"prompt": "red apple"' in capsys.readouterr().out
 

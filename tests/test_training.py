@@ -46,8 +46,16 @@ ENTRIES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory) -> Path:
+    """A tokenizer of the captions, trained once."""
+    folder, words = tmp_path_factory.mktemp("vocabulary"), Text(vocabulary=600, length=16)
+    captions.train_tokenizer(captions.corpus(ENTRIES), words.vocabulary, words.length, folder)
+    return folder
+
+
 @pytest.fixture()
-def config(tmp_path: Path) -> Config:
+def config(tmp_path: Path, vocabulary: Path) -> Config:
     config = Config(
         size=16,
         work=tmp_path,
@@ -55,9 +63,7 @@ def config(tmp_path: Path) -> Config:
         text=Text(vocabulary=600, length=16, width=32, layers=1, heads=2),
         denoiser=Denoiser(widths=(16, 32, 32), head_width=16, batch=8),
     )
-    captions.train_tokenizer(
-        captions.corpus(ENTRIES), config.text.vocabulary, config.text.length, config.folder / "tokenizer"
-    )
+    shutil.copytree(vocabulary, config.folder / "tokenizer")
     return config
 
 
