@@ -1,6 +1,7 @@
 """Attacks on a served page: each is refused quickly, in words, and others are served meanwhile."""
 
 import asyncio
+import functools
 import http.client
 import io
 import json
@@ -47,7 +48,14 @@ def streamed(body: bytes):
 
 
 def post(page, path, **more):
-    return httpx.post(page.url + path, timeout=20, **more)
+    # Reading the certificates, for which there is no use here, costs more than most calls.
+    return httpx.post(page.url + path, timeout=20, verify=False, **more)
+
+
+@functools.cache
+def config_of(page):
+    """What a browser is told of a page."""
+    return httpx.get(f"{page.url}/config", timeout=20).json()
 
 
 LARGE = json.dumps({"data": [0] * (MAX_BODY // 2), "session_hash": "a", "fn_index": 0, "event_id": "a"}).encode()
@@ -191,7 +199,7 @@ def test_a_wrong_call_is_refused_in_words(page, path, body, status, said):
 
 def stroke(page, index="0", kind="layer", content=b"x", name="a"):
     """Send a file of the mask's editor, as its browser part does."""
-    config = httpx.get(f"{page.url}/config", timeout=20).json()
+    config = config_of(page)
     (editor,) = [each["id"] for each in config["components"] if each["props"].get("elem_id") == "img2img-editor"]
     form = dict(component_id=editor, session_hash="a", fn_name="accept_blobs", type=kind, index=index, id=name)
     return editor, post(page, "/gradio_api/component_server", data=form, files={"file": ("x.png", content)})
@@ -221,7 +229,7 @@ def test_strokes_are_taken_and_not_kept_for_ever(page, monkeypatch):
 
 @pytest.mark.parametrize("value", [7, "x", [], {"path": 3}, [[]], True, {"url": {}, "path": "x"}])
 def test_a_value_that_is_no_picture_is_refused_in_words(page, value):
-    dependencies = httpx.get(f"{page.url}/config", timeout=20).json()
+    dependencies = config_of(page)
     image = next(each["id"] for each in dependencies["components"] if each["props"].get("elem_id") == "img2img-image")
     event = next(
         each
@@ -238,7 +246,7 @@ def events_of(page, name, value):
 
     The browser gathers the values of most events in a hidden component, see `gather`.
     """
-    config = httpx.get(f"{page.url}/config", timeout=20).json()
+    config = config_of(page)
     number = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == name)
     values = {each["id"]: each["props"].get("value") for each in config["components"]} | {number: value}
     alone = [each for each in config["dependencies"] if not each["backend_fn"] and number in each["inputs"]]
@@ -259,7 +267,7 @@ def test_a_value_that_a_menu_has_not_is_refused_without_a_traceback(page, value,
 
 @pytest.mark.parametrize("told", [None, "x", 3, [], {}, {"index": 0}])
 def test_an_event_that_does_not_say_what_it_is_about_is_refused(page, told):
-    config = httpx.get(f"{page.url}/config", timeout=20).json()
+    config = config_of(page)
     events = [each for each in config["dependencies"] if each["collects_event_data"]]
     assert len(events) > 2
     for event in events:
@@ -270,7 +278,7 @@ def test_an_event_that_does_not_say_what_it_is_about_is_refused(page, told):
 
 
 def test_an_event_that_the_browser_runs_alone_is_none_for_the_server(page):
-    dependencies = httpx.get(f"{page.url}/config", timeout=20).json()["dependencies"]
+    dependencies = config_of(page)["dependencies"]
     number = next(each["id"] for each in dependencies if not each["backend_fn"])
     for path in ("queue/join", "run/predict"):
         answer = post(page, f"/gradio_api/{path}", json={"fn_index": number, "data": [], "session_hash": "a"})
