@@ -105,6 +105,7 @@ def served(registry, folder: Path, auth=None, auth_file=None, page_settings=(), 
         finally:
             pace.fast()
             engine.close()
+            page.server.force_exit = True  # else it waits for seconds for clients that keep a connection
             page.close(verbose=False)
 
 
