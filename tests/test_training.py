@@ -191,11 +191,11 @@ def test_training_resumes_bit_equal_and_learns(config: Config, known: latents.La
     whole = replace(config, work=tmp_path / "whole")
     whole.folder.mkdir(parents=True)
     (whole.folder / "tokenizer").symlink_to(config.folder / "tokenizer")
-    denoiser.run(whole, loop.Budget(steps=4), known)
+    denoiser.run(whole, loop.Budget(steps=2), known)
 
-    denoiser.run(config, StopAfter(4, 2), known)
-    assert loop.restore(config.folder / "denoiser.pt")["number"] == 2
-    denoiser.run(config, loop.Budget(steps=4), known)
+    denoiser.run(config, StopAfter(2, 1), known)
+    assert loop.restore(config.folder / "denoiser.pt")["number"] == 1
+    denoiser.run(config, loop.Budget(steps=2), known)
 
     ours, theirs = (loop.restore(c.folder / "denoiser.pt") for c in (config, whole))
     for part in ("model", "ema"):
@@ -398,6 +398,7 @@ def test_the_flow_network_shares_the_text_encoder_and_opens_beside_the_other(
     config: Config, known: latents.Latents, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setattr(denoiser, "PROMPTS", denoiser.PROMPTS[:1])
+    monkeypatch.setattr(denoiser, "STEPS", 2)
     loop.save(config.folder / "autoencoder.pt", {"vae": autoencoder.build(config).state_dict()})
     with pytest.raises(SystemExit, match="First: python -m training denoiser"):
         flow.run(config, loop.Budget(steps=1), known)

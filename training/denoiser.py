@@ -192,6 +192,7 @@ PROMPTS = (
     "house on a pink background",
     "sunflower",
 )
+STEPS = 20  # of the pictures of these
 
 
 @torch.no_grad()
@@ -206,6 +207,8 @@ def sample(config: Config, process: Process, weights: dict) -> None:
     pipe = export.pipeline(vae, model.text, model.unet, tokenizer, process.scheduler()).to(loop.device())
     pipe.set_progress_bar_config(disable=True)
     random = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
-    images = pipe(list(PROMPTS), num_inference_steps=20, guidance_scale=5.0, generator=random, output_type="pt").images
+    images = pipe(
+        list(PROMPTS), num_inference_steps=STEPS, guidance_scale=5.0, generator=random, output_type="pt"
+    ).images
     sheet = (config.folder / process.file).with_suffix(".png")
     loop.contact_sheet(sheet, images.cpu().float() * 2 - 1)
