@@ -113,7 +113,7 @@ def test_a_missing_configuration_is_named(folder):
     assert reason(folder) == "model copy: text_encoder/config.json is missing; copy the whole diffusers folder"
 
 
-@pytest.mark.parametrize("longest", [..., 10**30, 77])
+@pytest.mark.parametrize("longest", [..., 77])  # without a length transformers takes 10**30
 def test_a_tokenizer_allows_no_more_tokens_than_the_text_encoder_takes(folder, emoji, longest):
     configure(folder, "tokenizer/tokenizer_config.json", model_max_length=longest)
     info = read_folder(folder)
@@ -169,10 +169,12 @@ def test_whole_folders_are_taken_in_every_form(folder, emoji, form):
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_a_copy_has_the_digests_of_its_original(folder, emoji):
+    assert len(emoji.identity.parts) == 10 and open_model(read_folder(folder), "cpu").identity == emoji.identity
+
+
 @pytest.mark.parametrize("part", ["text_encoder", "vae", "tokenizer"])
 def test_a_digest_tells_when_another_part_than_the_unet_has_changed(folder, emoji, part):
-    same = open_model(read_folder(folder), "cpu")
-    assert len(emoji.identity.parts) == 10 and same.identity == emoji.identity
     if part == "tokenizer":
         file = folder / part / "tokenizer.json"
         file.write_text(file.read_text() + "\n")

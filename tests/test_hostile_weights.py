@@ -55,7 +55,7 @@ LAYERS = "cond_stage_model.transformer.text_model.encoder.layers"
 
 @pytest.fixture(scope="module")
 def weights():
-    return checkpoint(1, Width(32, 32, 64, 1, tokens=64))
+    return checkpoint(1, Width(32, 32, 64, 1, tokens=64), torch.float16)
 
 
 @pytest.fixture(scope="module")
