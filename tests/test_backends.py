@@ -198,8 +198,8 @@ def test_the_fastest_is_measured_once_told_recorded_and_replayed(engine, emoji, 
 @needs_openvino
 def test_samplers_of_every_kind_draw_the_same_through_openvino(engine, faster):
     theirs = engine()
-    for sampler in ("DPM++ 2M SDE", "UniPC", "Restart"):
-        fields = dict(sampler=sampler, steps=3)
+    for sampler in ("DPM++ 2M SDE", "UniPC"):
+        fields = dict(sampler=sampler, steps=2)
         there, here = draw(theirs, **fields)[0], draw(faster, **fields)[0]
         assert (record(here)["backend"], record(there).get("backend")) == ("openvino", None)
         assert np.sqrt(np.square(pixels(here) - pixels(there)).mean()) <= 2
