@@ -127,7 +127,7 @@ def _one_client(api: str, parameters: list[dict[str, Any]], number: int) -> str:
         told = client.get(f"{api}/call/txt2img/{asked.json()['event_id']}").text
         if "event: complete" not in told:
             return f"client {number}: {told[-200:]}"
-        files, _ = json.loads(told.split("event: complete\ndata: ")[1].split("\n")[0])
+        ((files, _),) = json.loads(told.split("event: complete\ndata: ")[1].split("\n")[0])
         picture = Path(tempfile.gettempdir()) / f"sigmalab-load-{os.getpid()}-{number}.png"
         picture.write_bytes(client.get(files[0]["url"]).content)
     record = read_picture(picture).record
