@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import httpx
 import psutil
 
 from samplers.registry import discover
-from webui.app import launch_options
+from webui.app import serve_page
 from webui.engine.engine import Engine
 from webui.page import build_page
 from webui.settings import Settings, free_port
@@ -34,6 +35,7 @@ def engine_with_workers(folder: Path, workers: int, ray: str = "") -> Iterator[E
         root=folder,
         outputs=folder / "outputs",
         weights=ROOT / "weights",
+        port=free_port("127.0.0.1", 7950 + workers),  # of two engines neither has opened its port yet
         device="cpu",
         devices=("cpu",) * workers,
         ray=ray,
@@ -51,10 +53,9 @@ def engine_with_workers(folder: Path, workers: int, ray: str = "") -> Iterator[E
 @contextmanager
 def served_page(engine: Engine) -> Iterator[str]:
     os.environ.setdefault("GRADIO_TEMP_DIR", str(engine.settings.root / "served"))
-    page, port = build_page(engine), free_port("127.0.0.1", 7950)
-    url = page.launch(**launch_options(engine.settings), server_name="127.0.0.1", server_port=port)[1]
+    page = build_page(engine)
     try:
-        yield str(url).rstrip("/")
+        yield serve_page(page, engine).rstrip("/")
     finally:
         page.close(verbose=False)
 
@@ -74,13 +75,15 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def look_at_page(url: str, over: threading.Event, answers: list[float]) -> None:
-    """Ask for the page twice a second."""
+def look_at_page(url: str, over: Event, answers: SimpleQueue[list[float]]) -> None:
+    """Ask for the page twice a second until it is over, in a process of its own; answer with the seconds of each."""
+    times = []
     with httpx.Client(timeout=PATIENCE) as client:
         while not over.wait(0.5):
             began = time.monotonic()
             client.get(url).raise_for_status()
-            answers.append(time.monotonic() - began)
+            times.append(time.monotonic() - began)
+    answers.put(times)
 
 
 def own_memory() -> float:

@@ -4,10 +4,13 @@ import time
 
 import gradio as gr
 import pytest
+from gradio.state_holder import StateHolder
+from gradio_client import Client
 from pages import CHROMIUM, free_port
 from test_browser import FLAGS
 
 from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.sessions import lighten_sessions
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.browser
@@ -118,3 +121,19 @@ def test_what_is_built_later_takes_the_place_of_other_listeners(probe):
 def test_an_update_to_none_is_dropped():
     """schedule_update builds a component instead."""
     assert "info" not in gr.utils.delete_none(gr.update(info=None, label="x"), skip_value=True)
+
+
+def test_sessions_begin_with_a_description_of_every_component():
+    with gr.Blocks() as blocks:
+        box, button = gr.Textbox(), gr.Button()
+        button.click(lambda: "told", None, box)
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), ssr_mode=False)
+    try:
+        plain = StateHolder()
+        plain.set_blocks(blocks)
+        assert len(plain["anybody"].config_values) == len(blocks.blocks), "lighten_sessions can go"
+        lighten_sessions(blocks)
+        assert not blocks.app.state_holder["somebody"].config_values
+        assert Client(url, verbose=False).predict(fn_index=0) == "told"
+    finally:
+        blocks.close(verbose=False)

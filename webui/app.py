@@ -32,6 +32,7 @@ from .gradio_ext.connections import LimitedText, watch_connections
 from .gradio_ext.guard import Guard
 from .gradio_ext.page_meta import PageMeta
 from .gradio_ext.proxies import TrustedProxies
+from .gradio_ext.sessions import lighten_sessions
 from .gradio_ext.signed_in import current_user
 from .gradio_ext.theme import ASSETS, head, theme
 from .gradio_ext.tunnel import open_tunnel
@@ -110,8 +111,13 @@ def open_page(page: gr.Blocks, engine: Engine, accounts: Accounts | None = None)
 
     accounts  whose passwords the page asks for, in place of the login of the settings
     """
-    settings = engine.settings
     engine.start()
+    return serve_page(page, engine, accounts)
+
+
+def serve_page(page: gr.Blocks, engine: Engine, accounts: Accounts | None = None) -> str:
+    """Start the server alone, and return the page's address."""
+    settings = engine.settings
     # Uvicorn would trust every program on this machine as a proxy; `TrustedProxies` decides that.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
     _, url, _ = page.launch(
@@ -120,6 +126,7 @@ def open_page(page: gr.Blocks, engine: Engine, accounts: Accounts | None = None)
         server_port=settings.port,
     )
     watch_connections(page.server)
+    lighten_sessions(page)
     # 0.0.0.0 means every address of this machine and is not one that a browser can open.
     return url.replace("//0.0.0.0", "//localhost").replace("//[::]", "//localhost")
 
