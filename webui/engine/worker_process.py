@@ -22,6 +22,7 @@ from .remote_messages import End, Logged, Message
 from .worker_host import WorkerHost, WorkerSetup
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+LOWER_PRIORITY = 5  # by which a worker on the cores that also serve the page comes after it
 PRELOADED = ("diffusers", "transformers")  # what opening a model imports, and takes seconds
 
 
@@ -95,6 +96,8 @@ def run_worker(pipe: Connection, setup: WorkerSetup, device: str) -> None:
     # Ctrl+C reaches all processes of a terminal; the program decides what ends when.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kind = show_one_gpu(device)
+    if kind == "cpu" and hasattr(os, "nice"):
+        os.nice(LOWER_PRIORITY)
     if setup.threads:
         torch.set_num_threads(setup.threads)
     sending = threading.Lock()
