@@ -49,6 +49,9 @@ def test_what_is_unknown_has_names_near_it():
     assert CARD.read("kittens ").near == ("cat",)
     assert CARD.read("bicicle ").near == ("bicycle",)  # misspelt
     assert CARD.read("quark ").near == ()
+    assert CARD.read("faces kittens ").near == ("cat face", "cat")
+    many = CARD.model_copy(update=dict(words={"three": ("three o'clock", "keycap 3"), "pie": ("apple pie",)}))
+    assert many.read("three pies ").near == ("three o'clock", "apple pie", "keycap 3")  # each word before a second name
     assert CARD.read("a cat riding a bicycle ").instead == "cat and bicycle"
     assert CARD.read("woman walking ").seldom == ("woman walking",)
     assert CARD.read("mytoken cat ", also=("MyToken",)).unknown == ()

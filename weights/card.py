@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -145,7 +145,9 @@ class Card(_Part):
     def _reading(
         self, known: tuple[str, ...], unknown: tuple[str, ...], typed: int, completions: tuple[str, ...]
     ) -> Reading:
-        near = dict.fromkeys(name for word in unknown for name in self._near(word) if name not in known)
+        # The first of each word before the second of any.
+        ranks = zip_longest(*map(self._near, unknown))
+        near = dict.fromkeys(name for name in chain.from_iterable(ranks) if name and name not in known)
         # Of two things and a word between them, the things can be had.
         instead = self.pair.replace("{}", "%s") % known[:2] if self.pair and unknown and len(known) > 1 else ""
         seldom = tuple(name for name in known if name in self.seldom)
