@@ -13,12 +13,34 @@ import pluggy
 
 from .check import CheckFailed, check_quickly, check_schedule_quickly, global_state_kept
 from .guidance_check import check_guidance_quickly
-from .sampler import PROJECT, Guidance, Hooks, Sampler, Schedule
+from .sampler import PROJECT, Guidance, Sampler, Schedule
 from .schedule import flow, stable_diffusion
 from .slow_loading import TookTooLong
 from .sources import Source, UnsupportedAPI, digest_of_files
 
 Item = TypeVar("Item", Sampler, Schedule, Guidance)
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+class Hooks:
+    """What a plugin may implement, with `@hookimpl`; each hook returns a list."""
+
+    @hookspec
+    def register_samplers(self) -> list[Sampler]:
+        """Return the samplers of this plugin."""
+        raise NotImplementedError  # only the signature of a hook specification counts
+
+    @hookspec
+    def register_schedules(self) -> list[Schedule]:
+        """Return the schedules of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def register_guidances(self) -> list[Guidance]:
+        """Return the guidances of this plugin."""
+        raise NotImplementedError
+
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 

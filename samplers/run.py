@@ -23,12 +23,14 @@ class Plan:
     """What a run will do, known before it starts: the visualizer draws it and the run executes it.
 
     coefficients  those of a sampler that is calibrated, {} for none; None where nobody has looked for them yet
+    schedule_coefficients  likewise those of the schedule that the sigmas came from
     """
 
     sampler: Sampler
     options: Mapping[str, Any]
     sigmas: tuple[float, ...]
     coefficients: Mapping[str, Any] | None = None
+    schedule_coefficients: Mapping[str, Any] | None = None
 
     @cached_property
     def calls(self) -> int | None:

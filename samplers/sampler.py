@@ -33,7 +33,6 @@ from .schedule import NoiseSchedule
 
 COEFFICIENTS = "coefficients"  # the argument of a sampler that is calibrated
 PROJECT = "sigmalab"  # pluggy's project name and the entry-point group of plugin packages
-hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
@@ -81,9 +80,8 @@ class Sampler:
         coefficients  what `calibrate` returned for these sigmas; None for a sampler without it, or without a fit
         """
         sigmas = tuple(sigmas)
-        if coefficients is not None and not self.calibrate:
-            options[COEFFICIENTS] = coefficients
-        given = self.resolve(options) | ({COEFFICIENTS: coefficients} if self.calibrate else {})
+        given = self.resolve(options) if self.calibrate else self.resolve(options | _as_option(coefficients))
+        given |= {COEFFICIENTS: coefficients} if self.calibrate else {}
         return self.function(CheckedDenoise(denoise, sigmas), x, sigmas, noise, **given)
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,13 +121,17 @@ class Schedule:
     options: tuple[Option, ...]
     version: str = "1"
     paper: str = ""
+    calibrate: Callable[..., Mapping[str, Any]] | None = None
 
-    def __call__(self, model, steps: int, **options) -> tuple[float, ...]:
+    def __call__(self, model, steps: int, *, coefficients=None, **options) -> tuple[float, ...]:
         """The sigmas of a run of `steps` steps on `model` (a `samplers.schedule.NoiseSchedule`): falling, then 0.
 
+        coefficients  what `calibrate` returned for so many steps, as for a sampler
         Raises ValueError on bad options and when the function's numbers are not `steps` falling positive ones.
         """
-        sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **self.resolve(options)))
+        given = self.resolve(options) if self.calibrate else self.resolve(options | _as_option(coefficients))
+        given |= {COEFFICIENTS: coefficients} if self.calibrate else {}
+        sigmas = tuple(float(sigma) for sigma in self.function(model, steps, **given))
         falling = (
             all(0 < b < a < float("inf") for a, b in zip(sigmas, sigmas[1:] + (sigmas[-1] / 2,))) if sigmas else False
         )
@@ -205,8 +207,10 @@ def sampler(
     resizes     asks the network at other sizes than that of x: it then cannot run beside a mask
     calibrate   a function (denoise, starts, sigmas, noise) -> numbers that fit the sampler to a model, a dict of JSON
                 data. The sampler has a keyword argument `coefficients=None`: those of a fit to its sigmas, or None, for
-                which it runs as well as it can. `starts` are states at sigmas[0], one of each picture; denoise also
-                takes a whole multiple of them, the same pictures again and again.
+                which it runs as well as it can. `starts` are states at sigmas[0], one of each picture; denoise is a
+                `samplers.fitting_denoiser.FittingDenoise`: it also takes a whole multiple of them, the same pictures
+                again and again, `denoise.first(count)` is that of the first ones alone, and
+                `denoise.ends(starts, sigma)` is what runs should end with.
     order, stochastic and own_grid may be functions (**options) too.
     """
 
@@ -236,11 +240,16 @@ def sampler(
     return decorate
 
 
-def schedule(name: str, *, version="1", paper=""):
-    """Make a function (model, steps, *, options) -> `steps` falling positive sigmas a `Schedule`; the 0 is added."""
+def schedule(name: str, *, version="1", paper="", calibrate=None):
+    """Make a function (model, steps, *, options) -> `steps` falling positive sigmas a `Schedule`; the 0 is added.
+
+    calibrate  a function (denoise, starts, steps, noise) -> numbers that fit it to a model, as for `sampler`; `starts`
+               are states at the model's sigma_max. The schedule then has a keyword argument `coefficients=None`, too.
+    """
 
     def decorate(function: Callable[..., Sequence[float]]) -> Schedule:
-        return Schedule(name, function, read_options(function, ("model", "steps")), version, paper)
+        options = read_options(function, ("model", "steps"), (COEFFICIENTS,) if calibrate else ())
+        return Schedule(name, function, options, version, paper, calibrate and torch.no_grad()(calibrate))
 
     return decorate
 
@@ -263,23 +272,9 @@ def guidance(name: str, *, skip=None, linear=False, version="1", paper=""):
     return decorate
 
 
-class Hooks:
-    """What a plugin may implement, with `@hookimpl`; each hook returns a list."""
-
-    @hookspec
-    def register_samplers(self) -> list[Sampler]:
-        """Return the samplers of this plugin."""
-        raise NotImplementedError  # only the signature of a hook specification counts
-
-    @hookspec
-    def register_schedules(self) -> list[Schedule]:
-        """Return the schedules of this plugin."""
-        raise NotImplementedError
-
-    @hookspec
-    def register_guidances(self) -> list[Guidance]:
-        """Return the guidances of this plugin."""
-        raise NotImplementedError
+def _as_option(coefficients: Any) -> dict[str, Any]:
+    """What is no sampler's or schedule's coefficients is an option of that name."""
+    return {} if coefficients is None else {COEFFICIENTS: coefficients}
 
 
 def _declared(value: Any, **options) -> Any:

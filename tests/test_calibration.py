@@ -13,6 +13,7 @@ from test_replay import make
 
 from samplers import Range, Step
 from samplers.closed_form import BimodalDenoiser
+from samplers.fitting_denoiser import FittingDenoise
 from samplers.noise import Noise
 from samplers.registry import Entry, Registry
 from samplers.run import Plan, run
@@ -68,7 +69,7 @@ def test_a_fit_halves_the_error_of_the_best_plain_sampler_on_other_starts(regist
         return (end - exact).flatten(1).square().mean(1).sqrt().mean().item()
 
     sigmas = registry.schedules["Karras"].item(MODEL, steps)
-    numbers = fitted.calibrate(denoise, starts(range(32), sigmas[0]), sigmas, None)
+    numbers = fitted.calibrate(FittingDenoise(lambda _: denoise, 32), starts(range(32), sigmas[0]), sigmas, None)
     assert numbers == json.loads(json.dumps(numbers)), "plain numbers, which a picture can carry"
     plain = min(
         error(registry.samplers[name].item, schedule)
@@ -76,6 +77,49 @@ def test_a_fit_halves_the_error_of_the_best_plain_sampler_on_other_starts(regist
         for schedule in ("Karras", "Exponential", "Uniform trailing", "Align Your Steps")
     )
     assert error(fitted, "Karras", numbers) < plain / 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 12])
+def test_a_fit_asks_for_its_pictures_again_and_again(at_once):
+    """Picture i of six has the estimate i * x, however many are asked for together."""
+    asked = []
+
+    def of(pictures):
+        def denoise(x, sigma):
+            asked.append(len(x))
+            return x * torch.tensor([pictures[k % len(pictures)] for k in range(len(x))]).reshape(-1, 1)
+
+        return denoise
+
+    denoise, x = FittingDenoise(of, 6, at_once), torch.ones(18, 1)
+    assert denoise(x, 1.0).flatten().tolist() == [0, 1, 2, 3, 4, 5] * 3 and max(asked) <= at_once
+    assert denoise.first(2)(x, 1.0).flatten().tolist() == [0, 1] * 9
+
+
+def test_a_fit_asks_for_fewer_together_where_memory_ends():
+    def denoise(x, sigma):
+        if len(x) > 2:
+            raise torch.OutOfMemoryError
+        return 2 * x
+
+    fitting = FittingDenoise(lambda pictures: denoise, 8)
+    assert torch.equal(fitting(torch.ones(16, 1), 1.0), torch.full((16, 1), 2.0))
+
+
+def test_the_end_of_the_flow_is_solved_for_once_for_all_numbers_of_steps():
+    calls, mixture = [], Mixture()
+
+    class Counting(Mixture):
+        def __call__(self, x, sigma):
+            calls.append(sigma)
+            return mixture(x, sigma)
+
+    fitting, x = FittingDenoise(lambda pictures: Counting(), 4), starts(range(4), MODEL.sigma_max)
+    first = fitting.ends(x, MODEL.sigma_max)
+    count = len(calls)
+    torch.testing.assert_close(first, mixture.exact(x), rtol=1e-3, atol=1e-3)
+    assert fitting.ends(x, MODEL.sigma_max) is first and len(calls) == count
+    assert fitting.ends(x / 2, MODEL.sigma_max / 2) is not first
 
 
 def test_without_coefficients_it_is_euler(registry):
@@ -107,7 +151,7 @@ def test_a_file_keeps_the_last_calibration_for_each_run(tmp_path):
         Calibration(**calibration(**changes)) for changes in ({}, dict(error=0.01), dict(sigmas=[3.0, 2.0, 1.0, 0.0]))
     )
     for made in (first, other, again):
-        keep_calibrations(tmp_path, [made])
+        keep_calibrations(tmp_path, CalibrationFile(calibrations=(made,)))
     assert sorted(read_calibrations(tmp_path / FILE).calibrations, key=lambda each: each.steps) == [again, other]
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
@@ -142,7 +186,7 @@ def drawn(real, registry, emoji):
             coefficients=ROWS,
         )
     )
-    file = keep_calibrations(real.settings.outputs, [kept])
+    file = keep_calibrations(real.settings.outputs, CalibrationFile(calibrations=(kept,)))
     asked = dict(prompt="rocket", sampler="Calibrated", schedule="Karras", steps=3, seed=8)
     try:
         return [make(real, **asked, guidance=guidance)[0] for guidance in (4.0, 4.5)]
@@ -167,7 +211,7 @@ def test_a_replay_of_a_picture_without_coefficients_takes_none(real, drawn, regi
             coefficients=ROWS,
         )
     )
-    file = keep_calibrations(real.settings.outputs, [later])
+    file = keep_calibrations(real.settings.outputs, CalibrationFile(calibrations=(later,)))
     try:
         assert replay_file(real, drawn[1]).equal
     finally:
@@ -267,7 +311,7 @@ def calibrated(engine, **more):
 def test_the_task_keeps_what_wins_and_a_picture_takes_it(engine):
     info, [found] = calibrated(engine)
     made = found.calibration
-    assert found.kept and made.error < made.best.error and info["calls"] > 500
+    assert found.kept and made.error < made.best.error and info["calls"] > 300
     assert read_calibrations(engine.settings.outputs / FILE).calibrations == (made,)
     [picture] = make(engine, model="toy", prompt="a", sampler="Calibrated", schedule="Karras", steps=4)
     assert read_picture(picture).record.coefficients == made.coefficients
@@ -295,7 +339,10 @@ def test_what_loses_is_not_kept(registry, tmp_path):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (dict(sampler="Euler"), "Sampler Euler cannot be calibrated; those that can are Calibrated."),
+        (
+            dict(sampler="Euler"),
+            "Sampler Euler cannot be calibrated; those that can are Calibrated. Nor can schedule Karras",
+        ),
         (dict(schedules=["None"]), "unknown schedule|Unknown schedule"),
         (dict(prompts=["one"]), "two prompts or more"),
         (dict(pictures=1), "2 to 128"),

@@ -11,16 +11,18 @@ import pytest
 
 import samplers
 import samplers.testing
+from samplers.fitting_denoiser import FittingDenoise
 from samplers.noise import Noise
+from samplers.plugin_loading import Hooks
 from samplers.registry import HOOKS, discover
-from samplers.sampler import Hooks, guidance, sampler, schedule
+from samplers.sampler import guidance, sampler, schedule
 from samplers.sources import API_VERSION, DECLARED
 from samplers.testing import check_guidance, check_sampler, check_schedule, checks
 from webui.engine.reference_problem import exact_end, mixture_problem, relative_error
 
 README = (Path(__file__).parents[1] / "plugins" / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FIRST, OPTIONS, PARTS, CALIBRATION, SCHEDULE, GUIDANCE, TESTS = BLOCKS
+FIRST, OPTIONS, PARTS, CALIBRATION, SCHEDULE, FITTED_SCHEDULE, GUIDANCE, TESTS = BLOCKS
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def test_the_sampler_that_is_calibrated_keeps_the_contract_and_gains(tmp_path):
     problem, sigmas = mixture_problem(), (14.6146, 4.0, 1.0, 0.3, 0.0)
     x = sigmas[0] * Noise(problem.seeds, "initial")(problem.zeros)
     denoise = Leveled(problem.denoise, problem.levels)
-    fitted = item.calibrate(denoise, x, sigmas, None)
+    fitted = item.calibrate(FittingDenoise(lambda pictures: denoise, len(x)), x, sigmas, None)
 
     def error(coefficients):
         *_, last = item(denoise, x, sigmas, None, coefficients=coefficients)
@@ -79,6 +81,16 @@ def test_the_sampler_that_is_calibrated_keeps_the_contract_and_gains(tmp_path):
 
 def test_the_schedule_is_one(tmp_path):
     check_schedule(load(tmp_path, SCHEDULE).schedule("My powers").item)
+
+
+def test_the_schedule_that_is_calibrated_keeps_the_contract_and_chooses(tmp_path):
+    item = load(tmp_path, FITTED_SCHEDULE).schedule("My fitted powers").item
+    check_schedule(item)
+    problem = mixture_problem()
+    x = problem.levels.sigma_max * Noise(problem.seeds, "initial")(problem.zeros)
+    denoise = Leveled(problem.denoise, problem.levels)
+    found = item.calibrate(FittingDenoise(lambda pictures: denoise, len(x)), x, 4, None)
+    assert found["rho"] != 7.0 and item(problem.levels, 4, coefficients=found) != item(problem.levels, 4)
 
 
 def test_the_guidance_is_one(tmp_path):

@@ -283,6 +283,21 @@ def never_yields(denoise, x, sigmas, noise):
         yield Step(x, 0.0, x)
 
 
+def scaled(denoise, x, sigmas, gain=1.0):
+    for step in euler(denoise, x, sigmas):
+        yield Step(step.x * gain, step.sigma, step.denoised)
+
+
+@sampler("coefficients that are tensors", calibrate=lambda *given: {"gain": torch.ones(1)})
+def tensors_fitted(denoise, x, sigmas, noise, *, coefficients=None):
+    yield from scaled(denoise, x, sigmas, **(coefficients or {}))
+
+
+@sampler("a fit that makes it worse", calibrate=lambda *given: {"gain": 1.5})
+def worse_fitted(denoise, x, sigmas, noise, *, coefficients=None):
+    yield from scaled(denoise, x, sigmas, **(coefficients or {}))
+
+
 MUTANTS = [
     (wrong_order, "order_as_declared", r"expected order 2, as declared; got 1\.0"),
     (calls_more, "calls_as_declared", "expected 5 network calls, as declared; got 9"),
@@ -317,6 +332,8 @@ MUTANTS = [
     (hidden_grid, "sigmas_fall", "own_grid=True"),
     (untrue_grid, "own_grid_true", "Step.sigma to be the level that Step.x is at"),
     (grid_beyond, "own_grid_true", "network calls from 10 to 0.1; got one at 15"),
+    (tensors_fitted, "calibration_helps", "a dict of JSON data"),
+    (worse_fitted, "calibration_helps", "as without coefficients"),
     (never_yields, "quick", "no step at all"),
 ]
 

@@ -69,6 +69,7 @@ CHECKS: tuple[Callable[[SamplerUnderTest], None], ...] = (
     accuracy_checks.noise_independent,
     accuracy_checks.part_runs,
     accuracy_checks.own_grid_true,
+    accuracy_checks.calibration_helps,
 )
 
 
@@ -141,7 +142,10 @@ def check_sampler(sampler: Sampler, options: Mapping[str, Any] = {}, **how: Any)
 
 
 def check_schedule(schedule: Schedule, steps: tuple[int, ...] = (1, 2, 3, 7, 20, 50)) -> None:
-    """Make a schedule on an eps and a flow model with every option at its ends; CheckFailed names the case."""
+    """Make a schedule on an eps and a flow model with every option at its ends; CheckFailed names the case.
+
+    One that is calibrated is also fitted to a mixture of Gaussians, for two and for six steps.
+    """
     variants = [{}, *({option.name: value} for option in schedule.options for value in ends(option))]
     for model, kind in ((stable_diffusion(), "Stable Diffusion"), (flow(), "a flow model")):
         for count, options in ((count, options) for count in steps for options in variants):
@@ -157,6 +161,9 @@ def check_schedule(schedule: Schedule, steps: tuple[int, ...] = (1, 2, 3, 7, 20,
                 raise CheckFailed(
                     f"{schedule.name}: expected sigmas that {kind} was trained on; got {sigmas[0]:g} to {sigmas[-2]:g}"
                 )
+
+    if schedule.calibrate:
+        accuracy_checks.check_schedule_fit(schedule)
 
 
 def check_guidance(guidance: Guidance, shapes: tuple[tuple[int, ...], ...] = ((2, 4, 8, 8), (3, 1, 5, 3))) -> None:

@@ -5,14 +5,23 @@ On a Gaussian the exact flow and the exact spread at every noise level are known
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from ..check import check_calls, explained, fail
-from ..closed_form import geometric, measure_order, measure_order_bent
+from ..check import CheckFailed, check_calls, explained, fail
+from ..closed_form import MixtureDenoiser, geometric, measure_order, measure_order_bent
+from ..fitting_denoiser import FittingDenoise
 from ..noise import Noise
+from ..sampler import Schedule
+from ..schedule import NoiseSchedule, stable_diffusion
 from .sampler_under_test import LIST, PICTURE, SamplerUnderTest, check_flow, check_spread, mixture
+
+FITTED = 16  # pictures that a fit is tried on
 
 
 def order_as_declared(case: SamplerUnderTest) -> None:
@@ -118,3 +127,70 @@ def own_grid_true(case: SamplerUnderTest) -> None:
                 f"another state at {step.sigma:g}",
                 f"the grid that is reported, {case.here}",
             )
+
+
+def calibration_helps(case: SamplerUnderTest) -> None:
+    """Where it is calibrated: the coefficients are plain JSON data, and on other starts runs end no worse with them."""
+    if case.sampler.calibrate is None:
+        return
+    exact = Levelled()
+    sigmas = (*geometric(exact.model.sigma_max, 0.1, 3), 0.0)
+    x = case.start(sigmas[0], 2 * FITTED)
+    with explained(case.sampler):
+        found = case.sampler.calibrate(exact.fitting(), x[:FITTED], sigmas, Noise(range(FITTED), "step"))
+    check_plain(found, f"what calibrate= returns, {case.here}")
+    goal, errors = exact.fitting().ends(x[FITTED:], sigmas[0]), []
+    for given in ({}, {"coefficients": found}):
+        with explained(case.sampler):
+            noise = Noise(range(FITTED), "step")
+            *_, last = case.sampler(exact, x[FITTED:], sigmas, noise, **case.options, **given)
+        errors.append((last.x - goal).norm().item())
+    before, after = errors
+    # What draws noise ends elsewhere each time.
+    if not case.stochastic and not after <= before * 1.001:
+        fail(f"an error of at most {before:.3g}, as without coefficients", f"{after:.3g}", f"calibrate=, {case.here}")
+
+
+def check_schedule_fit(schedule: Schedule) -> None:
+    """Raise CheckFailed unless a schedule fits, and makes falling sigmas within the trained range of what it found."""
+    exact, look = Levelled(), f"calibrate= of schedule {schedule.name}"
+    model, calibrate = exact.model, schedule.calibrate
+    assert calibrate is not None
+    starts = model.sigma_max * Noise(range(FITTED), "initial")(torch.zeros(FITTED, *PICTURE, dtype=torch.float64))
+    for steps in (2, 6):
+        try:
+            found = calibrate(exact.fitting(), starts, steps, Noise(range(FITTED), "step"))
+            check_plain(found, f"what it returns, {look}")
+            sigmas = schedule(model, steps, coefficients=found)
+        except CheckFailed:
+            raise
+        except Exception as error:
+            fail(f"a fit to {steps} steps, and its sigmas", f"{type(error).__name__}: {error}", look)
+        if not model.sigma_min * 0.999 <= sigmas[-2] <= sigmas[0] <= model.sigma_max * 1.001:
+            fail("sigmas that the model was trained on", f"{sigmas[0]:g} to {sigmas[-2]:g}", look)
+
+
+@dataclass(frozen=True, eq=False)
+class Levelled:
+    """The mixture as a model of Stable Diffusion's noise levels."""
+
+    exact: MixtureDenoiser = field(default_factory=mixture)
+    model: NoiseSchedule = field(default_factory=stable_diffusion)
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return self.exact(x, sigma)
+
+    def fitting(self) -> FittingDenoise:
+        """What a fit is given."""
+        return FittingDenoise(lambda pictures: self, FITTED)
+
+
+def check_plain(found: Any, look: str) -> None:
+    """Raise CheckFailed unless coefficients are a dict that JSON keeps as it is."""
+    try:
+        kept = json.loads(json.dumps(found, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        kept = error
+    if not isinstance(found, Mapping) or kept != found:
+        came = str(kept) if isinstance(kept, Exception) else f"a {type(found).__name__} that comes back as {kept!r}"
+        fail("a dict of JSON data, which a picture can carry", came[:200], look)

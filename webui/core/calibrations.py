@@ -3,11 +3,13 @@
     {"calibrations": [{"weights": "0123456789", "sampler": "built-in/calibrated/Calibrated", "version": "1",
       "guidance": 5.0, "width": 64, "height": 64, "schedule": "Karras", "sigmas": [14.6, ..., 0.0],
       "coefficients": {"steps": [[0.1, ...], ...]}, "error": 0.02, "best": {"name": "Euler, Karras", "error": 0.04}}],
+     "schedules": [{"schedule": "built-in/fitted_schedule/Calibrated", "sampler": "Euler", ...}],
      "measured": [{"weights": "0123456789", "guidance": 5.0, "width": 64, "height": 64, "calls": 6,
       "errors": {"Euler, Karras": 0.04, ...}}]}
 
-A calibration counts for exactly the weights, sampler, guidance, size and list of sigmas that it was made with. An error
-is the mean over pictures of other prompts than the fitted ones of the root mean square of pixels, from 0 to 1.
+A calibration counts for exactly the weights, sampler, guidance, size and list of sigmas that it was made with; that of
+a schedule, which has the same fields, for its number of steps in place of the sigmas. An error is the mean over
+pictures of other prompts than the fitted ones of the root mean square of pixels, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -52,26 +54,54 @@ class Plain(_Part):
     error: Positive
 
 
-class Calibration(_Part):
-    """Coefficients, what they were fitted to, and what they gain.
+class _Fitted(_Part):
+    """Coefficients of a plugin, what they were fitted to, and what they gain.
 
-    weights   digest of the network's weights; `sampler` is the id of the plugin, with its version
-    schedule  the one that the sigmas come from
-    error     of the calibrated sampler
-    best      the best sampler without coefficients at as many calls
+    weights  digest of the network's weights; `version` is that of the plugin
+    error    of runs with them
+    best     the best sampler without coefficients at as many calls
     """
 
     weights: Text
-    sampler: Text
     version: Text
     guidance: Annotated[float, Field(ge=0, le=1000)]
     width: Annotated[int, Field(ge=8, le=16_384)]
     height: Annotated[int, Field(ge=8, le=16_384)]
-    schedule: Text
     sigmas: Annotated[tuple[Positive, ...], Field(min_length=2, max_length=1001)]
     coefficients: Annotated[dict[str, JsonValue], AfterValidator(_finite)]
     error: Positive
     best: Plain
+
+    @property
+    def steps(self) -> int:
+        """The steps of its runs."""
+        return len(self.sigmas) - 1
+
+    @property
+    def plugin(self) -> str:
+        """The id of the plugin that was fitted."""
+        raise NotImplementedError
+
+    @property
+    def schedule_name(self) -> str:
+        """The name of the schedule of its runs."""
+        raise NotImplementedError
+
+    def fits(self, wanted: RunKey) -> bool:
+        """Whether it was made for a run of this kind, on whatever list of sigmas."""
+        return wanted == RunKey.of(self)
+
+
+class Calibration(_Fitted):
+    """Coefficients of a sampler, by its id, and the name of the schedule that the sigmas come from."""
+
+    sampler: Text
+    schedule: Text
+
+    @property
+    def plugin(self) -> str:
+        """The sampler's id."""
+        return self.sampler
 
     @property
     def name(self) -> str:
@@ -79,19 +109,32 @@ class Calibration(_Part):
         return self.sampler.rpartition("/")[2]
 
     @property
-    def steps(self) -> int:
-        """The steps of its runs."""
-        return len(self.sigmas) - 1
-
-    def fits(self, wanted: RunKey) -> bool:
-        """Whether it was made for a run of this kind, on whatever list of sigmas."""
-        return wanted == RunKey.of(self)
+    def schedule_name(self) -> str:
+        """The schedule's name."""
+        return self.schedule
 
     def walks(self, sigmas: Sequence[float]) -> bool:
         """Whether it was made for this list of sigmas."""
         return len(sigmas) == len(self.sigmas) and all(
             math.isclose(a, b, rel_tol=SAME) for a, b in zip(sigmas, self.sigmas, strict=True)
         )
+
+
+class ScheduleCalibration(_Fitted):
+    """Coefficients of a schedule, by its id, the sigmas that it makes of them, and the sampler that tested them."""
+
+    schedule: Text
+    sampler: Text
+
+    @property
+    def plugin(self) -> str:
+        """The schedule's id."""
+        return self.schedule
+
+    @property
+    def schedule_name(self) -> str:
+        """The schedule's name."""
+        return self.schedule.rpartition("/")[2]
 
 
 class MeasuredErrors(_Part):
@@ -120,14 +163,14 @@ class RunKey(_Part):
     """What has to be the same for a calibration to count, beside the list of sigmas."""
 
     weights: str
-    sampler: str
+    plugin: str
     version: str
     guidance: float
     width: int
     height: int
 
     @classmethod
-    def of(cls, calibration: Calibration) -> RunKey:
+    def of(cls, calibration: _Fitted) -> RunKey:
         """That of a calibration."""
         return cls(**{name: getattr(calibration, name) for name in cls.model_fields})
 
@@ -136,6 +179,7 @@ class CalibrationFile(_Part):
     """What such a file holds."""
 
     calibrations: Annotated[tuple[Calibration, ...], Field(max_length=2_000)] = ()
+    schedules: Annotated[tuple[ScheduleCalibration, ...], Field(max_length=2_000)] = ()
     measured: Annotated[tuple[MeasuredErrors, ...], Field(max_length=2_000)] = ()
 
 
@@ -163,18 +207,26 @@ def all_calibrations(folders: Iterable[Path]) -> CalibrationFile:
             log.warning("%s", error)
     return CalibrationFile(
         calibrations=tuple(each for one in found for each in one.calibrations),
+        schedules=tuple(each for one in found for each in one.schedules),
         measured=tuple(each for one in found for each in one.measured),
     )
 
 
-def keep_calibrations(folder: Path, made: Iterable[Calibration] = (), measured: Iterable[MeasuredErrors] = ()) -> Path:
+def keep_calibrations(folder: Path, new: CalibrationFile) -> Path:
     """Add to the file in a folder, in place of what was made and measured of the same runs. Raises OSError."""
-    file, new, errors = folder / FILE, tuple(made), tuple(measured)
-    before = all_calibrations([folder])
-    again = {(each.condition, each.calls) for each in errors}
+    file, before = folder / FILE, all_calibrations([folder])
+    again = {(each.condition, each.calls) for each in new.measured}
+    same = {(RunKey.of(each), each.steps) for each in new.schedules}
     kept = CalibrationFile(
-        calibrations=(*new, *(old for old in before.calibrations if not any(_same(old, each) for each in new))),
-        measured=(*errors, *(old for old in before.measured if (old.condition, old.calls) not in again)),
+        calibrations=(
+            *new.calibrations,
+            *(old for old in before.calibrations if not any(_same(old, each) for each in new.calibrations)),
+        ),
+        schedules=(
+            *new.schedules,
+            *(old for old in before.schedules if (RunKey.of(old), old.steps) not in same),
+        ),
+        measured=(*new.measured, *(old for old in before.measured if (old.condition, old.calls) not in again)),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_over(file, kept.model_dump_json().encode())

@@ -15,7 +15,7 @@ import torch
 from samplers.noise import NOISE_VERSION
 
 from .plugin_fields import PluginOrigin
-from .record import SCHEMA, ModelOrigin, PassRecord, Record, read_record
+from .record import COEFFICIENTS, SCHEMA, ModelOrigin, PassRecord, Record, read_record
 from .request import Request
 from .upscale_request import UpscaleRequest
 
@@ -52,7 +52,7 @@ def make_record(
             nfe=nfe,
             sampler=first["sampler"],
             schedule=first["schedule"],
-            **({"coefficients": first["coefficients"]} if "coefficients" in first else {}),
+            **{name: first[name] for name in COEFFICIENTS if name in first},
             **({"guidance": asdict(guidance)} if guidance and guidance.id else {}),
             **({"later_passes": later} if later else {}),
             model=dict(model),

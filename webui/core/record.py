@@ -24,6 +24,7 @@ from .upscale_request import UpscaleRequest
 
 KEYWORD, A1111_KEYWORD = "sigmalab", "parameters"
 SCHEMA = 1
+COEFFICIENTS = "coefficients", "schedule_coefficients"  # of a pass, where it has any
 MAX_TEXT = 1_000_000  # characters of a chunk that are read; ours have some ten thousand at most
 
 
@@ -33,17 +34,18 @@ class MetadataError(RequestError):
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What ran in a pass: its sigmas, where they and its sampler came from, and the sampler's coefficients, if any."""
+    """What ran in a pass: its sigmas, where they and its sampler came from, and the coefficients of both, if any."""
 
     sigmas: tuple[float, ...]
     sampler: PluginOrigin
     schedule: PluginOrigin
     coefficients: Mapping[str, Any] = field(default_factory=dict)
+    schedule_coefficients: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The pass as JSON data."""
         data = asdict(self) | {"sigmas": list(self.sigmas)}
-        return data if self.coefficients else {name: each for name, each in data.items() if name != "coefficients"}
+        return {name: each for name, each in data.items() if each or name not in COEFFICIENTS}
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Record:
                    pass
     written        the prompts as they were written, where the request has what came of their styles and random choices
     styles         the names of these styles
-    coefficients   of the first pass, see `PassRecord`
+    coefficients, schedule_coefficients  of the first pass, see `PassRecord`
     pixels         digest of the picture, see `digest_of`; `input_digest` is that of the fitted input picture and
                    `mask_digest` that of the fitted mask
     source         of a picture that was only enlarged: the record of the drawing, None if it is not known
@@ -116,6 +118,7 @@ class Record:
     written: Mapping[str, str] = field(default_factory=dict)
     styles: tuple[str, ...] = ()
     coefficients: Mapping[str, Any] = field(default_factory=dict)
+    schedule_coefficients: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_upscaled(self) -> bool:
@@ -174,6 +177,7 @@ def read_record(data: Mapping[str, Any], is_source: bool = False) -> Record:
         _texts(data, "written", longest=MAX_TEXT),
         tuple(_text(each) for each in styles if isinstance(each, str)) if isinstance(styles, list) else (),
         first.coefficients,
+        first.schedule_coefficients,
     )
 
 
@@ -207,12 +211,12 @@ def parse_record(text: str) -> Record:
 
 
 def _pass(data: Mapping[str, Any]) -> PassRecord:
-    sigmas, coefficients = data.get("sigmas"), data.get("coefficients")
+    sigmas, coefficients = data.get("sigmas"), [data.get(name) for name in COEFFICIENTS]
     return PassRecord(
         tuple(map(float, sigmas)) if isinstance(sigmas, list) and all(map(_is_float, sigmas)) else (),
         PluginOrigin(**_texts(data, "sampler", PluginOrigin)),
         PluginOrigin(**_texts(data, "schedule", PluginOrigin)),
-        coefficients if isinstance(coefficients, dict) else {},
+        *(each if isinstance(each, dict) else {} for each in coefficients),
     )
 
 

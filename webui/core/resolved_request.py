@@ -95,16 +95,8 @@ class ResolvedRequest:
         """(width, height) of the second pass."""
         return self.request.hires_size(self.model_info.defaults.multiple)
 
-    def with_sigmas(self, *sigmas: tuple[float, ...]) -> ResolvedRequest:
-        """The same passes through other noise levels; a pass whose sampler makes its own grid keeps its plan."""
-        walked = [
-            plan if plan.own_grid else replace(plan, sigmas=each) for plan, each in zip(self.plans, sigmas, strict=True)
-        ]
-        return replace(self, plan=walked[0], hires_plan=walked[1] if self.hires_plan else None)
-
-    def with_coefficients(self, *coefficients: Mapping[str, Any]) -> ResolvedRequest:
-        """The same passes with these coefficients of their samplers, {} for none."""
-        plans = [replace(plan, coefficients=each) for plan, each in zip(self.plans, coefficients, strict=True)]
+    def with_plans(self, *plans: Plan) -> ResolvedRequest:
+        """The same passes by these plans."""
         return replace(self, plan=plans[0], hires_plan=plans[1] if self.hires_plan else None)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -11,18 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from samplers.fitting_denoiser import FittingDenoise
 from samplers.noise import Noise
-from samplers.reference import solve_flow
-from samplers.registry import Entry
+from samplers.registry import Entry, Registry
 from samplers.run import Plan, plan, run
-from samplers.sampler import Denoise, Sampler, Stopped
-from samplers.wrappers import Reported, Stoppable, Wrapper
-from webui.core.calibrations import Calibration, MeasuredErrors, RunKey, all_calibrations, keep_calibrations
+from samplers.sampler import Denoise, Sampler, Schedule, Stopped
+from samplers.wrappers import Reported, Stoppable
+from webui.core.calibrations import (
+    Calibration,
+    CalibrationFile,
+    MeasuredErrors,
+    RunKey,
+    ScheduleCalibration,
+    all_calibrations,
+    keep_calibrations,
+)
 from webui.core.request import Request, RequestError
 from webui.core.resolved_request import ResolvedRequest
 from webui.core.run_plans import planning
 
 from .calibrated_runs import run_key
+from .calibration_prompts import usual_prompts
 from .engine import Engine
 from .events import PartialResult, Progress
 from .job_context import JobContext
@@ -33,27 +41,31 @@ PLAIN = ("Euler", "DPM++ 2M", "UniPC")  # the others to be beaten, on each of th
 PICTURES = 16  # that are fitted, and as many others that are tested
 MOST_PICTURES = 128
 SEED = 1_000_000  # the first of the seeds; nobody's pictures begin there
-REFERENCE_STEPS = 40  # Runge-Kutta steps of four calls each
-# For models whose card names nothing that they draw.
-SUBJECTS = (
-    *("a photo of a cat", "a red bicycle by a brick wall", "portrait of an old sailor", "a bowl of fruit on a table"),
-    *("a mountain lake at dawn", "a robot in a garden", "a city street in the rain", "an owl on a branch, ink drawing"),
-    *("a castle on a hill, oil painting", "a slice of cake", "a spaceship above the desert", "a child with a kite"),
-    *("an astronaut on a horse", "a vintage car", "a forest in autumn", "a cup of coffee, top view"),
-)
-FILLS = ("", ", watercolour", ", studio light", ", wide angle", ", pencil sketch", ", at night", ", close-up", ", 3d")
+FINER = 2  # times as many steps as a fit's solve for the end that the tested pictures are compared with
 
 
 @dataclass(frozen=True)
 class Calibrated:
     """What came of one number of calls: the fit, and whether it was kept, because it won on other prompts.
 
-    measured  the errors of the others; None where they are no longer known
+    calibration  of the sampler; its coefficients are {} where only the schedule was fitted
+    measured     the errors of the others; None where they are no longer known
+    schedules    the fit of the schedule, if it was fitted
     """
 
     calibration: Calibration
     kept: bool
     measured: MeasuredErrors | None = None
+    schedules: tuple[ScheduleCalibration, ...] = ()
+
+    @property
+    def file(self) -> CalibrationFile:
+        """What is kept of it."""
+        measured = (self.measured,) if self.measured else ()
+        if not self.kept:
+            return CalibrationFile(measured=measured)
+        samplers = (self.calibration,) if self.calibration.coefficients else ()
+        return CalibrationFile(calibrations=samplers, schedules=self.schedules, measured=measured)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +123,9 @@ def make_calibration(
         raise RequestError("Calls must be whole numbers from 2 to 50.")
     with planning("This cannot be calibrated"):
         entry = engine.registry.sampler(sampler)
-        chosen = tuple(engine.registry.schedule(name).name for name in schedules)
-    if not entry.item.calibrate:
-        known = ", ".join(name for name, each in engine.registry.samplers.items() if each.item.calibrate)
-        raise RequestError(f"Sampler {sampler} cannot be calibrated; those that can are {known}.")
+        chosen = tuple(engine.registry.schedule(name) for name in schedules)
+    if not entry.item.calibrate and not all(each.item.calibrate for each in chosen):
+        raise RequestError(_cannot(engine.registry, sampler, schedules))
     plain_cfg = dict(guidance_method="", guidance_rescale=0.0, guidance_low=0.0, guidance_high=0.0)
     alone = dict(count=1, mode="txt2img", image=None, hires_scale=0.0)
     resolved = engine.resolve(request.model_copy(update=alone | plain_cfg))
@@ -123,20 +134,19 @@ def make_calibration(
     texts = tuple(prompts) or usual_prompts(engine, resolved.request.model)
     wanted = 2 * pictures
     repeated = tuple(texts[i % len(texts)] for i in range(wanted))
-    return CalibrationTask(resolved, entry, chosen, repeated, tuple(budgets), again)
+    names = tuple(each.name for each in chosen)
+    return CalibrationTask(resolved, entry, names, repeated, tuple(budgets), again)
 
 
-def usual_prompts(engine: Engine, model: str) -> tuple[str, ...]:
-    """Prompts that a model draws well: names of its card with its additions, or common subjects; always the same."""
-    card, chance = engine.models()[model].card, random.Random(0)
-    names = list(card.names[: len(card.familiar) + len(card.known)] if card else ())
-    if not names:
-        return tuple(f"{subject}{chance.choice(FILLS)}" for _ in range(8) for subject in SUBJECTS)
-    chance.shuffle(names)
-    additions = card.additions if card else ()
-    return tuple(
-        name + "".join(each.phrase.format(chance.choice(each.choices)) for each in additions if chance.random() < 0.4)
-        for name in names
+def _cannot(registry: Registry, sampler: str, schedules: Sequence[str]) -> str:
+    """A sentence about a sampler and schedules none of which can be fitted."""
+    known = [
+        ", ".join(name for name, each in found.items() if each.item.calibrate) or "none"
+        for found in (registry.samplers, registry.schedules)
+    ]
+    return (
+        f"Sampler {sampler} cannot be calibrated; those that can are {known[0]}. "
+        f"Nor can schedule {', '.join(schedules)}; those that can are {known[1]}."
     )
 
 
@@ -145,7 +155,7 @@ class _Bench:
 
     def __init__(self, task: CalibrationTask, context: JobContext):
         self._task, self._context, self._began = task, context, context.clock()
-        self._request, self._doing, self.calls = task.resolved.request, "", 0
+        self._request, self._doing, self._asked = task.resolved.request, "", 0
         half = len(task.prompts) // 2
         self._fitted, self._tested = task.prompts[:half], task.prompts[half:]
         model = context.model
@@ -154,52 +164,77 @@ class _Bench:
         self._reference: np.ndarray | None = None
 
     @property
+    def calls(self) -> int:
+        """Network calls so far of all fitted or all tested pictures."""
+        return round(self._asked / len(self._fitted))
+
+    @property
     def seconds(self) -> float:
         """Seconds since the start."""
         return round(self._context.clock() - self._began, 3)
 
     def calibrate(self, budget: int) -> None:
         """Fit on each schedule, test the best fit beside the plain samplers, and keep it if it wins."""
-        registry, model = self._context.registry, self._context.model
-        item, size = self._task.entry.item, (self._request.width, self._request.height)
-        key = run_key(model.identity.weights, self._task.entry, self._request, size)
-        if not self._task.again and (before := self._kept_before(key, budget)):
+        if not self._task.again and (before := self._kept_before(budget)):
             self._context.tell(PartialResult(before))
             return
-        found: list[tuple[float, Plan, str]] = []
-        for name in self._task.schedules:
-            sigmas = registry.schedule(name).item(model.schedule, budget)
-            self._doing = f"fitting {budget} calls of {name}"
-            assert item.calibrate is not None
-            seeds = range(SEED, SEED + len(self._fitted))
-            starts = sigmas[0] * Noise(seeds, "initial")(self._zeros)
-            numbers = item.calibrate(self._fitting, starts, sigmas, Noise(seeds, "step"))
-            made = Plan(item, item.resolve({}), sigmas, numbers)
-            self._doing = f"testing {budget} calls of {name}"
-            found.append((self._error(made), made, name))
-        error, made, schedule = min(found, key=lambda each: each[0])
-        measured = self._measured(budget)
-        calibration = Calibration(
-            **key.model_dump(),
-            schedule=schedule,
-            sigmas=made.sigmas,
-            coefficients=dict(made.coefficients or {}),
-            error=error,
-            best=measured.best,
-        )
-        kept = error < measured.best.error
-        made_here = [calibration] if kept else []
-        self._context.on_head(partial(keep_calibrations, self._context.outputs, made_here, [measured]))
-        self._context.tell(PartialResult(Calibrated(calibration, kept, measured)))
+        found = [self._fit(name, budget) for name in self._task.schedules]
+        error, made, name = min(found, key=lambda each: each[0])
+        measured, entry, of = self._measured(budget), self._task.entry, self._context.registry.schedule(name)
+        shared = dict[str, Any](sigmas=made.sigmas, error=error, best=measured.best)
+        facts = self._key(entry).model_dump(exclude={"plugin"}) | shared
+        calibration = Calibration(**facts, sampler=entry.id, schedule=name, coefficients=dict(made.coefficients or {}))
+        schedules: tuple[ScheduleCalibration, ...] = ()
+        if fitted := made.schedule_coefficients:
+            facts = self._key(of).model_dump(exclude={"plugin"}) | shared
+            schedules = (ScheduleCalibration(**facts, schedule=of.id, sampler=entry.name, coefficients=dict(fitted)),)
+        result = Calibrated(calibration, error < measured.best.error, measured, schedules)
+        self._context.on_head(partial(keep_calibrations, self._context.outputs, result.file))
+        self._context.tell(PartialResult(result))
 
-    def _kept_before(self, key: RunKey, budget: int) -> Calibrated | None:
+    def _fit(self, name: str, budget: int) -> tuple[float, Plan, str]:
+        """(error on the tested pictures, the plan with what was fitted, the name of the schedule)."""
+        item, schedule = self._task.entry.item, self._context.registry.schedule(name).item
+        levels, seeds = self._context.model.schedule, range(SEED, SEED + len(self._fitted))
+        unit, noise = Noise(seeds, "initial")(self._zeros), Noise(seeds, "step")
+        of_schedule: Mapping[str, Any] = {}
+        self._doing = f"fitting {budget} calls of {name}"
+        if schedule.calibrate:
+            of_schedule = schedule.calibrate(self._fitting, levels.sigma_max * unit, budget, noise)
+        sigmas = schedule(levels, budget, coefficients=of_schedule or None)
+        of_sampler: Mapping[str, Any] = {}
+        if item.calibrate:
+            of_sampler = item.calibrate(self._fitting, sigmas[0] * unit, sigmas, noise)
+        made = Plan(item, item.resolve({}), sigmas, of_sampler, of_schedule)
+        self._doing = f"testing {budget} calls of {name}"
+        return self._error(made), made, name
+
+    def _key(self, plugin: Entry[Sampler] | Entry[Schedule]) -> RunKey:
+        size = self._request.width, self._request.height
+        return run_key(self._context.model.identity.weights, plugin, self._request, size)
+
+    def _kept_before(self, budget: int) -> Calibrated | None:
+        """What is kept of all that would be fitted; None where anything is missing."""
         known = self._context.on_head(partial(all_calibrations, [self._context.outputs]))
-        schedules = self._task.schedules
-        fitting = (e for e in known.calibrations if e.fits(key) and e.steps == budget and e.schedule in schedules)
+        key = self._key(self._task.entry)
         condition = key.weights, key.guidance, key.width, key.height
-        measured = (each for each in known.measured if each.condition == condition and each.calls == budget)
-        found = next(fitting, None)
-        return Calibrated(found, True, next(measured, None)) if found else None
+        measured = next((each for each in known.measured if each.condition == condition and each.calls == budget), None)
+        for name in self._task.schedules:
+            schedule = self._context.registry.schedule(name)
+            of_schedule = [each for each in known.schedules if each.fits(self._key(schedule)) and each.steps == budget]
+            if schedule.item.calibrate and not of_schedule:
+                continue
+            if self._task.entry.item.calibrate:
+                fitting = [each for each in known.calibrations if each.fits(key) and each.schedule == name]
+                made = next((each for each in fitting if each.steps == budget), None)
+            else:
+                [first, *_] = of_schedule
+                facts = first.model_dump(exclude={"schedule", "sampler", "coefficients", "version"})
+                facts |= dict(sampler=self._task.entry.id, version=key.version, schedule=name, coefficients={})
+                made = Calibration(**facts)
+            if made:
+                return Calibrated(made, True, measured, tuple(of_schedule[:1]))
+        return None
 
     def _measured(self, budget: int) -> MeasuredErrors:
         """The errors of samplers without coefficients at so many calls, one a step."""
@@ -229,9 +264,8 @@ class _Bench:
         denoise, doing = self._testing, self._doing
         if self._reference is None:
             self._doing = "solving the reference"
-            high, low = self._context.model.schedule.sigma_max, self._context.model.schedule.sigma_min
-            start = high * Noise(seeds, "initial")(self._zeros)
-            end = denoise(solve_flow(denoise, start, high, low, REFERENCE_STEPS), low)
+            high = self._context.model.schedule.sigma_max
+            end = denoise.ends(high * Noise(seeds, "initial")(self._zeros), high, FINER)
             self._reference, self._doing = self._pixels(end), doing
         difference = self._pixels(run(made, denoise, self._zeros, list(seeds)).x) - self._reference
         return float(np.sqrt(np.square(difference).reshape(len(difference), -1).mean(1)).mean())
@@ -241,31 +275,24 @@ class _Bench:
         return np.stack([np.asarray(picture, np.float32) / 255 for picture in pictures])
 
     @cached_property
-    def _fitting(self) -> Denoise:
+    def _fitting(self) -> FittingDenoise:
         return self._denoiser(self._fitted)
 
     @cached_property
-    def _testing(self) -> Denoise:
+    def _testing(self) -> FittingDenoise:
         return self._denoiser(self._tested)
 
-    def _denoiser(self, prompts: Sequence[str]) -> Denoise:
-        """The denoiser of these prompts' pictures, a few at once, and around it progress and Stop."""
-        whole = self._context.model.denoiser_of_each(prompts, self._request.guidance)
+    def _denoiser(self, prompts: Sequence[str]) -> FittingDenoise:
+        """The denoiser of these prompts' pictures, with progress and Stop at each call of the network."""
+        model, count = self._context.model, len(prompts)
 
-        def report(sigma: float, denoised: torch.Tensor) -> None:
-            self.calls += len(denoised) // len(prompts)
-            spent = self._context.clock() - self._began
-            self._context.tell(Progress(calls=self.calls, seconds=spent, sigma=float(sigma), text=self._doing))
+        def of(pictures: range) -> Denoise:
+            whole = model.denoiser_of_each([prompts[i] for i in pictures], self._request.guidance)
+            return Stoppable(Reported(whole, self._report), self._context.should_stop)
 
-        return Stoppable(Reported(_InParts(whole, len(prompts)), report), self._context.should_stop)
+        return FittingDenoise(of, count, max(count, model.info.defaults.max_batch))
 
-
-class _InParts(Wrapper):
-    """Asks for all pictures of the prompts together, and for no more at once than memory is sure to hold."""
-
-    def __init__(self, denoise: Denoise, pictures: int):
-        self.denoise, self._pictures = denoise, pictures
-
-    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        parts = [self.denoise(part, sigma) for part in x.split(self._pictures)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _report(self, sigma: float, denoised: torch.Tensor) -> None:
+        self._asked += len(denoised)
+        spent = self._context.clock() - self._began
+        self._context.tell(Progress(calls=self.calls, seconds=spent, sigma=float(sigma), text=self._doing))

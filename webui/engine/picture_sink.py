@@ -99,7 +99,12 @@ class PictureSink:
             request,
             index,
             [
-                PassRecord(tuple(map(float, sigmas)), *own, dict(plan.coefficients or {}))
+                PassRecord(
+                    tuple(map(float, sigmas)),
+                    *own,
+                    dict(plan.coefficients or {}),
+                    dict(plan.schedule_coefficients or {}),
+                )
                 for own, sigmas, plan in zip(origins.passes, facts.sigmas, self._resolved.plans, strict=True)
             ],
             facts.nfe,

@@ -126,11 +126,16 @@ def recipe(
     if image is not None:
         _check_input(record, resolved.request)
     ran: list[Record | PassRecord] = [record, *record.later_passes[: len(resolved.plans) - 1]]
-    walked = [
-        plan.sigmas if plan.own_grid else _checked(each.sigmas, engine)
+    plans = [
+        replace(
+            plan,
+            sigmas=plan.sigmas if plan.own_grid else _checked(each.sigmas, engine),
+            coefficients=each.coefficients,
+            schedule_coefficients=each.schedule_coefficients,
+        )
         for plan, each in zip(resolved.plans, ran, strict=True)
     ]
-    resolved = resolved.with_sigmas(*walked).with_coefficients(*(each.coefficients for each in ran))
+    resolved = resolved.with_plans(*plans)
     needed = next((patch.digest for patch in record.patches if patch.kind == SECOND), "")
     resolved = replace(resolved, hires_model_digest=needed)
     device = None if public else _device(record.model.device)

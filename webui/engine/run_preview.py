@@ -12,6 +12,7 @@ from webui.core.request import Request, RequestError, read
 from webui.core.run_plans import partial_plan
 from weights.model_info import ModelInfo
 
+from .calibrated_runs import with_coefficients
 from .engine import Engine
 from .watchdog import at_most
 
@@ -38,6 +39,9 @@ def preview_run(engine: Engine, fields: Mapping[str, Any]) -> RunPreview:
     """The plan of a request's fields, strength (else 1) among them; no picture is needed. Raises RequestError."""
     # Resolved as txt2img, which asks for no picture; what img2img then cuts off depends on the strength alone.
     resolved = engine.resolve(read({"strength": 1.0, **fields, "mode": "txt2img"}))
+    # What was fitted to a model is known by its weights, and those once it is open.
+    if identity := engine.identity_of(Request(model=resolved.request.model)):
+        resolved, _ = with_coefficients(resolved, engine.registry, identity.weights, engine.outputs)
     request = resolved.request.model_copy(update={"mode": "img2img"})
     second = resolved.hires_plan if request.strength == 1 else None
     return RunPreview(request, resolved.model_info, resolved.plan, partial_plan(resolved.plan, request), second)

@@ -105,20 +105,26 @@ def build_calibrate(page: Page, form: Form) -> JobEvents:
             shown = len(found)
             if not found:
                 return {plot: gr.update(visible=False), table: "", export: gr.update(visible=False)}
-            kept = tuple(one.calibration for one in found if one.kept)
-            measured = tuple(one.measured for one in found if one.measured)
-            data = CalibrationFile(calibrations=kept, measured=measured).model_dump_json(indent=1).encode()
-            path = served_bytes(data, FILE) if kept else None
+            kept = any(one.kept for one in found)
+            path = served_bytes(exported(found), FILE) if kept else None
             return {
                 plot: gr.update(value=calibration_figure(found), visible=True),
                 table: results_table(found),
-                export: gr.update(value=path, visible=bool(kept)),
+                export: gr.update(value=path, visible=kept),
             }
 
         return show
 
     inputs = [calls, pictures, schedule, prompts, again, *form.inputs]
     return connect_tool(page, buttons, inputs, [plot, table, export], make, view, _finished)
+
+
+def exported(found: Sequence[Calibrated]) -> bytes:
+    """A file of what was kept and measured."""
+    files = [one.file for one in found]
+    names = CalibrationFile.model_fields
+    joined = {name: tuple(each for file in files for each in getattr(file, name)) for name in names}
+    return CalibrationFile(**joined).model_dump_json(indent=1).encode()
 
 
 def results_table(found: Sequence[Calibrated]) -> str:
@@ -139,14 +145,13 @@ def take_file(page: Page, path: Path) -> str:
         raise RequestError(SHARED)
     try:
         found = read_calibrations(path)
-        if not found.calibrations:
+        if not found.calibrations and not found.schedules:
             raise ValueError("the file has no calibrations")
-        keep_calibrations(page.engine.outputs, found.calibrations, found.measured)
+        keep_calibrations(page.engine.outputs, found)
     except (OSError, ValueError) as error:
         raise RequestError(as_sentence(str(error))) from None
-    names = sorted(
-        {f"{each.steps} steps of {each.schedule} at guidance {each.guidance:g}" for each in found.calibrations}
-    )
+    made = [*found.calibrations, *found.schedules]
+    names = sorted({f"{one.steps} steps of {one.schedule_name} at guidance {one.guidance:g}" for one in made})
     return f"Taken: {', '.join(names)}."
 
 

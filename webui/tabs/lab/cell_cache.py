@@ -17,7 +17,7 @@ from webui.core.images import PictureError
 from webui.core.inpainting import InputPicture
 from webui.core.picture_metadata import read_picture
 from webui.core.plugin_fields import PluginOrigin, PluginOrigins
-from webui.core.record import MetadataError, Record, digest_of
+from webui.core.record import MetadataError, PassRecord, Record, digest_of
 from webui.core.request import Request
 from webui.core.storage import CELLS
 from weights.identity import ModelIdentity, weights_digest
@@ -47,7 +47,7 @@ def key_of(
     """The key of a picture: a hash of settings, plugins' code, weights, device, noise, and the input's digest.
 
     request       a resolved request of one picture as plain data
-    coefficients  of the samplers of its passes, {} for none
+    coefficients  of the sampler and the schedule of each pass, {} for none
     """
     unused = () if request.get("mode") == "img2img" else input_fields(Request)
     settings = {name: value for name, value in request.items() if name not in ("image", "mask", *unused)}
@@ -86,7 +86,8 @@ def key_of_record(record: Record) -> str | None:
     request, model = {**record.request, "seed": record.seed, "count": 1, **own}, record.model
     weights = weights_digest(model.digest, model.vae, model.parts, record.patches)
     inputs = record.input_digest + record.mask_digest
-    coefficients = [record.coefficients, *(each.coefficients for each in record.later_passes)]
+    passes: list[Record | PassRecord] = [record, *record.later_passes]
+    coefficients = [one for each in passes for one in (each.coefficients, each.schedule_coefficients)]
     origins = record.sampler, record.schedule, record.guidance
     return key_of(request, *origins, weights, model.device, inputs, coefficients)
 

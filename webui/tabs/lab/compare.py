@@ -220,6 +220,6 @@ class _GridRun:
 def _coefficients(
     cell: Cell, registry: Registry, weights: str, outputs: Path, on_head: OnHead = here
 ) -> list[Mapping[str, Any]]:
-    """The coefficients that a cell will be drawn with, {} for a pass without any."""
+    """The coefficients that a cell will be drawn with, of the sampler and the schedule of each pass, {} for none."""
     resolved, _ = with_coefficients(cell.resolved, registry, weights, outputs, on_head)
-    return [plan.coefficients or {} for plan in resolved.plans]
+    return [one or {} for plan in resolved.plans for one in (plan.coefficients, plan.schedule_coefficients)]
