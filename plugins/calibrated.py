@@ -21,8 +21,8 @@ SIZE = 2 + NEWEST  # numbers of a step: s, a, b, c1, c2
 SHARES = (0.25, 0.25, 0.5, 1.0)  # of the pictures, each with derivatives of its own: few show where to go
 ROUNDS = 3  # of Gauss-Newton with the same derivatives
 NUDGE = 2e-3  # of a number, for its derivative
-LIMIT = 1.5  # of a number
-DAMPINGS = (1e-3, 3e-2, 1.0)  # tried in each round; the best counts
+LIMIT = 4.0  # of a number
+DAMPINGS = (1e-3, 3e-2, 1.0), (10.0, 100.0)  # tried in each round, the best counts; and where none of them gains
 ENOUGH = 0.99  # of the error before: a round that gains less is the last
 
 
@@ -40,9 +40,13 @@ def _improved(rows, denoise, starts, sigmas, goal):
     free = [(i, k) for i in range(len(sigmas) - 1) for k in range(SIZE) if k < 3 + min(i, NEWEST - 1)]
     base, slopes = _derivatives(denoise, starts, sigmas, rows, free)
     for _ in range(ROUNDS):
-        tries = [_moved(rows, free, step) for step in _steps(slopes, base - goal)]
-        ends = _ends(denoise, starts, sigmas, tries, [0] * len(tries))
-        errors, before = [_error(end, goal) for end in ends], _error(base, goal)
+        before = _error(base, goal)
+        for dampings in DAMPINGS:
+            tries = [_moved(rows, free, step) for step in _steps(slopes, base - goal, dampings)]
+            ends = _ends(denoise, starts, sigmas, tries, [0] * len(tries))
+            errors = [_error(end, goal) for end in ends]
+            if min(errors) < before:
+                break
         best = errors.index(min(errors))
         if not errors[best] < before:
             break
@@ -64,7 +68,7 @@ def _derivatives(denoise, starts, sigmas, rows, free):
     return base, torch.stack([(other - base).cpu().double() / NUDGE for other in others])
 
 
-def _steps(slopes, left):
+def _steps(slopes, left, dampings):
     """A step of Gauss-Newton for each damping, by which what is left of the error vanishes if ends were linear."""
     left = left.cpu().to(slopes)
     # Pictures count alike, also those whose runs end far away.
@@ -73,7 +77,7 @@ def _steps(slopes, left):
     weighted = slopes * share[:, None]
     matrix, pull = torch.einsum("pmd,qmd->pq", weighted, slopes), torch.einsum("pmd,md->p", weighted, left)
     own = matrix.diagonal()
-    damped = (matrix + torch.diag(damping * own + 1e-9 * own.mean()) for damping in DAMPINGS)
+    damped = (matrix + torch.diag(damping * own + 1e-9 * own.mean()) for damping in dampings)
     return [(-torch.linalg.solve(each, pull)).tolist() for each in damped]
 
 
