@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from samplers.schedule import cut
 from samplers.testing import CheckFailed, check_schedule
 from webui.core.calibrations import (
     FILE,
+    Calibration,
     CalibrationFile,
+    MeasuredErrors,
     Plain,
     ScheduleCalibration,
     keep_calibrations,
@@ -25,9 +28,10 @@ from webui.core.calibrations import (
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request
 from webui.engine.calibrated_runs import with_coefficients
-from webui.engine.calibration import make_calibration
+from webui.engine.calibration import Calibrated, make_calibration
 from webui.engine.run_preview import preview_run
 from webui.replay_command import replay_file
+from webui.tabs.lab.calibrate_view import exported, take_file
 
 SIGMAS = [10.0, 2.0, 0.3]
 
@@ -150,3 +154,15 @@ def test_a_plain_sampler_is_tested_on_the_fitted_schedule(registry, tmp_path):
         assert math.isfinite(found.calibration.error) and found.calibration.error < karras
         kept = read_calibrations(engine.settings.outputs / FILE)
         assert not kept.calibrations and kept.schedules == (found.schedules if found.kept else ())
+
+
+def test_a_file_that_is_saved_in_the_lab_is_taken_back_whole(registry, tmp_path):
+    one = fitted(registry, "w")
+    facts = one.model_dump(exclude={"schedule", "sampler", "coefficients"})
+    made = Calibration(**facts, sampler="here/Own", schedule="Calibrated", coefficients={"gain": 2.0})
+    measured = MeasuredErrors(weights="w", guidance=4.0, width=64, height=64, calls=3, errors={"Euler, Karras": 0.04})
+    (tmp_path / "saved.json").write_bytes(exported([Calibrated(made, True, measured, (one,))]))
+    page = SimpleNamespace(engine=SimpleNamespace(settings=SimpleNamespace(public=False), outputs=tmp_path))
+    assert take_file(page, tmp_path / "saved.json") == "Taken: 3 steps of Calibrated at guidance 4."
+    kept = CalibrationFile(calibrations=(made,), schedules=(one,), measured=(measured,))
+    assert read_calibrations(tmp_path / FILE) == kept
