@@ -81,6 +81,25 @@ class NoiseSchedule:
         return index + math.log(sigma / low) / math.log(high / low)
 
 
+def handover(model: NoiseSchedule, share: float) -> float:
+    """The sigma below which another network takes over once a share of the training timesteps is done.
+
+    It is that of timestep round(T (1 - share)), as in diffusers' denoising_end and denoising_start, and infinite at
+    share 0; a millionth less, so that the same level is not below it where it was computed in another way.
+    """
+    timestep = round(_timesteps(model) * (1.0 - share))
+    return model.sigma(timestep) * (1 - 1e-6) if timestep <= model.top else math.inf
+
+
+def latest_handover(model: NoiseSchedule, sigma: float) -> float:
+    """The largest share, in hundredths, at which `handover` is above a sigma; below 0 where there is none."""
+    return math.floor(100 * (1.0 - (model.timestep(sigma) + 1) / _timesteps(model)) + 1e-6) / 100
+
+
+def _timesteps(model: NoiseSchedule) -> float:
+    return FLOW_SCALE if model.flow else float(len(model.sigmas))
+
+
 def from_betas(betas: Sequence[float]) -> NoiseSchedule:
     """The schedule of a DDPM-trained network: alpha_bar_t = prod(1 - beta), sigma^2 = (1 - alpha_bar) / alpha_bar.
 

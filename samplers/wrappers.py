@@ -94,6 +94,38 @@ class SoftlyMasked(Wrapper):
         return torch.where(self.mask >= min(1.0, level), denoised, self.clean)
 
 
+@dataclass(frozen=True, eq=False)
+class Refined(Wrapper):
+    """An ensemble of two expert denoisers: `refiner` below the noise level `level`, `denoise` from it on.
+
+    Balaji et al. 2022, arXiv:2211.01324; see `samplers.schedule.handover`. Both estimate x0 of the same latents.
+    """
+
+    denoise: Any
+    refiner: Any
+    level: float
+
+    @property
+    def evaluations(self) -> int | None:
+        """Those of both."""
+        return _sum_of_evaluations((self.denoise, self.refiner))
+
+    def new_run(self, sigmas: tuple[float, ...]) -> None:
+        """Both forget what they kept."""
+        for each in (self.denoise, self.refiner):
+            new_run(each, sigmas)
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return self._expert(sigma)(x, sigma)
+
+    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
+        """Those of the expert of this noise level."""
+        return parts_of(self._expert(sigma), x, sigma)
+
+    def _expert(self, sigma: float) -> Denoise:
+        return self.refiner if sigma < self.level else self.denoise
+
+
 class ByPass(Wrapper):
     """The denoiser of the pass that runs, one for each pass of a run; `next_pass` goes on to the next."""
 
@@ -108,9 +140,7 @@ class ByPass(Wrapper):
     @property
     def evaluations(self) -> int | None:
         """Those of all passes."""
-        counts = [getattr(each, "evaluations", None) for each in self._denoisers]
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        return _sum_of_evaluations(self._denoisers)
 
     def next_pass(self) -> None:
         """The pass is finished."""
@@ -196,6 +226,12 @@ class Stoppable(Wrapper):
     def _raise_if_stopped(self) -> None:
         if self.should_stop():
             raise Stopped("the run was stopped")
+
+
+def _sum_of_evaluations(denoisers: Sequence[Any]) -> int | None:
+    counts = [getattr(each, "evaluations", None) for each in denoisers]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _whole(number: float) -> float:

@@ -125,6 +125,18 @@ def test_samplers_that_share_a_run_are_one_and_have_the_seed_of_the_noise(regist
     assert "start and end" not in notes and "other sampler" not in notes
 
 
+def test_a_sampler_that_goes_on_with_another_checkpoint_is_a_refiner(registry):
+    refined = advanced("1", add_noise="disable", start_at_step=20, model=["r", 0])
+    loader = {"r": node("CheckpointLoaderSimple", ckpt_name="toy.ckpt")}
+    graph = BASE | loader | {"2": refined, "1": advanced("e", end_at_step=20, return_with_leftover_noise="enable")}
+    fields, notes = read(registry, graph)
+    assert (fields["refiner"], fields["refiner_switch"], fields["steps"]) == ("toy", 0.8, 25)
+    assert "other sampler" not in notes
+    loader["r"]["inputs"]["ckpt_name"] = "lost.ckpt"
+    fields, notes = read(registry, graph | loader)
+    assert "refiner" not in fields and "Refiner 'lost.ckpt' is not in weights/" in notes
+
+
 def test_without_noise_there_is_no_seed(registry):
     fields, notes = read(registry, BASE | {"2": advanced("e", add_noise="disable", noise_seed=5)})
     assert "seed" not in fields

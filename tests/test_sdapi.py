@@ -26,7 +26,7 @@ from webui.api.method_names import (
 )
 from webui.api.openai_routes import write_transparency
 from webui.api.picture_bodies import write_inverted
-from webui.api.sdapi_bodies import Img2Img
+from webui.api.sdapi_bodies import Img2Img, Txt2Img
 from webui.api.sdapi_request import Translator
 from webui.app import launch_options
 from webui.core.limits import LOCAL, PUBLIC, Limits, nearest_size, size_problem
@@ -197,6 +197,12 @@ def test_a_model_that_is_set_counts_from_then_on(client):
         assert client.txt2img(prompt="a bee").info["sd_model_name"] == "other"
     finally:
         client.util_set_model("toy")
+
+
+def test_a_refiner(page):
+    fields = Translator(page.engine).txt2img(Txt2Img(refiner_checkpoint="other [0123abcd]", refiner_switch_at=0.5), {})
+    assert (fields["refiner"], fields["refiner_switch"]) == ("other", 0.5)
+    assert "refiner" not in Translator(page.engine).txt2img(Txt2Img(refiner_checkpoint="None"), {})
 
 
 def test_override_settings_count_once(client):

@@ -82,3 +82,14 @@ def test_pictures_of_several_prompts_at_once_are_told_the_scores_of_single_ones(
     together = refiner.denoiser_of_each(prompts, 5.0)(x, 3.0)
     single = [refiner.denoiser(prompt, guidance=5.0)(x[i : i + 1], 3.0) for i, prompt in enumerate(prompts)]
     torch.testing.assert_close(together, torch.cat(single), rtol=1e-4, atol=1e-4)
+
+
+def test_a_textual_inversion_of_the_base_model_counts_with_its_second_half(refiner):
+    vectors = torch.randn(2, 32 + 64, generator=torch.Generator().manual_seed(1))
+    both, own = (
+        refiner.network.encode("a style apple", embeddings={"style": each}) for each in (vectors, vectors[:, 32:])
+    )
+    assert torch.equal(both.tensors["text"], own.tensors["text"])
+    assert not torch.equal(both.tensors["text"], refiner.network.encode("a style apple").tensors["text"])
+    with pytest.raises(ModelError, match="does not fit model mini-refiner"):
+        refiner.network.encode("a style apple", embeddings={"style": vectors[:, :32]})

@@ -28,7 +28,8 @@ COMMANDS = {"bash": '{0}() {{ {1} "$@"; }}', "zsh": '{0}() {{ {1} "$@"; }}', "fi
 def print_completion(settings: Settings, shell: str) -> int:
     """Print the script that defines the command and its completion; 0."""
     registry = find_plugins(settings)
-    names: dict[str, Sequence[str]] = {"model": list(AvailableModels(settings, None).all())}
+    models = list(AvailableModels(settings, None).all())
+    names: dict[str, Sequence[str]] = dict.fromkeys(("model", "hires_model", "refiner"), models)
     for field in PLUGIN_FIELDS:
         names[field.name] = [name for name, entry in field.entries(registry).items() if entry.name == name]
     run = shlex.join([sys.executable, str(settings.root / "launch.py")])

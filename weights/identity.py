@@ -18,7 +18,7 @@ class Patch:
     name          of its file; another name changes nothing
     digest        of its file
     unet, text    a LoRA's strengths on the network of the steps and on the text encoders
-    kind          "lora", "embedding", "upscaler", "model" of a second pass, or "decoder", the quick one of a draft
+    kind          "lora", "embedding", "upscaler", "model" of a second pass, "refiner", or "decoder" of a draft
     """
 
     name: str = field(compare=False)

@@ -47,6 +47,8 @@ class Drawing(Body):
     s_tmax: float = Field(0.0, description="0 is no limit")
     s_noise: float = 1.0
     denoising_strength: float = 0.75
+    refiner_checkpoint: str = Field("", description="a model that draws the last steps")
+    refiner_switch_at: float = Field(0.8, description="share of the time steps before it; 1 is off")
     override_settings: dict[str, Any] = Field(
         default_factory=dict, description="sd_model_checkpoint and CLIP_stop_at_last_layers act for this request"
     )

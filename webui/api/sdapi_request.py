@@ -86,6 +86,8 @@ class Translator:
             fields |= {"variation_seed": body.subseed, "variation_strength": body.subseed_strength}
         if name := options.get("sd_model_checkpoint"):
             fields["model"] = known_model(str(name), self.engine.models())
+        if (name := body.refiner_checkpoint).casefold() not in (*SAME, "none"):
+            fields |= {"refiner": known_model(name, self.engine.models()), "refiner_switch": body.refiner_switch_at}
         if skip := options.get("CLIP_stop_at_last_layers"):
             fields["clip_skip"] = skip
         fields |= self._method(body)

@@ -176,6 +176,28 @@ HiresModel = Annotated[
         needs_words=True,
     ),
 ]
+Refiner = Annotated[
+    Name,
+    Setting(
+        "Refiner",
+        "Another model of the same latents, which draws the last steps",
+        group="refiner",
+        infotext="Refiner",
+        axis="the names of models",
+    ),
+]
+RefinerSwitch = Annotated[
+    Number,
+    Field(ge=0, le=1),
+    Setting(
+        "Refiner switch at",
+        "Share of the model's time steps before it; 1 is off",
+        group="refiner",
+        step=0.05,
+        infotext="Refiner switch at",
+        axis="0.6, 0.8, 1 or a range: 0.5..1 +0.1",
+    ),
+]
 Upscaler = Annotated[
     Name,
     Setting("Upscaler", group="upscaler", infotext="Hires upscaler", axis="Lanczos, Latent bicubic"),

@@ -35,6 +35,7 @@ Group = Literal[
     "tiles",
     "upscaler",
     "hires",
+    "refiner",
     "variation",
 ]
 

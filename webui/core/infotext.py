@@ -78,7 +78,9 @@ def read_interval(text: str) -> dict[str, str]:
 
 def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
     from_picture, setting = request["mode"] == "img2img", field.setting
-    off = {"hires": "hires_scale", "variation": "variation_strength", "tiles": "scale"}.get(setting.group)
+    off = {"hires": "hires_scale", "variation": "variation_strength", "tiles": "scale", "refiner": "refiner"}.get(
+        setting.group
+    )
     if setting.group == "upscaler":
         off = "scale" if from_picture else "hires_scale"
     if off and not request.get(off):
@@ -88,7 +90,7 @@ def _counts(field: RequestField, request: Mapping[str, Any]) -> bool:
 
 def _always(field: RequestField) -> bool:
     """Whether it is written even if it is the default, wherever it counts at all."""
-    return field.setting.group in ("hires", "upscaler") or (
+    return field.setting.group in ("hires", "refiner", "upscaler") or (
         field.setting.needs_input and field.setting.group != "inpaint"
     )
 

@@ -127,6 +127,20 @@ def second_pass_problems(request: Request, info: ModelInfo, first: ModelInfo) ->
     return [problem for problem in (*problems, *_two_estimates(request, info)) if problem]
 
 
+def refiner_problems(request: Request, info: ModelInfo, first: ModelInfo) -> list[str]:
+    """As `limit_problems`, for the refiner of a request on its model `first`."""
+    if (info.channels, info.factor) != (first.channels, first.factor):
+        return [f"Refiner {info.name} reads other latents than {first.name} makes; choose one of the same family."]
+    if request.is_hires and not request.hires_model:
+        return [*_size_problems(request.drawn_size, info), *second_pass_problems(request, info, first)]
+    return [*_size_problems(request.drawn_size, info), *filter(None, _two_estimates(request, info))]
+
+
+def _size_problems(size: tuple[int, int], info: ModelInfo) -> list[str]:
+    problems = [size_problem(name, side, info) for name, side in zip(("width", "height"), size, strict=True)]
+    return [problem for problem in problems if problem]
+
+
 def _two_estimates(request: Request, info: ModelInfo) -> list[str]:
     if not info.takes_guidance:
         return []

@@ -30,6 +30,8 @@ from .feature_fields import (
     Outpaint,
     Padding,
     PromptSyntax,
+    Refiner,
+    RefinerSwitch,
     Scale,
     SizeCondition,
     Styles,
@@ -167,6 +169,8 @@ class Request(BaseModel):
     size_condition: SizeCondition = (0, 0, 0, 0)
     decoder: Decoder = "vae"
     hires_model: HiresModel = ""
+    refiner: Refiner = ""
+    refiner_switch: RefinerSwitch = 0.8
 
     @property
     def has_input(self) -> bool:
@@ -197,6 +201,11 @@ class Request(BaseModel):
     def is_hires(self) -> bool:
         """Whether a second pass enlarges the picture."""
         return not self.has_input and self.hires_scale > 0
+
+    @property
+    def other_models(self) -> tuple[str, ...]:
+        """The names of the models that draw beside its own: that of a second pass, and the refiner."""
+        return tuple(filter(None, (self.hires_model if self.is_hires else "", self.refiner)))
 
     def hires_size(self, multiple: int) -> tuple[int, int]:
         """(width, height) of the second pass of a resolved request, in multiples of what the model makes."""
@@ -239,6 +248,7 @@ class Request(BaseModel):
         """As `to_json`, without the settings that do not count: those of an input picture, a mask, a second pass."""
         fields, groups = fields_of(type(self)), {"inpaint": self.inpaints, "hires": self.is_hires}
         groups |= {"variation": self.is_varied, "tiles": self.is_tiled, "upscaler": self.enlarges}
+        groups |= {"refiner": bool(self.refiner)}
 
         def counts(setting: Setting) -> bool:
             wanted = not setting.needs_input if not self.has_input else not setting.needs_words

@@ -21,6 +21,7 @@ from .limits import LOCAL, SEEDS, Limits, limit_problems, second_pass_problems
 from .menus import UPSCALERS
 from .plugin_fields import GUIDANCE, PluginOrigins
 from .prompt_checks import check_prompts, prompts_as_they_come_out
+from .refiner import check_refiner
 from .request import Request, RequestError
 from .run_plans import known, partial_plan, whole_plan
 from .styles import Style, with_styles
@@ -37,7 +38,8 @@ class ResolvedRequest:
 
     hires_plan  of the second pass, None without one
     hires_model_info  the model of the second pass where it is another one
-    hires_model_digest  what its identity has to be, as a replay knows; "" takes any
+    refiner_info  the model that goes on in the passes of `model_info`, at lower noise; None without one
+    hires_model_digest, refiner_digest  what their identities have to be, as a replay knows; "" takes any
     method      the guidance of all passes
     came_out    (prompt, negative prompt) of each picture after its random choices; empty where there are none
     styles      the names of those that were written into the prompts
@@ -51,7 +53,9 @@ class ResolvedRequest:
     plan: Plan
     hires_plan: Plan | None = None
     hires_model_info: ModelInfo | None = None
+    refiner_info: ModelInfo | None = None
     hires_model_digest: str = ""
+    refiner_digest: str = ""
     method: Method = PLAIN_CFG
     came_out: tuple[tuple[str, str], ...] = ()
     styles: tuple[str, ...] = ()
@@ -140,6 +144,7 @@ def resolve(
         guidance_method=GUIDANCE.named(guidance),
         guidance_options=known(guidance.item.resolve, request.guidance_options),
         hires_model="" if request.hires_model == model_info.name else request.hires_model,
+        refiner="" if request.refiner == model_info.name or request.refiner_switch == 1 else request.refiner,
     )
     resolved = _with_aligned_sides(request.model_copy(update=update), model_info.defaults.multiple)
     if problems := limit_problems(resolved, model_info, limits):
@@ -171,8 +176,12 @@ def resolve(
         later = partial_plan(whole_plan(second, registry, second_info or model_info), second)
     elif resolved.has_input:
         run = partial_plan(run, resolved)
+    refiner_info = _model(resolved.refiner, models) if resolved.refiner else None
+    if refiner_info:
+        own = [run] if later is None or second_info else [run, later]
+        check_refiner(resolved, refiner_info, model_info, own)
     method, origins = Method(guidance.item, resolved.guidance_options), PluginOrigins.of(resolved, registry)
-    passes = dict[str, Any](hires_plan=later, hires_model_info=second_info, method=method)
+    passes = dict[str, Any](hires_plan=later, hires_model_info=second_info, refiner_info=refiner_info, method=method)
     more = dict[str, Any](came_out=came_out, styles=names, written=written, origins=origins)
     return ResolvedRequest(resolved, model_info, run, **passes, **more)
 

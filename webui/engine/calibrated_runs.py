@@ -24,7 +24,7 @@ from .job_context import OnHead, here
 class _Pass:
     """A pass of a resolved request: its plan, the names and options in it, its size and the network that draws it.
 
-    weights  digest of the network; "" where it is that of another model, which is not looked for
+    weights  digest of the network; "" where another model draws it or the end of it, which is not looked for
     """
 
     plan: Plan
@@ -99,14 +99,14 @@ def _schedule_of(one: _Pass, registry: Registry) -> Entry[Schedule] | None:
 def _passes(resolved: ResolvedRequest, weights: str) -> list[_Pass]:
     request, info = resolved.request, resolved.model_info
     size = (request.width, request.height) if request.is_hires else request.drawn_size
-    options = request.schedule_options
+    options, own = request.schedule_options, "" if resolved.refiner_info else weights
     first = _Pass(
         resolved.plan,
         request.sampler,
         request.schedule,
         options,
         size,
-        weights,
+        own,
         info,
         request.steps,
         request.strength if request.has_input else None,
@@ -121,7 +121,7 @@ def _passes(resolved: ResolvedRequest, weights: str) -> list[_Pass]:
         request.hires_schedule,
         options if request.hires_schedule == request.schedule else {},
         resolved.hires_size,
-        "" if other else weights,
+        "" if other else own,
         other or info,
         request.hires_steps,
         request.hires_strength,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,21 +19,17 @@ from webui.core.request import Request
 from webui.core.resolved_request import ResolvedRequest
 from weights.inpainting_network import Hole
 from weights.model import Model
-from weights.model_info import ModelError
 from weights.prompt_schedule import Clock
-from weights.prompt_syntax import without_tags
 
 from .calibrated_runs import with_coefficients
-from .events import Progress
 from .job_context import JobContext
+from .pass_models import open_models
 from .picture_sink import PictureSink, RunFacts, SavedPicture
 from .progress import ProgressReporter
-from .run_environment import check_digest
-from .start_latents import check_latents, enlarge, enlarged_input, hole_of, initial_noise, start_latents
+from .start_latents import enlarge, enlarged_input, hole_of, initial_noise, start_latents
 
 TILE_OVERLAP = 0.25  # of a tile's shorter side
 
-FIRST_ALONE = "A LoRA does not fit the model of the second pass, and acted on the first pass alone."
 WITH_LORA = "A LoRA acts on torch's layers, so torch drew this; without one the faster backend does."
 
 
@@ -143,9 +139,10 @@ def draw(
     whole = batches(drawing.request.count, batch_size_of(resolved, context.batch_size))
     groups = list(whole if share is None else share.groups)
     progress = ProgressReporter(resolved, groups, context, previews)
-    other = _second_model(resolved, context)
-    second, without_loras = other or model, False
-    sink, stopped = PictureSink(drawing.resolved, context, share.finished if share else frozenset(), other), False
+    models = open_models(resolved, context)
+    second = models.second
+    sink = PictureSink(drawing.resolved, context, share.finished if share else frozenset(), models.others)
+    stopped = False
 
     def on_step(step: Step) -> None:
         # A sampler that works on after Stop without asking the network ends here.
@@ -155,6 +152,12 @@ def draw(
 
     def is_over(skips: int) -> bool:
         return context.should_stop() or context.skips() > skips
+
+    def guided_by(holes: Mapping[str, Hole | None]) -> Callable[[Request, Model, Clock], Denoise]:
+        more = dict[str, Any](listeners=listeners, method=resolved.method, on_tile=context.raise_if_stopped)
+        return lambda request, model, clock: guided_denoiser(
+            request, model, **more, clock=clock, hole=holes[model.name]
+        )
 
     def enlarged(denoise: ByPass, x: torch.Tensor) -> torch.Tensor:
         denoise.next_pass()
@@ -175,20 +178,13 @@ def draw(
                 progress.enlarging()
                 drawing = replace(drawing, source=enlarged_input(drawing.source, context))
         start = start_latents(drawing.request, drawing.source, model)
-        hole = hole_of(drawing.source, model)
+        holes = {each.name: hole_of(drawing.source, each) for each in (model, *models.others.values())}
         for group in groups:
             over = partial(is_over, context.skips())
             request = resolved.request_of(group[0])
-            asked = [(request, model), (_for_second(request, other) if other else request, second)]
-            guiding = partial(
-                guided_denoiser,
-                listeners=listeners,
-                method=resolved.method,
-                on_tile=context.raise_if_stopped,
-                hole=hole,
-            )
-            by_pass = ByPass([guiding(*each, clock=clock) for each, clock in zip(asked, resolved.clocks, strict=False)])
-            without_loras |= asked[1][0] is not request
+            denoisers, left_out = models.denoisers(resolved, request, guided_by(holes))
+            notes += [each for each in left_out if each not in notes]
+            by_pass = ByPass(denoisers)
             guided = start.masked(by_pass, drawing.plan.sigmas[0])
             progress.begin_batch()
             counted = Counted(guided, len(group))
@@ -213,31 +209,9 @@ def draw(
         stopped = True
     info = drawing.info(sink.saved, progress.seconds, stopped)
     notes += [WITH_LORA] if fell_back else []
-    notes += [FIRST_ALONE] if without_loras else []
     if notes:
         info["notes"] = [*info.get("notes", ()), *notes]
     return info if share is None else info | {"saved": sink.saved}
-
-
-def _second_model(resolved: ResolvedRequest, context: JobContext) -> Model | None:
-    """The opened model of the second pass where it is another one. Raises ModelError and RequestError."""
-    if resolved.hires_model_info is None:
-        return None
-    second = context.second.open(
-        resolved.hires_model_info, context.model, lambda text: context.tell(Progress(text=text))
-    )
-    check_digest("Model", second.name, second.identity.digest, resolved.hires_model_digest or None)
-    check_latents(context.model, second, resolved.request.upscaler)
-    return second
-
-
-def _for_second(request: Request, second: Model) -> Request:
-    """The request as the model of the second pass draws it: without LoRAs that do not fit it."""
-    try:
-        second.for_prompt(request.prompt)
-    except ModelError:
-        return request.model_copy(update={"prompt": without_tags(request.prompt)})
-    return request
 
 
 def batch_size_of(resolved: ResolvedRequest, wanted: int | None) -> int:

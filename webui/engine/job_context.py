@@ -11,7 +11,7 @@ from samplers.registry import Registry
 from samplers.sampler import Stopped
 
 from .events import Event
-from .other_networks import SecondModelHolder, UpscalerHolder
+from .other_networks import OtherModelHolder, UpscalerHolder
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class JobContext:
     clock        seconds
     public       leave paths of this machine out of messages, and keep no visitor's input picture
     upscalers    opens networks that enlarge pictures
-    second       opens the model of a second pass
+    others       opens the models that draw beside it
     tell         makes an event of the job known to its watchers
     on_saved     to be called with each picture that was written
     batch_size   how many pictures of a request are drawn together; None is what suits the model
@@ -59,7 +59,7 @@ class JobContext:
     clock: Callable[[], float]
     public: bool
     upscalers: UpscalerHolder
-    second: SecondModelHolder
+    others: OtherModelHolder
     tell: Callable[[Event], None]
     on_saved: Callable[[Path], None] = lambda path: None
     batch_size: int | None = None

@@ -20,7 +20,7 @@ from weights.oom import out_of_memory
 
 from .backend_chooser import BackendChooser
 from .errors import explain, free_memory
-from .other_networks import SecondModelHolder, UpscalerHolder
+from .other_networks import OtherModelHolder, UpscalerHolder
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -121,7 +121,7 @@ class ModelHolder:
         self._open_model, self._check_model, self._backends = open_model, check_model, backends
         self._status = "starting"
         self._opened: _Opened | None = None
-        self.second = SecondModelHolder(self._load)
+        self.others = OtherModelHolder(self._load)
 
     @property
     def status(self) -> str:
@@ -222,9 +222,9 @@ class ModelHolder:
             log.warning("the model could not be opened", exc_info=error)
 
     def close(self) -> None:
-        """Let go of the open model, and of that of a second pass."""
+        """Let go of the open model, and of those that draw beside it."""
         self._opened = None
-        self.second.close()
+        self.others.close()
         self._backends.close()
 
     @contextmanager

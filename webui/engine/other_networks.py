@@ -1,8 +1,8 @@
-"""Networks that take part beside the model of a job: its upscaler, and the model of a second pass."""
+"""Networks that take part beside the model of a job: its upscaler, the model of a second pass, a refiner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from webui.core.menus import UPSCALERS
 from weights.extra_networks import ExtraNetworks
@@ -15,37 +15,41 @@ from weights.upscaler import Upscaler
 from .errors import free_memory, naming_problems
 
 
-class SecondModelHolder:
-    """Keeps the model of a second pass open beside a worker's own; torch computes it.
+class OtherModelHolder:
+    """Keeps the models open that draw beside a worker's own, in a second pass or as a refiner; torch computes them.
 
     load  load(info, device, dtype), see `ModelHolder`
     """
 
     def __init__(self, load: Callable[[ModelInfo, str, str], Model]):
         self._load = load
-        self._opened: Model | None = None
-        self._asked: tuple[ModelInfo, str, str] | None = None
+        self._opened: dict[tuple[ModelInfo, str, str], Model] = {}
 
-    def open(self, info: ModelInfo, beside: Model, tell: Callable[[str], None] = lambda text: None) -> Model:
-        """The model on the device and in the number format of the one that draws the first pass. Raises ModelError.
+    def open(
+        self, infos: Sequence[ModelInfo], beside: Model, tell: Callable[[str], None] = lambda text: None
+    ) -> list[Model]:
+        """The models on the device and in the number format of the job's own. What else is open makes room for one
+        that is not. Raises ModelError.
 
         tell  hears what takes long
         """
-        asked = info, beside.device.type, beside.by_torch.identity.dtype
-        if self._opened is None or self._asked != asked:
-            self._opened = None
+        wanted = [(info, beside.device.type, beside.by_torch.identity.dtype) for info in infos]
+        if any(asked not in self._opened for asked in wanted):
+            self._opened = {asked: model for asked, model in self._opened.items() if asked in wanted}
             free_memory()
-            tell(f"loading {info.name}")
-            self._opened, self._asked = self._load(*asked), asked
-        return self._opened
+            for asked in wanted:
+                if asked not in self._opened:
+                    tell(f"loading {asked[0].name}")
+                    self._opened = {**self._opened, asked: self._load(*asked)}
+        return [self._opened[asked] for asked in wanted]
 
     def named(self, name: str) -> Model | None:
-        """The open model if it is the one of this name, else None."""
-        return self._opened if self._opened is not None and self._opened.info.name == name else None
+        """The open model of this name, None if it is not open."""
+        return next((model for (info, *_), model in self._opened.items() if info.name == name), None)
 
     def close(self) -> None:
-        """Let go of the model."""
-        self._opened = None
+        """Let go of the models."""
+        self._opened = {}
 
 
 class UpscalerHolder:

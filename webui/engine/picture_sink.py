@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -45,7 +47,7 @@ class PictureSink:
     """Saves the pictures of a request; `saved` is what was saved so far, in order.
 
     finished  indices of those that an earlier attempt saved: they count as saved, and are not written again
-    second    the model of the second pass where it is another one
+    others    the opened models that draw beside that of the context, by name
     """
 
     def __init__(
@@ -53,9 +55,9 @@ class PictureSink:
         resolved: ResolvedRequest,
         context: JobContext,
         finished: frozenset[int] = frozenset(),
-        second: Model | None = None,
+        others: Mapping[str, Model] = MappingProxyType({}),
     ):
-        self._finished, self._second = finished, second
+        self._finished, self._others = finished, others
         self._resolved, self._request, self._context = resolved, resolved.request, context
         self._problems: list[Saved] = []
         self._input: dict[str, str] = {}
@@ -108,7 +110,7 @@ class PictureSink:
                 for own, sigmas, plan in zip(origins.passes, facts.sigmas, self._resolved.plans, strict=True)
             ],
             facts.nfe,
-            origin_of(model.name, identity_of(model, request, self._context.upscalers, self._second)),
+            origin_of(model.name, identity_of(model, request, self._context.upscalers, self._others)),
             facts.batch,
             {
                 **self._input,

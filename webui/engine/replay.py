@@ -136,8 +136,8 @@ def recipe(
         for plan, each in zip(resolved.plans, ran, strict=True)
     ]
     resolved = resolved.with_plans(*plans)
-    needed = next((patch.digest for patch in record.patches if patch.kind == SECOND), "")
-    resolved = replace(resolved, hires_model_digest=needed)
+    needed = {patch.kind: patch.digest for patch in record.patches if patch.kind in MODELS}
+    resolved = replace(resolved, hires_model_digest=needed.get("model", ""), refiner_digest=needed.get("refiner", ""))
     device = None if public else _device(record.model.device)
     environment = RunEnvironment(
         device=device,
@@ -221,8 +221,8 @@ def _checked(sigmas: tuple[float, ...], engine: Engine) -> tuple[float, ...]:
 
 
 def _check_patches(record: Record, engine: Engine) -> None:
-    # That of a second pass is checked once it is open.
-    for patch in (patch for patch in record.patches if patch.kind != SECOND):
+    # Models are checked once they are open.
+    for patch in (patch for patch in record.patches if patch.kind not in MODELS):
         what, look_up = PATCHES.get(patch.kind, PATCHES["embedding"])
         with naming_problems():
             here = look_up(engine.extra, patch.name).digest
@@ -233,7 +233,7 @@ def _lora(extra: ExtraNetworks, name: str) -> Patch:
     return extra.patch(LoraTag(name))
 
 
-SECOND = "model"
+MODELS = ("model", "refiner")
 PATCHES = {
     "lora": ("LoRA", _lora),
     "embedding": ("Embedding", ExtraNetworks.embedding_patch),

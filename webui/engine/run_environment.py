@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -80,16 +81,20 @@ def check_weights(environment: RunEnvironment, identity: ModelIdentity, name: st
         )
 
 
-def identity_of(model: Any, request: Request, upscalers: UpscalerHolder, second: Any = None) -> ModelIdentity:
+def identity_of(
+    model: Any, request: Request, upscalers: UpscalerHolder, others: Mapping[str, Any] = MappingProxyType({})
+) -> ModelIdentity:
     """Everything that shapes a resolved request's picture on an opened model, with its upscaler and quick decoder.
 
-    second  the model of its second pass where it is another one
+    others  the opened models that draw beside it, by name
     Raises ModelError and RequestError for a file that is no longer there.
     """
     identity = model.identity_for(request.prompt, request.negative_prompt)
+    second, refiner = others.get(request.hires_model if request.is_hires else ""), others.get(request.refiner)
     patches = [
         upscalers.patch(request.upscaler) if request.enlarges else None,
-        Patch(second.name, second.identity.digest, kind="model") if request.is_hires and second else None,
+        Patch(second.name, second.identity.digest, kind="model") if second else None,
+        Patch(refiner.name, refiner.identity.digest, kind="refiner") if refiner else None,
         (second or model).quick_decoder if request.decoder == "quick" else None,
     ]
     return replace(identity, patches=(*identity.patches, *filter(None, patches)))

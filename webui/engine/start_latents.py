@@ -140,5 +140,14 @@ def check_latents(model: Model, second: Model, upscaler: str) -> None:
         )
 
 
+def check_refiner_latents(model: Model, refiner: Model) -> None:
+    """Raises RequestError for a refiner that could not go on with the latents of a model."""
+    if not of_one_kind(model, refiner):
+        raise RequestError(
+            f"The latents of {model.name} mean something else to {refiner.name}, so that it cannot be its refiner; "
+            "choose one of the same family, or have it draw the second pass of hires fix."
+        )
+
+
 def _enlarged(image: Image.Image, size: tuple[int, int], upscaler: Upscaler | None, context: JobContext) -> Image.Image:
     return enlarged(image, size, upscaler, lambda done, tiles: context.raise_if_stopped())

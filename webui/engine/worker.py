@@ -93,10 +93,10 @@ class Worker:
     def identity_of(self, request: Request) -> ModelIdentity | None:
         """See `Engine.identity_of`."""
         used = self._holder.named(request.model)
-        second = self._holder.second.named(request.hires_model)
-        if used is None or (request.is_hires and request.hires_model and second is None):
+        others = {name: self._holder.others.named(name) for name in request.other_models}
+        if used is None or None in others.values():
             return None
-        return identity_of(used, request, self.upscalers, second)
+        return identity_of(used, request, self.upscalers, others)
 
     def start(self) -> None:
         """Start the thread."""
@@ -129,7 +129,7 @@ class Worker:
                 self._clock,
                 settings.public,
                 self.upscalers,
-                self._holder.second,
+                self._holder.others,
                 job.tell,
                 self._on_saved,
                 environment.batch or (1 if settings.one_at_a_time else None),

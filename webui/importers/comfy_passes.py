@@ -22,17 +22,15 @@ SIZED = ("karras", "exponential", "polyexponential")
 class Pass:
     """A sampler, or several that share a run of steps.
 
-    sampler    the one that adds the noise
+    samplers   the first adds the noise, the others go on
     between    the nodes behind it that enlarge, up to the pass before
-    nodes      how many samplers it is made of
     steps      of the whole run; run_steps: those that run at its strength
     strength   share of the steps that run; None for all
     partial    its first or last step is not that of a whole run, and it is no such share
     """
 
-    sampler: Node
+    samplers: tuple[Node, ...]
     between: tuple[Node, ...]
-    nodes: int
     name: str
     schedule: str
     seed: Any
@@ -42,6 +40,11 @@ class Pass:
     strength: Any
     partial: bool
     model: Node | None
+
+    @property
+    def sampler(self) -> Node:
+        """The one that adds the noise."""
+        return self.samplers[0]
 
     @property
     def about(self) -> str:
@@ -130,9 +133,8 @@ def _pass(graph: Graph, samplers: list[Node], between: tuple[Node, ...]) -> Pass
     partial = sampler["class_type"] == "KSamplerAdvanced" and not whole or split and len(samplers) == 1
     seed = _first(value(sampler, "seed"), value(sampler, "noise_seed"), value(noise, "noise_seed"))
     return Pass(
-        sampler,
+        tuple(samplers),
         between,
-        len(samplers),
         str(value(sampler, "sampler_name") or value(select, "sampler_name") or _kind(select, "Sampler")),
         str(value(sampler, "scheduler") or value(sigmas, "scheduler") or _named_schedule(sigmas)),
         None if _without_noise(graph, sampler) else seed,

@@ -63,10 +63,11 @@ def _settings(graph: Graph, passes: list[Pass]) -> ExternalMetadata:
         "height": graph.value(latent, "height"),
         "clip_skip": _clip_skip(graph, positive),
     }
+    numbers |= _refiner(graph, first, loader)
     second = _second_pass(graph, passes, numbers)
     numbers = {name: number for name, number in {**numbers, **second.values}.items() if number is not None}
     unread = [f"LoRA {name!r}" for name in loras]
-    seen = sum(each.nodes for each in passes)
+    seen = sum(len(each.samplers) for each in passes)
     if (others := graph.sampler_count() - seen) > 0:
         unread.append(f"{others} other sampler{'s' if others > 1 else ''} in the graph")
     unread += [*_unsupported(graph), *second.unread]
@@ -92,6 +93,18 @@ def _settings(graph: Graph, passes: list[Pass]) -> ExternalMetadata:
         all_hires_steps_run=True,
         unread=tuple(unread),
     )
+
+
+def _refiner(graph: Graph, run: Pass, loader: Node | None) -> dict[str, Any]:
+    """The refiner of a run, if its second sampler goes on with another checkpoint, and the share of steps before it."""
+    if len(run.samplers) != 2:
+        return {}
+    goes_on = run.samplers[1]
+    other, _ = _checkpoint(graph, graph.node(goes_on, "model"))
+    name, start = graph.value(other, "ckpt_name"), graph.value(goes_on, "start_at_step")
+    if not name or other is loader or not (isinstance(start, int) and isinstance(run.steps, int) and run.steps):
+        return {}
+    return {"refiner": name, "refiner_switch": round(min(1.0, start / run.steps), 4)}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ STEPS_NOTE = "Strength counts the steps in another way in other programs, by one
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
 NUMBERS = ("steps", "guidance", "seed")  # what a picture from words cannot be made without
 SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")  # A1111's entries for "as above"
+# Fields that name another model: what a note calls it, and what is without it.
+MODEL_FIELDS = {
+    "hires_model": ("Hires checkpoint", "the second pass has the model of the first"),
+    "refiner": ("Refiner", "the picture's own model draws all steps"),
+}
 # Programs whose prompts are read as ours are; random choices in them had been made.
 KINDRED = ("AUTOMATIC1111", "Forge", "SD.Next", "Civitai", UNNAMED)
 SHOWN = 60  # characters of a value in a sentence
@@ -71,8 +76,8 @@ def external_request(
         named = f"Model {external.model!r} is not in weights/" if external.model else "The picture names no model"
         missing.append(f"{named}; the form keeps the model that it has.")
     values = dict(external.values)
-    if "hires_model" in values:
-        notes += _second_model(values, models)
+    for name in [name for name in MODEL_FIELDS if name in values]:
+        notes += _other_model(name, values, models)
     if external.program != "Sigmalab":
         notes += _second_pass(values, external, fields, registry, upscalers)
     elif name := str(values.get(GUIDANCE.name, "")):
@@ -141,14 +146,15 @@ def _second_pass(
     return notes
 
 
-def _second_model(values: dict[str, object], models: Mapping[str, Any]) -> list[str]:
-    """Replace the name of the model of a second pass by ours, or leave it out; a sentence if it is left out."""
+def _other_model(field: str, values: dict[str, object], models: Mapping[str, Any]) -> list[str]:
+    """Replace the name of another model than the picture's own by ours, or leave it out; a sentence if it is."""
     # A1111 writes the start of the hash behind it.
-    name = re.sub(r"\s*\[[0-9a-fA-F]+\]$", "", str(values.pop("hires_model")))
+    name = re.sub(r"\s*\[[0-9a-fA-F]+\]$", "", str(values.pop(field)))
     if ours := model_named(name, models):
-        values["hires_model"] = ours
+        values[field] = ours
     elif name.casefold() not in SAME:
-        return [f"Hires checkpoint {name[:SHOWN]!r} is not in weights/; the second pass has the model of the first."]
+        what, without = MODEL_FIELDS[field]
+        return [f"{what} {name[:SHOWN]!r} is not in weights/; {without}."]
     return []
 
 

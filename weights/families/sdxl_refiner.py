@@ -104,8 +104,13 @@ class RefinerNetwork(SizedNetwork):
         self.components: Mapping[str, torch.nn.Module] = {"unet": unet, "text_encoder_2": prompts.encoder}
 
     def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Any:
-        """The hidden states, the pooled vector of the first chunk, and the score of a prompt."""
-        text, pooled = self.prompts.encode_pooled(prompt, clip_skip, embeddings)
+        """The hidden states, the pooled vector of the first chunk, and the score of a prompt.
+
+        A textual inversion of the base model holds the vectors of its first encoder and then those of this one.
+        """
+        width = self.prompts.encoder.config.hidden_size
+        own = {name: vectors[:, -width:] for name, vectors in embeddings.items()}
+        text, pooled = self.prompts.encode_pooled(prompt, clip_skip, own)
         return self.guided(TensorCondition({"text": text, "pooled": pooled, AIM: torch.tensor([[SCORES[False]]])}), 1.0)
 
     def count_tokens(self, prompt: str, embeddings: Embeddings = NO_EMBEDDINGS) -> tuple[int, int]:

@@ -113,15 +113,15 @@ def upscaler_choices(names: Sequence[str]) -> list[tuple[str, str]]:
     return [("Default", ""), *((name, name) for name in names)]
 
 
-def hires_models(names: Iterable[str]) -> list[tuple[str, str]]:
-    """The menu of models of a second pass, the first pass's own first."""
-    return [("As above", ""), *((name, name) for name in names)]
+def other_models(field: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """The menu of a field that may name another model than the form's own; without one first."""
+    return [({"hires_model": "As above"}.get(field, "None"), ""), *((name, name) for name in names)]
 
 
 def build_hires(page: Page, mode: str, schema: type[Request] = Request, of_sizes: bool = True) -> dict[str, Component]:
     """The folded controls of a second pass that enlarges the picture; `of_sizes`: with the menu of upscalers."""
     most_steps, choices = page.engine.limits.steps, plugin_choices(page.registry)
-    choices |= {"hires_model": hires_models(page.engine.models())}
+    choices |= {"hires_model": other_models("hires_model", page.engine.models())}
     names = ("hires_sampler", "hires_schedule", "hires_model")
     menus = {name: dict(choices=choices[name], min_width=120) for name in names}
     with gr.Accordion("Hires fix", open=False, elem_id=f"{mode}-hires", elem_classes="more"):
@@ -129,6 +129,13 @@ def build_hires(page: Page, mode: str, schema: type[Request] = Request, of_sizes
         first = dict(hires_scale={}, hires_strength={}, hires_strength_as={}, hires_steps=dict(maximum=most_steps))
         menu = {"upscaler": _upscaler_menu(mode, schema, page.engine.upscalers())} if of_sizes else {}
         return build_group(mode, "hires", schema, **first, **menus) | menu
+
+
+def build_refiner(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
+    """The folded controls of a model that draws the last steps."""
+    with gr.Accordion("Refiner", open=False, elem_id=f"{mode}-refine", elem_classes="more"):
+        menu = dict(choices=other_models("refiner", page.engine.models()), min_width=160)
+        return build_group(mode, "refiner", schema, refiner=menu)
 
 
 def build_tiles(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
@@ -217,6 +224,7 @@ def build_form(
         if mode == "txt2img":
             controls |= build_hires(page, mode, schema)
         if mode != "lab":
+            controls |= build_refiner(page, mode, schema)
             with gr.Accordion("Variations of a seed", open=False, elem_id=f"{mode}-variation", elem_classes="more"):
                 controls |= build_group(mode, "variation", schema)
     model_note = gr.HTML(elem_id=f"{mode}-model-note")

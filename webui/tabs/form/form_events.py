@@ -14,6 +14,7 @@ from webui.core.fields import fields_of
 from webui.core.limits import size_problem
 from webui.core.menus import chosen_name
 from webui.core.plugin_fields import PLUGIN_FIELDS
+from webui.core.refiner import check_refiner_steps, refined_text
 from webui.core.request import NO_PROMPT, Request, read
 from webui.core.resolved_request import hires_pass
 from webui.core.run_plans import partial_plan, whole_plan
@@ -24,7 +25,7 @@ from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, on_change, 
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
-from .controls import hires_models, shown_value, upscaler_choices
+from .controls import other_models, shown_value, upscaler_choices
 from .describe import hires_note, note, plan_note, sampler_note, size_note
 from .form import Form
 from .form_state import recall, recall_options
@@ -37,8 +38,9 @@ HIRES = (
     "upscaler",
     *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"),
 )
+REFINER = ("refiner", "refiner_switch")
 # Fields that change the plan of a run.
-PLANNED = ("model", "sampler", "schedule", "steps", "guidance", "strength", "strength_as", *HIRES)
+PLANNED = ("model", "sampler", "schedule", "steps", "guidance", "strength", "strength_as", *HIRES, *REFINER)
 
 
 def connect_form(page: Page, form: Form) -> None:
@@ -77,7 +79,7 @@ def refill(page: Page, form: Form, saved: Any) -> Updates:
     sizes.pop("value")
     more: dict[str, dict[str, Any]] = {
         "model": dict(choices=list(models)),
-        "hires_model": dict(choices=hires_models(models)),
+        **{name: dict(choices=other_models(name, models)) for name in ("hires_model", "refiner")},
         "width": sizes,
         "height": sizes,
         "upscaler": dict(choices=upscaler_choices(upscalers)),
@@ -167,6 +169,8 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
         chosen = options["schedules"].get(name, {}) if values["schedule"] else dict(found.defaults.schedule_options)
         made = plan(found.schedule, entry.item, schedule.item, steps, settings, chosen, *strength)
         text, own_grid = plan_note(made, name, mode == "img2img"), made.own_grid
+        if values.get("refiner"):
+            text += _refiner_note(page, found, values, made)
         if values.get("hires_scale"):
             text += _second_note(page, found, values, made, chosen)
     # Whatever a plugin's declarations raise belongs to the user who can change an option, not to the page.
@@ -200,6 +204,16 @@ def _without_control(form: Form, values: Mapping[str, Any]) -> str:
     named = {each.kind: chosen_name(values.get(each.name)) for each in PLUGIN_FIELDS}
     names = [name for box in form.boxes for name in box.left_out(named[box.kind])]
     return note(f"Restart Sigmalab to set {', '.join(names)}, which this page has no control for.") if names else ""
+
+
+def _refiner_note(page: Page, found: ModelInfo, values: Mapping[str, Any], made: Plan) -> str:
+    """The note about the steps of a refiner. Raises RequestError."""
+    request = read({name: values[name] for name in REFINER if name in values})
+    refiner = page.engine.models().get(request.refiner, found)
+    if refiner.name == found.name or request.refiner_switch == 1:
+        return ""
+    check_refiner_steps([made], found, request.refiner_switch)
+    return note(f"{refiner.name} draws {refined_text(made, found, request.refiner_switch)}.")
 
 
 def _second_note(

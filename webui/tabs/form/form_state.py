@@ -64,7 +64,7 @@ def recall(
                 return value == values["model"]
             case "sampler":
                 return value in registry.samplers
-            case "hires_model":
+            case "hires_model" | "refiner":
                 return value == "" or value in models
             case "hires_sampler":
                 return value == "" or value in registry.samplers

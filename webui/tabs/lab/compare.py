@@ -11,12 +11,14 @@ from typing import Any
 from samplers.registry import Registry
 from samplers.run import SamplerFailed
 from samplers.sampler import Stopped
+from webui.core.request import RequestError
 from webui.engine.calibrated_runs import with_coefficients
 from webui.engine.drawing import Drawing, draw
 from webui.engine.engine import Engine
 from webui.engine.errors import explain
 from webui.engine.events import Event, PartialResult, Picture, Progress
 from webui.engine.job_context import JobContext, OnHead, here
+from webui.engine.pass_models import open_models
 from webui.engine.run_environment import identity_of
 
 from .cell_cache import CellCache, CellPicture, key_of_request
@@ -155,12 +157,17 @@ class _GridRun:
         context = self._context
         if context.should_stop():
             raise Stopped("the grid was stopped")
-        source, info = self._grid.source(cell), cell.resolved.hires_model_info
-        second = context.second.open(info, context.model) if info else None
+        try:
+            others = open_models(cell.resolved, context).others
+        except RequestError as error:
+            context.tell(PartialResult(CellFailed(index, str(error))))
+            self._done += 1
+            return
+        source = self._grid.source(cell)
         key = key_of_request(
             cell.request,
             cell.resolved.origins,
-            identity_of(context.model, cell.request, context.upscalers, second),
+            identity_of(context.model, cell.request, context.upscalers, others),
             source,
             _coefficients(cell, context.registry, context.model.identity.weights, context.outputs, context.on_head),
         )
