@@ -11,7 +11,7 @@ from toy_workers import toy_engine, toy_settings
 
 from webui.core.request import Request
 from webui.engine.events import Finished, StoppedEarly
-from webui.engine.workers import ray_workers
+from webui.engine.workers import remote_workers
 from webui.environment import StartError
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -31,7 +31,7 @@ def test_without_ray_the_flag_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     settings = toy_settings(tmp_path, ray="auto")
     with pytest.raises(StartError, match="requirements-ray.txt"):
-        ray_workers(None, None, settings, None, None, None, None)
+        remote_workers(None, None, settings, None, None, None, None)
 
 
 @needs_ray

@@ -36,7 +36,7 @@ from .plugin_reloading import find_plugins
 from .run_environment import DEFAULT_ENVIRONMENT, RunEnvironment
 from .upscaling import open_upscaling
 from .worker import Worker
-from .workers import DeviceWorker, joint_status, process_workers, ray_workers
+from .workers import DeviceWorker, joint_status, remote_workers
 
 if TYPE_CHECKING:
     from webui.settings import Settings
@@ -89,9 +89,8 @@ class Engine:
         self.queue = JobQueue(clock, patience, on_ended)
         self.workers: list[DeviceWorker]
         if settings.has_processes:
-            several = ray_workers if settings.ray else process_workers
             functions = open_model, find_models, check_model
-            self.workers = [*several(self.queue, lambda: self.registry, settings, *functions, on_saved)]
+            self.workers = [*remote_workers(self.queue, lambda: self.registry, settings, *functions, on_saved)]
         else:
             chooser = BackendChooser(settings, self.queue.wake)
             holder = ModelHolder(settings, self._available, open_model, check_model, chooser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from webui.settings import Settings
 
     from .remote_worker import RemoteWorker
+    from .worker_host import WorkerSetup
+    from .worker_link import Channel
 
 
 class DeviceWorker(Protocol):
@@ -74,7 +76,21 @@ class DeviceWorker(Protocol):
         ...
 
 
-def process_workers(
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where a worker of another process runs.
+
+    device   of the worker
+    channel  starts it and connects with it
+    threads  of the CPU that it computes with; None for as many as torch takes
+    """
+
+    device: str
+    channel: Callable[[WorkerSetup], Channel]
+    threads: int | None = None
+
+
+def remote_workers(
     queue: JobQueue,
     registry: Callable[[], Registry],
     settings: Settings,
@@ -83,40 +99,36 @@ def process_workers(
     check_model: Callable[[ModelInfo], None],
     on_saved: Callable[[Path], None],
 ) -> list[RemoteWorker]:
-    """A worker process for each of `settings.devices`. See `Engine` for the arguments.
+    """A worker for each place that the settings name: a process a device, or an actor of a Ray cluster a GPU.
 
-    Workers on the CPU share its threads, so that they do not stand in each other's way.
+    See `Engine` for the arguments. Raises StartError if a cluster cannot be reached.
     """
-    # Not needed by an engine with one thread; the second one imports the engine itself.
-    import torch
-
+    places = _cluster_places(settings) if settings.ray else _process_places(settings.devices)
+    # Not needed by an engine with one thread; they import the engine itself.
     from .remote_worker import RemoteWorker
     from .worker_host import WorkerSetup
-    from .worker_process import ProcessChannel
 
-    devices = settings.devices
-    sharing = sum(device in ("cpu", "auto") for device in devices)
-    threads = max(1, torch.get_num_threads() // sharing) if sharing > 1 else None
     workers = []
-    for name, device in zip(names_of(devices), devices, strict=True):
-        own = WorkerSetup(replace(settings, device=device), open_model, find_models, check_model, threads)
-        workers.append(RemoteWorker(queue, name, registry, partial(ProcessChannel, own, device), on_saved))
+    for name, place in zip(names_of([each.device for each in places]), places, strict=True):
+        own = replace(settings, device=place.device, ray="")
+        setup = WorkerSetup(own, open_model, find_models, check_model, place.threads)
+        workers.append(RemoteWorker(queue, name, registry, partial(place.channel, setup), on_saved))
     return workers
 
 
-def ray_workers(
-    queue: JobQueue,
-    registry: Callable[[], Registry],
-    settings: Settings,
-    open_model: Callable[..., Model],
-    find_models: Callable[[Path], dict[str, ModelInfo]] | None,
-    check_model: Callable[[ModelInfo], None],
-    on_saved: Callable[[Path], None],
-) -> list[RemoteWorker]:
-    """A worker for each GPU of the cluster `settings.ray`, see there. Raises StartError if it cannot be reached.
+def _process_places(devices: Sequence[str]) -> list[WorkerPlace]:
+    """A process for each device. Those on the CPU share its threads, so that they do not stand in each other's way."""
+    import torch
 
-    See `Engine` for the arguments.
-    """
+    from .worker_process import ProcessChannel
+
+    sharing = sum(device in ("cpu", "auto") for device in devices)
+    threads = max(1, torch.get_num_threads() // sharing) if sharing > 1 else None
+    return [WorkerPlace(device, partial(ProcessChannel, device=device), threads) for device in devices]
+
+
+def _cluster_places(settings: Settings) -> list[WorkerPlace]:
+    """An actor for each place of the cluster `settings.ray`. Raises StartError if it cannot be reached."""
     # Ray reads both while it is imported. It would report to its makers, and whoever may connect runs code on all
     # machines, so it is to ask for a token; versions before 2.52 know none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -131,15 +143,7 @@ def ray_workers(
             "--ray needs the package ray, on all machines in the same version: python -m pip install -r "
             "requirements-ray.txt, with the Python of .venv"
         ) from None
-    from .remote_worker import RemoteWorker
-    from .worker_host import WorkerSetup
-
-    places = join_cluster(settings)
-    workers = []
-    for name, place in zip(names_of([each.device for each in places]), places, strict=True):
-        own = WorkerSetup(replace(settings, device=place.device, ray=""), open_model, find_models, check_model)
-        workers.append(RemoteWorker(queue, name, registry, partial(RayChannel, own, place), on_saved))
-    return workers
+    return [WorkerPlace(each.device, partial(RayChannel, place=each)) for each in join_cluster(settings)]
 
 
 def names_of(devices: Sequence[str]) -> list[str]:
