@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-USER_COMMENT, MAKER_NOTE, DESCRIPTION = 0x9286, 0x927C, 0x010E
+USER_COMMENT, MAKER_NOTE = 0x9286, 0x927C
 # Where ComfyUI's WebP has "workflow:{...}" and "prompt:{...}", and its extensions "Workflow: {...}".
 COMFY_TAGS = (0x010F, 0x0110, 0x010E)
 UNICODE, ASCII = b"UNICODE\0", b"ASCII\0\0\0"

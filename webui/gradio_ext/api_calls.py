@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .json_bodies import JSON_BODY
-from .read_bodies import again
+from .read_bodies import resend_body
 from .signed_in import signed_in
 from .strokes import COMPONENT, Strokes, is_file
 
@@ -74,7 +74,7 @@ class ApiCalls:
             await self._app(scope, receive, send)
             return
         filled = {**body, "data": data}
-        await self._app({**scope, JSON_BODY: filled}, again(json.dumps(filled).encode(), receive), send)
+        await self._app({**scope, JSON_BODY: filled}, resend_body(json.dumps(filled).encode(), receive), send)
 
     async def _component(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a component's own function be called; what it cannot take is refused."""

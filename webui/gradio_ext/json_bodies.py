@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .files import file_problem
-from .read_bodies import again
+from .read_bodies import resend_body
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -47,7 +47,7 @@ class JsonBodies:
             detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": problem}
             await JSONResponse({"detail": [detail]}, 422)(scope, receive, send)
             return
-        await self._app({**scope, JSON_BODY: value}, again(body, receive), send)
+        await self._app({**scope, JSON_BODY: value}, resend_body(body, receive), send)
 
 
 def read_body(body: bytes) -> tuple[Any, str | None]:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .read_bodies import again
+from .read_bodies import resend_body
 
 FREE, FREE_OF_NAME = 5, 20  # attempts without a wait, from an address and for a name
 LONGEST = 60.0  # seconds
@@ -105,7 +105,7 @@ class LoginThrottle:
                 self._attempts.succeeded(address, name)
             await send(message)
 
-        await self._app(scope, again(body, receive), send_counted)
+        await self._app(scope, resend_body(body, receive), send_counted)
 
 
 def address_of(scope: Scope) -> str:
@@ -123,7 +123,7 @@ def too_many(wait: float) -> JSONResponse:
 async def _name(scope: Scope, body: bytes) -> str:
     """The user's name in a login; "" if there is none."""
     try:
-        form: FormData = await Request(scope, again(body)).form(max_files=0, max_fields=10)
+        form: FormData = await Request(scope, resend_body(body)).form(max_files=0, max_fields=10)
     except (MultiPartException, ValueError, KeyError):
         return ""
     except Exception as error:  # starlette turns a bad form into an answer

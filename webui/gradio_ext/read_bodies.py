@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Message, Receive
 
 
-def again(body: bytes, receive: Receive | None = None) -> Receive:
+def resend_body(body: bytes, receive: Receive | None = None) -> Receive:
     """What receives a body that has been read once more, and then what `receive` does; without it, the end."""
     given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .files import uploaded
-from .read_bodies import again
+from .read_bodies import resend_body
 
 # Where a component's own function is called: with JSON, and with a file for the strokes of an editor.
 COMPONENT = re.compile(r"^/gradio_api/component_server/?$")
@@ -36,7 +36,7 @@ class Strokes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await Request(scope, receive).body()
-            form = await Request(scope, again(body)).form(max_files=1, max_fields=10)
+            form = await Request(scope, resend_body(body)).form(max_files=1, max_fields=10)
         except ClientDisconnect:
             return
         except (MultiPartException, ValueError, KeyError):
@@ -50,7 +50,7 @@ class Strokes:
                 scope, receive, send
             )
             return
-        await self._app(scope, again(body, receive), send)
+        await self._app(scope, resend_body(body, receive), send)
         for block in scope["app"].get_blocks().blocks.values():
             if isinstance(block, gr.ImageEditor):
                 _forget_oldest(block)
