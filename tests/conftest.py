@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,9 @@ from weights.model_info import Defaults, ModelInfo
 ROOT = Path(__file__).parent.parent
 # Two test processes share the cores; threads of their own would only stand in each other's way.
 torch.set_num_threads(1)
+# No test asks another machine. httpx would read all certificates for each client, which costs more than most calls.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(ROOT / "tests")
 
 
 def pytest_collection_finish() -> None:

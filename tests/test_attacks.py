@@ -48,8 +48,7 @@ def streamed(body: bytes):
 
 
 def post(page, path, **more):
-    # Reading the certificates, for which there is no use here, costs more than most calls.
-    return httpx.post(page.url + path, timeout=20, verify=False, **more)
+    return httpx.post(page.url + path, timeout=20, **more)
 
 
 @functools.cache
