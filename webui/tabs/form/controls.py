@@ -134,8 +134,9 @@ def build_hires(page: Page, mode: str, schema: type[Request] = Request, of_sizes
 def build_refiner(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
     """The folded controls of a model that draws the last steps."""
     with gr.Accordion("Refiner", open=False, elem_id=f"{mode}-refine", elem_classes="more"):
-        menu = dict(choices=other_models("refiner", page.engine.models()), min_width=160)
-        return build_group(mode, "refiner", schema, refiner=menu)
+        # So wide that they stand below each other in the narrow column.
+        menu = dict(choices=other_models("refiner", page.engine.models()), min_width=260)
+        return build_group(mode, "refiner", schema, refiner=menu, refiner_switch=dict(min_width=260))
 
 
 def build_tiles(page: Page, mode: str, schema: type[Request] = Request) -> dict[str, Component]:
