@@ -118,7 +118,7 @@ def test_catalog_and_schedule(page):
 
 def test_a_plugin_file_is_checked_and_no_other(page):
     report = json.loads(call(page, "check_sampler", file="plugins/euler.py")[2])
-    assert report["passed"] and len(report["results"]) == 18
+    assert report["passed"] and len(report["results"]) == 19
     for file in ("../secret.py", "secret.py", str(ROOT / "plugins" / "euler.py")):
         error, _, text = call(page, "check_sampler", file=file)
         assert error and "there are plugins/euler.py." in text
