@@ -43,7 +43,7 @@ FINISHED = """(e => e && e.complete && e.naturalWidth)(document.querySelector("#
 NAME_TAB = """(name) => {
   [...document.querySelectorAll("button[role=tab]")].find((b) => b.innerText.trim().startsWith(name)).id = "next-tab";
 }"""
-TABS = {"img2img": "#img2img-prompt textarea", "Plugins": "#plugins", "Queue": "#queue", "txt2img": "#txt2img-generate"}
+TABS = {"img2img": "#img2img-prompt textarea", "Plugins": "#plugins", "txt2img": "#txt2img-generate"}
 
 
 def main() -> None:
