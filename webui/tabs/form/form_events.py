@@ -38,7 +38,7 @@ HIRES = (
     "upscaler",
     *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"),
 )
-REFINER = ("refiner", "refiner_switch")
+REFINER = tuple(field.name for field in fields_of(Request).values() if field.setting.group == "refiner")
 # Fields that change the plan of a run.
 PLANNED = ("model", "sampler", "schedule", "steps", "guidance", "strength", "strength_as", *HIRES, *REFINER)
 
