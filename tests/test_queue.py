@@ -7,8 +7,8 @@ import pytest
 
 from webui.api import script_api
 from webui.core.request import RequestError
-from webui.engine import job_queue
-from webui.engine.events import Finished
+from webui.engine import job_queue, jobs
+from webui.engine.events import Finished, Progress
 from webui.engine.job_queue import JobQueue
 from webui.engine.jobs import Job
 
@@ -91,7 +91,8 @@ def test_positions_come_with_the_time_that_jobs_took(queue, clock):
     assert [(each.snapshot().position, each.snapshot().wait) for each in (first, second)] == [(1, 6.0), (2, 16.0)]
 
 
-def test_a_job_that_waits_hears_again_how_long(queue, clock):
+def test_a_job_that_waits_hears_again_how_long(queue, clock, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRESS_GAP", 0.0)
     put(queue)
     job = queue.take(0)
     clock.now = 30.0
@@ -130,3 +131,23 @@ def test_a_call_that_waits_is_answered_less_often_than_one_that_runs(queue, monk
         job.started, begun = started, time.monotonic()
         assert next(answers) is None and least <= time.monotonic() - begun <= most
     answers.close()
+
+
+def test_who_waits_far_behind_is_told_its_place_less_often(queue, monkeypatch):
+    monkeypatch.setattr(jobs, "PROGRESS_GAP", 0.1)
+    ahead, job = [put(queue) for _ in range(5)], put(queue)
+    events = job.events(tick=0.01)
+    assert next(events).position == 5
+    for each in ahead[:3]:
+        queue.take(0)
+        queue.finish(each, Finished({}))
+    queue.take(0)
+    assert next(events) is None
+    time.sleep(0.5)
+    assert next(events).position == 2
+    queue.finish(ahead[3], Finished({}))
+    queue.take(0)
+    queue.finish(ahead[4], Finished({}))
+    queue.take(0)
+    job.tell(Progress(step=1))
+    assert next(events).step == 1

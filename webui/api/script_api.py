@@ -19,7 +19,7 @@ from webui.engine.run_preview import numbers, preview_run
 
 TICK = 0.25  # seconds between chances to notice that the caller is gone
 # The same while its job waits: Gradio's server works a few milliseconds for each of them, and many may wait.
-WAITING_TICK = 2.0
+WAITING_TICK = 5.0
 
 
 # Their order is part of the API; where a field is in none of these, it follows in the order of the request.

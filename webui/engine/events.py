@@ -111,10 +111,10 @@ class Snapshot:
         return getattr(self.outcome, "info", None)
 
     def only_progress_since(self, seen: Snapshot) -> bool:
-        """Whether nothing but progress came after that snapshot."""
+        """Whether nothing but progress, or another place in the queue, came after that snapshot."""
         return (
             self.outcome is None
-            and (self.position, self.wait) == (seen.position, seen.wait)
+            and self.state == seen.state
             and len(self.pictures) == len(seen.pictures)
             and len(self.parts) == len(seen.parts)
         )

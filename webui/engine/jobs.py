@@ -6,6 +6,7 @@ costs no memory, and a second watcher (a reloaded page) sees the same as the fir
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -70,7 +71,7 @@ class Job:
         self._clock, self.created = clock, clock()
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
-        # Told of everything but progress.
+        # Told of everything but progress and places in the queue.
         self._changed_much = threading.Condition(lock)
         self._now = Snapshot("waiting", None, None, (), None)
         self._done_callbacks: list[Callable[[], None]] = []
@@ -129,22 +130,28 @@ class Job:
         after  leave out what this snapshot already shows; by default every picture and the latest state come first
         tick   seconds after which None is yielded if nothing happened, so that a caller has a place to be cancelled
         Of Waiting and Progress only the latest is kept for a slow watcher; pictures and the end always come. Progress
-        comes at most every PROGRESS_GAP seconds, all else at once.
+        comes at most every PROGRESS_GAP seconds, and Waiting as many of them apart as jobs are ahead: all places change
+        whenever a job begins, and hundreds of watchers would be told hundreds of times. All else comes at once.
         """
-        seen = after or Snapshot("", None, None, (), None)
-        next_progress = 0.0
+        seen, told = after or Snapshot("", None, None, (), None), -math.inf
+
+        def early() -> float:
+            """Seconds until what is new may be told; 0 or less for now."""
+            if not self._now.only_progress_since(seen):
+                return 0.0
+            return told + PROGRESS_GAP * max(1, self._now.position or 0) - time.monotonic()
+
         while True:
             with self._changed:
                 if self._now is seen:
                     self._changed.wait(tick)
-                early = next_progress - time.monotonic()
-                if early > 0 and self._now is not seen and self._now.only_progress_since(seen):
-                    self._changed_much.wait(early)
-                now = self._now
+                if self._now is not seen and (seconds := early()) > 0:
+                    self._changed_much.wait(seconds if tick is None else min(seconds, tick))
+                now = seen if early() > 0 else self._now
             if now is seen:
                 yield None
                 continue
-            next_progress = time.monotonic() + PROGRESS_GAP
+            told = time.monotonic()
             yield from news(seen, now)
             if now.outcome:
                 return
@@ -186,7 +193,7 @@ class Job:
                 self._now = replace(now, state=STATES[type(event)], position=None, outcome=event)
                 self._ended = self._clock()
             self._changed.notify_all()
-            if not isinstance(event, Progress):
+            if not self._now.only_progress_since(now):
                 self._changed_much.notify_all()
             done = self._now.outcome is not None
         while done and self._done_callbacks:
