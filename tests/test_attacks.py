@@ -21,7 +21,7 @@ from gradio_client.exceptions import ValidationError
 from pages import idle, served
 
 from webui.core.request import RequestError
-from webui.engine import job_queue
+from webui.engine import queue_room
 from webui.gradio_ext import connections, failed_events, login_throttle, strokes, unfetched_calls
 from webui.gradio_ext.guard import MAX_BODY, MAX_UPLOAD
 from webui.gradio_ext.proxies import TrustedProxies
@@ -351,7 +351,7 @@ def test_arguments_left_out_have_their_defaults(page):
 
 
 def test_a_full_queue_tells_scripts_when_to_come_back(page, monkeypatch):
-    monkeypatch.setattr(job_queue, "MAX_WAITING", 0)
+    monkeypatch.setattr(queue_room, "MAX_WAITING", 0)
     answer = post(page, "/gradio_api/call/txt2img", json={"data": ["a"]})
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
     assert "Try again in about" in answer.json()["detail"]

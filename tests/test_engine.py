@@ -20,7 +20,7 @@ from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished, Picture, Progress, StoppedEarly, Waiting
-from webui.engine.job_queue import MAX_WAITING
+from webui.engine.queue_room import MAX_WAITING
 from webui.engine.run_environment import RunEnvironment
 from webui.settings import Settings
 from weights.model_info import ModelError

@@ -14,7 +14,7 @@ from samplers.schedule import alpha_bar, flow
 from webui.core.limits import LOCAL
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
-from webui.engine.job_queue import MAX_URGENT
+from webui.engine.queue_room import MAX_URGENT
 from webui.settings import Settings
 from webui.tabs.schedule.forward_process import (
     EXPLODING,

@@ -7,7 +7,7 @@ import pytest
 
 from webui.api import script_api
 from webui.core.request import RequestError
-from webui.engine import job_queue, jobs
+from webui.engine import jobs, queue_room
 from webui.engine.events import Finished, Progress
 from webui.engine.job_queue import JobQueue
 from webui.engine.jobs import Job
@@ -73,7 +73,7 @@ def test_an_account_may_fill_its_own_share_only(queue):
 
 
 def test_input_pictures_are_bounded(queue, monkeypatch):
-    monkeypatch.setattr(Job, "held", job_queue.MAX_HELD // 2)
+    monkeypatch.setattr(Job, "held", queue_room.MAX_HELD // 2)
     put(queue), put(queue)
     with pytest.raises(RequestError, match="fill the memory"):
         put(queue)
@@ -109,7 +109,7 @@ def test_a_job_that_waits_hears_again_how_long(queue, clock, monkeypatch):
 
 
 def test_a_full_queue_says_when_to_come_back(queue, clock, monkeypatch):
-    monkeypatch.setattr(job_queue, "MAX_WAITING", 1)
+    monkeypatch.setattr(queue_room, "MAX_WAITING", 1)
     assert queue.seconds_until_room() is None
     put(queue)
     job = queue.take(0)

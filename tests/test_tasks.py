@@ -10,7 +10,7 @@ from labs import WAIT, laboratory
 from samplers.sampler import Stopped
 from webui.core.request import Request, RequestError
 from webui.engine.events import Failed, Finished, PartialResult, StoppedEarly, news
-from webui.engine.job_queue import MAX_WAITING
+from webui.engine.queue_room import MAX_WAITING
 
 
 @dataclass(eq=False)

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .engine.job_queue import MAX_WAITING, JobQueue
+from .engine.job_queue import JobQueue
 from .engine.jobs import DrawJob, Job
+from .engine.queue_room import MAX_WAITING
 
 try:
     import resource

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from webui.core.new_record import packages
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
-from webui.engine.job_queue import QueueFull
+from webui.engine.queue_room import QueueFull
 from webui.gradio_ext.guard import MAX_API_BODY
 from webui.templates import render
 

@@ -10,22 +10,16 @@ from typing import Protocol
 
 from webui.core.request import RequestError
 
+from . import queue_room
 from .events import Outcome, StoppedEarly, Waiting
 from .job_parts import Part
 from .jobs import Job
 
-MAX_WAITING = 256  # jobs in the queue, running and urgent ones not counted
-MAX_HELD = 512 * 1024 * 1024  # bytes of pictures that waiting jobs hold
-MAX_URGENT = 16  # urgent jobs in the queue
 RECENT = 20  # jobs whose time counts for the estimate of the next ones
 TOLD_AGAIN = 2.0  # seconds until waiting jobs are told anew how long they wait, or a tenth for each if that is more
 MAX_FINISHED = 32  # finished jobs remembered at most
 IDLE_TICK = 5.0  # seconds between a worker's looks at abandoned jobs while it has nothing to do
 MAX_PASSED = 3  # jobs that go before one because a worker has their model open
-
-
-class QueueFull(RequestError):
-    """There is no room for another job now; there will be."""
 
 
 class Taker(Protocol):
@@ -97,31 +91,16 @@ class JobQueue:
         return self._closed or bool(self._waiting)
 
     def check_room(self, urgent: bool = False, account: str = "", most: int | None = None, held: int = 0) -> None:
-        """Raises QueueFull if another job would be too much, RequestError while the program ends.
-
-        most  waiting jobs that its account may have; None for no limit of its own
-        held  bytes of pictures that it would hold
-        """
+        """Raises QueueFull if another job would be too much, see `queue_room`; RequestError while the program ends."""
         with self._changed:
             if self._closed:
                 raise RequestError("Sigmalab is shutting down.")
-            waiting = [job for job in self._waiting if job.urgent == urgent]
-        if urgent:
-            if len(waiting) >= MAX_URGENT:
-                raise QueueFull("Too many are asking at once. Try again in a moment.")
-            return
-        own = sum(job.account == account for job in waiting)
-        if most is not None and own >= most:
-            raise QueueFull(f"{own} jobs of yours are waiting, as many as you may have. {self._come_back()}")
-        if len(waiting) >= MAX_WAITING:
-            raise QueueFull(f"The queue is full: {MAX_WAITING} jobs are waiting. {self._come_back()}")
-        if held and sum(job.held for job in waiting) + held > MAX_HELD:
-            raise QueueFull(f"The queue is full: its input pictures fill the memory. {self._come_back()}")
+            queue_room.check_room(self._waiting, urgent, account, most, held, self._seconds_ahead(1))
 
     def seconds_until_room(self) -> float | None:
         """About how long a full queue takes until it has room; None while it has room."""
         with self._changed:
-            full = sum(not job.urgent for job in self._waiting) >= MAX_WAITING
+            full = queue_room.is_full(self._waiting)
             return max(1.0, self._seconds_ahead(1) or 10.0) if full else None
 
     def put(self, job: Job, most: int | None = None) -> None:
@@ -310,8 +289,3 @@ class JobQueue:
         mean, now = fmean(self._durations), self._clock()
         running = [now - job.started for job in self._running if not job.urgent and job.started is not None]
         return max(0.0, position * mean - sum(min(mean, spent) for spent in running)) / max(1, len(self._takers))
-
-    def _come_back(self) -> str:
-        """When to try again, in a sentence."""
-        seconds = self._seconds_ahead(1)
-        return f"Try again in about {max(1, round(seconds))} seconds." if seconds else "Try again in a moment."
