@@ -7,18 +7,20 @@ import io
 import json
 import logging
 import socket
+import threading
 import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
 from conftest import until
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
-from pages import idle, served
+from pages import free_port, idle, served
 
 from webui.core.request import RequestError
 from webui.engine import queue_room
@@ -378,6 +380,28 @@ def closed(connection):
             return connection.recv(1) == b""
         except ConnectionResetError:
             return True
+
+
+def test_a_stream_without_an_end_does_not_keep_the_server(monkeypatch):
+    async def endless(scope, receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while (await receive())["type"] != "http.disconnect":
+                await send({"type": "http.response.body", "body": b"more", "more_body": True})
+
+    monkeypatch.setattr(connections, "FAREWELL", 0.1)
+    server = uvicorn.Server(uvicorn.Config(endless, port=free_port(), lifespan="off", log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    connections.watch_connections(server)
+    with socket.create_connection(("127.0.0.1", server.config.port)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(4)
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_of_too_many_connections_those_that_wait_longest_are_closed():

@@ -20,6 +20,7 @@ MOST = 1_000  # connections
 RESERVED = 200  # open files that are left for everything else
 PATIENCE = 15.0  # seconds that a connection may take to send a request's headers
 UPLOAD_PATIENCE = 600.0  # seconds that it may take to send all of a request
+FAREWELL = 1.0  # seconds that answers may still take once the server is to end
 LOOK = 0.25  # seconds between two looks
 LINES, SPAN = 5, 60.0  # equal lines of the log that are let through in so many seconds
 CHARACTERS = 200_000  # on the console, in as many seconds
@@ -40,16 +41,24 @@ def raise_file_limit() -> int:
 
 
 def watch_connections(server: Any) -> None:
-    """Look after the connections of a uvicorn server that runs, and after what they make it log."""
+    """Look after the connections of a uvicorn server that runs, and after what they make it log.
+
+    At its end those that are still being answered are closed: an open page listens to streams that have no end.
+    """
     most, loop = raise_file_limit(), server.servers[0].get_loop()
     for name in ("asyncio", "uvicorn.error"):
         logging.getLogger(name).addFilter(RepeatedLines())
-    watch = ConnectionWatch(most)
+    watch, connections = ConnectionWatch(most), server.server_state.connections
 
     async def look() -> None:
         while not server.should_exit:
-            watch.look(server.server_state.connections)
+            watch.look(connections)
             await asyncio.sleep(LOOK)
+        end = time.monotonic() + FAREWELL
+        while connections and time.monotonic() < end:
+            await asyncio.sleep(LOOK / 5)
+        for each in list(connections):
+            each.transport.abort()
 
     def start() -> None:
         loop.set_exception_handler(_on_error)
