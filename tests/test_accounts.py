@@ -145,6 +145,18 @@ def test_a_page_tells_who_may_enter_and_how_to_leave(page):
         assert "Sign out" in one.get("/config").text and one.get("/gradio_api/user").json() == "ada"
 
 
+def test_a_page_that_was_sent_before_is_sent_to_its_own_account_alone(page):
+    def opened(*names):
+        with httpx.Client(base_url=page.url, timeout=20) as one:
+            for name in names:
+                one.post("/login", data={"username": name, "password": PASSWORDS[name]})
+            return one.get("/").text
+
+    for _ in range(2):
+        assert '"username":"ada"' in opened("ada") and '"username":"bob"' in opened("bob")
+        assert '"auth_required":true' in opened() and '"username":' not in opened()
+
+
 def test_an_account_that_was_removed_can_do_nothing_more(registry, tmp_path, file):
     copy = tmp_path / "a"
     copy.write_text(file.read_text())

@@ -110,6 +110,17 @@ def test_the_page_is_compressed_and_its_event_streams_are_not(page):
     assert "content-encoding" not in stream.headers
 
 
+def test_the_page_is_written_once_for_each_address_and_configuration(page, monkeypatch):
+    blocks, first = page.page, api(page, "/").content
+    monkeypatch.setitem(blocks.config, "title", "changed in place")
+    assert api(page, "/").content == first
+    # The browser finds its files under the address.
+    assert "changed in place" in api(page, "/", headers={"host": "localhost"}).text
+    assert api(page, "/", headers={"accept-encoding": "identity"}).headers.get("content-encoding") is None
+    monkeypatch.setattr(blocks, "config", dict(blocks.config))
+    assert "changed in place" in api(page, "/").text
+
+
 def test_the_page_names_itself_and_not_gradio(page):
     html = api(page, "/").text
     assert '<meta property="og:title" content="Sigmalab">' in html and html.count("og:title") == 1

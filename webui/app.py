@@ -30,6 +30,7 @@ from .environment import StartError
 from .gradio_ext.api_login import Logins
 from .gradio_ext.connections import LimitedText, watch_connections
 from .gradio_ext.guard import Guard
+from .gradio_ext.page_cache import PageCache
 from .gradio_ext.page_meta import PageMeta
 from .gradio_ext.proxies import TrustedProxies
 from .gradio_ext.sessions import lighten_sessions
@@ -212,7 +213,10 @@ def launch_options(
         auth=login if accounts else settings.auth,
         auth_message="Sigmalab",
         # FastAPI's own pages would list the endpoints to anybody.
-        app_kwargs={"middleware": [proxies, guard, compression, Middleware(PageMeta)], "openapi_url": None},
+        app_kwargs={
+            "middleware": [proxies, guard, Middleware(PageCache), compression, Middleware(PageMeta)],
+            "openapi_url": None,
+        },
         root_path=settings.root_path,
         max_threads=MAX_THREADS,
         theme=theme(),
