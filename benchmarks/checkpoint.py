@@ -6,13 +6,15 @@
                                                             the other part stays in the table
     python -m benchmarks.checkpoint --folder DIR --mini     at a small width: whether all of it runs, and no figures
     python -m benchmarks.checkpoint --folder DIR --kind sdxl     Stable Diffusion XL (7 GB) in bfloat16, not SD 1.5
+    python -m benchmarks.checkpoint --folder DIR --kind sdxl --parts step --dtype float32    in which both sides are
+                                                            equal to 1e-4; bfloat16 alone rounds by more
 
 Both sides are measured in turn, and medians count. Time is the processor's, with one thread, so that whatever else the
 machine does counts for less. Each opening runs in a process of its own; memory is the highest resident size beyond what
 the process had before, without the model itself, as a share of the file's size; mapped pages of the file count,
 although they can be taken back at any time. Steps are with guidance, ours and diffusers' StableDiffusionPipeline on the
 same weights in one process, each in the memory layout that it opens them in; the first step of a run warms up and is
-not counted. 8 GB of memory are enough, for Stable Diffusion XL 12.
+not counted. 8 GB of memory are enough, for Stable Diffusion XL 12, and 16 for its steps in float32.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -36,6 +39,7 @@ from samplers.registry import discover
 from samplers.run import plan, run
 
 from .checkpoint_sides import (
+    APART,
     KINDS,
     Kind,
     by_diffusers,
@@ -63,6 +67,7 @@ def main() -> None:
     flags.add_argument("--mini", action="store_true", help="a small width, to see whether all of it runs")
     flags.add_argument("--write", action="store_true", help="put the table into docs/weights.md")
     flags.add_argument("--kind", choices=tuple(KINDS), default="sd15", help="what is measured (sd15)")
+    flags.add_argument("--dtype", choices=tuple(APART), help="of the UNet (the kind's own)")
     flags.add_argument("--only", choices=(*TITLES, "step"), help=argparse.SUPPRESS)
     given = flags.parse_args()
     parts = set(given.parts.split(","))
@@ -75,12 +80,18 @@ def main() -> None:
     if given.only:
         print(json.dumps(_measure(given)))
         return
-    KINDS[given.kind].make(given.folder, given.mini)
+    kind_of(given).make(given.folder, given.mini)
     results = measure_parts(given, parts)
     text = table(results)
     print(text)
     if given.write:
         write_table("weights.md", "checkpoint" if given.kind == "sd15" else f"checkpoint-{given.kind}", text)
+
+
+def kind_of(given: argparse.Namespace) -> Kind:
+    """The kind that the flags name."""
+    kind = KINDS[given.kind]
+    return replace(kind, dtype=given.dtype) if given.dtype else kind
 
 
 def measure_parts(given: argparse.Namespace, parts: set[str]) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def measure_parts(given: argparse.Namespace, parts: set[str]) -> dict[str, Any]:
     return results
 
 
-def opening(kind: Kind, how: str, folder: Path, mini: bool) -> dict[str, float]:
+def opening(kind: Kind, how: str, folder: Path, mini: bool) -> dict[str, Any]:
     """Seconds and memory, as a share of the file, of one opening: "safetensors" and "ckpt" by us, or by "diffusers".
 
     memory  beside the model; `peak` is with it
@@ -114,7 +125,7 @@ def opening(kind: Kind, how: str, folder: Path, mini: bool) -> dict[str, float]:
     seconds = time.process_time() - began
     size = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
     peak, whole = _memory("VmHWM") - before, file.stat().st_size
-    return dict(seconds=seconds, memory=max(0, peak - size) / whole, peak=peak / whole)
+    return dict(seconds=seconds, memory=max(0, peak - size) / whole, peak=peak / whole, dtype=kind.dtype)
 
 
 def steps(kind: Kind, file: Path, side: int, count: int, repeat: int) -> dict[str, Any]:
@@ -126,7 +137,7 @@ def steps(kind: Kind, file: Path, side: int, count: int, repeat: int) -> dict[st
     ready = plan(model.schedule, known.sampler("DDIM").item, known.schedule("Uniform leading").item, count)
     zeros = torch.zeros(1, *model.latents_shape(side, side))
     start = ready.sigmas[0] * Noise((1,), "initial")(zeros) / math.sqrt(1 + ready.sigmas[0] ** 2)
-    results: dict[str, Any] = dict(ours=[], theirs=[], apart=0.0, side=side)
+    results: dict[str, Any] = dict(ours=[], theirs=[], apart=0.0, side=side, dtype=kind.dtype)
     for _ in range(repeat):
         model.network.unet.to(memory_format=torch.channels_last)
         mine, theirs = Stopwatch(), Stopwatch()
@@ -169,29 +180,34 @@ class Stopwatch:
 def table(results: Mapping[str, Any]) -> str:
     """The results as ratios, which carry over to other machines better than seconds."""
     rows = ["| | processor time | host memory beyond the model |", "| --- | --- | --- |"]
-    said = []
+    said, end = [], ""
     if "open" in results:
         middle = {
-            opening: {name: median(each[name] for each in taken) for name in ("seconds", "memory")}
+            opening: {name: median(each[name] for each in taken) for name in ("seconds", "memory", "peak")}
             for opening, taken in results["open"].items()
         }
         for opening, each in middle.items():
             share = each["seconds"] / middle["diffusers"]["seconds"]
             rows.append(f"| {TITLES[opening]} | {share:.2f} | {each['memory']:.2f} of the file |")
-        said.append(f"of {len(results['open']['diffusers'])} openings")
+        taken = results["open"]["diffusers"]
+        said.append(f"of {len(taken)} opening{'s'[: len(taken) > 1]} in {taken[0]['dtype']}")
+        peaks = (middle[how]["peak"] for how in ("safetensors", "diffusers"))
+        end += " At its highest, memory is {:.2f} of the file with the model in it, with diffusers {:.2f}.".format(
+            *peaks
+        )
     if "step" in results:
         step = results["step"]
         rows.append(f"| a step, against diffusers' pipeline | {median(step['ours']) / median(step['theirs']):.2f} | |")
-        said.append(f"of {len(step['ours'])} steps of {step['side']} x {step['side']} with guidance")
-    end = f"; the latents are the same to {results['step']['apart']:.0e} of the largest" if "step" in results else ""
-    return "\n".join([*rows, "", f"Medians {' and '.join(said)}, ours and diffusers' in turn{end}."])
+        said.append(f"of {len(step['ours'])} steps of {step['side']} x {step['side']} with guidance in {step['dtype']}")
+        end = f" The latents are the same to {step['apart']:.0e} of the largest.{end}"
+    return "\n".join([*rows, "", f"Medians {' and '.join(said)}, ours and diffusers' in turn.{end}"])
 
 
 def _measure(given: argparse.Namespace) -> dict[str, Any]:
     import diffusers  # imports are not what is measured
     import transformers
 
-    kind = KINDS[given.kind]
+    kind = kind_of(given)
     torch.set_num_threads(1)
     diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline  # noqa: B018
     transformers.CLIPTextModelWithProjection  # noqa: B018
@@ -203,7 +219,7 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def _child(only: str, given: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.checkpoint", "--folder", str(given.folder), "--only", only]
-    command += ["--kind", given.kind]
+    command += ["--kind", given.kind, "--dtype", kind_of(given).dtype]
     command += ["--repeat", str(given.repeat), "--steps", str(given.steps), "--side", str(given.side)]
     began = time.monotonic()
     done = subprocess.run(command + ["--mini"] * given.mini, cwd=ROOT, capture_output=True, text=True)

@@ -19,6 +19,8 @@ from weights.tensors import read_shapes
 
 from .random_checkpoint import MINI, TRUE, XL, checkpoint, save
 
+APART = {"float32": 1e-4, "bfloat16": 5e-2}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -27,14 +29,17 @@ class Kind:
     version   see `random_checkpoint`
     dtype     that the UNet is opened in
     openings  what is measured: the endings of files that we open, and "diffusers"
-    apart     of the largest latent: if the two sides differ by more, they did not do the same work
     """
 
     name: str
     version: int
     dtype: str
     openings: tuple[str, ...]
-    apart: float
+
+    @property
+    def apart(self) -> float:
+        """Of the largest latent: if the two sides differ by more, they did not do the same work."""
+        return APART[self.dtype]
 
     @property
     def is_xl(self) -> bool:
@@ -62,10 +67,10 @@ class Kind:
         return open_model(read_single(file), "cpu", self.dtype)
 
 
-# Stable Diffusion XL in float32 would need 14 GB.
+# Stable Diffusion XL in float32 needs 14 GB.
 KINDS = {
-    "sd15": Kind("random-sd15", 1, "float32", ("safetensors", "ckpt", "diffusers"), 1e-3),
-    "sdxl": Kind("random-sdxl", XL, "bfloat16", ("safetensors", "diffusers"), 5e-2),
+    "sd15": Kind("random-sd15", 1, "float32", ("safetensors", "ckpt", "diffusers")),
+    "sdxl": Kind("random-sdxl", XL, "bfloat16", ("safetensors", "diffusers")),
 }
 
 
