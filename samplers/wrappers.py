@@ -2,7 +2,7 @@
 
 A run composes those that it needs:
 
-counted = Counted(Masked(denoise, clean, mask), images)
+counted = Counted(SoftlyMasked(denoise, clean, mask, plan.sigmas[0]), images)
 run(plan, Stoppable(Reported(counted, report), should_stop), start, seeds)
 """
 
@@ -40,38 +40,14 @@ class Wrapper:
 
 
 @dataclass(frozen=True, eq=False)
-class Masked(Wrapper):
-    """Inpainting: mask * clean + (1 - mask) * denoise(x, sigma).
+class SoftlyMasked(Wrapper):
+    """Inpainting: a latent is drawn anew once the noise level is below its mask, and kept before.
 
-    In x0 + sigma * eps the part with mask 1 then follows its exact path to `clean`, with every sampler.
+    A mask of zeros and ones is mask * denoise(x, sigma) + (1 - mask) * clean: in x0 + sigma * eps the part with mask 0
+    follows its exact path to `clean`, with every sampler. Between them it is differential diffusion (Levin and Fried
+    2023, arXiv:2306.00950), where the noise level is t(sigma) / t(top) with the flow time t = sigma / (1 + sigma).
 
     clean  the latents of one picture (1, channels, height, width), because a sampler may solve its images apart
-    mask   1 is kept and 0 drawn anew; broadcast against `clean`
-    """
-
-    denoise: Denoise
-    clean: torch.Tensor
-    mask: torch.Tensor
-
-    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return self._mixed(self.denoise(x, sigma))
-
-    def parts(self, x: torch.Tensor, sigma: float) -> Parts:
-        """Each part keeps what the mask covers."""
-        return Parts(*map(self._mixed, parts_of(self.denoise, x, sigma)))
-
-    def _mixed(self, denoised: torch.Tensor) -> torch.Tensor:
-        return self.mask * self.clean + (1.0 - self.mask) * denoised
-
-
-@dataclass(frozen=True, eq=False)
-class SoftlyMasked(Wrapper):
-    """Differential diffusion: a latent is drawn anew once the noise level is below its mask, and kept before.
-
-    Levin and Fried 2023, arXiv:2306.00950. The noise level is t(sigma) / t(top) with the flow time t = sigma /
-    (1 + sigma). A mask of zeros and ones is `Masked` with 1 - mask.
-
-    clean  the latents of one picture (1, channels, height, width)
     mask   0 is kept to the end, 1 drawn anew from the start; broadcast against `clean`
     top    the sigma that the run starts from
     """

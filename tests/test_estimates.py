@@ -11,7 +11,7 @@ from samplers.closed_form import GaussianDenoiser, end_of
 from samplers.guidance import Interval, Method
 from samplers.sampler import GuidanceFailed, Stopped, guidance
 from samplers.schedule import flow
-from samplers.wrappers import Counted, Masked, Reported, Stoppable
+from samplers.wrappers import Counted, Reported, SoftlyMasked, Stoppable
 
 SHAPE, SIGMA = (2, 4, 4, 4), 2.0
 LIST = (10.0, 3.0, 1.0, 0.0)
@@ -48,8 +48,8 @@ def test_parts_outside_of_the_interval_are_unguided():
 
 
 def test_parts_go_through_every_wrapper_as_one_call():
-    clean, mask, seen = normal(1, *SHAPE[1:], seed=3), (torch.arange(4) < 2).double(), []
-    counted = Counted(Masked(denoiser(5.0), clean, mask), 2)
+    clean, mask, seen = normal(1, *SHAPE[1:], seed=3), (torch.arange(4) > 1).double(), []
+    counted = Counted(SoftlyMasked(denoiser(5.0), clean, mask, LIST[0]), 2)
     wrapped = Stoppable(Reported(counted, lambda sigma, denoised: seen.append(denoised)), lambda: False)
     parts = wrapped.parts(normal(*SHAPE), SIGMA)
     assert counted.calls == 1 and seen[0] is parts.guided and wrapped.model == sd()

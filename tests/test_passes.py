@@ -7,7 +7,7 @@ from oracles import builtin, normal, sampler, schedule, sd
 from samplers.noise import Noise
 from samplers.run import Pass, plan, run, run_passes
 from samplers.testing import GaussianDenoiser
-from samplers.wrappers import Counted, Masked, SoftlyMasked
+from samplers.wrappers import Counted, SoftlyMasked
 
 SHAPE = (2, 3, 8, 8)
 LEFT = (torch.arange(8) < 4).double().expand(1, 1, 8, 8)  # 1 is kept
@@ -79,12 +79,6 @@ def test_every_sampler_keeps_the_masked_half(name):
     assert (end - clean)[~kept].abs().max() > 0.1
 
 
-def test_a_soft_mask_mixes_the_two_estimates():
-    x, clean = normal(*SHAPE, seed=1), normal(1, *SHAPE[1:], seed=2)
-    mixed = Masked(GaussianDenoiser(), clean, torch.full((1, 1, 1, 1), 0.25))(x, 2.0)
-    torch.testing.assert_close(mixed, 0.25 * clean + 0.75 * GaussianDenoiser()(x, 2.0))
-
-
 @pytest.mark.parametrize("mask, free_below", [(0.0, 0.0), (0.5, 1.0), (1.0, 20.0)])
 def test_a_latent_is_free_once_the_noise_is_below_its_mask(mask, free_below):
     """t = sigma / (1 + sigma): a run from infinity has half of it left at sigma 1."""
@@ -96,19 +90,19 @@ def test_a_latent_is_free_once_the_noise_is_below_its_mask(mask, free_below):
         assert torch.equal(soft(x, sigma), expected)
 
 
-def test_a_mask_of_zeros_and_ones_is_the_same_soft_or_hard():
+def test_a_mask_of_zeros_and_ones_mixes_the_picture_with_the_estimate_at_every_level():
     x, clean = normal(*SHAPE, seed=1), normal(1, *SHAPE[1:], seed=2)
-    soft, hard = SoftlyMasked(GaussianDenoiser(), clean, 1 - LEFT, 9.0), Masked(GaussianDenoiser(), clean, LEFT)
+    masked = SoftlyMasked(GaussianDenoiser(), clean, 1 - LEFT, 9.0)
     # Some samplers ask above their start.
     for sigma in (12.0, 9.0, 0.5, 0.01):
-        torch.testing.assert_close(soft(x, sigma), hard(x, sigma))
+        torch.testing.assert_close(masked(x, sigma), LEFT * clean + (1 - LEFT) * GaussianDenoiser()(x, sigma))
 
 
 def test_the_emoji_model_draws_half_a_picture_anew(emoji):
     clean = torch.zeros(1, *emoji.latents_shape(64, 64))
     mask = torch.nn.functional.interpolate(LEFT.float(), size=clean.shape[2:], mode="nearest")
-    denoise = Masked(emoji.denoiser("red apple", guidance=3.0), clean, mask)
     made = plan(emoji.schedule, sampler("Euler"), schedule("Karras"), 6)
+    denoise = SoftlyMasked(emoji.denoiser("red apple", guidance=3.0), clean, 1 - mask, made.sigmas[0])
     with torch.no_grad():
         end = run(made, denoise, clean, [5]).x
     kept = mask.expand(end.shape).bool()
