@@ -135,6 +135,16 @@ def test_a_field_stays_as_it_was_where_a_picture_says_nothing_possible(page):
     ]
 
 
+def test_what_the_lab_has_no_control_for_is_told_with_the_tabs_that_have_one(page):
+    lab = type("Lab", (), dict(mode="lab", names=tuple(set(Stub.names) - {"refiner", "hires_scale"})))
+    sent = {"refiner": "toy", "hires_scale": 2.0, "strength": 0.3}
+    assert sorted(overlay(page, lab, {}, sent)[1]) == [
+        "Hires scale is for txt2img alone.",
+        "Refiner is for txt2img and img2img alone.",
+        "Strength is for img2img alone.",
+    ]
+
+
 def test_a_seed_is_fixed_and_a_random_one_is_not(page):
     values, notes = overlay(page, Stub, {}, {"seed": 5, "width": 0, "height": 0})
     assert (values["seed"], values["random_seed"], values["width"], notes) == (5, False, 64, [])

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from webui.core.fields import form_fields
+from webui.core.fields import RequestField, form_fields
 from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.request import Request
 from webui.core.text import title
@@ -52,7 +52,7 @@ def overlay(
         value = fields.get(field.name, field.default)
         # JSON has lists for tuples.
         if field.name not in form.names and (tuple(value) if isinstance(value, list) else value) != field.default:
-            notes.append(f"{field.title} is for {'img2img' if field.setting.needs_input else 'txt2img'} alone.")
+            notes.append(f"{field.title} is for {_tabs_of(field)} alone.")
     options = (saved if isinstance(saved, dict) else {}).get("options")
     after["options"], wrong = _options(page, options if isinstance(options, dict) else {}, fields)
     return after, notes + wrong
@@ -77,6 +77,12 @@ def fill(
         notes.append("The next model that you choose gets the picture's width and height, if it can make them.")
     without: Updates = {form.fields[name]: gr.update(value=None) for name in leave_open}
     return refill(page, form, values) | without | {form.sizes: sizes}, notes
+
+
+def _tabs_of(field: RequestField) -> str:
+    if field.setting.needs_input:
+        return "img2img"
+    return "txt2img" if field.setting.needs_words else "txt2img and img2img"
 
 
 def _options(page: Page, kept: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
