@@ -1,17 +1,20 @@
-"""LoRAs: what diffusers, PEFT and LyCORIS make of the same files, nothing left behind, and names for what is wrong."""
+"""LoRAs: what diffusers makes of the same files, nothing left behind, and names for what is wrong."""
 
 import copy
-import json
+import math
 import re
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from loras import ALPHA, RANK, close, random
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.random_checkpoint import checkpoint, save
+from samplers.noise import Noise
+from samplers.run import plan, run
 from webui.core.infotext import infotext
 from webui.core.picture_metadata import read_picture
 from webui.core.plugin_fields import PluginOrigins
@@ -22,20 +25,10 @@ from webui.replay_command import replay_file
 from webui.settings import Settings
 from webui.tabs.lab.cell_cache import key_of_record, key_of_request
 from weights.extra_networks import ExtraNetworks
-from weights.lora import Strength, applied, changes_of
-from weights.lora_file import read_lora
-from weights.lora_layers import LayerChange
 from weights.model_info import ModelError
 from weights.opening import open_model
 from weights.prompt_syntax import LoraTag, PromptError, lora_tags, without_tags
 from weights.single_file import read_single
-
-RANK, ALPHA = 3, 2.0
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(hash((shape, seed)) % (1 << 31))
-    return torch.randn(shape, generator=generator) * 0.2
 
 
 def layers(model, kinds=("attn", "ff.net", "mlp", "proj_in")):
@@ -120,30 +113,35 @@ def outputs(model, prompt: str, clean: str) -> tuple[torch.Tensor, torch.Tensor]
     return text, patched.network(x, 400.0, patched.encode_prompt(clean))
 
 
-def theirs(model, files: dict, strengths: dict, clean: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by diffusers' loaders, on copies of the modules; strengths are (text encoder, UNet)."""
+def pipeline(model, files: dict, strengths: dict):
+    """diffusers' pipeline of copies of the modules, with LoRAs by its loaders; strengths are (text encoder, UNet)."""
     peft = pytest.importorskip("peft")  # diffusers loads LoRAs through it
     assert peft
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     network = model.network
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
     unet, encoder = copy.deepcopy(network.unet), copy.deepcopy(network.prompts.encoder)
     pipe = StableDiffusionPipeline(
-        model.vae.module, encoder, network.prompts.tokenizer, unet, None, None, None, requires_safety_checker=False
+        model.vae.module, encoder, network.prompts.tokenizer, unet, scheduler, None, None, requires_safety_checker=False
     )
+    pipe.set_progress_bar_config(disable=True)
     for name, tensors in files.items():
         pipe.load_lora_weights({key: tensor.clone() for key, tensor in tensors.items()}, adapter_name=name)
     pipe.set_adapters(list(strengths), [dict(text_encoder=text, unet=steps) for text, steps in strengths.values()])
-    ids = network.prompts.tokenizer(clean, padding="max_length", return_tensors="pt").input_ids
+    return pipe
+
+
+def theirs(model, files: dict, strengths: dict, clean: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `outputs`, by diffusers."""
+    pipe = pipeline(model, files, strengths)
+    ids = pipe.tokenizer(clean, padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         text = pipe.text_encoder(ids)[0]
         x = random(1, 4, 16, 16, seed=5) * 5
         return text, pipe.unet(x, torch.tensor([400.0]), encoder_hidden_states=text).sample
-
-
-def close(mine, others):
-    for one, other in zip(mine, others, strict=True):
-        assert (one - other).abs().max() < 1e-5 * max(1.0, float(other.abs().max()))
 
 
 FORMS = ["kohya", "locon", "dora", "diffusers", "peft"]
@@ -171,101 +169,25 @@ def test_the_outputs_are_those_of_diffusers_loader(model, tmp_path, form):
         assert torch.equal(before, after)
 
 
+@pytest.mark.parametrize("model", ["emoji", "small"], indirect=True)
+def test_a_run_ends_in_the_latents_of_diffusers_pipeline_with_the_same_two(model, registry, tmp_path):
+    files = dict(one=kohya(model), two=kohya(model, seed=7, kinds=("attn2", "conv1")))
+    shelve(model, tmp_path, **files)
+    ready = plan(model.schedule, registry.sampler("DDIM").item, registry.schedule("Uniform leading").item, 2)
+    zeros = torch.zeros(1, *model.latents_shape(64, 64))
+    start = ready.sigmas[0] * Noise((1,), "initial")(zeros) / math.sqrt(1 + ready.sigmas[0] ** 2)
+    mine = run(ready, model.denoiser("red apple <lora:one:0.5> <lora:two:0.1:-1>", "blue", 5.0), zeros, (1,)).x
+    pipe = pipeline(model, files, dict(one=(0.5, 0.5), two=(0.1, -1.0)))
+    told = dict(num_inference_steps=2, guidance_scale=5.0, width=64, height=64, latents=start, output_type="latent")
+    close([mine], [pipe("red apple", negative_prompt="blue", **told).images])
+
+
 def test_two_at_once_and_text_encoder_and_unet_apart(small, tmp_path):
     model = copy.copy(small)
     files = dict(one=kohya(model), two=kohya(model, seed=7, kinds=("attn2", "conv1")))
     shelve(model, tmp_path, **files)
     mine = outputs(model, "<lora:one:0.5:-1> cat <lora:two:0:0.7>", "cat")
     close(mine, theirs(model, files, dict(one=(0.5, -1.0), two=(0.0, 0.7)), "cat"))
-
-
-def lycoris_cases() -> dict[str, dict[str, torch.Tensor]]:
-    """Changes of a linear layer (32, 24) and of a convolution (32, 24, 3, 3), by LyCORIS' names."""
-    r, s = RANK, lambda *shape, seed=0: random(*shape, seed=seed) * 3
-    second = dict(hada_w2_a=s(32, r, seed=2), hada_w2_b=s(r, 24, seed=3))
-    cases = {
-        "loha": ("linear", dict(hada_w1_a=s(32, r), hada_w1_b=s(r, 24), **second)),
-        "loha tucker": (
-            "conv",
-            dict(
-                hada_t1=s(r, r, 3, 3), hada_w1_a=s(r, 32), hada_w1_b=s(r, 24),
-                hada_t2=s(r, r, 3, 3, seed=4), hada_w2_a=s(r, 32, seed=2), hada_w2_b=s(r, 24, seed=3),
-            ),
-        ),
-        "lokr whole": ("linear", dict(lokr_w1=s(4, 4), lokr_w2=s(8, 6))),
-        "lokr low rank": ("linear", dict(lokr_w1=s(4, 4), lokr_w2_a=s(8, r), lokr_w2_b=s(r, 6))),
-        "lokr conv": ("conv", dict(lokr_w1=s(4, 4), lokr_w2_a=s(8, r), lokr_w2_b=s(r, 6 * 9))),
-        "locon tucker": (
-            "conv",
-            {
-                "lora_down.weight": s(r, 24, 1, 1),
-                "lora_mid.weight": s(r, r, 3, 3),
-                "lora_up.weight": s(32, r, 1, 1),
-            },
-        ),
-        "dora": (
-            "linear",
-            {"lora_down.weight": s(r, 24), "lora_up.weight": s(32, r), "dora_scale": s(32, 1).abs() + 1},
-        ),
-        "full": ("linear", dict(diff=s(32, 24), diff_b=s(32))),
-    }  # fmt: skip
-    return {
-        case: {f"lycoris_{layer}.{name}": tensor.contiguous() for name, tensor in tensors.items()}
-        | ({} if case == "full" else {f"lycoris_{layer}.alpha": torch.tensor(ALPHA)})
-        for case, (layer, tensors) in cases.items()
-    }
-
-
-class Two(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear, self.conv = torch.nn.Linear(24, 32), torch.nn.Conv2d(24, 32, 3, 2, 1)
-
-    def forward(self, x):
-        return self.linear(x.movedim(1, -1)), self.conv(x)
-
-
-@pytest.mark.parametrize("case", lycoris_cases())
-def test_lycoris_own_kinds_are_what_lycoris_makes_of_them(case, tmp_path):
-    wrapper = pytest.importorskip("lycoris.wrapper")
-    torch.manual_seed(0)
-    module, x = Two(), random(2, 24, 5, 5)
-    # LyCORIS mixes a DoRA with the plain layer at other strengths than 1, which PEFT and diffusers do not.
-    tensors, strength = lycoris_cases()[case], 1.0 if case == "dora" else 0.7
-    save_file(tensors, path := tmp_path / "one.safetensors")
-    with torch.no_grad():
-        with applied(changes_of([(read_lora(path, "one"), Strength(strength, strength))], {"unet": module}, "two")):
-            mine = module(x)
-        plain = module(x)
-        wrapped, _ = wrapper.create_lycoris_from_weights(strength, "", module, dict(tensors))
-        wrapped.apply_to()
-        close(mine, module(x))
-    assert any((one - other).abs().max() > 1e-2 for one, other in zip(mine, plain, strict=True))
-
-
-def test_a_kronecker_product_with_a_core_is_lycoris_own():
-    lokr = pytest.importorskip("lycoris.functional.lokr")
-    r, s = RANK, random
-    parts = dict(lokr_w1=s(4, 4), lokr_t2=s(r, r, 3, 3), lokr_w2_a=s(r, 8), lokr_w2_b=s(r, 6))
-    # LyCORIS' reader takes the rank of such files for another number; its formula does not.
-    theirs = lokr.kron_weight(
-        parts["lokr_w1"], None, None, None, parts["lokr_w2_a"], parts["lokr_w2_b"], parts["lokr_t2"]
-    )
-    torch.testing.assert_close(LayerChange(torch.nn.Conv2d(24, 32, 3), parts, 1.0).weight(), theirs)
-
-
-def test_a_rank_stabilized_one_is_what_peft_makes_of_it(tmp_path):
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(0)
-    module = torch.nn.ModuleDict({"linear": torch.nn.Linear(24, 32)})
-    plain = copy.deepcopy(module)
-    config = peft.LoraConfig(r=9, lora_alpha=4, use_rslora=True, target_modules=["linear"], init_lora_weights=False)
-    wrapped, x = peft.inject_adapter_in_model(config, module), random(2, 24)
-    tensors = {f"base_model.model.{name}": t for name, t in peft.get_peft_model_state_dict(wrapped).items()}
-    metadata = {"lora_adapter_metadata": json.dumps({"lora_alpha": 4, "r": 9, "use_rslora": True})}
-    save_file(tensors, path := tmp_path / "one.safetensors", metadata)
-    with torch.no_grad(), applied(changes_of([(read_lora(path, "one"), Strength())], {"unet": plain}, "two")):
-        torch.testing.assert_close(plain["linear"](x), wrapped["linear"](x))
 
 
 class TestNames:
@@ -339,8 +261,16 @@ WRONG = {
     "not finite": (GOOD | {UP: torch.full((128, 2), torch.nan)}, "finite"),
     "whole numbers": (GOOD | {UP: torch.ones(128, 2, dtype=torch.int8)}, "int8"),
     "an alpha of two": (GOOD | {f"{Q}.alpha": torch.ones(2)}, "one number"),
-    "OFT": (GOOD | {f"{Q}.oft_blocks": torch.ones(2, 2, 2)}, "OFT"),
-    "GLoRA": (GOOD | {f"{Q}.a1.weight": torch.ones(2, 2)}, "GLoRA"),
+    "OFT and another": (GOOD | {f"{Q}.oft_blocks": torch.ones(2, 2, 2)}, "not complete"),
+    "OFT of no squares": ({f"{Q}.oft_blocks": torch.ones(2, 64, 2)}, "square blocks"),
+    "OFT of other widths": ({f"{Q}.oft_blocks": torch.ones(2, 32, 32)}, "shapes"),
+    "OFT of PEFT": ({f"base_model.model.{Q}.oft_R.weight": torch.ones(2, 2)}, "PEFT's OFT.*take a LoRA"),
+    "BOFT of PEFT": ({f"base_model.model.{Q}.boft_R": torch.ones(2, 2)}, "PEFT's BOFT.*take a LoRA"),
+    "half a GLoRA": (GOOD | {f"{Q}.a1.weight": torch.ones(2, 2)}, "not complete"),
+    "GLoRA with a core": ({f"{Q}.bm.weight": torch.ones(2, 2)}, "GLoRA with a core.*take a LoRA"),
+    "IA3": ({f"{Q}.weight": torch.ones(128), f"{Q}.on_input": torch.zeros(())}, "IA3.*take a LoRA"),
+    "IA3 of PEFT": ({f"base_model.model.{Q}.ia3_l": torch.ones(128)}, "IA3.*take a LoRA"),
+    "a low rank for a norm": ({key.replace("attn2_to_k", "norm1"): tensor for key, tensor in GOOD.items()}, "shapes"),
     "DoRA of inputs": (GOOD | {f"{Q}.dora_scale": torch.ones(1, 192)}, "shapes"),
     "no LoRA": ({"x": torch.ones(1)}, "not a LoRA"),
 }

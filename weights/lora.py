@@ -20,7 +20,7 @@ from .embedding_file import NO_EMBEDDINGS, Embeddings
 from .families import ConditionedNetwork, SizeCondition
 from .families.ldm_unet import original_names
 from .lora_file import WIDTHS, LoraFile, flat_name
-from .lora_layers import Layer, LayerChange, scale_of
+from .lora_layers import TURNS, Layer, LayerChange, Norm, scale_of
 from .model_info import ModelError
 
 Changes = Mapping[Layer, Sequence[LayerChange]]
@@ -137,7 +137,9 @@ def _layers_of(module: nn.Module) -> dict[str, Layer]:
     layers = {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        if isinstance(layer, nn.Linear)
+        or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        or (isinstance(layer, Norm) and layer.weight is not None)
     }
     flat = {flat_name(name): layer for name, layer in layers.items()}
     if hasattr(getattr(module, "config", None), "up_block_types"):
@@ -155,10 +157,16 @@ def _fits(change: LayerChange) -> bool:
         return False
     if bias is not None and bias.numel() != outputs:
         return False
+    if isinstance(change.layer, Norm) and change.tensors.keys() - {"diff", "diff_b"}:
+        return False
     try:
         with torch.device("meta"):
             empty = {name: torch.empty(tensor.shape) for name, tensor in change.tensors.items()}
-            LayerChange(change.layer, empty, 1.0).weight()
+            alike = LayerChange(change.layer, empty, 1.0)
+            if TURNS in empty:
+                own = torch.empty(1, outputs, *[1] * (change.layer.weight.dim() - 2))
+                return alike.turned(own).shape == own.shape
+            alike.weight()
     except (RuntimeError, IndexError, ValueError):
         return False
     down = change.tensors.get("down")

@@ -4,7 +4,7 @@
     diffusers  unet.down_blocks.0.attentions.0.proj_in.lora.down.weight; ....attn1.processor.to_q_lora.down.weight
     PEFT       unet.down_blocks.0.attentions.0.proj_in.lora_A.weight, .lora_B.weight; base_model.model....
 
-LyCORIS (LoCon, LoHa, LoKr, full) uses kohya's names with other ends.
+LyCORIS (LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, full, norms) uses kohya's names with other ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .lora_layers import is_whole, rank_of
+from .lora_layers import BLOCKS, as_applied, is_whole, rank_of
 from .model_info import ModelError
 from .tensors import TensorFile, open_tensors, read_shapes
 
@@ -29,17 +29,21 @@ ENDS = (
     (r"[._](?:lora_up|lora\.up|lora_linear_layer\.up|lora_B(?:\.default)?)\.weight", "up"),
     (r"\.lora_mid\.weight", "mid"),
     (r"\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?)", "magnitude"),
+    (r"\.w_norm", "diff"),
+    (r"\.b_norm", "diff_b"),
+    (r"\.([ab][12])\.weight", None),
     (r"\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|alpha)(?:\.default)?", None),
+    (r"\.(oft_blocks|rescale)", None),
 )
-# kohya's OFT and LyCORIS' have the same names and turn different sides, and a file does not say which it is.
+# PEFT's OFT turns inputs, by a rule that only its configuration tells; LyCORIS does not read its own IA3 back.
 OTHER_KINDS = (
-    (r"\.oft_blocks$|\.oft_[RQr]|\.oft_diag$|\.rescale$", "OFT"),
-    (r"\.(?:[ab][12]|bm)\.weight$", "GLoRA"),
-    (r"\.on_input$", "IA3"),
-    (r"\.(?:w_norm|b_norm)$", "a change of norms"),
+    (r"\.boft_[A-Za-z]", "PEFT's BOFT"),
+    (r"\.oft_[A-Za-z]+(?<!oft_blocks)(?:\.|$)", "PEFT's OFT or an early one"),
+    (r"\.bm\.weight$", "GLoRA with a core"),
+    (r"\.on_input$|\.ia3_l", "IA3"),
 )
 PREFIXES = (
-    (r"lora_unet_|lycoris_unet_|unet\.", "unet"),
+    (r"lora_unet_|lycoris_unet_|oft_unet_|unet\.", "unet"),
     (r"lora_te1?_|text_encoder\.", "text_encoder"),
     (r"lycoris_", ""),
     (r"lora_te[23]_|text_encoder_[23]\.", "text_encoder_2"),
@@ -51,7 +55,9 @@ PROCESSORS = {
     r"_self_attn_to_out$": "_self_attn_out_proj",
     r"_self_attn_to_([qkv])$": r"_self_attn_\1_proj",
 }
-LORA_NAME = re.compile(r"lora_|lycoris_|\.lora\.|[._]hada_w1|[._]lokr_w|\.dora_scale")
+LORA_NAME = re.compile(
+    r"lora_|lycoris_|\.lora\.|[._]hada_w1|[._]lokr_w|\.dora_scale|^base_model\.model\.|(?:^|\.)b?oft_|\.ia3_l"
+)
 WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 METADATA = "lora_adapter_metadata"  # PEFT's configuration in the header of a file that diffusers wrote
 
@@ -97,7 +103,7 @@ def read_lora(path: Path, name: str) -> LoraFile:
             value = float(alpha) if alpha is not None and alpha.numel() == 1 else configured(layer, rank_of(tensors))
             if value is not None:
                 alphas[layer] = value
-            layers[layer] = tensors
+            layers[layer] = as_applied(tensors, value)
         return LoraFile(name, layers, alphas, base_of(file))
 
 
@@ -128,11 +134,13 @@ def _grouped(file: TensorFile) -> dict[tuple[str, str], dict[str, str]]:
         first = ", ".join(list(file.shapes)[:3])[:100] or "nothing"
         raise ModelError(f"{file.path.name} is not a LoRA: it holds {first}")
     for key, shape in file.shapes.items():
-        layer, part = _split(key, file.path)
+        layer, part = _split(key, file)
         if not shape.dtype.is_floating_point and part != "alpha":
             raise ModelError(f"LoRA {file.path.name} holds {key[:100]} as {shape.dtype}; use fp16, bf16 or fp32")
         if part == "alpha" and sum(size != 1 for size in shape.sizes):
             raise ModelError(f"LoRA {file.path.name}: {key[:100]} should be one number")
+        if part == BLOCKS and (len(shape.sizes) not in (3, 4) or shape.sizes[-1] != shape.sizes[-2]):
+            raise ModelError(f"LoRA {file.path.name}: {key[:100]} should be square blocks")
         layers.setdefault(layer, {})[part] = key
     for (_, name), parts in layers.items():
         if not is_whole(frozenset(parts)):
@@ -141,15 +149,16 @@ def _grouped(file: TensorFile) -> dict[tuple[str, str], dict[str, str]]:
     return layers
 
 
-def _split(key: str, path: Path) -> tuple[tuple[str, str], str]:
+def _split(key: str, file: TensorFile) -> tuple[tuple[str, str], str]:
     for pattern, part in ENDS:
         match = re.search(f"{pattern}$", key)
         if match:
             return _layer_of(key[: match.start()]), part or match[1]
-    kind = next((f", {kind}," for pattern, kind in OTHER_KINDS if re.search(pattern, key)), "")
+    found = (kind for pattern, kind in OTHER_KINDS if any(re.search(pattern, name) for name in file.shapes))
+    kind = next((f", {each}," for each in found), "")
     raise ModelError(
-        f"LoRA {path.name} is of a kind that cannot be applied{kind} (it holds {key[:100]}); "
-        "LoRA, LoCon, LoHa, LoKr and DoRA can"
+        f"LoRA {file.path.name} is of a kind that cannot be applied{kind} (it holds {key[:100]}); take a LoRA, LoCon, "
+        "LoHa, LoKr, GLoRA, DoRA, full change, or an OFT or BOFT of LyCORIS or kohya"
     )
 
 
