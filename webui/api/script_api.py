@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,9 @@ from webui.engine.run_preview import numbers, preview_run
 TICK = 0.25  # seconds between chances to notice that the caller is gone
 # The same while its job waits: Gradio's server works a few milliseconds for each of them, and many may wait.
 WAITING_TICK = 5.0
+# Calls that are checked and put into the queue at once: of hundreds that come together each would take Python's lock
+# from the page for its turn.
+AT_ONCE = 2
 
 
 # Their order is part of the API; where a field is in none of these, it follows in the order of the request.
@@ -76,6 +79,7 @@ class Api:
 
     def __init__(self, engine: Engine, schema: type[Request] = Request):
         self._engine, self._schema = engine, schema
+        self._coming = threading.Semaphore(AT_ONCE)
 
     def txt2img(self, prompt: str, **fields: Any) -> Iterator[Event | None | ApiResult]:
         """Pictures from words. Empty names and 0 are the model's defaults, seed -1 is random; image i has seed + i."""
@@ -93,8 +97,9 @@ class Api:
 
         image  see `img2img`
         """
-        request = read_as(UpscaleRequest, dict(image=image, **fields))
-        return self._follow(self._engine.submit_upscale(request))
+        with self._coming:
+            job = self._engine.submit_upscale(read_as(UpscaleRequest, dict(image=image, **fields)))
+        return self._follow(job)
 
     def schedule(self, **fields: Any) -> dict[str, Any]:
         """The noise levels that txt2img (strength 1) or img2img would run with these settings, without running it.
@@ -134,15 +139,13 @@ class Api:
         )
 
     def _draw(self, **fields: Any) -> Iterator[Event | None | ApiResult]:
-        return self._follow(self._engine.submit(read(fields, self._schema), previews=False))
+        with self._coming:
+            job = self._engine.submit(read(fields, self._schema), previews=False)
+        return self._follow(job)
 
     def _follow(self, job: Job) -> Iterator[Event | None | ApiResult]:
-        told = time.monotonic()
         try:
-            for event in job.events(tick=TICK):
-                if event is None and job.started is None and time.monotonic() - told < WAITING_TICK:
-                    continue
-                told = time.monotonic()
+            for event in job.events(tick=TICK, waiting_tick=WAITING_TICK):
                 if isinstance(event, Failed):
                     raise RunFailed(event.message)
                 yield event

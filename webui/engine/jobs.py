@@ -124,11 +124,14 @@ class Job:
         """Everything known now; give it to `events` to hear only what is newer."""
         return self._now
 
-    def events(self, after: Snapshot | None = None, tick: float | None = None) -> Iterator[Event | None]:
+    def events(
+        self, after: Snapshot | None = None, tick: float | None = None, waiting_tick: float | None = None
+    ) -> Iterator[Event | None]:
         """What happens to the job, up to and including its end; any number of watchers may listen.
 
-        after  leave out what this snapshot already shows; by default every picture and the latest state come first
-        tick   seconds after which None is yielded if nothing happened, so that a caller has a place to be cancelled
+        after         leave out what this snapshot already shows; by default every picture and the latest state first
+        tick          seconds after which None is yielded if nothing happened, so that a caller can be cancelled there
+        waiting_tick  the same while the job waits; by default equal
         Of Waiting and Progress only the latest is kept for a slow watcher; pictures and the end always come. Progress
         comes at most every PROGRESS_GAP seconds, and Waiting as many of them apart as jobs are ahead: all places change
         whenever a job begins, and hundreds of watchers would be told hundreds of times. All else comes at once.
@@ -143,10 +146,11 @@ class Job:
 
         while True:
             with self._changed:
+                longest = waiting_tick if waiting_tick and self.started is None else tick
                 if self._now is seen:
-                    self._changed.wait(tick)
+                    self._changed.wait(longest)
                 if self._now is not seen and (seconds := early()) > 0:
-                    self._changed_much.wait(seconds if tick is None else min(seconds, tick))
+                    self._changed_much.wait(seconds if longest is None else min(seconds, longest))
                 now = seen if early() > 0 else self._now
             if now is seen:
                 yield None
