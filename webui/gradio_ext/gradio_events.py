@@ -121,7 +121,7 @@ def _run_on(
     def values(given: Sequence[Any]) -> list[Any]:
         known, kept = given[0], iter(given[1:])
         if not isinstance(known, list) or len(known) < len(components):
-            raise gr.Error("The page's values did not arrive; reload it.")
+            raise gr.Error("The page's values did not arrive; reload it.", print_exception=False)
         known = known[len(known) - len(components) :]
         return [next(kept) if each.stateful else value for each, value in zip(components, known, strict=True)]
 
