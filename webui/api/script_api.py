@@ -18,8 +18,8 @@ from webui.engine.jobs import Job
 from webui.engine.run_preview import numbers, preview_run
 
 TICK = 0.25  # seconds between chances to notice that the caller is gone
-# The same while its job waits: Gradio's server works a few milliseconds for each of them, and many may wait. Shorter than
-# the five seconds that gradio_client waits for the answer when it cancels, which comes with the next of them.
+# The same while its job waits: Gradio's server works a few milliseconds for each of them, and many may wait. When it
+# cancels, gradio_client waits five seconds for an answer, which comes with the next of them.
 WAITING_TICK = 3.0
 # Calls that are checked and put into the queue at once: of hundreds that come together each would take Python's lock
 # from the page for its turn.
