@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -40,6 +41,7 @@ from benchmarks.worker_engines import (
 )
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request
+from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished
 from webui.tabs.lab.axes import read_axis
 from webui.tabs.lab.compare import Compare
@@ -66,13 +68,14 @@ def register_samplers():
 
 @dataclass(frozen=True)
 class Run:
-    """What is asked for: so many workers, and clients, kills, cells or rounds; `ray` is the address of a cluster."""
+    """What is asked for: so many workers, and clients, kills, cells or pictures; `ray` is the address of a cluster."""
 
     folder: Path
     workers: int
     count: int
     ray: str
     minutes: float
+    rounds: int
 
 
 def main() -> None:
@@ -80,13 +83,15 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("part", choices=PARTS)
     flags.add_argument("--workers", type=int, default=2)
-    flags.add_argument("--count", type=int, help="clients, kills, cells or rounds")
+    flags.add_argument("--count", type=int, help="clients, kills, cells or pictures")
     flags.add_argument("--ray", default="")
     flags.add_argument("--minutes", type=float, default=60.0, help="kill no more after so long (60)")
+    flags.add_argument("--rounds", type=int, default=3, help="of the grid on one worker and on several, in turn (3)")
     given = flags.parse_args()
     measure, count = PARTS[given.part]
     with tempfile.TemporaryDirectory(prefix="sigmalab-load-") as folder:
-        print(measure(Run(Path(folder), given.workers, given.count or count, given.ray, given.minutes)), flush=True)
+        run = Run(Path(folder), given.workers, given.count or count, given.ray, given.minutes, given.rounds)
+        print(measure(run), flush=True)
 
 
 def clients(run: Run) -> str:
@@ -155,7 +160,7 @@ def kills(run: Run) -> str:
         end = time.monotonic() + 60 * run.minutes
         while killed < count and time.monotonic() < end:
             jobs = [
-                engine.submit(Request(prompt="red apple", sampler="Euler", steps=20, count=2, seed=n), f"owner {n}")
+                engine.submit(Request(prompt="red apple", sampler="Euler", steps=8, count=2, seed=n), f"owner {n}")
                 for n in range(2 * workers)
             ]
             time.sleep(chance.uniform(0.0, 1.5))
@@ -195,30 +200,36 @@ def grid(run: Run) -> str:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are made from now on
     count, workers = run.count, run.workers
     times: dict[int, list[float]] = {1: [], workers: []}
-    with (
-        engine_with_workers(run.folder / "one", 1, run.ray) as alone,
-        engine_with_workers(run.folder / "many", workers, run.ray) as together,
-    ):
-        sides = {1: alone, workers: together}
-        for engine in sides.values():
-            wait_until_ready(engine)
-        for round_ in range(3):
-            for number, engine in sides.items():
-                base = Request(prompt="red apple", sampler="Euler", steps=20, seed=100 * round_)
-                axes = [
-                    read_axis("guidance", f"1.5..{1 + 0.5 * (count // 4)} +0.5", engine.registry),
-                    read_axis("seed", f"{100 * round_}..{100 * round_ + 3}", engine.registry),
-                ]
-                began = time.monotonic()
-                job = engine.submit_task(Compare(make_grid(engine, base, axes)), "me")
-                assert isinstance(job.wait(PATIENCE), Finished), job.outcome
-                times[number].append(time.monotonic() - began)
+    # On a cluster one worker takes all cores of a machine, so that no other finds a place beside it.
+    for sides in ([1], [workers]) if run.ray else ([1, workers],):
+        with ExitStack() as open_engines:
+            engines = {
+                number: open_engines.enter_context(engine_with_workers(run.folder / str(number), number, run.ray))
+                for number in sides
+            }
+            for engine in engines.values():
+                wait_until_ready(engine)
+            for round_ in range(run.rounds):
+                for number, engine in engines.items():
+                    times[number].append(_seconds_of_grid(engine, count, 100 * round_))
     ratios = [a / b for a, b in zip(times[1], times[workers], strict=True)]
     one, many = median(times[1]), median(times[workers])
     return (
         f"| grid of {count} cells | one worker {one:.1f} s, {workers} workers {many:.1f} s: "
         f"{median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f}) |"
     )
+
+
+def _seconds_of_grid(engine: Engine, count: int, seed: int) -> float:
+    base = Request(prompt="red apple", sampler="Euler", steps=20, seed=seed)
+    axes = [
+        read_axis("guidance", f"1.5..{1 + 0.5 * (count // 4)} +0.5", engine.registry),
+        read_axis("seed", f"{seed}..{seed + 3}", engine.registry),
+    ]
+    began = time.monotonic()
+    job = engine.submit_task(Compare(make_grid(engine, base, axes)), "me")
+    assert isinstance(job.wait(PATIENCE), Finished), job.outcome
+    return time.monotonic() - began
 
 
 def thread(run: Run) -> str:
