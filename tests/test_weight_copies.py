@@ -58,6 +58,14 @@ def test_a_shared_folder_is_opened_as_it_is(tmp_path):
     assert not (tmp_path / "copies").exists()
 
 
+def test_the_head_reads_a_model_again_only_if_it_has_changed(tmp_path):
+    source = model_folder(tmp_path / "weights")
+    first = find_models(source)["emoji"]
+    assert find_models(source)["emoji"] is first
+    os.utime(source / "emoji" / "model_index.json", (1, 1))
+    assert find_models(source)["emoji"] is not first
+
+
 def test_a_model_is_copied_with_its_lender_and_keeps_its_stamp(tmp_path, elsewhere):
     source = model_folder(tmp_path / "weights")
     copies = elsewhere(source)

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,9 +140,15 @@ class WeightCopies:
             temporary.unlink(missing_ok=True)
 
 
+@cache
+def _catalog() -> Catalog:
+    # The head's, which every worker asks for every job of a grid.
+    return Catalog()
+
+
 def find_models(folder: Path) -> dict[str, ModelInfo]:
-    """The models in a folder by name."""
-    return Catalog().find_models(folder)
+    """The models in a folder by name; what was read before is read again only if it has changed."""
+    return _catalog().find_models(folder)
 
 
 def files_in(folder: Path, parts: Iterable[str] = ("",)) -> dict[str, FileState]:
