@@ -105,7 +105,7 @@ def test_two_busy_listeners_of_one_component_restart_each_other(probe):
 
 
 def test_what_is_built_later_takes_the_place_of_other_listeners(probe):
-    """lazy_tab: relay."""
+    """lazy_tab: follow."""
     page, told = probe
     page.get_by_role("button", name="Build").click()
     expect(page.get_by_label("Built")).to_be_visible()

@@ -1,15 +1,10 @@
-"""Tabs that are built when they are opened, and what Gradio does that `lazy_tab` works around."""
+"""Tabs whose content is sent when they are opened."""
 
-import copy
-
-import gradio as gr
 import httpx
 import pytest
-from gradio.context import LocalContext
 from pages import served
 
-from webui.gradio_ext import lazy_tab
-from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.lazy_tab import LazyContent
 
 
 @pytest.fixture(scope="module")
@@ -18,45 +13,106 @@ def server(registry, tmp_path_factory):
         yield page
 
 
-def render_events(server):
-    return [each for each in server.page.fns.values() if each.renderable is not None]
+@pytest.fixture(scope="module")
+def contents(server):
+    found = {each.name: each for each in server.page.renderables if isinstance(each, LazyContent)}
+    assert set(found) == {"img2img", "upscale", "schedule", "lab", "history", "plugins"}
+    return found
 
 
-def open_tab(server, event, session):
+def page_config(server):
+    """What the browser gets with the page."""
+    return httpx.get(f"{server.url}/config", params={"page": ""}).json()
+
+
+def open_tab(server, content, session):
     """What the server answers when a visitor opens a tab."""
-    api = f"{server.url}/gradio_api/queue"
-    data = [None] * len(event.inputs)
-    httpx.post(f"{api}/join", json={"data": data, "fn_index": event._id, "session_hash": session}).raise_for_status()
-    return httpx.get(f"{api}/data", params={"session_hash": session}, timeout=60).text
+    (event,) = (each for each in server.page.fns.values() if each.renderable is content)
+    body = {"data": [], "fn_index": event._id, "session_hash": session}
+    return httpx.post(f"{server.url}/gradio_api/run/predict", json=body).raise_for_status().json()["render_config"]
 
 
-def test_a_page_has_nothing_of_a_tab_that_nobody_opened(server):
-    shown = httpx.get(f"{server.url}/config").text
-    assert '"txt2img-steps"' in shown
-    assert '"lab-steps"' not in shown and '"schedule-steps"' not in shown
+def named(config):
+    return [each["props"].get("elem_id") for each in config["components"]]
 
 
-def test_a_tab_that_is_built_again_replaces_what_was_built(server):
-    sizes = []
-    for _ in range(2):
-        for event in render_events(server):
-            assert '"success":true' in open_tab(server, event, "visitor")
-        page = server.page.state_holder["visitor"].blocks_config
-        names = [getattr(block, "elem_id", None) for block in page.blocks.values()]
-        assert names.count("lab-steps") == 1 and names.count("schedule-steps") == 1
-        sizes.append((len(page.blocks), len(page.fns), len(server.page.temp_file_sets)))
-    assert sizes[0] == sizes[1]
-    assert sizes[0][0] > len(server.page.blocks)
+def test_a_page_has_nothing_of_a_tab_that_nobody_opened(server, contents):
+    config = page_config(server)
+    ids, events = {each["id"] for each in config["components"]}, {each["id"] for each in config["dependencies"]}
+    assert "txt2img-steps" in named(config)
+    for content in contents.values():
+        assert not ids & content.components
+        assert not [each for each in server.page.fns.values() if each.rendered_in is content and each._id in events]
+    assert "api" not in {each["type"] for each in config["components"]}
+
+
+def test_a_tab_comes_whole_and_costs_no_memory(server, contents):
+    before = len(server.page.blocks), len(server.page.fns)
+    shown = dict(img2img="img2img-steps", upscale="upscale-start", schedule="schedule-steps", lab="lab-steps")
+    shown |= dict(history="history-gallery", plugins="plugins")
+    for name, content in contents.items():
+        config = open_tab(server, content, "visitor")
+        assert {each["id"] for each in config["components"]} == content.components | {content.container_id}
+        assert config["layout"]["id"] == content.container_id
+        own = {each._id for each in server.page.fns.values() if each.rendered_in is content}
+        assert {each["id"] for each in config["dependencies"]} == own and own
+        assert named(config).count(shown[name]) == 1
+    visitor = server.page.state_holder["visitor"].blocks_config
+    assert (len(visitor.blocks), len(visitor.fns)) == (len(server.page.blocks), len(server.page.fns)) == before
+
+
+def test_scripts_find_every_component_that_an_event_names(server):
+    """gradio_client looks each of them up when it connects."""
+    config = httpx.get(f"{server.url}/config").json()
+    ids = {each["id"] for each in config["components"]}
+    assert {each for event in config["dependencies"] for each in (*event["inputs"], *event["outputs"])} <= ids
+
+
+def begins(server, event):
+    """The event that this one goes back to, through what it follows."""
+    while event.trigger_after is not None:
+        event = server.page.fns[event.trigger_after]
+    return event
+
+
+def waits_for(server, event, content):
+    """Whether an event follows one that has the content sent."""
+    arrival = f"window.sigmalab.sent('{content.name}')"
+    while event.trigger_after is not None:
+        event = server.page.fns[event.trigger_after]
+        if isinstance(event.js, str) and arrival in event.js:
+            return True
+    return False
+
+
+def test_no_event_reads_or_fills_the_content_of_a_tab_before_it_is_there(server, contents):
+    """`reach` is for these; the value of a state is the server's, and there at any time."""
+    wrong = []
+    for content in contents.values():
+        within = content.components
+        for event in server.page.fns.values():
+            touched = {each._id for each in event.inputs if not each.stateful} | {each._id for each in event.outputs}
+            heard = any(target in within for target, _ in begins(server, event).targets)
+            if touched & within and event.rendered_in is not content and not heard:
+                wrong += [] if waits_for(server, event, content) else [(content.name, event.name)]
+    assert wrong == []
+
+
+def test_no_tab_takes_the_place_of_other_listeners(server, contents):
+    """What is sent later replaces whoever listens to the same event of a component: `follow` is for these."""
+    heard = {}
+    for event in server.page.fns.values():
+        for target in event.targets:
+            if target[1] not in ("then", "success", "load"):
+                heard.setdefault(target, set()).add(event.rendered_in)
+    assert {target: by for target, by in heard.items() if len(by) > 1} == {}
 
 
 def test_events_name_few_components(server):
     """What an event has for an input Gradio draws anew whenever any event goes on, see `gather`."""
-    for event in render_events(server):
-        open_tab(server, event, "counting")
-    events = server.page.state_holder["counting"].blocks_config.fns.values()
-    own = [each for each in events if each.fn and each.api_visibility == "private"]
-    named = {each.name: sum(not block.stateful for block in each.inputs) for each in own}
-    assert len(own) > 100 and {name: count for name, count in named.items() if count > 5} == {}
+    own = [each for each in server.page.fns.values() if each.fn and each.api_visibility == "private"]
+    many = {each.name: sum(not block.stateful for block in each.inputs) for each in own}
+    assert len(own) > 100 and {name: count for name, count in many.items() if count > 5} == {}
 
 
 def test_an_event_that_a_visitor_does_not_have_is_refused_in_words(server):
@@ -65,67 +121,3 @@ def test_an_event_that_a_visitor_does_not_have_is_refused_in_words(server):
             f"{server.url}/gradio_api/{path}", json={"data": [], "fn_index": 99_999, "session_hash": "nobody"}
         )
         assert answer.status_code == 404 and answer.json()["detail"] == "There is no event 99999; reload the page."
-
-
-def visitor_page(build):
-    """A page with a tab that `build` fills, and a visitor's copy of it."""
-    with gr.Blocks() as blocks, gr.Tabs(), gr.Tab("Tab") as tab:
-        build(tab)
-    return blocks, copy.copy(blocks.default_config)
-
-
-def rendered(blocks, page):
-    """Call the page's render event for a visitor, as Gradio does."""
-    event = next(each for each in blocks.fns.values() if each.renderable is not None)
-    token = LocalContext.blocks_config.set(page)
-    try:
-        event.renderable.apply()
-    finally:
-        LocalContext.blocks_config.reset(token)
-
-
-def test_a_visitors_page_changes_at_once_and_not_while_it_is_built():
-    seen = []
-
-    def fill():
-        box = gr.Textbox()
-        box.change(lambda: None, **QUIET)
-        seen.append((page.blocks, page.fns, len(page.blocks), len(page.fns)))
-
-    blocks, page = visitor_page(lambda tab: lazy_tab.build_when_opened(tab, fill))
-    before = (page.blocks, page.fns, len(page.blocks), len(page.fns))
-    rendered(blocks, page)
-    assert seen == [before]
-    # A loop over these two goes on undisturbed.
-    assert (len(before[0]), len(before[1])) == before[2:]
-    assert len(page.fns) == before[3] + 1 and len(page.blocks) > before[2]
-
-
-def test_gradio_itself_changes_a_visitors_page_while_it_builds():
-    """lazy_tab: _apart."""
-
-    def plain(tab):
-        @gr.render(triggers=[tab.select])
-        def fill():
-            gr.Textbox().change(lambda: None, **QUIET)
-
-    blocks, page = visitor_page(plain)
-    events, count = page.fns, len(page.fns)
-    rendered(blocks, page)
-    assert page.fns is events and len(events) == count + 1
-
-
-def test_gradio_keeps_what_was_built_before():
-    """lazy_tab: _apart, which removes it."""
-
-    def plain(tab):
-        @gr.render(triggers=[tab.select])
-        def fill():
-            gr.Textbox()
-
-    blocks, page = visitor_page(plain)
-    counts = []
-    for _ in range(3):
-        rendered(blocks, page)
-        counts.append((len(page.blocks), len(blocks.temp_file_sets)))
-    assert counts[0] < counts[1] < counts[2]

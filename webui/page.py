@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import gradio as gr
@@ -19,9 +21,8 @@ from .core.menus import sampler_groups
 from .engine.engine import Engine
 from .engine.jobs import Job
 from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store
-from .gradio_ext.lazy_tab import build_when_opened, relay
+from .gradio_ext.lazy_tab import LazyBlocks, LazyContent, reach
 from .gradio_ext.theme import ASSETS
-from .tabs.form.job_events import JobEvents
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.vary import connect_vary
@@ -50,7 +51,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
 
     history  of the engine's pictures, the one that hears of new ones; by default one that finds them itself
     """
-    with gr.Blocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
+    with LazyBlocks(title="Sigmalab", analytics_enabled=False, delete_cache=(3600, CACHE_AGE)) as blocks:
         # Clients wait in the engine's queue, where each has its own progress; Gradio's own would only hide them there.
         # Before there is anything on the page, since Gradio makes its routes anew with each call.
         blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
@@ -61,38 +62,68 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
-            with gr.Tab("img2img", id="img2img"):
-                picture, picture_files = build_img2img(page)
+            with gr.Tab("img2img", id="img2img") as tab:
+                drawing, own = _later(page, tab)
+                with drawing.content():
+                    picture, picture_files = build_img2img(own, drawing)
             benches = (words, picture)
             with gr.Tab("Upscale", id="upscale") as tab:
-                upscale = build_upscale(page, tab, picture)
+                enlarging, own = _later(page, tab)
+                with enlarging.content():
+                    upscale = build_upscale(own, enlarging, picture)
             with gr.Tab("Schedule", id="schedule") as tab:
-                relayed = replace(page, plugins=relay(plugins), header=None)
-                build_when_opened(tab, lambda: build_schedule(relayed, blocks, benches, tabs))
+                content, own = _later(page, tab)
+                with content.content():
+                    build_schedule(replace(own, header=None), blocks, benches, tabs)
             with gr.Tab("Lab", id="lab") as tab:
-                later = replace(page, status=relay(page.status), plugins=relay(plugins), header=None)
-                lab = build_when_opened(tab, lambda: build_lab(later, blocks, benches, tabs))
+                lab, own = _later(page, tab)
+                with lab.content():
+                    build_lab(replace(own, header=None), blocks, benches, tabs)
             with gr.Tab("PNG Info", id="info"):
                 info = build_info(page, benches, tabs)
             if has_history(engine):
                 with gr.Tab("History", id="history") as tab:
-                    build_history(page, history or OwnHistory(lambda: engine.outputs), tab, info, benches, tabs)
+                    content, own = _later(page, tab)
+                    with content.content():
+                        kept_pictures = history or OwnHistory(lambda: engine.outputs)
+                        build_history(own, kept_pictures, content, info, benches, tabs)
             with gr.Tab(tab_title(engine.registry), id="plugins") as tab:
-                build_plugins(page)
+                content, own = _later(page, tab)
+                with content.content():
+                    build_plugins(own, plugins)
             plugins.change(lambda: gr.Tab(label=tab_title(engine.registry)), None, tab, **QUIET)
             if engine.settings.auth_file:
                 with gr.Tab("Queue", id="queue", visible=False) as tab:
                     build_queue(page, tab)
                 blocks.load(lambda: gr.Tab(visible=engine.account.admin), None, tab, **QUIET)
         for bench in benches:
-            _connect_result_actions(bench, picture, upscale, tabs)
-            connect_vary(page, bench)
-            connect_link(page, bench)
-        more = (upscale.events, upscale.files, picture_files)
-        _connect_opening(page, blocks, benches, more, lab, tabs)
+            with _inside(bench.content):
+                _connect_result_actions(bench, picture, upscale, tabs)
+                connect_vary(page, bench)
+                connect_link(page, bench)
+        left = {drawing: (picture.events, picture_files), enlarging: (upscale.events, upscale.files)}
+        for content, jobs in left.items():
+            with content.content():
+                for each in jobs:
+                    blocks.load(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
+        modes = {content: [each.mode for each in jobs] for content, jobs in left.items()}
+        _connect_opening(page, blocks, benches, {**modes, lab: LAB_MODES}, tabs)
+        with enlarging.content():
+            enlarging.arrived(blocks.load)
         _connect_plugins(page, blocks)
         build_endpoints(engine)
     return blocks
+
+
+def _later(page: Page, tab: gr.Tab) -> tuple[LazyContent, Page]:
+    """The content of a tab that is sent when it is first opened, and what it is built with; call it in the tab."""
+    content = LazyContent(str(tab.id), tab)
+    return content, replace(page, status=content.follow(page.status), plugins=content.follow_count(page.plugins))
+
+
+def _inside(content: LazyContent | None) -> AbstractContextManager[None]:
+    """Where events of a tab's components are made; None for a tab that is always there."""
+    return content.content() if content else nullcontext()
 
 
 def has_history(engine: Engine) -> bool:
@@ -163,9 +194,10 @@ def _connect_result_actions(bench: Workbench, target: Workbench, upscale: Upscal
         return {seed: choice[1], random_seed: False} if choice else gr.skip()
 
     picture = [result.made, result.chosen]
-    result.send.click(send, [*picture, *(fields[name] for name in names)], [image, *prompts, tabs], **QUIET)
+    words = [fields[name] for name in names]
+    reach(target.content, result.send.click)(send, [*picture, *words], [image, *prompts, tabs], **QUIET)
     outputs = [upscale.image, upscale.prompt, tabs]
-    result.enlarge.click(enlarge, [*picture, fields["prompt"]], outputs, **QUIET)
+    reach(upscale.content, result.enlarge.click)(enlarge, [*picture, fields["prompt"]], outputs, **QUIET)
     result.reuse.click(reuse, picture, [seed, random_seed], **QUIET)
 
 
@@ -173,41 +205,42 @@ def _connect_opening(
     page: Page,
     blocks: gr.Blocks,
     benches: tuple[Workbench, ...],
-    more: Sequence[JobEvents],
-    lab: gr.Number,
+    later: Mapping[LazyContent, Sequence[str]],
     tabs: gr.Tabs,
 ) -> None:
     """On opening or reloading: recognize the tab, fill the forms as they were, and follow what still runs.
 
     A link fills the form that it is for, and its tab comes to the front.
 
-    more  the events of jobs beside those of the benches
-    lab   opens the Lab, which follows its own jobs
+    later  the modes of the jobs that are followed by a tab's content, once it is there
     """
     known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    modes, followed = [bench.mode for bench in benches], (*(bench.events for bench in benches), *more)
+    modes, (first, *_) = [bench.mode for bench in benches], benches
 
     def recognize(claims: str) -> tuple[str, str]:
-        token = choose_token(page, claims, [*(each.mode for each in followed), *LAB_MODES])
+        token = choose_token(page, claims, [first.mode, *chain.from_iterable(later.values())])
         return token, token
 
     opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
     remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
     for bench in benches:
-        blocks.load(
-            partial(open_form, page, bench),
-            [page.kept[bench.mode], link],
-            open_outputs(bench),
-            js="(kept) => [kept, window.sigmalab.link()]",
-            **QUIET,
-        )
-    for each in followed:
-        remembered.then(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
+        with _inside(bench.content):
+            filled = blocks.load(
+                partial(open_form, page, bench),
+                [page.kept[bench.mode], link],
+                open_outputs(bench),
+                js="(kept) => [kept, window.sigmalab.link()]",
+                **QUIET,
+            )
+            if bench.content:
+                bench.content.arrived(filled.then)
+    remembered.then(first.events.resume, page.token, first.events.outputs, concurrency_limit=None, **LONG)
 
-    def open_lab(token: str) -> Any:
-        return 1 if any(page.job(token, mode) for mode in LAB_MODES) else gr.skip()
+    def follow(token: str) -> Any:
+        left = [content for content, modes in later.items() if any(page.job(token, mode) for mode in modes)]
+        return {content.opened: 1 for content in left} or gr.skip()
 
-    remembered.then(open_lab, page.token, lab, **QUIET)
+    remembered.then(follow, page.token, [content.opened for content in later], **QUIET)
 
     def front(query: str) -> Any:
         mode = mode_of(query, modes)

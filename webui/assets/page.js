@@ -9,7 +9,18 @@ window.sigmalab = (() => {
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); filled(); unfold(document.documentElement.classList.contains("expert-open")); if (named()) front(named()); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); filled(); unfold(document.documentElement.classList.contains("expert-open")); recognized(); if (named()) front(named()); };
+  // Until the token is known nothing is asked for in its name; an answer that never comes must not hold the tabs up.
+  let recognized = null;
+  const known = new Promise((resolve) => { recognized = resolve; setTimeout(resolve, 5000); });
+
+  // The content of a tab comes when it is first opened, or when something is put into it: `sent` waits for that.
+  const here = new Map(), arrival = (name) => {
+    if (!here.has(name)) { let come; here.set(name, [new Promise((resolve) => { come = resolve; }), come]); }
+    return here.get(name);
+  };
+  const arrived = (name) => { arrival(name)[1](); unfold(document.documentElement.classList.contains("expert-open")); };
+  const sent = (name) => Promise.race([arrival(name)[0], new Promise((resolve) => setTimeout(resolve, 20000))]).then(() => []);
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
     if (around(event, "button.generate") && read(tab)) keep(browser, read(tab));
@@ -265,5 +276,5 @@ window.sigmalab = (() => {
     button.textContent = shown ? "Done" : "Settings";
   });
 
-  return { identify, remember, link, hold, entered, chosen, settled };
+  return { identify, remember, link, hold, entered, chosen, settled, known, arrived, sent };
 })();

@@ -1,92 +1,152 @@
-"""Tabs whose content is built when they are first opened.
+"""Tabs whose content the browser gets when they are first opened.
 
 What a browser does for a Gradio page grows with the number of components times the number of events that they tell of,
-at every event and above all when the page is opened; most visitors never open most tabs.
+at every event and above all when the page is opened; most visitors never open most tabs. The program builds the whole
+page once, as ever; a tab's part of it is sent as `gr.render` sends what it builds, but is not built for each visitor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
+from gradio.blocks import BlockContext, BlocksConfig
 from gradio.components import Component
-from gradio.context import LocalContext, get_blocks_context
+from gradio.components.api_component import Api
+from gradio.context import get_blocks_context
+from gradio.data_classes import BlocksConfigDict
+from gradio.events import Dependency
+from gradio.renderable import Renderable
 
 from .gradio_events import QUIET
 
 
-def build_when_opened(tab: gr.Tab, build: Callable[..., None], inputs: Sequence[Component] = ()) -> gr.Number:
-    """Have `build` fill a tab when it is first opened; call it inside the tab.
+class LazyBlocks(gr.Blocks):
+    """A page without the content of its lazy tabs, which come with the first opening.
 
-    build   build(*values of inputs) builds and connects components. It may name components of the rest of the page as
-            inputs and outputs of events, but must not listen to them: Gradio 6.31 would forget who else listens.
-    inputs  components of the rest of the page
-    Returns a number that opens the tab, too, when an event sets it to 1.
+    Nor has it the components that stand for the values of endpoints for scripts: scripts find them in /config.
     """
-    opened = gr.Number(0, visible="hidden")
-    tab.select(None, None, opened, js="() => 1", **QUIET)
 
-    # One after the other for all visitors: Gradio goes through a visitor's events while they are sent.
-    @gr.render(
-        list(inputs),
-        triggers=[opened.change],
-        concurrency_limit=1,
-        concurrency_id="tabs",
-        trigger_mode="once",
-        show_progress="hidden",
-    )
-    def content(*given: Any) -> None:
-        with _apart():
-            build(*given)
-
-    # As in `CALM`, which gr.render does not take: else the browser reads all that was built again at each event.
-    page = get_blocks_context()
-    assert page is not None
-    page.fns[page.fn_id - 1].show_progress_on = []
-    return opened
+    def get_config_file(self) -> BlocksConfigDict:
+        """What a browser and the clients of endpoints get of the page."""
+        config = super().get_config_file()
+        contents = [each for each in self.default_config.renderables if isinstance(each, LazyContent)]
+        if not contents:
+            return config
+        later = set().union(*(each.components for each in contents))
+        sent = [each for each in config["dependencies"] if self.fns[each["id"]].rendered_in not in contents]
+        named = {each for event in sent for each in (*event["inputs"], *event["outputs"])}
+        config["dependencies"] = sent
+        # A client of endpoints looks up whatever an event names.
+        config["components"] = [each for each in config["components"] if each["id"] in named or each["id"] not in later]
+        hidden = later | {number for number, block in self.blocks.items() if isinstance(block, Api)}
+        page = config["page"][""]
+        page["dependencies"] = [each["id"] for each in sent]
+        page["components"] = [each for each in page["components"] if each not in hidden]
+        _without(page["layout"], hidden)
+        return config
 
 
-def relay(component: Component) -> gr.Number:
-    """A number that changes whenever the component does, for what is built later and must not listen to it itself."""
-    told = gr.Number(0, visible="hidden")
-    component.change(None, None, told, js="() => performance.now()", trigger_mode="multiple", **QUIET)
-    return told
+class LazyContent(Renderable):
+    """The content of a tab, sent when `opened` becomes 1, which `reach` and the tab itself do.
 
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """Build into a copy of the visitor's page, which replaces it at once at the end.
-
-    Gradio 6.31 goes through the components and events of the page in other threads, in the middle of which none may be
-    added ("dictionary changed size during iteration").
+    name  of the tab, by which page.js knows that the content has arrived
     """
-    page, renderable = LocalContext.blocks_config.get(), LocalContext.renderable.get()
-    assert page is not None and renderable is not None
-    building = copy(page)
-    # What was built for an earlier call would else be kept for as long as the visitor's session.
-    for each in _below(page.blocks[renderable.container_id]):
-        building.blocks.pop(each, None)
-    known, root = set(building.blocks), building.root_block
-    files, token = len(root.temp_file_sets), LocalContext.blocks_config.set(building)
-    try:
-        yield
-    finally:
-        LocalContext.blocks_config.reset(token)
-        # A set of files for each component of each visitor would be kept for ever.
-        del root.temp_file_sets[files:]
-    added = {each: block for each, block in building.blocks.items() if each not in known}
-    for block in added.values():
-        block.temp_files = root.upload_file_set
-    # Other events may have updated components meanwhile.
-    page.blocks = {each: block for each, block in page.blocks.items() if each in known} | added
-    page.fns, page.fn_id = building.fns, building.fn_id
+
+    def __init__(self, name: str, tab: gr.Tab):
+        self.name = name
+        self.opened, self._selected = (gr.Number(0, visible="hidden") for _ in range(2))
+        # The browser's own token first: the jobs that it left are found by it.
+        selected = "() => window.sigmalab.known.then(() => [1, performance.now()])"
+        tab.select(None, None, [self.opened, self._selected], js=selected, trigger_mode="multiple", **QUIET)
+        super().__init__(
+            _nothing, [], [(self.opened, "change")], None, None, "once", queue=False, show_progress="hidden"
+        )
+        # As in `CALM`, which a Renderable does not take: else the browser reads all of this again at each event.
+        self._page.fns[self._page.fn_id - 1].show_progress_on = []
+
+    @property
+    def _page(self) -> BlocksConfig:
+        page = get_blocks_context()
+        assert page is not None
+        return page
+
+    def apply(self, *_: Any, **__: Any) -> None:
+        """Build nothing: what is sent is there already."""
+
+    @contextmanager
+    def content(self) -> Iterator[None]:
+        """Build components in the tab, or events of its components; both are sent with it.
+
+        These events hear components of the rest of the page only through `follow`: Gradio 6.31 would forget who else
+        listens.
+        """
+        page = self._page
+        first = page.fn_id
+        with self.container:
+            yield
+        for number in range(first, page.fn_id):
+            page.fns[number].rendered_in = self
+
+    @property
+    def components(self) -> set[int]:
+        """The numbers of all components in it."""
+        return set(_below(self.container))
+
+    def follow(self, component: Component) -> gr.Number:
+        """A number for the content to listen to, which changes whenever a component of the rest of the page does."""
+        told = gr.Number(0, visible="hidden")
+        component.change(None, None, told, js="() => performance.now()", trigger_mode="multiple", **QUIET)
+        return told
+
+    def follow_count(self, count: gr.Number) -> gr.Number:
+        """As `follow`, for a number that may be another one by now than the content was built with."""
+        told = self.follow(count)
+        with self.content():
+            other = f"(count) => count === {json.dumps(count.value)} ? 0 : performance.now()"
+            self._page.root_block.load(None, count, told, js=other, **QUIET)
+        return told
+
+    def when_shown(self, function: Callable[..., Any], outputs: Any) -> None:
+        """Run `function` whenever the tab comes to the front, the first time included; call it inside `content`."""
+        for listen in (self._page.root_block.load, self._selected.change):
+            listen(function, None, outputs, **QUIET)
+
+    def arrived(self, after: Callable[..., Dependency]) -> None:
+        """Tell those who wait in `reach` when `after` happens: the content is here, with its first values."""
+        after(None, None, None, js=f"() => window.sigmalab.arrived('{self.name}')", **QUIET)
 
 
-def _below(block: Block) -> Iterator[int]:
-    for child in getattr(block, "children", ()):
+def reach(content: LazyContent | None, listen: Callable[..., Dependency]) -> Callable[..., Dependency]:
+    """A listener as `listen`, for events that read or fill the content of a tab: it has the tab sent first.
+
+    content  None for a tab that is always there
+    """
+    if content is None:
+        return listen
+    asked = listen(None, None, content.opened, js="() => 1", trigger_mode="multiple", **QUIET)
+    waited = asked.then(None, None, None, js=f"() => window.sigmalab.sent('{content.name}')", **QUIET)
+    return waited.then
+
+
+def _nothing() -> None:
+    """What Gradio reads the arguments of."""
+
+
+def _below(block: BlockContext) -> Iterator[int]:
+    for child in block.children:
         yield child._id
-        yield from _below(child)
+        if isinstance(child, BlockContext):
+            yield from _below(child)
+
+
+def _without(layout: Any, hidden: set[int]) -> None:
+    """Take components out of a layout."""
+    children = [each for each in layout.get("children", []) if each["id"] not in hidden]
+    if "children" in layout:
+        layout["children"] = children
+    for each in children:
+        _without(each, hidden)

@@ -14,6 +14,7 @@ from webui.core.request import RequestError
 from webui.engine.picture_batch import PictureBatch, draw_batch
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, on_change
+from webui.gradio_ext.lazy_tab import LazyContent
 from webui.tabs.form.controls import build_inpaint, build_input, build_tiles, build_upload
 from webui.tabs.form.describe import fitted
 from webui.tabs.form.file_batch_panel import BatchPanel, build_batch, connect_batch
@@ -26,7 +27,7 @@ from webui.tabs.form.workbench import Workbench, build_workbench
 LARGEST = 4096  # pixels of a side; what is larger is refused when it is run
 
 
-def build_img2img(page: Page) -> tuple[Workbench, JobEvents]:
+def build_img2img(page: Page, content: LazyContent) -> tuple[Workbench, JobEvents]:
     """Build the tab's content; the events are those of the jobs on many pictures."""
     used: list[gr.HTML] = []
     painters: list[MaskPainter] = []
@@ -51,7 +52,7 @@ def build_img2img(page: Page) -> tuple[Workbench, JobEvents]:
         settings.append(inpainting)
         return controls
 
-    bench = build_workbench(page, "img2img", picture, strength)
+    bench = build_workbench(page, "img2img", picture, strength, content)
     inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]
     fields = bench.form.fields
     connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"], page)

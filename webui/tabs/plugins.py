@@ -30,15 +30,18 @@ def tab_title(registry: Registry) -> str:
     return f"Plugins ({len(registry.broken)} broken)" if registry.broken else "Plugins"
 
 
-def build_plugins(page: Page) -> None:
-    """Build the tab's content. Plugins are code: nobody else than this machine's users loads any through the page."""
+def build_plugins(page: Page, shown: gr.Number) -> None:
+    """Build the tab's content. Plugins are code: nobody else than this machine's users loads any through the page.
+
+    shown  how many times plugins had been loaded anew when the page's menus were filled
+    """
     with gr.Row(elem_classes="told"):
         gr.HTML(render("plugins", "search"))
         measure = small_button("Measure the orders", "measure-orders")
         if not page.engine.settings.public:
             again = small_button("Load changed files", "reload-plugins")
             told = gr.HTML(elem_id="reloaded")
-            again.click(partial(_load_again, page), None, [page.plugins, told], concurrency_limit=1, **LONG)
+            again.click(partial(_load_again, page), None, [shown, told], concurrency_limit=1, **LONG)
     tables = gr.HTML(plugins_html(page.registry), elem_classes="plugins", elem_id="plugins")
 
     def run() -> Iterator[str]:

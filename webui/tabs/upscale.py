@@ -22,6 +22,7 @@ from webui.engine.picture_batch import PictureBatch, draw_batch, enlarge_batch
 from webui.engine.upscaling import Upscaling
 from webui.gradio_ext.files import served, served_bytes, uploaded
 from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.gradio_ext.lazy_tab import LazyContent, reach
 from webui.tabs.form.controls import build_control, build_upload, upscaler_choices
 from webui.tabs.form.describe import message, note, problem, stage
 from webui.tabs.form.file_batch_panel import build_batch, connect_batch
@@ -40,16 +41,18 @@ SIDE = 2 * PREVIEW_SIDE  # pixels of the picture that the result is compared wit
 class UpscaleTab:
     """What others need of the tab: where a picture and its prompt are sent to, and the events of its jobs.
 
-    files  those of the jobs on many pictures
+    files    those of the jobs on many pictures
+    content  the tab's, which the browser gets when it is first opened
     """
 
     image: gr.Image
     prompt: gr.Textbox
     events: JobEvents
     files: JobEvents
+    content: LazyContent
 
 
-def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
+def build_upscale(page: Page, content: LazyContent, bench: Workbench) -> UpscaleTab:
     """Build and wire the tab's content; `bench` is img2img, whose settings draw the detail."""
     fields = fields_of(UpscaleRequest)
     with gr.Row(elem_classes="bench"):
@@ -90,9 +93,7 @@ def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
             )
     detail.change(lambda wanted: gr.update(visible=bool(wanted)), detail, drawing, **QUIET)
     # Files may have come since the page was opened.
-    tab.select(
-        lambda: gr.update(choices=upscaler_choices(pixel_upscalers(page.engine.upscalers()))), None, upscaler, **QUIET
-    )
+    content.when_shown(lambda: gr.update(choices=upscaler_choices(pixel_upscalers(page.engine.upscalers()))), upscaler)
 
     def view(job: Job) -> View:
         # A job lets its input go when it ends.
@@ -132,9 +133,10 @@ def build_upscale(page: Page, tab: gr.Tab, bench: Workbench) -> UpscaleTab:
     settings = [scale, upscaler, detail, prompt, strength, *bench.form.inputs]
     outputs: Sequence[Component] = [live, compared, said, download, buttons.start, buttons.stop]
     events = JobEvents(page, MODE, buttons, view, lambda text: {said: problem(text)}, outputs)
-    events.connect(buttons.start.click, [image, *settings], make)
+    events.connect(reach(bench.content, buttons.start.click), [image, *settings], make)
     events.connect_stop()
-    return UpscaleTab(image, prompt, events, connect_batch(page, batch, settings, task_of))
+    files = connect_batch(page, batch, settings, task_of, bench.content)
+    return UpscaleTab(image, prompt, events, files, content)
 
 
 def detail_request(bench: Workbench, given: Sequence[Any], wanted: dict[str, Any]) -> Request:

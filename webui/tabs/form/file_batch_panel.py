@@ -18,6 +18,7 @@ from webui.engine.jobs import Job
 from webui.engine.picture_batch import FileDone, PictureBatch
 from webui.gradio_ext.files import served, served_zip, uploaded
 from webui.gradio_ext.gradio_events import Updates
+from webui.gradio_ext.lazy_tab import LazyContent, reach
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
@@ -67,10 +68,12 @@ def connect_batch(
     panel: BatchPanel,
     inputs: Sequence[Component],
     task_of: Callable[[Sequence[BatchFile], Sequence[Any]], PictureBatch],
+    content: LazyContent | None = None,
 ) -> JobEvents:
     """Wire the panel.
 
     task_of  task_of(files, values of inputs) -> the task; its RequestError is shown
+    content  of another tab, which the inputs are in
     """
 
     def make(owner: str, pictures: Any, *given: Any) -> Job:
@@ -107,7 +110,7 @@ def connect_batch(
     outputs: Sequence[Component] = [panel.said, panel.gallery, panel.download, buttons.start, buttons.stop]
     events = JobEvents(page, panel.mode, buttons, view, lambda text: {panel.said: problem(text)}, outputs)
     files = [panel.pictures, *([panel.masks] if panel.masks else [])]
-    events.connect(buttons.start.click, [*files, *inputs], make)
+    events.connect(reach(content, buttons.start.click), [*files, *inputs], make)
     events.connect_stop()
     return events
 

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.request import RequestError
+from webui.gradio_ext.lazy_tab import LazyContent
 from webui.tabs.form.page_context import Page
 from webui.templates import render
 
@@ -28,7 +29,8 @@ from .result_panel import ResultPanel, build_result, chosen_of
 class Workbench:
     """One tab's form and result, and the events of its jobs.
 
-    link  copies the form's settings as an address
+    link     copies the form's settings as an address
+    content  the tab's, if the browser gets it when the tab is first opened
     """
 
     mode: str
@@ -36,6 +38,7 @@ class Workbench:
     result: ResultPanel
     events: JobEvents
     link: gr.Button
+    content: LazyContent | None = None
 
 
 def build_workbench(
@@ -43,6 +46,7 @@ def build_workbench(
     mode: str,
     picture: Callable[[], Mapping[str, Any]] = dict,
     strength: Callable[[], Mapping[str, Any]] = dict,
+    content: LazyContent | None = None,
 ) -> Workbench:
     """Build and wire a tab.
 
@@ -76,7 +80,7 @@ def build_workbench(
     connect_lora_menu(page, form, loras)
     connect_presets(page, form, presets)
     events = connect_run(page, form, result, buttons, queue)
-    return Workbench(mode, form, result, events, link)
+    return Workbench(mode, form, result, events, link, content)
 
 
 def results_of(benches: Sequence[Workbench]) -> list[gr.State]:

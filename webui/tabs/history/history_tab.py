@@ -22,6 +22,7 @@ from webui.core.images import open_small, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import served, served_bytes
 from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.lazy_tab import LazyContent, reach
 from webui.importers.imported_settings import read_imported_settings
 from webui.tabs.form.describe import line, problem
 from webui.tabs.form.page_context import Page
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 def build_history(
     page: Page,
     history: History | OwnHistory,
-    tab: gr.Tab,
+    content: LazyContent,
     info: InfoTarget,
     benches: Sequence[Workbench],
     tabs: gr.Tabs,
@@ -89,7 +90,7 @@ def build_history(
     triggers = [*(each.change for each in watched), view.timer.tick]
     gr.on(triggers, refresh, view.inputs, view.outputs, trigger_mode="always_last", **QUIET)
     moved = [view.place, view.turned]
-    tab.select(lambda: [None, time.time()], None, moved, **QUIET)
+    content.when_shown(lambda: [None, time.time()], moved)
     view.older.click(partial(turn, True), view.inputs, moved, **QUIET)
     view.newer.click(partial(turn, False), view.inputs, moved, **QUIET)
 
@@ -262,4 +263,4 @@ def _connect_send(page: Page, view: HistoryWidgets, bench: Workbench, tabs: gr.T
             return gr.skip()
 
     inputs = [view.shown, view.chosen, page.kept[bench.mode]]
-    view.send[bench.mode].click(use, inputs, settings_outputs(bench, tabs), **QUIET)
+    reach(bench.content, view.send[bench.mode].click)(use, inputs, settings_outputs(bench, tabs), **QUIET)

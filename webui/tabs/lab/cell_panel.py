@@ -14,6 +14,7 @@ from gradio.blocks import Block
 
 from webui.core.request import RequestError
 from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.gradio_ext.lazy_tab import reach
 from webui.importers.imported_settings import read_imported_settings
 from webui.tabs.form.controls import small_button
 from webui.tabs.form.page_context import Page
@@ -127,4 +128,5 @@ def connect_cell_panel(
         button.click(put, [panel.chosen, paired], side, **QUIET)
     for bench in benches:
         inputs = [panel.chosen, page.kept[bench.mode]]
-        panel.use[bench.mode].click(partial(use, bench), inputs, settings_outputs(bench, tabs), **QUIET)
+        listen = reach(bench.content, panel.use[bench.mode].click)
+        listen(partial(use, bench), inputs, settings_outputs(bench, tabs), **QUIET)

@@ -53,8 +53,8 @@ def build_schedule(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench], 
     connect_forward(page, view, forward, benches)
     connect_training(page, view, training)
     for bench in benches:
-        connect_taking(view, bench.form, parts.take[bench.mode])
-        connect_using(page, view, bench.form, tabs, parts.use[bench.mode])
+        connect_taking(view, bench, parts.take[bench.mode])
+        connect_using(page, view, bench, tabs, parts.use[bench.mode])
     _connect_restore(page, blocks, view, forward, training)
 
 

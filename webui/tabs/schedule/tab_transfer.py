@@ -15,8 +15,8 @@ from webui.core.menus import chosen_name
 from webui.core.request import Request, RequestError
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, RAW, gather
+from webui.gradio_ext.lazy_tab import reach
 from webui.tabs.form.describe import note, problem, steps_text
-from webui.tabs.form.form import Form
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.size_controls import size_slider
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
@@ -73,8 +73,9 @@ def connect_loading(
     last.click(lambda *given: show(lambda: newest_result(given)), results_of(benches), outputs, **QUIET)
 
 
-def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
+def connect_taking(view: RunView, bench: Workbench, take: gr.Button) -> None:
     """Copy the settings of a form into the plot."""
+    form = bench.form
 
     def copy(*given: Any) -> dict[Block, Any]:
         values = form.values(given)
@@ -85,11 +86,12 @@ def connect_taking(view: RunView, form: Form, take: gr.Button) -> None:
         return {view.options: values["options"], **copied, view.revision: time.time()}
 
     outputs = [view.options, *(view.fields[name] for name in FIELDS), view.revision]
-    gather(take.click, copy, form.inputs, outputs, **QUIET)
+    gather(reach(bench.content, take.click), copy, form.inputs, outputs, **QUIET)
 
 
-def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.Button) -> None:
+def connect_using(page: Page, view: RunView, bench: Workbench, tabs: gr.Tabs, use: gr.Button) -> None:
     """Copy the settings of the plot into a form and open it."""
+    form = bench.form
     names = [name for name in FIELDS if name in form.fields]
     sizes = [form.fields[name] for name in ("width", "height")]
 
@@ -105,7 +107,7 @@ def connect_using(page: Page, view: RunView, form: Form, tabs: gr.Tabs, use: gr.
 
     outputs = [form.options, *(form.fields[name] for name in names), *sizes, form.revision, tabs]
     inputs = [view.options, form.options, form.fields["model"], *(view.fields[name] for name in FIELDS)]
-    gather(use.click, copy, inputs, outputs, **QUIET)
+    gather(reach(bench.content, use.click), copy, inputs, outputs, **QUIET)
 
 
 def merged(form_options: Mapping[str, Any], options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
