@@ -16,7 +16,7 @@ def server(registry, tmp_path_factory):
 @pytest.fixture(scope="module")
 def contents(server):
     found = {each.name: each for each in server.page.renderables if isinstance(each, LazyContent)}
-    assert set(found) == {"img2img", "upscale", "schedule", "lab", "history", "plugins"}
+    assert set(found) == {"img2img", "upscale", "schedule", "lab", "info", "history", "plugins"}
     return found
 
 
@@ -49,7 +49,7 @@ def test_a_page_has_nothing_of_a_tab_that_nobody_opened(server, contents):
 def test_a_tab_comes_whole_and_costs_no_memory(server, contents):
     before = len(server.page.blocks), len(server.page.fns)
     shown = dict(img2img="img2img-steps", upscale="upscale-start", schedule="schedule-steps", lab="lab-steps")
-    shown |= dict(history="history-gallery", plugins="plugins")
+    shown |= dict(info="info-image", history="history-gallery", plugins="plugins")
     for name, content in contents.items():
         config = open_tab(server, content, "visitor")
         assert {each["id"] for each in config["components"]} == content.components | {content.container_id}

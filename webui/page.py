@@ -79,8 +79,8 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
                 lab, own = _later(page, tab)
                 with lab.content():
                     build_lab(replace(own, header=None), blocks, benches, tabs)
-            with gr.Tab("PNG Info", id="info"):
-                info = build_info(page, benches, tabs)
+            with gr.Tab("PNG Info", id="info") as tab:
+                info = build_info(page, LazyContent("info", tab), benches, tabs)
             if has_history(engine):
                 with gr.Tab("History", id="history") as tab:
                     content, own = _later(page, tab)
@@ -109,7 +109,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         modes = {content: [each.mode for each in jobs] for content, jobs in left.items()}
         _connect_opening(page, blocks, benches, {**modes, lab: LAB_MODES}, tabs)
         with enlarging.content():
-            enlarging.arrived(blocks.load)
+            enlarging.arrived()
         _connect_plugins(page, blocks)
         build_endpoints(engine)
     return blocks

@@ -30,14 +30,23 @@ class LazyBlocks(gr.Blocks):
     Nor has it the components that stand for the values of endpoints for scripts: scripts find them in /config.
     """
 
+    @property
+    def contents(self) -> list[LazyContent]:
+        """Those of its lazy tabs."""
+        return [each for each in self.default_config.renderables if isinstance(each, LazyContent)]
+
+    def __exit__(self, *problem: Any) -> None:
+        # Not before: Gradio compares events with what they were when they were made, to find those to cancel.
+        for content in self.contents:
+            for number in content.events:
+                self.fns[number].rendered_in = content
+        super().__exit__(*problem)
+
     def get_config_file(self) -> BlocksConfigDict:
         """What a browser and the clients of endpoints get of the page."""
         config = super().get_config_file()
-        contents = [each for each in self.default_config.renderables if isinstance(each, LazyContent)]
-        if not contents:
-            return config
-        later = set().union(*(each.components for each in contents))
-        sent = [each for each in config["dependencies"] if self.fns[each["id"]].rendered_in not in contents]
+        later = {number for content in self.contents for number in content.components}
+        sent = [each for each in config["dependencies"] if self.fns[each["id"]].rendered_in is None]
         named = {each for event in sent for each in (*event["inputs"], *event["outputs"])}
         config["dependencies"] = sent
         # A client of endpoints looks up whatever an event names.
@@ -53,11 +62,12 @@ class LazyBlocks(gr.Blocks):
 class LazyContent(Renderable):
     """The content of a tab, sent when `opened` becomes 1, which `reach` and the tab itself do.
 
-    name  of the tab, by which page.js knows that the content has arrived
+    name    of the tab, by which page.js knows that the content has arrived
+    events  the numbers of those that are sent with it
     """
 
     def __init__(self, name: str, tab: gr.Tab):
-        self.name = name
+        self.name, self.events = name, list[int]()
         self.opened, self._selected = (gr.Number(0, visible="hidden") for _ in range(2))
         # The browser's own token first: the jobs that it left are found by it.
         selected = "() => window.sigmalab.known.then(() => [1, performance.now()])"
@@ -88,8 +98,7 @@ class LazyContent(Renderable):
         first = page.fn_id
         with self.container:
             yield
-        for number in range(first, page.fn_id):
-            page.fns[number].rendered_in = self
+        self.events += range(first, page.fn_id)
 
     @property
     def components(self) -> set[int]:
@@ -115,9 +124,13 @@ class LazyContent(Renderable):
         for listen in (self._page.root_block.load, self._selected.change):
             listen(function, None, outputs, **QUIET)
 
-    def arrived(self, after: Callable[..., Dependency]) -> None:
-        """Tell those who wait in `reach` when `after` happens: the content is here, with its first values."""
-        after(None, None, None, js=f"() => window.sigmalab.arrived('{self.name}')", **QUIET)
+    def arrived(self, after: Callable[..., Dependency] | None = None) -> None:
+        """Tell those who wait in `reach` that the content is here; call it inside `content`.
+
+        after  listens to what brings its first values; without, it is here as soon as it is sent
+        """
+        listen = after or self._page.root_block.load
+        listen(None, None, None, js=f"() => window.sigmalab.arrived('{self.name}')", **QUIET)
 
 
 def reach(content: LazyContent | None, listen: Callable[..., Dependency]) -> Callable[..., Dependency]:

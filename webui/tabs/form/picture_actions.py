@@ -15,6 +15,7 @@ from webui.core.request import Request
 from webui.core.storage import input_path
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import Updates
+from webui.gradio_ext.lazy_tab import LazyContent
 from webui.importers.imported_settings import ImportedSettings
 from webui.templates import render
 
@@ -26,7 +27,10 @@ from .workbench import Workbench
 
 @dataclass(frozen=True, eq=False)
 class InfoTarget:
-    """The parts of PNG Info that an event of another tab fills with `show`; the event cancels `replays`."""
+    """The parts of PNG Info that an event of another tab fills with `show`, once the content of PNG Info is there.
+
+    The event cancels `replays`.
+    """
 
     image: gr.Image
     verdict: gr.HTML
@@ -34,6 +38,7 @@ class InfoTarget:
     stop: gr.Button
     tabs: gr.Tabs
     replays: Sequence[Any]
+    content: LazyContent
 
     @property
     def outputs(self) -> list[Block]:

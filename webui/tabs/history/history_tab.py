@@ -138,7 +138,9 @@ def build_history(
         path = _chosen(shown, chosen)
         return info.show(served(path) if path else None)
 
-    view.info.click(to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET)
+    reach(info.content, view.info.click)(
+        to_info, [view.shown, view.chosen], info.outputs, cancels=info.replays, **QUIET
+    )
     for bench in benches:
         _connect_send(page, view, bench, tabs)
 

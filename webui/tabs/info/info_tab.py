@@ -20,7 +20,7 @@ from webui.engine.replay import any_recipe, into, submit_recipe
 from webui.engine.replay_verdict import Verdict, compare
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
-from webui.gradio_ext.lazy_tab import reach
+from webui.gradio_ext.lazy_tab import LazyContent, reach
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings
 from webui.tabs.form.controls import build_upload
 from webui.tabs.form.describe import line, message, note, problem
@@ -53,9 +53,16 @@ class InfoWidgets:
         return [*self.send.values(), self.replay]
 
 
-def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> InfoTarget:
+def build_info(page: Page, content: LazyContent, benches: Sequence[Workbench], tabs: gr.Tabs) -> InfoTarget:
     """Build and wire the tab's content, and the buttons of the results that open it."""
-    parts = _build()
+    with content.content():
+        parts = _build()
+        _connect_picture(page, parts, benches, tabs)
+    return _connect_replay(page, content, parts, benches, tabs)
+
+
+def _connect_picture(page: Page, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs) -> None:
+    """Read a picture as soon as it is there, and send its settings to a form."""
 
     def show(image: Any) -> dict[Block, Any]:
         off = {button: gr.update(interactive=False) for button in parts.buttons}
@@ -74,7 +81,6 @@ def build_info(page: Page, benches: Sequence[Workbench], tabs: gr.Tabs) -> InfoT
     parts.image.change(show, parts.image, [parts.facts, *parts.buttons], **QUIET, **RAW)
     for bench in benches:
         _connect_send(page, parts, bench, tabs)
-    return _connect_replay(page, parts, benches, tabs)
 
 
 def _build() -> InfoWidgets:
@@ -99,29 +105,34 @@ def _build() -> InfoWidgets:
     return InfoWidgets(image, facts, verdict, send, replay, stop)
 
 
-def _connect_replay(page: Page, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs) -> InfoTarget:
+def _connect_replay(
+    page: Page, content: LazyContent, parts: InfoWidgets, benches: Sequence[Workbench], tabs: gr.Tabs
+) -> InfoTarget:
     run = _replay_of(page, parts)
     inputs, outputs = [page.token, parts.image], [parts.verdict, parts.replay, parts.stop]
-    replays = [parts.replay.click(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW)]
-    here = InfoTarget(parts.image, parts.verdict, parts.replay, parts.stop, tabs, replays)
-    parts.stop.click(lambda token: stop_job(page, token, MODE), page.token, parts.stop, **QUIET)
+    with content.content():
+        replays = [parts.replay.click(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW)]
+        parts.stop.click(lambda token: stop_job(page, token, MODE), page.token, parts.stop, **QUIET)
+    here = InfoTarget(parts.image, parts.verdict, parts.replay, parts.stop, tabs, replays, content)
     for bench in benches:
-        sent = bench.result.again.click(_opener(here), [bench.result.made, bench.result.chosen], here.outputs, **QUIET)
+        shown = [bench.result.made, bench.result.chosen]
+        sent = reach(content, bench.result.again.click)(_opener(here), shown, here.outputs, **QUIET)
         replays.append(sent.then(run, inputs, outputs, concurrency_limit=None, **LONG, **RAW))
     # Another picture ends the replay of the one before and clears its verdict.
     gr.on([bench.result.again.click for bench in benches], cancels=replays)
     for bench in benches:
-        bench.result.info.click(
-            _opener(here), [bench.result.made, bench.result.chosen], here.outputs, cancels=replays, **QUIET
+        shown = [bench.result.made, bench.result.chosen]
+        reach(content, bench.result.info.click)(_opener(here), shown, here.outputs, cancels=replays, **QUIET)
+    with content.content():
+        gr.on(
+            [parts.image.upload, parts.image.clear],
+            lambda: ["", gr.update(interactive=False)],
+            None,
+            [parts.verdict, parts.stop],
+            cancels=replays,
+            **QUIET,
         )
-    gr.on(
-        [parts.image.upload, parts.image.clear],
-        lambda: ["", gr.update(interactive=False)],
-        None,
-        [parts.verdict, parts.stop],
-        cancels=replays,
-        **QUIET,
-    )
+        content.arrived()
     return here
 
 
