@@ -63,32 +63,35 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
             with gr.Tab("txt2img", id="txt2img"):
                 words = build_txt2img(page)
             with gr.Tab("img2img", id="img2img") as tab:
-                drawing, own = _later(page, tab)
+                drawing = LazyContent(tab)
+                own = _following(page, drawing)
                 with drawing.content():
                     picture, picture_files = build_img2img(own, drawing)
             benches = (words, picture)
             with gr.Tab("Upscale", id="upscale") as tab:
-                enlarging, own = _later(page, tab)
+                enlarging = LazyContent(tab)
                 with enlarging.content():
-                    upscale = build_upscale(own, enlarging, picture)
+                    upscale = build_upscale(page, enlarging, picture)
             with gr.Tab("Schedule", id="schedule") as tab:
-                content, own = _later(page, tab)
+                content = LazyContent(tab)
+                own = replace(page, plugins=content.follow_count(plugins), header=None)
                 with content.content():
-                    build_schedule(replace(own, header=None), blocks, benches, tabs)
+                    build_schedule(own, blocks, benches, tabs)
             with gr.Tab("Lab", id="lab") as tab:
-                lab, own = _later(page, tab)
+                lab = LazyContent(tab)
+                own = replace(_following(page, lab), header=None)
                 with lab.content():
-                    build_lab(replace(own, header=None), blocks, benches, tabs)
+                    build_lab(own, blocks, benches, tabs)
             with gr.Tab("PNG Info", id="info") as tab:
-                info = build_info(page, LazyContent("info", tab), benches, tabs)
+                info = build_info(page, LazyContent(tab), benches, tabs)
             if has_history(engine):
                 with gr.Tab("History", id="history") as tab:
-                    content, own = _later(page, tab)
+                    content, kept_pictures = LazyContent(tab), history or OwnHistory(lambda: engine.outputs)
                     with content.content():
-                        kept_pictures = history or OwnHistory(lambda: engine.outputs)
-                        build_history(own, kept_pictures, content, info, benches, tabs)
+                        build_history(page, kept_pictures, content, info, benches, tabs)
             with gr.Tab(tab_title(engine.registry), id="plugins") as tab:
-                content, own = _later(page, tab)
+                content = LazyContent(tab)
+                own = replace(page, plugins=content.follow_count(plugins))
                 with content.content():
                     build_plugins(own, plugins)
             plugins.change(lambda: gr.Tab(label=tab_title(engine.registry)), None, tab, **QUIET)
@@ -115,10 +118,9 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
     return blocks
 
 
-def _later(page: Page, tab: gr.Tab) -> tuple[LazyContent, Page]:
-    """The content of a tab that is sent when it is first opened, and what it is built with; call it in the tab."""
-    content = LazyContent(str(tab.id), tab)
-    return content, replace(page, status=content.follow(page.status), plugins=content.follow_count(page.plugins))
+def _following(page: Page, content: LazyContent) -> Page:
+    """The page as a form in the content of a tab listens to it."""
+    return replace(page, status=content.follow(page.status), plugins=content.follow_count(page.plugins))
 
 
 def _inside(content: LazyContent | None) -> AbstractContextManager[None]:

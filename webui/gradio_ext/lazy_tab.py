@@ -62,12 +62,12 @@ class LazyBlocks(gr.Blocks):
 class LazyContent(Renderable):
     """The content of a tab, sent when `opened` becomes 1, which `reach` and the tab itself do.
 
-    name    of the tab, by which page.js knows that the content has arrived
+    name    the id of the tab, by which page.js knows that the content has arrived
     events  the numbers of those that are sent with it
     """
 
-    def __init__(self, name: str, tab: gr.Tab):
-        self.name, self.events = name, list[int]()
+    def __init__(self, tab: gr.Tab):
+        self.name, self.events = str(tab.id), list[int]()
         self.opened, self._selected = (gr.Number(0, visible="hidden") for _ in range(2))
         # The browser's own token first: the jobs that it left are found by it.
         selected = "() => window.sigmalab.known.then(() => [1, performance.now()])"

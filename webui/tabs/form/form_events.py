@@ -146,6 +146,9 @@ def _describe(page: Page, form: Form) -> None:
         method, *rest = _notes(page, form.mode, options, values)
         return [method + _without_control(form, values), *rest]
 
+    # Before the browser asks, what is said of the form's defaults, so that the page need not move for it.
+    first = [getattr(each, "value", None) for each in controls]
+    form.note.value, form.plan.value, *_ = describe(recall_options(None, page.registry), *first)
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
     watched = [*controls, form.edits, form.revision]
     outputs = [form.note, form.plan, form.fields["schedule"], form.shapes]
