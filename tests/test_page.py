@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import free_port, idle, served
 from PIL import Image
+from starlette.responses import FileResponse
 
 from samplers import sampler
 from samplers.options import NumberOption, TextOption
@@ -119,6 +121,28 @@ def test_the_page_is_written_once_for_each_address_and_configuration(page, monke
     assert api(page, "/", headers={"accept-encoding": "identity"}).headers.get("content-encoding") is None
     monkeypatch.setattr(blocks, "config", dict(blocks.config))
     assert "changed in place" in api(page, "/").text
+
+
+def test_scripts_come_out_of_memory_and_browsers_keep_them(page, monkeypatch):
+    (large,) = re.findall(r"/assets/index-[\w-]{8}\.js", api(page, "/").text)
+    assets = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
+    # What is not compressed here, Gradio compresses.
+    small = next(f"/assets/{each.name}" for each in sorted(assets.glob("*.js")) if 600 < each.stat().st_size < 4000)
+    first = {path: api(page, path) for path in (large, small)}
+    monkeypatch.setattr(FileResponse, "__call__", None)
+    for path, answer in first.items():
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["content-encoding"] in ("gzip", "br")
+        assert answer.content == (assets / path.removeprefix("/assets/")).read_bytes()
+        for _ in range(3):
+            again = api(page, path)
+            assert again.content == answer.content
+            assert {**again.headers, "date": ""} == {**answer.headers, "date": ""}
+    monkeypatch.undo()
+    plain = api(page, large, headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers and plain.content == first[large].content
+    assert api(page, large, headers={"range": "bytes=0-9"}).content == plain.content[:10]
+    assert api(page, "/assets/missing-12345678.js").status_code == 404
 
 
 def test_the_page_names_itself_and_not_gradio(page):
@@ -601,7 +625,7 @@ def test_no_tunnel_is_said_plainly(page, monkeypatch):
 def test_what_a_picture_says_never_takes_a_verdict_away(registry, tmp_path):
     """A replay of a small picture may be over before the tab has read what the picture says."""
     engine = Engine(registry, Settings(root=tmp_path, outputs=tmp_path), find_models=lambda folder: {})
-    config = build_page(engine).config
+    config = build_page(engine).default_config.get_config()
     ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
     image, facts, verdict = ids["info-image"], ids["info-facts"], ids["info-verdict"]
     reading = [each for each in config["dependencies"] if [image, "change"] in [list(t) for t in each["targets"]]]
@@ -611,7 +635,7 @@ def test_what_a_picture_says_never_takes_a_verdict_away(registry, tmp_path):
 def test_no_two_listeners_can_start_each_other(registry, tmp_path):
     """`on_change` says why; one choice in the Lab once kept the browser at work for as long as the page was open."""
     engine = Engine(registry, Settings(root=tmp_path, outputs=tmp_path), find_models=lambda folder: {})
-    config = build_page(engine).config
+    config = build_page(engine).default_config.get_config()
     # What nobody sees is changed by the server alone.
     unseen = {each["id"] for each in config["components"] if each["props"].get("visible") == "hidden"}
     waiting = [each for each in config["dependencies"] if each["trigger_mode"] == "always_last"]
