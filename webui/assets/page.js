@@ -160,9 +160,11 @@ window.sigmalab = (() => {
   };
 
   // The settings in the address, unless the page was only reloaded: then what was edited since counts.
+  // As the page was opened: an address that names a tab does without them.
+  const asked = window.location.search;
   const link = () => {
     const [opening] = performance.getEntriesByType("navigation");
-    return opening && opening.type === "reload" ? "" : window.location.search;
+    return opening && opening.type === "reload" ? "" : asked;
   };
   // Put settings into the address, beside Gradio's own names in it, and copy it.
   const hold = async (query, mode) => {

@@ -124,6 +124,15 @@ class LazyContent(Renderable):
         for listen in (self._page.root_block.load, self._selected.change):
             listen(function, None, outputs, **QUIET)
 
+    def heard(self, component: Component, *events: str) -> None:
+        """Tell a component that somebody listens to these events of it; call it inside `content`.
+
+        Gradio 6.31 tells the components that the page begins with. Only its editor of images asks, and tells of no
+        stroke unless somebody listens.
+        """
+        told = json.dumps({"__type__": "update", "attached_events": events})
+        self._page.root_block.load(None, None, component, js=f"() => ({told})", **QUIET)
+
     def arrived(self, after: Callable[..., Dependency] | None = None) -> None:
         """Tell those who wait in `reach` that the content is here; call it inside `content`.
 

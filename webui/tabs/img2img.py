@@ -56,6 +56,7 @@ def build_img2img(page: Page, content: LazyContent) -> tuple[Workbench, JobEvent
     inputs = [bench.form.fields[name] for name in ("image", "width", "height", "fit")]
     fields = bench.form.fields
     connect_mask_painter(painters[0], fields["image"], settings[0], fields["outpaint"], page)
+    content.heard(painters[0].editor, "input")
 
     def show(image: Any, width: Any, height: Any, fit: Any) -> str:
         return show_fitted(image, width, height, fit, page.engine.limits)
