@@ -134,7 +134,8 @@ def build_plot(page: Page) -> dict[str, Any]:
             min_width=190,
             scale=2,
         )
-    plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
+    with gr.Column(elem_classes="plot-place"):
+        plot = gr.Plot(show_label=False, elem_id="schedule-plot", elem_classes="plot")
     sentence = gr.HTML(elem_id="schedule-sentence")
     about = gr.HTML(elem_id="schedule-facts")
     compare = gr.Dropdown(

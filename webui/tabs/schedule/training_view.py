@@ -89,7 +89,8 @@ def build_training() -> TrainingView:
                 measure = gr.Radio(
                     list(SHOWN), value=TRAINING["shown"], label="Show", elem_id="training-measure", interactive=True
                 )
-            plot = gr.Plot(show_label=False, elem_id="training-plot", elem_classes="plot")
+            with gr.Column(elem_classes="plot-place"):
+                plot = gr.Plot(show_label=False, elem_id="training-plot", elem_classes="plot")
             sentence = gr.HTML(elem_id="training-sentence")
             table = gr.HTML(elem_id="training-table")
     return TrainingView((kinds, start, end, zero, shift, measure), plot, sentence, table)
