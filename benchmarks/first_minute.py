@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import gradio as gr
 
 from benchmarks.page import PATIENCE, PROMPT, server
 
@@ -48,6 +48,14 @@ FINISHED = """(e => e && e.complete && e.naturalWidth)(document.querySelector("#
 NAME_TAB = """(name) => {
   [...document.querySelectorAll("button[role=tab]")].find((b) => b.innerText.trim().startsWith(name)).id = "next-tab";
 }"""
+SMALLEST = """
+import gradio
+with gradio.Blocks(analytics_enabled=False) as page:
+    gradio.Textbox()
+    gradio.Button("Go", elem_id="go")
+print(page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")[1], flush=True)
+page.block_thread()
+"""
 TABS = {"img2img": "#img2img-prompt textarea", "Plugins": "#plugins", "txt2img": "#txt2img-generate"}
 
 
@@ -87,14 +95,13 @@ def main() -> None:
 @contextmanager
 def smallest_page() -> Iterator[str]:
     """The address of a page of Gradio that has next to nothing."""
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        gr.Textbox()
-        gr.Button("Go", elem_id="go")
-    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    process = subprocess.Popen([sys.executable, "-c", SMALLEST], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        yield url
+        yield process.stdout.readline().strip()
     finally:
-        blocks.close(verbose=False)
+        process.kill()
+        process.wait()
 
 
 def opening_of_smallest(page: Any, url: str) -> dict[str, float]:

@@ -55,8 +55,8 @@ def post(page, path, **more):
 
 @functools.cache
 def config_of(page):
-    """What a browser is told of a page."""
-    return httpx.get(f"{page.url}/config", timeout=20).json()
+    """What a browser is told of a page and all of its tabs."""
+    return page.page.default_config.get_config()
 
 
 LARGE = json.dumps({"data": [0] * (MAX_BODY // 2), "session_hash": "a", "fn_index": 0, "event_id": "a"}).encode()

@@ -72,9 +72,21 @@ NAMES = (
 SILENT, CAUGHT = ('"error": null', '"error":null'), "an error of its own"
 
 
+def whole_page(page: Page) -> dict[str, Any]:
+    """The page's configuration with all tabs, as a browser has it that has opened each."""
+    config = page.client.get("/config").json()
+    for event in [each for each in config["dependencies"] if each["api_visibility"] == "undocumented"]:
+        asked = dict(data=[], fn_index=event["id"], session_hash="all tabs")
+        content = page.client.post("/gradio_api/run/predict", json=asked).json()["render_config"]
+        for part in ("components", "dependencies"):
+            known = {each["id"] for each in config[part]}
+            config[part] += [each for each in content[part] if each["id"] not in known]
+    return config
+
+
 def requests(page: Page, numbers: range) -> Found:
     """API requests of every kind: of a call that begins, every third is followed to its end."""
-    config = page.client.get("/config").json()
+    config = whole_page(page)
     known = page.client.get("/gradio_api/info").json()["named_endpoints"]
     events = [each["id"] for each in config["dependencies"]]
 
@@ -106,7 +118,7 @@ def requests(page: Page, numbers: range) -> Found:
 
 def events(page: Page, numbers: range) -> Found:
     """Events of the page: the values that the page has, and odd ones in a place or two, or in all of them."""
-    config = page.client.get("/config").json()
+    config = whole_page(page)
     values = {each["id"]: each.get("props", {}).get("value") for each in config["components"]}
     dependencies = config["dependencies"]
 
