@@ -167,20 +167,21 @@ class JobEvents:
         async with aclosing(snapshots(self.page, job, SELDOM if previews == "slow" else LOOK)) as states:
             async for now in states:
                 own = self.page.engine.queue.jobs_of(job.owner)
-                buttons = self.buttons.working(own[0]) if own else self.buttons.idle()
                 ended = now is not None and now.outcome is not None
                 if not (shown or own[:1] == (job,) or (ended and job.started is not None)):
-                    yield buttons if ended and not own else gr.skip()
+                    yield self.buttons.idle() if ended and not own else gr.skip()
                     continue
                 if now is None and shown:
                     yield gr.skip()
                     continue
                 now, shown = now or job.snapshot(), True
-                # Gradio builds a component anew for each update, and a browser draws it anew.
+                updates = await view(without_preview(now) if previews == "none" else now)
+                # Others may have ended meanwhile, whose word about the buttons came before this one.
+                own = self.page.engine.queue.jobs_of(job.owner)
                 state = [(each.id, each.stopping) for each in own[:1]]
-                updates = await view(without_preview(now) if previews == "none" else now) | (
-                    buttons if state != pressed or now is seen else {}
-                )
+                # Gradio builds a component anew for each update, and a browser draws it anew.
+                if state != pressed or now is seen:
+                    updates = updates | (self.buttons.working(own[0]) if own else self.buttons.idle())
                 if self.queue and (waiting := self.queue.html(own)) != listed:
                     updates, listed = updates | {self.queue.box: waiting}, waiting
                 yield {each: update for each, update in updates.items() if not (behind and each in self.once)}
