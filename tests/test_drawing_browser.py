@@ -46,6 +46,8 @@ def test_a_visitor_paints_a_mask_and_extends_the_picture(visit, server, tmp_path
     page.locator("#img2img-prompt textarea").fill("red apple")
     page.locator("#img2img-generate").click()
     expect(page.locator("#img2img-gallery img").first).to_be_visible()
+    # A tab that came later is heard by screen readers, too.
+    expect(page.locator("#sigmalab-told")).to_contain_text("One picture in")
     (path,) = server.outputs.glob("*/*-*.png")
     record = read_picture(path).record
     assert record.data["request"]["outpaint"] == [0, 0, 16, 0] and Image.open(path).size == (80, 64)

@@ -41,13 +41,15 @@ window.sigmalab = (() => {
     told.id = "sigmalab-told";
     told.setAttribute("role", "status");
     document.body.append(told);
-    for (const box of document.querySelectorAll("#txt2img-message, #img2img-message, #upscale-message")) {
-      new MutationObserver(() => {
+    // The page as a whole is watched: what a tab says is there once the tab is opened.
+    const boxOf = ({ target }) => (target.closest ? target : target.parentElement)?.closest("#txt2img-message, #img2img-message, #upscale-message");
+    new MutationObserver((changes) => {
+      for (const box of new Set(changes.map(boxOf).filter(Boolean))) {
         const said = [...box.querySelectorAll("[data-said]")].map((each) => each.innerText.trim()).join(" ");
         if (said && told.textContent !== said) told.textContent = said;
         filled(true);
-      }).observe(box, { childList: true, subtree: true, characterData: true });
-    }
+      }
+    }).observe(document.body, { childList: true, subtree: true, characterData: true });
   };
 
   // A page that comes back is empty until it is filled as it was, and would say that nothing was made: until then, and
