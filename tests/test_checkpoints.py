@@ -389,10 +389,10 @@ def test_checking_reads_no_weights(files, tmp_path):
 def test_the_table_of_the_benchmark_has_ratios_of_medians():
     kinds = ("safetensors", "ckpt", "diffusers")
     opened = {
-        kind: [dict(seconds=s * f, memory=m) for s, m in ((9, 0.5), (2, 1), (1, 3))]
+        kind: [dict(seconds=s * f, memory=m, peak=m + 1, dtype="float32") for s, m in ((9, 0.5), (2, 1), (1, 3))]
         for kind, f in zip(kinds, (1, 3, 2))
     }
-    step = dict(ours=[4.0, 3.0, 90.0], theirs=[5.0, 5.0, 1.0], apart=4.4e-6, side=256)
+    step = dict(ours=[4.0, 3.0, 90.0], theirs=[5.0, 5.0, 1.0], apart=4.4e-6, side=256, dtype="float32")
     both = table({"open": opened, "step": step}).splitlines()
     assert both[2:6] == [
         "| opening `.safetensors` | 0.50 | 1.00 of the file |",
@@ -400,5 +400,6 @@ def test_the_table_of_the_benchmark_has_ratios_of_medians():
         "| diffusers `from_single_file` | 1.00 | 1.00 of the file |",
         "| a step, against diffusers' pipeline | 0.80 | |",
     ]
-    assert both[-1].startswith("Medians of 3 openings and of 3 steps of 256 x 256") and "4e-06" in both[-1]
+    assert both[-1].startswith("Medians of 3 openings in float32 and of 3 steps of 256 x 256") and "4e-06" in both[-1]
+    assert "memory is 2.00 of the file with the model in it, with diffusers 2.00" in both[-1]
     assert len(table({"step": step}).splitlines()) == 5 and "openings" not in table({"step": step})
