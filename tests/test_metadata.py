@@ -230,6 +230,25 @@ def test_two_writers_never_take_one_name(tmp_path):
     assert sorted(int(path.read_bytes()) for path in paths) == list(range(40)) and len(set(paths)) == 40
 
 
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_another_program_may_remove_the_folder_of_a_day_meanwhile(tmp_path, monkeypatch, error):
+    """One that moves its pictures elsewhere: `mkdir` and the file itself fail in the moment in which it does."""
+    begun, left = storage.write_new, iter(range(3))
+
+    def fails(path, data):
+        if next(left, None) is not None:
+            path.parent.rmdir()
+            raise error(path)
+        begun(path, data)
+
+    monkeypatch.setattr(storage, "write_new", fails)
+    path = storage.save(tmp_path, 7, b"data", datetime(2030, 1, 2, 3, 4, 5))
+    assert path == tmp_path / "2030-01-02" / "030405-7.png" and path.read_bytes() == b"data"
+    (tmp_path / "2030-01-03").write_text("no folder")
+    with pytest.raises(FileExistsError):
+        storage.save(tmp_path, 7, b"data", datetime(2030, 1, 3))
+
+
 @pytest.mark.parametrize("place", ["", "inputs", "settings/styles"])
 def test_a_leftover_of_a_killed_process_blocks_no_name_and_is_removed(tmp_path, place):
     folder = tmp_path / place

@@ -19,6 +19,7 @@ from PIL import Image
 from .images import png_bytes
 
 TRIES = 10_000
+FOLDER_TRIES = 100  # to make the folder of a day, which another program may remove
 TEMPORARY = ".part"  # ending of files that are being written
 LEFTOVER_AGE = 60  # seconds
 SETTINGS = "settings"  # folder of the folders of named settings, among the pictures' own
@@ -94,14 +95,27 @@ def save(folder: Path, label: int | str, data: bytes, now: datetime | None = Non
     """
     now = now or datetime.now()
     day = folder / now.strftime("%Y-%m-%d")
-    day.mkdir(parents=True, exist_ok=True)
     for name in _names(f"{now:%H%M%S}-{label}"):
         try:
-            write_new(day / name, data)
+            _write_in(day, name, data)
             return day / name
         except FileExistsError:
-            continue
+            if not day.is_dir():
+                raise
     raise FileExistsError(f"{day} has {TRIES} pictures of this second and name")
+
+
+def _write_in(day: Path, name: str, data: bytes) -> None:
+    """Write a new file of a folder that is made first. Raises OSError, FileExistsError if the file is there."""
+    for left in reversed(range(FOLDER_TRIES)):
+        try:
+            day.mkdir(parents=True, exist_ok=True)
+            write_new(day / name, data)
+            return
+        except (FileNotFoundError, FileExistsError):
+            # Another program that moves its pictures elsewhere removes the folder when it is empty, maybe just now.
+            if not left or (day / name).exists() or (day.exists() and not day.is_dir()):
+                raise
 
 
 def save_or_keep(folder: Path, label: int | str, data: bytes) -> Saved:
