@@ -111,8 +111,6 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
                     blocks.load(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)
         modes = {content: [each.mode for each in jobs] for content, jobs in left.items()}
         _connect_opening(page, blocks, benches, {**modes, lab: LAB_MODES}, tabs)
-        with enlarging.content():
-            enlarging.arrived()
         _connect_plugins(page, blocks)
         build_endpoints(engine)
     return blocks

@@ -9,7 +9,7 @@ window.sigmalab = (() => {
 
   // sessionStorage is this tab's own and survives a reload; localStorage lets a new tab find what a closed one left.
   const identify = () => JSON.stringify({ tab: read(tab), browser: read(browser) });
-  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); filled(); unfold(document.documentElement.classList.contains("expert-open")); recognized(); if (named()) front(named()); };
+  const remember = (token) => { keep(tab, token); keep(browser, token); tell(); filled(); unfold(unfolded()); recognized(); if (named()) front(named()); };
   // Until the token is known nothing is asked for in its name; an answer that never comes must not hold the tabs up.
   let recognized = null;
   const known = new Promise((resolve) => { recognized = resolve; setTimeout(resolve, 5000); });
@@ -19,7 +19,7 @@ window.sigmalab = (() => {
     if (!here.has(name)) { let come; here.set(name, [new Promise((resolve) => { come = resolve; }), come]); }
     return here.get(name);
   };
-  const arrived = (name) => { arrival(name)[1](); unfold(document.documentElement.classList.contains("expert-open")); };
+  const arrived = (name) => { arrival(name)[1](); unfold(unfolded()); };
   const sent = (name) => Promise.race([arrival(name)[0], new Promise((resolve) => setTimeout(resolve, 20000))]).then(() => []);
   // Of several tabs, what the one that began a job last has left.
   document.addEventListener("click", (event) => {
@@ -42,9 +42,9 @@ window.sigmalab = (() => {
     told.setAttribute("role", "status");
     document.body.append(told);
     // The page as a whole is watched: what a tab says is there once the tab is opened.
-    const boxOf = ({ target }) => (target.closest ? target : target.parentElement)?.closest("#txt2img-message, #img2img-message, #upscale-message");
+    const messageOf = ({ target }) => (target.closest ? target : target.parentElement)?.closest("#txt2img-message, #img2img-message, #upscale-message");
     new MutationObserver((changes) => {
-      for (const box of new Set(changes.map(boxOf).filter(Boolean))) {
+      for (const box of new Set(changes.map(messageOf).filter(Boolean))) {
         const said = [...box.querySelectorAll("[data-said]")].map((each) => each.innerText.trim()).join(" ");
         if (said && told.textContent !== said) told.textContent = said;
         filled(true);
@@ -161,8 +161,8 @@ window.sigmalab = (() => {
     setTimeout(() => { button.textContent = label; }, 1200);
   };
 
-  // The settings in the address, unless the page was only reloaded: then what was edited since counts.
-  // As the page was opened: an address that names a tab does without them.
+  // The settings in the address as the page was opened, since an address that names a tab does without them; none if
+  // the page was only reloaded: then what was edited since counts.
   const asked = window.location.search;
   const link = () => {
     const [opening] = performance.getEntriesByType("navigation");
@@ -255,14 +255,15 @@ window.sigmalab = (() => {
 
   // Whoever has opened the settings for experts finds them open the next time.
   const EXPERT = "sigmalab-expert";
+  const unfolded = () => root.classList.contains("expert-open");
   const unfold = (wanted) => {
-    document.documentElement.classList.toggle("expert-open", wanted);
+    root.classList.toggle("expert-open", wanted);
     document.querySelectorAll("[data-expert]").forEach((each) => each.setAttribute("aria-expanded", wanted));
   };
   unfold(Boolean(read(browser, EXPERT)));
   document.addEventListener("click", (event) => {
     if (!around(event, "[data-expert]")) return;
-    const wanted = !document.documentElement.classList.contains("expert-open");
+    const wanted = !unfolded();
     unfold(wanted);
     keep(browser, wanted ? "1" : "", EXPERT);
   });

@@ -33,7 +33,7 @@ class PageCache:
     def __init__(self, app: ASGIApp):
         self._app = app
         self._pages = OrderedDict[tuple[Any, ...], tuple[Any, list[Message]]]()
-        self._assets: dict[tuple[str, bytes], list[Message]] = {}
+        self._assets: dict[tuple[str, bool], list[Message]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "GET":
@@ -63,7 +63,7 @@ class PageCache:
         if "range" in headers:
             await self._app(scope, receive, send)
             return
-        key = scope["path"], b"gzip" if "gzip" in headers.get("accept-encoding", "") else b""
+        key = scope["path"], "gzip" in headers.get("accept-encoding", "")
         if key in self._assets:
             await _send_again(self._assets[key], send)
             return

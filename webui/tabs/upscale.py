@@ -136,6 +136,7 @@ def build_upscale(page: Page, content: LazyContent, bench: Workbench) -> Upscale
     events.connect(reach(bench.content, buttons.start.click), [image, *settings], make)
     events.connect_stop()
     files = connect_batch(page, batch, settings, task_of, bench.content)
+    content.arrived()
     return UpscaleTab(image, prompt, events, files, content)
 
 
