@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -122,6 +123,17 @@ def idle(engine: Engine, seconds: float = 20.0) -> None:
     while engine.queue.running or engine.queue.waiting:
         assert time.monotonic() < end, "the engine is still at work"
         time.sleep(0.02)
+
+
+def gathered(dependencies: list) -> dict[int, list[int]]:
+    """The components whose values an event of the server's gets of page.js, by the event's number, see `gather`."""
+    alone, found = {each["id"]: each for each in dependencies if not each["backend_fn"]}, {}
+    for each in dependencies:
+        if source := re.search(r"sigmalab\.given\((\d+)\)", str(each["js"])):
+            giver = alone[int(source[1])]
+            # A menu's name comes first, to compare it with the one before.
+            found[each["id"]] = giver["inputs"]["chosen(" in str(giver["js"]) :]
+    return found
 
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")

@@ -20,7 +20,7 @@ from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
-from pages import free_port, idle, served
+from pages import free_port, gathered, idle, served
 
 from webui.core.request import RequestError
 from webui.engine import queue_room
@@ -245,16 +245,17 @@ def test_a_value_that_is_no_picture_is_refused_in_words(page, value):
 def events_of(page, name, value):
     """(number of an event, its data with this value) of each that runs without the queue and gets the control's value.
 
-    The browser gathers the values of most events in a hidden component, see `gather`.
+    The browser gathers the values of most events, see `gather`.
     """
     config = config_of(page)
     number = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == name)
     values = {each["id"]: each["props"].get("value") for each in config["components"]} | {number: value}
-    alone = [each for each in config["dependencies"] if not each["backend_fn"] and number in each["inputs"]]
-    held = {out: [values.get(of) for of in each["inputs"]] for each in alone for out in each["outputs"]}
+    sources = gathered(config["dependencies"])
     for each in config["dependencies"]:
-        if each["backend_fn"] and not each["queue"] and {number, *held} & {*each["inputs"]}:
-            yield each["id"], [held.get(given, values.get(given)) for given in each["inputs"]]
+        source = sources.get(each["id"], [])
+        if each["backend_fn"] and not each["queue"] and number in {*each["inputs"], *source}:
+            told = {each["inputs"][0]: [values.get(given) for given in source]} if source else {}
+            yield each["id"], [told.get(given, values.get(given)) for given in each["inputs"]]
 
 
 @pytest.mark.parametrize("value", ["x", ["Euler"], {"a": []}, 3, True])

@@ -5,6 +5,7 @@ import inspect
 import gradio as gr
 import pytest
 from conftest import ToyModel, toy
+from pages import gathered
 
 from webui.engine.engine import Engine
 from webui.page import build_page
@@ -67,25 +68,26 @@ def test_an_endpoint_takes_anything_for_an_argument(functions, name):
 
 def test_the_events_of_the_page_take_a_list_for_a_name(functions, monkeypatch):
     monkeypatch.setattr(gr, "Warning", lambda text: None)
-    gathered = {each.outputs[0]: each.inputs for each in functions if each.fn is None and len(each.outputs) == 1}
+    blocks = {block._id: block for each in functions for block in each.inputs}
+    sources = gathered([each.get_config() for each in functions])
     called = 0
     for each in functions:
         if each.fn is None or each.api_name in ENDPOINTS or inspect.iscoroutinefunction(each.fn):
             continue
         values = [block.value for block in each.inputs]
         for place, block in enumerate(each.inputs):
-            for odd in odd_names(block, gathered):
+            given = [blocks[number] for number in sources.get(each._id, [])] if isinstance(block, gr.JSON) else []
+            for odd in odd_names(block, given):
                 call(each.fn, *values[:place], odd, *values[place + 1 :])
                 called += 1
     assert called > 100
 
 
-def odd_names(block, gathered):
+def odd_names(block, given=()):
     """Lists in place of a menu's name, by itself or among the values that the browser gathers, see `gather`."""
     if isinstance(block, gr.Dropdown):
         # What Gradio's own check of the choices lets through, if the event has one.
         yield from ([], [choice for _, choice in block.choices[:1]])
-    elif isinstance(block, gr.JSON) and block in gathered:
-        values = [each.value for each in gathered[block]]
-        for place, each in enumerate(gathered[block]):
-            yield from ([*values[:place], odd, *values[place + 1 :]] for odd in odd_names(each, {}))
+    values = [each.value for each in given]
+    for place, each in enumerate(given):
+        yield from ([*values[:place], odd, *values[place + 1 :]] for odd in odd_names(each))

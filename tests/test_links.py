@@ -16,7 +16,7 @@ from webui.settings import Settings
 from webui.tabs.form.apply_settings import overlay
 from webui.tabs.form.form import to_request
 from webui.tabs.form.form_state import form_defaults
-from webui.tabs.form.link_events import mode_of, open_form, shortened
+from webui.tabs.form.link_events import mode_of, shortened
 from webui.tabs.form.page_context import Page
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=100)
@@ -183,12 +183,19 @@ def test_the_tab_is_that_of_the_link():
     assert mode_of(None, modes) is None
 
 
+def opens_form(event, blocks):
+    """Whether it fills the form of txt2img when the page is opened."""
+    begun = blocks.fns.get(event.trigger_after)
+    loads = begun is not None and any(kind == "load" for _, kind in begun.targets)
+    return loads and "txt2img-model" in [each.elem_id for each in event.outputs]
+
+
 def test_a_link_names_what_is_not_here(registry, tmp_path):
     engine = Engine(registry, Settings(root=tmp_path, model="toy"), lambda f, d: None, lambda path: {"toy": toy()})
     blocks = build_page(engine)
     assert json.dumps(blocks.config["title"]) == '"Sigmalab"'
-    fn = next(fn for fn in blocks.fns.values() if getattr(fn.fn, "func", None) is open_form)
-    updates = fn.fn(None, "sampler=Nope&model=gone&schedule=Karras&steps=5&width=12")
+    (event,) = (each for each in blocks.fns.values() if opens_form(each, blocks))
+    updates = event.fn([None, "sampler=Nope&model=gone&schedule=Karras&steps=5&width=12"])
     by_id = {component.elem_id: update for component, update in updates.items()}
     message = by_id["txt2img-message"]
     assert "Unknown sampler &#39;Nope&#39;; known are Calibrated, DDIM" in message

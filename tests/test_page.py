@@ -637,7 +637,7 @@ def test_no_two_listeners_can_start_each_other(registry, tmp_path):
     engine = Engine(registry, Settings(root=tmp_path, outputs=tmp_path), find_models=lambda folder: {})
     config = build_page(engine).default_config.get_config()
     # What nobody sees is changed by the server alone.
-    unseen = {each["id"] for each in config["components"] if each["props"].get("visible") == "hidden"}
+    unseen = {each["id"] for each in config["components"] if each["props"].get("visible") is False}
     waiting = [each for each in config["dependencies"] if each["trigger_mode"] == "always_last"]
     heard = [
         (*target, each["trigger_after"]) for each in waiting for target in each["targets"] if target[0] not in unseen

@@ -20,7 +20,7 @@ from .api.endpoints import build_endpoints
 from .core.menus import sampler_groups
 from .engine.engine import Engine
 from .engine.jobs import Job
-from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store
+from .gradio_ext.gradio_events import LONG, QUIET, Updates, browser_store, gather, signal
 from .gradio_ext.lazy_tab import LazyBlocks, LazyContent, reach
 from .gradio_ext.theme import ASSETS
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
@@ -56,7 +56,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         # Before there is anything on the page, since Gradio makes its routes anew with each call.
         blocks.queue(api_open=False, max_size=64, default_concurrency_limit=64)
         kept = {name: browser_store(name) for name in ("txt2img", "img2img", "lab", AXES, "schedule")}
-        plugins = gr.Number(engine.reloads, visible="hidden")
+        plugins = signal(engine.reloads)
         status, header = _build_header(engine, plugins)
         page = Page(engine, token=gr.State(""), kept=kept, status=status, plugins=plugins, header=header)
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
@@ -214,24 +214,20 @@ def _connect_opening(
 
     later  the modes of the jobs that are followed by a tab's content, once it is there
     """
-    known, link = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    known, link = gr.Textbox(visible=False, container=False), ["window.sigmalab.link()"]
     modes, (first, *_) = [bench.mode for bench in benches], benches
 
     def recognize(claims: str) -> tuple[str, str]:
         token = choose_token(page, claims, [first.mode, *chain.from_iterable(later.values())])
         return token, token
 
-    opened = blocks.load(recognize, known, [page.token, known], js="() => window.sigmalab.identify()", **QUIET)
+    claims = ["window.sigmalab.identify()"]
+    opened = gather(blocks.load, recognize, None, [page.token, known], scripts=claims, **QUIET)
     remembered = opened.then(None, known, None, js="(token) => window.sigmalab.remember(token)", **QUIET)
     for bench in benches:
         with _inside(bench.content):
-            filled = blocks.load(
-                partial(open_form, page, bench),
-                [page.kept[bench.mode], link],
-                open_outputs(bench),
-                js="(kept) => [kept, window.sigmalab.link()]",
-                **QUIET,
-            )
+            fill = partial(open_form, page, bench)
+            filled = gather(blocks.load, fill, page.kept[bench.mode], open_outputs(bench), scripts=link, **QUIET)
             if bench.content:
                 bench.content.arrived(filled.then)
     remembered.then(first.events.resume, page.token, first.events.outputs, concurrency_limit=None, **LONG)
@@ -246,7 +242,7 @@ def _connect_opening(
         mode = mode_of(query, modes)
         return gr.Tabs(selected=mode) if mode else gr.skip()
 
-    blocks.load(front, link, tabs, js="() => window.sigmalab.link()", **QUIET)
+    gather(blocks.load, front, None, tabs, scripts=link, **QUIET)
 
 
 def _connect_plugins(page: Page, blocks: gr.Blocks) -> None:
@@ -255,9 +251,9 @@ def _connect_plugins(page: Page, blocks: gr.Blocks) -> None:
     def look(shown: float) -> Any:
         return page.engine.reloads if shown != page.engine.reloads else gr.skip()
 
-    blocks.load(look, page.plugins, page.plugins, **QUIET)
+    gather(blocks.load, look, page.plugins, page.plugins, **QUIET)
     if page.engine.settings.reload:
-        gr.Timer(SOON).tick(look, page.plugins, page.plugins, **QUIET)
+        gather(gr.Timer(SOON).tick, look, page.plugins, page.plugins, **QUIET)
 
 
 def choose_token(page: Page, claims: str, modes: list[str]) -> str:

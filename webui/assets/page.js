@@ -1,5 +1,6 @@
 // Keys, the browser's token and copying. Everything else is Gradio's.
 window.sigmalab = (() => {
+  const REST = 3000; // milliseconds after which a page that was opened is at rest
   const KEY = "sigmalab-token";
   const read = (store, key = KEY) => { try { return store().getItem(key) || ""; } catch { return ""; } };
   const keep = (store, value, key = KEY) => { try { store().setItem(key, value); } catch { /* private mode: it lives as long as the page */ } };
@@ -112,16 +113,28 @@ window.sigmalab = (() => {
   const visible = (selector) => [...document.querySelectorAll(selector)].find((button) => button.offsetParent && !button.disabled);
   const press = (selector) => { const button = visible(selector); if (button) button.click(); return Boolean(button); };
 
+  // The values of a form on their way to an event of the server's, under the number of the event that gathered them.
+  const waiting = new Map();
+  const gathered = (key, values) => { waiting.set(key, values); return []; };
+  const given = (key) => waiting.get(key);
+
   // Gradio tells an input twice when something is chosen from a menu, and once when a menu is only left: what a menu
-  // holds is compared with what it held before. Answers the values with a number that is new with each choice, or no
-  // change of them.
+  // holds is compared with what it held before. Answers a number that is new with each choice, or no change.
   const held = new Map();
   const entered = (menu, name) => { held.set(menu, name); };
-  const chosen = (menu, name, values) => {
-    if (held.get(menu) === name) return { __type__: "update" };
+  const chosen = (key, menu, name, values) => {
+    if (held.get(menu) === name) return NO_CHANGE;
     entered(menu, name);
-    return [[performance.now(), ...values]];
+    gathered(key, values);
+    return performance.now();
   };
+
+  // A number that is new with each turn, for what follows changes; no change of it before the form has been filled, if
+  // it waits for that, or while the tab that it is for is not in front.
+  const begun = new Set(), NO_CHANGE = { __type__: "update" };
+  const inFront = (name) => Boolean(document.querySelector(`[role=tab][data-tab-id="${name}"][aria-selected=true]`));
+  const turn = (number, waits, tab) => ((waits && !begun.has(number)) || (tab && !inFront(tab)) ? NO_CHANGE : performance.now());
+  const begin = (number, tab) => { begun.add(number); return turn(number, false, tab); };
 
   // Of changes that come close together only the last goes on, a moment after it: nothing waits for the others.
   const MOMENT = 120, coming = new Map();
@@ -281,5 +294,13 @@ window.sigmalab = (() => {
     button.textContent = shown ? "Done" : "Settings";
   });
 
-  return { identify, remember, link, hold, entered, chosen, settled, known, arrived, sent };
+  // Plots need a large script: a browser fetches and compiles it when the page is at rest, before a tab needs it.
+  window.addEventListener("load", () => setTimeout(() => {
+    const plots = document.querySelector("meta[name=sigmalab-plots]");
+    if (!plots || (navigator.connection && navigator.connection.saveData)) return;
+    const link = Object.assign(document.createElement("link"), { rel: "modulepreload", href: plots.content });
+    (window.requestIdleCallback || setTimeout)(() => document.head.append(link));
+  }, REST));
+
+  return { identify, remember, link, hold, gathered, given, entered, chosen, turn, begin, settled, known, arrived, sent };
 })();

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, TypeAlias
 
 import gradio as gr
-from gradio.blocks import Block
+from gradio.blocks import Block, BlocksConfig
 from gradio.components import Component
+from gradio.context import get_blocks_context
 from gradio.events import Dependency
 
 Inputs: TypeAlias = Component | Sequence[Component] | None
@@ -47,25 +50,49 @@ def _unless_built(update: Any, component: Block) -> Any:
     return update
 
 
+def signal(value: float = 0, name: str | None = None) -> gr.Number:
+    """A number that nobody sees: events change it, and others hear of that.
+
+    Gradio tells of its changes without drawing it, nor a form around it.
+    """
+    return gr.Number(value, visible=False, container=False, elem_id=name)
+
+
 def gather(
-    listen: Callable[..., Dependency], function: Callable[..., Any], inputs: Inputs, outputs: Any, **how: Any
+    listen: Callable[..., Dependency],
+    function: Callable[..., Any],
+    inputs: Inputs,
+    outputs: Any,
+    *,
+    scripts: Sequence[str] = (),
+    **how: Any,
 ) -> Dependency:
     """Run `function` on the values of many components, as the browser has them, when `listen` hears something.
 
     When an event of the server's ends, Gradio 6.31 lists its inputs among the components that show progress, although
     none of them does, and draws all of that list anew whenever any event begins, goes on or ends. An event that runs
-    in the browser alone lists nothing: one puts the values into a hidden component, the only input of the server's.
+    in the browser alone lists nothing: one leaves the values with page.js, from where the server's event takes them.
 
     listen    a button's `click`, or another function that makes an event
     function  takes the values in their order; it may be async, or an async generator
+    scripts   expressions of JavaScript whose values follow those of the components
     """
-    components, held = _listed(inputs), gr.JSON(visible=False)
-    gathered = listen(None, components, held, js="(...values) => [values]", trigger_mode="multiple", **QUIET)
-    return _run_on(held, gathered.then, function, components, outputs, **how)
+    components, key = _listed(inputs), page_being_built().fn_id
+    leave = f"(...values) => window.sigmalab.gathered({key}, [...values{''.join(f', {each}' for each in scripts)}])"
+    known = [each for each in components if not each.stateful]
+    gathered = listen(None, known, None, js=leave, trigger_mode="multiple", **QUIET)
+    return _run_on(key, gathered.then, function, components, len(scripts), outputs, **how)
 
 
 def on_change(
-    watched: Sequence[Component], function: Callable[..., Any], inputs: Inputs, outputs: Any, **how: Any
+    watched: Sequence[Component],
+    function: Callable[..., Any],
+    inputs: Inputs,
+    outputs: Any,
+    *,
+    since: gr.Number | None = None,
+    tab: gr.Tab | None = None,
+    **how: Any,
 ) -> None:
     """As `gather`, when any of these components changes and no other change follows at once; never twice at a time.
 
@@ -74,14 +101,25 @@ def on_change(
     listeners of a component one after the other. The number between is there for another reason, too: when a busy
     listener becomes free, Gradio 6 restarts all listeners of its component, and two that are busy in turn restart each
     other for ever. It is hidden and no gr.State, whose change event gets lost while a page is being opened.
+
+    since  one of them, of a form: nothing runs before it has changed, when the form has been filled
+    tab    nothing runs while it is not in front; when it comes to the front, it runs
     """
-    turn = gr.Number(0, visible="hidden")
+    turn = signal()
+    waits, front = json.dumps(since is not None), json.dumps(tab.id if tab else "")
+
+    def on(listen: Callable[..., Dependency], script: str) -> None:
+        listen(None, None, turn, js=f"() => window.sigmalab.{script}", trigger_mode="multiple", **QUIET)
+
     texts = [each for each in watched if isinstance(each, gr.Textbox)]
-    rest = [each for each in watched if each not in texts]
+    rest = [each for each in watched if each not in texts and each is not since]
     # Gradio reads all components that share a listener whenever one of them changes; texts change with every key.
     for group in filter(None, (rest, *([each] for each in texts))):
-        changes = [each.change for each in group]
-        gr.on(changes, None, None, turn, js="() => performance.now()", trigger_mode="multiple", **QUIET)
+        on(partial(gr.on, [each.change for each in group]), f"turn({turn._id}, {waits}, {front})")
+    if since:
+        on(since.change, f"begin({turn._id}, {front})")
+    if tab:
+        on(tab.select, f'turn({turn._id}, {waits}, "")')
     settled = turn.change(
         None, None, None, js=f"() => window.sigmalab.settled({turn._id})", trigger_mode="multiple", **QUIET
     )
@@ -94,12 +132,20 @@ def on_choice(menu: gr.Dropdown, function: Callable[..., Any], inputs: Inputs, o
     Gradio 6 sends `input` once more when the menu loses its focus, even if nothing was chosen, and what the visitor
     typed in between would be overwritten. The browser compares the value with the one at focus.
     """
-    components, held = _listed(inputs), gr.JSON(visible=False)
-    entered = f"(name) => window.sigmalab.entered({menu._id}, name)"
-    chosen = f"(name, ...values) => window.sigmalab.chosen({menu._id}, name, values)"
-    menu.focus(None, menu, None, js=entered, **QUIET)
-    menu.input(None, [menu, *components], held, js=chosen, trigger_mode="multiple", **QUIET)
-    return _run_on(held, held.change, function, components, outputs, trigger_mode="always_last", **how)
+    components, turn = _listed(inputs), signal()
+    known = [each for each in components if not each.stateful]
+    menu.focus(None, menu, None, js=f"(name) => window.sigmalab.entered({menu._id}, name)", **QUIET)
+    key = page_being_built().fn_id
+    chosen = f"(name, ...values) => window.sigmalab.chosen({key}, {menu._id}, name, values)"
+    menu.input(None, [menu, *known], turn, js=chosen, trigger_mode="multiple", **QUIET)
+    return _run_on(key, turn.change, function, components, 0, outputs, trigger_mode="always_last", **how)
+
+
+def page_being_built() -> BlocksConfig:
+    """Gradio's account of it, to which components and events are added."""
+    page = get_blocks_context()
+    assert page is not None
+    return page
 
 
 def _listed(inputs: Inputs) -> list[Component]:
@@ -107,23 +153,25 @@ def _listed(inputs: Inputs) -> list[Component]:
 
 
 def _run_on(
-    held: gr.JSON,
+    key: int,
     listen: Callable[..., Dependency],
     function: Callable[..., Any],
     components: Sequence[Component],
+    more: int,
     outputs: Any,
     **how: Any,
 ) -> Dependency:
-    """Run `function` on the values of components that the browser put into `held`, after whatever else it put there."""
+    """Run `function` on the values of components, and `more` of scripts, that page.js has under `key`."""
     # Of a state the browser knows nothing: it stays an input.
     states = [each for each in components if each.stateful]
+    count = len(components) - len(states) + more
 
     def values(given: Sequence[Any]) -> list[Any]:
         known, kept = given[0], iter(given[1:])
-        if not isinstance(known, list) or len(known) < len(components):
+        if not isinstance(known, list) or len(known) != count:
             raise gr.Error("The page's values did not arrive; reload it.", print_exception=False)
-        known = known[len(known) - len(components) :]
-        return [next(kept) if each.stateful else value for each, value in zip(components, known, strict=True)]
+        rest = iter(known)
+        return [next(kept if each.stateful else rest) for each in components] + list(rest)
 
     def call(*given: Any) -> Any:
         return function(*values(given))
@@ -137,7 +185,8 @@ def _run_on(
                 yield each
 
     run = follow if isasyncgenfunction(function) else wait if iscoroutinefunction(function) else call
-    return listen(run, [held, *states], outputs, **(how | RAW))
+    take = f"(carrier, ...states) => [window.sigmalab.given({key}), ...states]"
+    return listen(run, [page_being_built().root_block.carrier, *states], outputs, js=take, **(how | RAW))
 
 
 def browser_store(name: str) -> gr.BrowserState:

@@ -13,22 +13,28 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import BlockContext, BlocksConfig
+from gradio.blocks import BlockContext
 from gradio.components import Component
 from gradio.components.api_component import Api
-from gradio.context import get_blocks_context
 from gradio.data_classes import BlocksConfigDict
 from gradio.events import Dependency
 from gradio.renderable import Renderable
 
-from .gradio_events import QUIET
+from .gradio_events import QUIET, page_being_built, signal
 
 
 class LazyBlocks(gr.Blocks):
     """A page without the content of its lazy tabs, which come with the first opening.
 
     Nor has it the components that stand for the values of endpoints for scripts: scripts find them in /config.
+
+    carrier  stands for the values that a server's event gets of the browser, see `gather`; its own is never used
     """
+
+    def __enter__(self) -> LazyBlocks:
+        super().__enter__()
+        self.carrier = gr.JSON(visible=False)
+        return self
 
     @property
     def contents(self) -> list[LazyContent]:
@@ -68,7 +74,7 @@ class LazyContent(Renderable):
 
     def __init__(self, tab: gr.Tab):
         self.name, self.events = str(tab.id), list[int]()
-        self.opened, self._selected = (gr.Number(0, visible="hidden") for _ in range(2))
+        self.opened, self._selected = (signal() for _ in range(2))
         # The browser's own token first: the jobs that it left are found by it.
         selected = "() => window.sigmalab.known.then(() => [1, performance.now()])"
         tab.select(None, None, [self.opened, self._selected], js=selected, trigger_mode="multiple", **QUIET)
@@ -76,13 +82,7 @@ class LazyContent(Renderable):
             _nothing, [], [(self.opened, "change")], None, None, "once", queue=False, show_progress="hidden"
         )
         # As in `CALM`, which a Renderable does not take: else the browser reads all of this again at each event.
-        self._page.fns[self._page.fn_id - 1].show_progress_on = []
-
-    @property
-    def _page(self) -> BlocksConfig:
-        page = get_blocks_context()
-        assert page is not None
-        return page
+        page_being_built().fns[page_being_built().fn_id - 1].show_progress_on = []
 
     def apply(self, *_: Any, **__: Any) -> None:
         """Build nothing: what is sent is there already."""
@@ -94,7 +94,7 @@ class LazyContent(Renderable):
         These events hear components of the rest of the page only through `follow`: Gradio 6.31 would forget who else
         listens.
         """
-        page = self._page
+        page = page_being_built()
         first = page.fn_id
         with self.container:
             yield
@@ -107,7 +107,7 @@ class LazyContent(Renderable):
 
     def follow(self, component: Component) -> gr.Number:
         """A number for the content to listen to, which changes whenever a component of the rest of the page does."""
-        told = gr.Number(0, visible="hidden")
+        told = signal()
         component.change(None, None, told, js="() => performance.now()", trigger_mode="multiple", **QUIET)
         return told
 
@@ -116,12 +116,12 @@ class LazyContent(Renderable):
         told = self.follow(count)
         with self.content():
             other = f"(count) => count === {json.dumps(count.value)} ? 0 : performance.now()"
-            self._page.root_block.load(None, count, told, js=other, **QUIET)
+            page_being_built().root_block.load(None, count, told, js=other, **QUIET)
         return told
 
     def when_shown(self, function: Callable[..., Any], outputs: Any) -> None:
         """Run `function` whenever the tab comes to the front, the first time included; call it inside `content`."""
-        for listen in (self._page.root_block.load, self._selected.change):
+        for listen in (page_being_built().root_block.load, self._selected.change):
             listen(function, None, outputs, **QUIET)
 
     def heard(self, component: Component, *events: str) -> None:
@@ -131,14 +131,14 @@ class LazyContent(Renderable):
         stroke unless somebody listens.
         """
         told = json.dumps({"__type__": "update", "attached_events": events})
-        self._page.root_block.load(None, None, component, js=f"() => ({told})", **QUIET)
+        page_being_built().root_block.load(None, None, component, js=f"() => ({told})", **QUIET)
 
     def arrived(self, after: Callable[..., Dependency] | None = None) -> None:
         """Tell those who wait in `reach` that the content is here; call it inside `content`.
 
         after  listens to what brings its first values; without, it is here as soon as it is sent
         """
-        listen = after or self._page.root_block.load
+        listen = after or page_being_built().root_block.load
         listen(None, None, None, js=f"() => window.sigmalab.arrived('{self.name}')", **QUIET)
 
 

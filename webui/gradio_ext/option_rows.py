@@ -113,7 +113,9 @@ def build_options(
     with gr.Column(elem_id=f"{mode}-{kind}-options", elem_classes="options"):
         slots = [_slot(each, first.get(place)) for place, each in enumerate(controls)]
         usual = gr.Button("Defaults", size="sm", scale=0, min_width=0, elem_classes="usual")
-    return OptionBox(kind, entries, choice, gr.Textbox(choice.value or "", visible=False), slots, usual)
+    return OptionBox(
+        kind, entries, choice, gr.Textbox(choice.value or "", visible=False, container=False), slots, usual
+    )
 
 
 def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Number, edits: gr.Number) -> None:

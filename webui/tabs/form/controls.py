@@ -14,6 +14,7 @@ from webui.core.fields import Group, RequestField, fields_of
 from webui.core.plugin_fields import GUIDANCE
 from webui.core.request import Request
 from webui.core.upscale_request import pixel_upscalers
+from webui.gradio_ext.gradio_events import signal
 from webui.gradio_ext.option_rows import connect_options
 from webui.tabs.form.page_context import Page
 from webui.templates import render
@@ -163,7 +164,7 @@ def build_form(
     info = page.first_model
     start = fresh(registry, info, schema)
     store, sizes = gr.State(recall_options(None, registry)), gr.State({})
-    revision, edits = (gr.Number(0, visible="hidden", elem_id=f"{mode}-{name}") for name in ("revision", "edits"))
+    revision, edits = (signal(name=f"{mode}-{name}") for name in ("revision", "edits"))
     controls: dict[str, Component] = {"prompt": prompt}
     with page.model_place():
         controls["model"] = build_model_menu(page, mode, start["model"])

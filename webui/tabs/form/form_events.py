@@ -21,7 +21,7 @@ from webui.core.run_plans import partial_plan, whole_plan
 from webui.core.sampler_advice import own_advice
 from webui.core.upscale_request import pixel_upscalers
 from webui.engine.calibrated_runs import folders_of
-from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, gather, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
 
@@ -106,7 +106,7 @@ def follow_plugins(page: Page, form: Form) -> None:
         return {output: updates[output] for output in outputs}
 
     outputs = [*menus, form.options, form.revision]
-    page.plugins.change(fill, page.kept[form.mode], outputs, **QUIET)
+    gather(page.plugins.change, fill, page.kept[form.mode], outputs, **QUIET)
 
 
 def restore(page: Page, form: Form, saved: Any) -> Updates:
@@ -128,13 +128,13 @@ def remember(
 ) -> None:
     """Have the browser keep the values of these controls by name, and every option; the rest as in `Form`."""
 
-    def keep(revision: float, options: dict[str, Any], *given: Any) -> Any:
-        # Before the browser's own values are in the form, the defaults must not overwrite them.
-        return {"options": options, **dict(zip(controls, given, strict=True))} if revision else gr.skip()
+    def keep(options: dict[str, Any], *given: Any) -> Any:
+        return {"options": options, **dict(zip(controls, given, strict=True))}
 
-    # `revision`, too: settings from elsewhere may change options without an edit.
+    # Before the browser's own values are in the form, the defaults must not overwrite them. `revision` is watched, too:
+    # settings from elsewhere may change options without an edit.
     values = list(controls.values())
-    on_change([*values, edits, revision], keep, [revision, options, *values], kept, **QUIET)
+    on_change([*values, edits, revision], keep, [options, *values], kept, since=revision, **QUIET)
 
 
 def _describe(page: Page, form: Form) -> None:
@@ -152,7 +152,7 @@ def _describe(page: Page, form: Form) -> None:
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
     watched = [*controls, form.edits, form.revision]
     outputs = [form.note, form.plan, form.fields["schedule"], form.shapes]
-    on_change(watched, describe, [form.options, *controls], outputs, **QUIET)
+    on_change(watched, describe, [form.options, *controls], outputs, since=form.revision, **QUIET)
 
 
 def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from .workbench import Workbench
 
 def connect_link(page: Page, bench: Workbench) -> None:
     """Wire the button that copies a form's settings as a link."""
-    form, query = bench.form, gr.Textbox(visible=False)
+    form, query = bench.form, gr.Textbox(visible=False, container=False)
 
     def write(made: list[tuple[str, int]], chosen: int, *given: Any) -> Updates:
         try:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from webui.core.distilled_loras import few_steps_in
 from webui.core.menus import chosen_name
-from webui.gradio_ext.gradio_events import QUIET, Updates, on_change
+from webui.gradio_ext.gradio_events import QUIET, Updates, gather, on_change
 from webui.tabs.form.page_context import Page
 from weights.extra_networks import ExtraNetworks
 from weights.model_info import ModelInfo
@@ -72,9 +72,9 @@ def connect_lora_menu(page: Page, form: Form, loras: LoraMenu) -> None:
         found = few_steps_in(prompt or "", page.engine.models().get(chosen_name(model)))
         return fill(page, form, kept, found.fields)[0] if found else gr.skip()
 
-    on_change([form.revision, page.status], refresh, None, loras.menu, **QUIET)
+    on_change([form.revision, page.status], refresh, None, loras.menu, since=form.revision, **QUIET)
     given = [form.fields["prompt"], form.fields["model"], page.kept[form.mode]]
-    loras.few_steps.click(take_over, given, refilled(form), **QUIET)
+    gather(loras.few_steps.click, take_over, given, refilled(form), **QUIET)
 
 
 def names(extra: ExtraNetworks) -> list[str]:

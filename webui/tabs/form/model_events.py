@@ -66,10 +66,11 @@ def connect_model(
         return {box.chips: chips(form.mode, info), shown: info.name, **walls}
 
     said = [box.words, *([few_steps] if few_steps else [])]
-    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], said, **QUIET)
-    on_change([model, revision], describe, model, form.model_note, **QUIET)
+    filled: dict[str, Any] = dict(since=revision, **QUIET)
+    on_change([prompt, model, syntax, revision, page.status], read, [prompt, model, syntax], said, **filled)
+    on_change([model, revision], describe, model, form.model_note, **filled)
     walls = [stage] if stage else []
-    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **QUIET)
+    on_change([model, revision], introduce, [model, shown], [box.chips, shown, *walls], **filled)
 
 
 def tokens_note(count: tuple[int, int] | None, notes: Sequence[str] = ()) -> str:

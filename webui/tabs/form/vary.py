@@ -9,7 +9,7 @@ import gradio as gr
 
 from webui.core.picture_metadata import read_picture
 from webui.core.request import RequestError
-from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.gradio_ext.gradio_events import QUIET, Updates, gather
 from webui.importers.imported_settings import from_record
 
 from .apply_settings import fill
@@ -31,7 +31,7 @@ def connect_vary(page: Page, bench: Workbench) -> None:
         return {result.message: gr.skip()} if choice is None else varied(page, bench, Path(choice[0]), kept)
 
     outputs = [*refilled(form), result.message]
-    filled = result.vary.click(vary, [result.made, result.chosen, page.kept[form.mode]], outputs, **QUIET)
+    filled = gather(result.vary.click, vary, [result.made, result.chosen, page.kept[form.mode]], outputs, **QUIET)
     filled.success(None, None, None, js=f"() => document.querySelector('#{form.mode}-generate').click()", **QUIET)
 
 

@@ -21,7 +21,7 @@ from gradio.blocks import Block
 from webui.core.images import open_small, to_jpeg
 from webui.core.request import RequestError
 from webui.gradio_ext.files import served, served_bytes
-from webui.gradio_ext.gradio_events import QUIET
+from webui.gradio_ext.gradio_events import QUIET, gather
 from webui.gradio_ext.lazy_tab import LazyContent, reach
 from webui.importers.imported_settings import read_imported_settings
 from webui.tabs.form.describe import line, problem
@@ -265,4 +265,4 @@ def _connect_send(page: Page, view: HistoryWidgets, bench: Workbench, tabs: gr.T
             return gr.skip()
 
     inputs = [view.shown, view.chosen, page.kept[bench.mode]]
-    reach(bench.content, view.send[bench.mode].click)(use, inputs, settings_outputs(bench, tabs), **QUIET)
+    gather(reach(bench.content, view.send[bench.mode].click), use, inputs, settings_outputs(bench, tabs), **QUIET)

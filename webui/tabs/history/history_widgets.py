@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.blocks import Block
 
+from webui.gradio_ext.gradio_events import signal
 from webui.tabs.form.controls import build_gallery, small_button
 
 POLL = 2.0  # seconds between refreshes while the index is being filled
@@ -135,6 +136,6 @@ def build_widgets() -> HistoryWidgets:
         info,
         send,
         *states,
-        gr.Number(0, visible="hidden"),
+        signal(),
         gr.Timer(POLL, active=False),
     )

@@ -19,7 +19,7 @@ from webui.engine.events import Failed
 from webui.engine.replay import any_recipe, into, submit_recipe
 from webui.engine.replay_verdict import Verdict, compare
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates
+from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, Updates, gather
 from webui.gradio_ext.lazy_tab import LazyContent, reach
 from webui.importers.imported_settings import ImportedSettings, read_imported_settings
 from webui.tabs.form.controls import build_upload
@@ -157,7 +157,7 @@ def _connect_send(page: Page, parts: InfoWidgets, bench: Workbench, tabs: gr.Tab
             return gr.skip()
 
     inputs, outputs = [parts.image, page.kept[bench.mode]], settings_outputs(bench, tabs)
-    reach(bench.content, parts.send[bench.mode].click)(use, inputs, outputs, **QUIET, **RAW)
+    gather(reach(bench.content, parts.send[bench.mode].click), use, inputs, outputs, **QUIET)
 
 
 def _replay_of(page: Page, parts: InfoWidgets) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from samplers.registry import Registry
-from webui.gradio_ext.gradio_events import QUIET, Updates, on_change, on_choice, opening
+from webui.gradio_ext.gradio_events import QUIET, Updates, on_change, on_choice, opening, signal
 from webui.tabs.form.page_context import Page
 
 from .axes import Axis, hint, kinds, menu, read_axis
@@ -69,7 +69,7 @@ def build_axes(page: Page, mode: str) -> AxesView:
         elem_id=f"{mode}-policy",
         interactive=True,
     )
-    restored = gr.Number(0, visible="hidden", elem_id=f"{mode}-filled")
+    restored = signal(name=f"{mode}-filled")
     view = AxesView(controls, policy, restored)
 
     def keep(restored: float, *given: Any) -> Any:

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from webui.core.request import RequestError
-from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.gradio_ext.gradio_events import QUIET, Updates, gather
 from webui.gradio_ext.lazy_tab import reach
 from webui.importers.imported_settings import read_imported_settings
 from webui.tabs.form.controls import small_button
@@ -129,4 +129,4 @@ def connect_cell_panel(
     for bench in benches:
         inputs = [panel.chosen, page.kept[bench.mode]]
         listen = reach(bench.content, panel.use[bench.mode].click)
-        listen(partial(use, bench), inputs, settings_outputs(bench, tabs), **QUIET)
+        gather(listen, partial(use, bench), inputs, settings_outputs(bench, tabs), **QUIET)

@@ -7,7 +7,7 @@ from functools import partial
 
 import gradio as gr
 
-from webui.gradio_ext.gradio_events import LONG, QUIET
+from webui.gradio_ext.gradio_events import LONG, QUIET, gather
 from webui.tabs.form.form_events import refilled, restore
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.workbench import Workbench
@@ -57,8 +57,8 @@ def build_lab(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench], tabs:
             # It has settings of its own as well.
             with gr.Tab("Tour", id="tour"):
                 tools.append(build_tour(page, form))
-    blocks.load(partial(restore, page, form), page.kept[form.mode], refilled(form), **QUIET)
+    gather(blocks.load, partial(restore, page, form), page.kept[form.mode], refilled(form), **QUIET)
     for changed in (blocks.load, page.plugins.change):
-        changed(partial(restore_axes, page, axes), page.kept[STORE], axes.outputs, **QUIET)
+        gather(changed, partial(restore_axes, page, axes), page.kept[STORE], axes.outputs, **QUIET)
     for each in tools:
         blocks.load(each.resume, page.token, each.outputs, concurrency_limit=None, **LONG)

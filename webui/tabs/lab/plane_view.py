@@ -12,7 +12,7 @@ from samplers.schedule import noise_share, stable_diffusion
 from webui.core.limits import SEEDS
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
-from webui.gradio_ext.gradio_events import QUIET, Updates, on_choice
+from webui.gradio_ext.gradio_events import QUIET, Updates, on_choice, signal
 from webui.tabs.form.describe import note, percent, seconds_text
 from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
@@ -93,7 +93,7 @@ def build_plane(page: Page, form: Form, tab: gr.Tab) -> JobEvents:
             explained = gr.HTML(note_of(DEFAULT_LEVEL), elem_id=f"{TOOL}-note")
             plot = gr.Plot(show_label=False, elem_id=f"{TOOL}-plot")
     # A hidden number, since the change event of a state can get lost while a page is being opened.
-    paths, changed = gr.State(()), gr.Number(0, visible="hidden")
+    paths, changed = gr.State(()), signal()
 
     def draw(density: Any, level: Any, kept: Sequence[PlanePath]) -> list[Any]:
         if not isinstance(density, str) or density not in DENSITIES or not isinstance(level, int | float):

@@ -14,7 +14,7 @@ from webui.core.request import Request, RequestError
 from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.files import served
-from webui.gradio_ext.gradio_events import QUIET, Updates
+from webui.gradio_ext.gradio_events import QUIET, Updates, signal
 from webui.tabs.form.controls import small_button
 from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
@@ -87,7 +87,7 @@ def build_tour(page: Page, form: Form) -> JobEvents:
                     steps.append((step, after))
                 else:
                     steps.append((step, None))
-    at = gr.Number(0, visible="hidden", elem_id=f"{TOOL}-at")
+    at = signal(name=f"{TOOL}-at")
     buttons = build_buttons(TOOL, "Draw", IDLE)
     drawn = gr.HTML(elem_id=f"{TOOL}-drawn")
     for number, (step, after) in enumerate(steps):

@@ -14,7 +14,7 @@ from webui.core.images import fit_picture, open_small
 from webui.core.limits import Limits
 from webui.core.request import RequestError
 from webui.gradio_ext.files import uploaded
-from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change
+from webui.gradio_ext.gradio_events import LONG, QUIET, RAW, on_change, signal
 from webui.tabs.form.controls import build_upload, small_button
 from webui.tabs.form.describe import problem
 from webui.tabs.form.page_context import Page
@@ -91,7 +91,7 @@ def build_forward() -> ForwardView:
             sentence = gr.HTML(elem_id="forward-sentence")
             strip = gr.HTML(elem_id="forward-strip")
             latents = gr.HTML(elem_id="forward-latents")
-    moved = gr.Number(0, visible="hidden", elem_id="forward-moved")
+    moved = signal(name="forward-moved")
     return ForwardView(
         upload,
         example,
@@ -111,7 +111,7 @@ def build_forward() -> ForwardView:
     )
 
 
-def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequence[Workbench]) -> None:
+def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequence[Workbench], tab: gr.Tab) -> None:
     """Take pictures from three places, and show them with noise after every change."""
     engine = page.engine
     taken = [view.source, view.message, view.moved]
@@ -122,12 +122,13 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
     run_inputs = [run.options, *(run.fields[name] for name in FIELDS)]
     inputs = [view.source, view.process, view.at, *run_inputs]
     # The list of sigmas changes with everything that changes the run; `revision` when the page has been opened.
+    when: dict[str, Any] = dict(since=run.revision, tab=tab)
     watched = [view.process, view.at, view.moved, run.listed, run.revision]
 
     def update(*given: Any) -> list[Any]:
         return show(engine, *given)
 
-    on_change(watched, update, inputs, [view.pictures, view.plot, view.sentence, view.strip], **QUIET)
+    on_change(watched, update, inputs, [view.pictures, view.plot, view.sentence, view.strip], **when, **QUIET)
 
     async def deeper(deep: bool, encoded: Encoded | None, *given: Any) -> tuple[Any, Any]:
         return await show_latents(engine, deep, encoded, *given)
@@ -138,6 +139,7 @@ def connect_forward(page: Page, run: RunView, view: ForwardView, benches: Sequen
         [view.deep, view.encoded, *inputs],
         [view.latents, view.encoded],
         concurrency_limit=None,
+        **when,
         **LONG,
     )
 

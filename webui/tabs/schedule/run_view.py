@@ -12,7 +12,7 @@ import gradio as gr
 from webui.core.fields import fields_of
 from webui.core.menus import chosen_name, schedules_in_order
 from webui.core.request import Request, RequestError
-from webui.gradio_ext.gradio_events import QUIET, gather, on_change, on_choice
+from webui.gradio_ext.gradio_events import QUIET, gather, on_change, on_choice, signal
 from webui.gradio_ext.option_rows import connect_options
 from webui.tabs.form.controls import build_control, build_group, build_hires, build_model_menu
 from webui.tabs.form.form_state import fresh, recall_options
@@ -74,7 +74,7 @@ def build_fields(page: Page) -> dict[str, Any]:
     registry, described = page.registry, fields_of(Request)
     start = fresh(registry, page.first_model)
     store = gr.State(recall_options(None, registry))
-    revision, edits = (gr.Number(0, visible="hidden", elem_id=f"schedule-{name}") for name in ("revision", "edits"))
+    revision, edits = (signal(name=f"schedule-{name}") for name in ("revision", "edits"))
     with gr.Column(elem_classes="card"):
         model = build_model_menu(page, "schedule", start["model"])
         sampler = build_sampler_menu(registry, "schedule", start["sampler"])
@@ -170,7 +170,8 @@ def connect_run_view(page: Page, view: RunView, keep: gr.Button, clear: gr.Butto
 
     controls = [view.fields[name] for name in FIELDS] + [view.compare, *view.looks]
     # Restored settings change `revision`, too, so that a page that restores nothing is drawn.
-    on_change([*controls, view.edits, view.revision], update, view.inputs, view.outputs, **QUIET)
+    watched = [*controls, view.edits, view.revision]
+    on_change(watched, update, view.inputs, view.outputs, since=view.revision, **QUIET)
 
     model = view.fields["model"]
     # Only a visitor's choice: settings that are put in bring their own guidance.

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.menus import schedules_in_order
-from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, opening
+from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, gather, opening
 from webui.tabs.form.controls import small_button
 from webui.tabs.form.describe import note
 from webui.tabs.form.form_events import remember
@@ -44,14 +44,14 @@ def build_schedule(page: Page, blocks: gr.Blocks, benches: Sequence[Workbench], 
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("The run", id="schedule-run"):
             parts = _build_run(page)
-        with gr.Tab("A picture into noise", id="schedule-forward"):
+        with gr.Tab("A picture into noise", id="schedule-forward") as forward_tab:
             forward = build_forward()
-        with gr.Tab("How models are trained", id="schedule-training"):
+        with gr.Tab("How models are trained", id="schedule-training") as training_tab:
             training = build_training()
     view = parts.view
     connect_loading(page, view, benches, parts.opened, parts.last, parts.message)
-    connect_forward(page, view, forward, benches)
-    connect_training(page, view, training)
+    connect_forward(page, view, forward, benches, forward_tab)
+    connect_training(page, view, training, training_tab)
     for bench in benches:
         connect_taking(view, bench, parts.take[bench.mode])
         connect_using(page, view, bench, tabs, parts.use[bench.mode])
@@ -82,7 +82,7 @@ def _connect_restore(page: Page, blocks: gr.Blocks, run: RunView, forward: Forwa
 
     filled = [run.options, *controls.values(), run.revision]
     for changed in (blocks.load, page.plugins.change):
-        changed(fill, kept, filled, **QUIET)
+        gather(changed, fill, kept, filled, **QUIET)
 
 
 def _build_run(page: Page) -> RunPart:

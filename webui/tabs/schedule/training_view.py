@@ -96,14 +96,15 @@ def build_training() -> TrainingView:
     return TrainingView((kinds, start, end, zero, shift, measure), plot, sentence, table)
 
 
-def connect_training(page: Page, run: RunView, view: TrainingView) -> None:
+def connect_training(page: Page, run: RunView, view: TrainingView, tab: gr.Tab) -> None:
     """Redraw on every change, and over another model's own training."""
 
     def update(*given: Any) -> list[Any]:
         return show(page, *given)
 
     model = run.fields["model"]
-    on_change([*view.controls, model, run.revision], update, [model, *view.controls], view.outputs, **QUIET)
+    watched, inputs = [*view.controls, model, run.revision], [model, *view.controls]
+    on_change(watched, update, inputs, view.outputs, since=run.revision, tab=tab, **QUIET)
 
 
 def show(page: Page, model: Any, kinds: Any, start: Any, end: Any, zero: Any, shift: Any, measure: Any) -> list[Any]:
