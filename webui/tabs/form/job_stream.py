@@ -16,6 +16,7 @@ from webui.gradio_ext.signed_in import current_cookie
 from webui.tabs.form.page_context import Page
 
 LOOK = 0.2  # seconds between looks at a job that runs: what an eye can use and a slow line can take
+GLANCE = 0.03  # seconds between glances for what is seen of it first, which is told at once
 PREVIEWS = "sigmalab-previews"  # the cookie by which a browser asks for fewer; settings.js sets it
 SELDOM = 1.0  # seconds between looks then
 REPEAT = 6  # the look whose state is sent even if it is not new
@@ -43,11 +44,25 @@ async def snapshots(page: Page, job: Job, wait: float | None = None) -> AsyncGen
                 seen, sent = now, look
             if now.outcome:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), LOOK if wait is None else wait)
+            await _pause(job, ended, LOOK if wait is None else wait, glance=not _to_see(now))
     finally:
         page.watching[job.owner] -= 1
         page.engine.abandon(job)
+
+
+async def _pause(job: Job, ended: asyncio.Event, seconds: float, glance: bool) -> None:
+    """Wait so long, or until the job has ended or, with `glance`, until there is something to see of it."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while (left := end - loop.time()) > 0 and not ended.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), min(left, GLANCE) if glance else left)
+        if glance and _to_see(job.snapshot()):
+            return
+
+
+def _to_see(now: Snapshot) -> bool:
+    return bool(now.progress and now.progress.preview)
 
 
 def asked_previews() -> str:
