@@ -115,7 +115,8 @@ def test_pictures_are_enlarged(engine, tmp_path):
 def test_a_worker_process_can_be_given_it(engine, tmp_path):
     files = batch_files([picture(tmp_path / "a.png", "red")], [], tmp_path / "unpacked", LOCAL)
     for task in (draw_batch(engine, Request(mode="img2img"), files), enlarge_batch(engine, UpscaleRequest(), files)):
-        passed = decode(encode(task, engine.registry), engine.registry)
+        models = list(engine.models().values())
+        passed = decode(encode(task, engine.registry, models.index), engine.registry, dict(enumerate(models)))
         assert (passed.files, passed.requests) == (task.files, task.requests)
 
 

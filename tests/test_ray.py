@@ -2,15 +2,20 @@
 
 import importlib.util
 import os
+import pickle
 import sys
+import threading
 import time
+from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from conftest import ROOT, until
 from toy_workers import toy_engine, toy_settings
 
 from webui.core.request import Request
-from webui.engine.events import Finished, StoppedEarly
+from webui.engine.events import Finished, Picture, Progress, StoppedEarly
+from webui.engine.remote_messages import Told
 from webui.engine.workers import remote_workers
 from webui.environment import StartError
 
@@ -51,6 +56,22 @@ def test_a_worker_has_a_gpu_or_a_share_of_the_cores(machines, wanted, devices, r
     places = places_of(machines, wanted)
     assert [each.device for each in places] == devices
     assert {each.options["num_cpus"] for each in places} == ({reserved} if devices else set())
+
+
+@needs_ray
+def test_progress_waits_for_what_comes_after_it_and_nothing_else_waits(monkeypatch):
+    from webui.engine import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "GATHERED", 60.0)
+    actor = ray_cluster.WorkerActor.__new__(ray_cluster.WorkerActor)
+    actor._told = SimpleQueue()
+    told = [Told(1, Progress(text="step 1")), Told(1, Picture(Path("a.png"), 7, 0)), Told(1, Progress(text="step 2"))]
+    actor._tell(told[0])
+    later = threading.Timer(0.2, lambda: [actor._tell(each) for each in told[1:]])
+    later.start()
+    heard = actor.messages()
+    later.join()
+    assert [pickle.loads(each) for each in heard][:2] == told[:2]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import time
 from functools import partial
 
 import pytest
+import toy_workers
 from conftest import until
 from PIL import Image
-from toy_workers import HUNG, near_engine, toy_engine, toy_settings
+from toy_workers import HUNG, NearChannel, near_engine, toy_engine, toy_settings
 
 from webui.core.request import Request
 from webui.engine import remote_worker, watchdog, worker_process
@@ -15,6 +16,7 @@ from webui.engine.events import Failed, Finished, StoppedEarly
 from webui.engine.job_parts import SharedRun
 from webui.engine.job_queue import JobQueue
 from webui.engine.jobs import Job, TaskJob
+from webui.engine.remote_messages import Describe, Do
 from webui.engine.worker_process import show_one_gpu
 from webui.engine.workers import joint_status, names_of
 from webui.tabs.lab.axes import read_axis
@@ -82,6 +84,23 @@ def test_the_cells_of_a_grid_are_shared(engine):
     info = job.wait(20).info
     assert sorted(part.index for part in job.snapshot().parts) == [0, 1, 2, 3]
     assert (info["cells"], info["made"], info["calls"]) == (4, 4, 14)
+
+
+def test_a_grid_describes_its_model_once_and_has_the_folder_read_once(tmp_path, monkeypatch):
+    sent, reads = [], []
+    send, find = NearChannel.send, toy_workers.find_toys
+    monkeypatch.setattr(NearChannel, "send", lambda self, message: (sent.append(message), send(self, message)))
+    monkeypatch.setattr(toy_workers, "find_toys", lambda folder: (reads.append(folder), find(folder))[1])
+    engine = near_engine(toy_settings(tmp_path), count=1)
+    axis = read_axis("steps", "2, 3, 4", engine.registry)
+    task = Compare(make_grid(engine, Request(prompt="a", sampler="Euler", seed=1), [axis]))
+    job = engine.submit_task(task, "me")
+    reads.clear()
+    engine.start()
+    assert type(job.wait(20)) is Finished
+    engine.close()
+    assert len(reads) == 1
+    assert [type(each) for each in sent if isinstance(each, Describe | Do)] == [Describe, Do, Do, Do]
 
 
 def test_a_worker_that_ends_costs_a_part_that_is_done_again(engine):

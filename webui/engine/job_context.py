@@ -76,7 +76,8 @@ class Task(Protocol):
     """What `Engine.submit_task` takes: it runs alone, with the model that it names.
 
     A task may also have an attribute `environment` of `webui.engine.run_environment`, if it needs another than the
-    engine's own, and `held`, the bytes of pictures that it holds while it waits.
+    engine's own, `held`, the bytes of pictures that it holds while it waits, and `model_info`, what was known of its
+    model when it was submitted: while that is open, the folder of weights is not read.
     """
 
     @property

@@ -23,7 +23,8 @@ from ray.exceptions import RayError
 
 from webui.environment import StartError
 
-from .remote_messages import End, Message
+from .events import Progress
+from .remote_messages import Condition, End, Message, Told
 from .weight_copies import WeightFiles, files_in
 from .worker_host import WorkerHost, WorkerSetup
 from .worker_process import LogSender
@@ -37,6 +38,7 @@ PROGRAM = ("samplers", "weights", "webui")  # folders that a worker needs beside
 OFFLINE = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 OWN_PLUGINS = "plugin-folders"  # folder of the user's own plugins on the machines of the cluster
 LONGEST = 10.0  # seconds that a question for messages waits for one
+GATHERED = 0.25  # seconds for which progress is gathered: each answer costs some milliseconds of both machines
 FAREWELL = 0.5  # seconds between the last message of a worker and its end
 COPIES = Path("~/.cache/sigmalab/weights")  # on the machines of the cluster
 GROUPS = {"orders": 1, "messages": 1}  # threads of an actor: one hears, one tells
@@ -62,6 +64,7 @@ def join_cluster(settings: Settings) -> list[Place]:
                 address=settings.ray,
                 runtime_env={"working_dir": str(code), "env_vars": {name: "1" for name in OFFLINE}},
                 ignore_reinit_error=True,
+                include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
             )
@@ -158,7 +161,7 @@ class WorkerActor:
     """The actor: a `WorkerHost` on a machine of the cluster, where it is started in the folder of the code."""
 
     def __init__(self, setup: WorkerSetup):
-        self._told = SimpleQueue[bytes]()
+        self._told = SimpleQueue[tuple[bytes, bool]]()
         root = Path.cwd()
         folders = [
             root / OWN_PLUGINS / str(number) / folder.name
@@ -180,7 +183,8 @@ class WorkerActor:
         os._exit(3)
 
     def _tell(self, message: Message) -> None:
-        self._told.put(pickle.dumps(message))
+        can_wait = isinstance(message, Condition) or (isinstance(message, Told) and isinstance(message.event, Progress))
+        self._told.put((pickle.dumps(message), can_wait))
 
     @ray.method(concurrency_group="orders")
     def receive(self, data: bytes) -> None:
@@ -192,11 +196,12 @@ class WorkerActor:
 
     @ray.method(concurrency_group="messages")
     def messages(self) -> list[bytes]:
-        """What is to be told, as soon as there is something; nothing after a while."""
-        told = []
+        """What is to be told: all that there is as soon as something cannot wait; nothing after a while."""
+        told, end = list[bytes](), time.monotonic() + LONGEST
         try:
-            told.append(self._told.get(timeout=LONGEST))
             while True:
-                told.append(self._told.get_nowait())
+                data, can_wait = self._told.get(timeout=max(0.0, end - time.monotonic()))
+                told.append(data)
+                end = min(end, time.monotonic() + GATHERED) if can_wait else 0.0
         except Empty:
             return told

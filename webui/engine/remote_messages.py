@@ -1,6 +1,7 @@
 """What passes between the program and a worker in another process or on another machine: plain data, as bytes.
 
-Samplers, schedules and guidances are functions of plugin files, which each process loads itself; they pass by name.
+Samplers, schedules and guidances are functions of plugin files, which each process loads itself; they pass by name. A
+model passes by a number: its description is long and is the same for every cell of a grid, so it is told once.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samplers.registry import Entry, Registry
 from samplers.sampler import Guidance, Sampler, Schedule
+from weights.model_info import ModelInfo
 
 from .drawing import Drawing, Share
 from .events import Event
@@ -48,6 +50,14 @@ class Order:
 
 
 # To the worker.
+
+
+@dataclass(frozen=True)
+class Describe:
+    """The model that orders name by this number from now on."""
+
+    number: int
+    info: ModelInfo
 
 
 @dataclass(frozen=True)
@@ -161,34 +171,40 @@ class Logged:
     record: logging.LogRecord
 
 
-ToWorker = Do | Stop | Skip | OthersWait | WarmUp | Ask | Returned | End
+ToWorker = Describe | Do | Stop | Skip | OthersWait | WarmUp | Ask | Returned | End
 Message = ToWorker | Told | Condition | SavedFile | Answer | CallOnHead | Logged
 
 KINDS = {Sampler: "sampler", Schedule: "schedule", Guidance: "guidance"}
+MODEL = "model"
 
 
 class PluginOutdated(ValueError):
     """A plugin here is not the one that an order was planned with."""
 
 
-def encode(value: Any, registry: Registry) -> bytes:
-    """A value as bytes. Raises PluginOutdated, and what pickle raises for what cannot pass, as a local function."""
+def encode(value: Any, registry: Registry, number_of: Callable[[ModelInfo], int]) -> bytes:
+    """A value as bytes, its models by numbers that the reader knows or will know before.
+
+    Raises PluginOutdated, and what pickle raises for what cannot pass, as a local function.
+    """
     buffer = io.BytesIO()
-    _Pickler(buffer, registry).dump(value)
+    _Pickler(buffer, registry, number_of).dump(value)
     return buffer.getvalue()
 
 
-def decode(data: bytes, registry: Registry) -> Any:
-    """A value from bytes that a process of this program wrote. Raises PluginOutdated."""
-    return _Unpickler(io.BytesIO(data), registry).load()
+def decode(data: bytes, registry: Registry, models: Mapping[int, ModelInfo]) -> Any:
+    """A value from bytes that a process of this program wrote; models by their numbers. Raises PluginOutdated."""
+    return _Unpickler(io.BytesIO(data), registry, models).load()
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, registry: Registry):
+    def __init__(self, file: io.BytesIO, registry: Registry, number_of: Callable[[ModelInfo], int]):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self._registry = registry
+        self._registry, self._number_of = registry, number_of
 
-    def persistent_id(self, value: Any) -> tuple[str, str, str] | None:
+    def persistent_id(self, value: Any) -> tuple[Any, ...] | None:
+        if isinstance(value, ModelInfo):
+            return MODEL, self._number_of(value)
         kind = KINDS.get(type(value))
         if kind is None:
             return None
@@ -199,12 +215,15 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, registry: Registry):
+    def __init__(self, file: io.BytesIO, registry: Registry, models: Mapping[int, ModelInfo]):
         super().__init__(file)
-        self._registry = registry
+        self._registry, self._models = registry, models
 
-    def persistent_load(self, named: tuple[str, str, str]) -> Any:
-        kind, name, digest = named
+    def persistent_load(self, named: tuple[Any, ...]) -> Any:
+        kind, *which = named
+        if kind == MODEL:
+            return self._models[which[0]]
+        name, digest = which
         entry = _entry(self._registry, kind, name)
         if entry is None or entry.digest != digest:
             raise PluginOutdated(f"the {kind} {name} has changed on the disk; start Sigmalab anew")

@@ -217,7 +217,7 @@ class RemoteWorker:
     def _outcome_of(self, link: WorkerLink, job: Job, run: SharedRun, part: Part) -> Outcome | None:
         """Have a part done: how it ended; None if the worker ended before."""
         number = next(self._numbers)
-        link.send(Do(number, encode(part.next_order(), self._registry())))
+        link.send(Do(number, encode(part.next_order(), self._registry(), link.number_of)))
         stopped, told_waiting, skips = False, None, job.skips
         while True:
             if not stopped and (run.over or self._queue.should_stop(job)):

@@ -20,6 +20,7 @@ from webui.core.text import as_sentence
 from weights.backends.backend import BackendError, backend_error
 from weights.identity import ModelIdentity
 from weights.model import Model
+from weights.model_info import ModelInfo
 from weights.oom import out_of_memory
 
 from .drawing import draw
@@ -180,12 +181,11 @@ class Worker:
             return None
         environment = job.environment
         device = environment.device or self._settings.device
-        known = job.drawing.resolved.model_info if isinstance(job, DrawJob) else None
         model = self._holder.open(
             job.model,
             device,
             lambda name: job.tell(Progress(text=f"loading {name}")),
-            known,
+            _known_model(job),
             environment.backend,
             environment.dtype,
         )
@@ -252,3 +252,10 @@ class Worker:
                     self._current = None
         if self._thread is threading.current_thread():
             self._holder.close()
+
+
+def _known_model(job: Job) -> ModelInfo | None:
+    """What was known of a job's model when it was submitted; None where the folder has to be read."""
+    if isinstance(job, DrawJob):
+        return job.drawing.resolved.model_info
+    return getattr(job.task, "model_info", None) if isinstance(job, TaskJob) else None

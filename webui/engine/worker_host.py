@@ -31,6 +31,7 @@ from .remote_messages import (
     Call,
     CallOnHead,
     Condition,
+    Describe,
     Do,
     Message,
     Order,
@@ -101,6 +102,7 @@ class WorkerHost:
             on_head=self._on_head if setup.weights else here,
         )
         self._jobs: dict[int, Job] = {}
+        self._models: dict[int, ModelInfo] = {}
         self._engine.start()
         threading.Thread(target=self._tell_condition, name="sigmalab-condition", daemon=True).start()
 
@@ -108,6 +110,8 @@ class WorkerHost:
         """Do what the program says; returns at once."""
         if isinstance(message, Do):
             self._begin(message)
+        elif isinstance(message, Describe):
+            self._models[message.number] = message.info
         elif isinstance(message, Stop):
             if job := self._jobs.get(message.number):
                 self._engine.stop(job)
@@ -135,11 +139,11 @@ class WorkerHost:
     def _begin(self, message: Do) -> None:
         try:
             try:
-                order = decode(message.order, self._engine.registry)
+                order = decode(message.order, self._engine.registry, self._models)
             except PluginOutdated:
                 # The program has loaded a plugin anew.
                 self._engine.reload_plugins()
-                order = decode(message.order, self._engine.registry)
+                order = decode(message.order, self._engine.registry, self._models)
             job = _job_of(order)
         except Exception as error:
             log.exception("an order cannot be read")

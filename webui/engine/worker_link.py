@@ -9,7 +9,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from .remote_messages import CallOnHead, Condition, Message, Returned, Told
+from weights.model_info import ModelInfo
+
+from .remote_messages import CallOnHead, Condition, Describe, Message, Returned, Told
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class WorkerLink:
         self.inbox: SimpleQueue[Told | None] = SimpleQueue()
         self.ready, self.ended = threading.Event(), threading.Event()
         self.heard = time.monotonic()
+        self._models: dict[ModelInfo, int] = {}
         threading.Thread(target=self._read, name="sigmalab-reader", daemon=True).start()
 
     def send(self, message: Message) -> None:
@@ -54,6 +57,13 @@ class WorkerLink:
             self.channel.send(message)
         except OSError:
             pass
+
+    def number_of(self, info: ModelInfo) -> int:
+        """The number of a model for `remote_messages.encode`; the worker is told what it means before it is used."""
+        if info not in self._models:
+            self._models[info] = len(self._models)
+            self.send(Describe(self._models[info], info))
+        return self._models[info]
 
     @property
     def silent(self) -> float:

@@ -20,6 +20,7 @@ from webui.engine.events import Event, PartialResult, Picture, Progress
 from webui.engine.job_context import JobContext, OnHead, here
 from webui.engine.pass_models import open_models
 from webui.engine.run_environment import identity_of
+from weights.model_info import ModelInfo
 
 from .cell_cache import CellCache, CellPicture, key_of_request
 from .grid import Cell, Grid
@@ -101,6 +102,11 @@ class Compare:
     def model(self) -> str:
         """The model of all cells."""
         return self.grid.model
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What was known of it when the grid was made."""
+        return self.grid.possible[0].resolved.model_info
 
     def parts(self) -> list[Compare]:
         """A task for each cell."""
