@@ -333,7 +333,7 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
         path, _ = draw(engine, steps=1, width=32, height=32)
         assert record(path)["dtype"] == dtype and opened == [asked]
         assert str(replay_file(engine, path)) == "bit-equal" and opened == [asked]
-        assert engine.status == (
+        assert engine.status.startswith(
             "emoji on cpu, torch bfloat16, ready" if dtype == "bfloat16" else "emoji on cpu, ready"
         )
         if dtype == "bfloat16":
@@ -346,6 +346,27 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
             assert str(replay_file(engine, path)) == "bit-equal" and opened == ["bfloat16", "auto", "bfloat16"]
     finally:
         engine.close()
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "formats, said",
+    [
+        (("float32",), "; this processor has no instructions for bfloat16, and float32 is several times as fast"),
+        (("float32", "bfloat16"), ""),
+    ],
+)
+def test_half_precision_that_a_processor_lacks_is_told(emoji, tmp_path, monkeypatch, caplog, formats, said):
+    monkeypatch.setattr("webui.engine.backend_chooser.openvino_dtypes", lambda: formats)
+    chooser = BackendChooser(Settings(tmp_path, backend="torch", dtype="bfloat16"), lambda: None)
+    half = copy.copy(emoji)
+    half.identity = replace(emoji.identity, dtype="bfloat16")
+    for model in (emoji, half):
+        chooser.begin(model)
+    assert chooser.note == said
+    assert [each.getMessage() for each in caplog.records] == ([f"emoji{said}"] if said else [])
+    chooser.begin(emoji)
+    assert chooser.note == ""
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

@@ -99,6 +99,9 @@ class BackendChooser:
         """A model has been opened: begin to find what computes it fastest."""
         self.close()
         self._base, wanted = base, self._settings.backend
+        if base.identity.dtype == "bfloat16" and self._is_possible(base.device) and _openvino_dtypes() == ("float32",):
+            self._said = "; this processor has no instructions for bfloat16, and float32 is several times as fast"
+            log.warning("%s%s", base.name, self._said)
         if wanted in OF_TORCH:
             self._fastest = self._in_another_way(base, wanted)
         if wanted not in (OPENVINO, AUTO):
