@@ -235,6 +235,28 @@ class TestNames:
         with pytest.raises(ModelError, match="'three' is not in weights/loras/; there is beside, one"):
             model.for_prompt("<lora:three>")
 
+    def test_those_of_hugging_faces_cache_are_called_as_their_repositories(self, emoji, tmp_path):
+        model = copy.copy(emoji)
+        shelve(model, tmp_path, red=kohya(model, parts=("text_encoder",)))
+        data = (tmp_path / "loras" / "red.safetensors").read_bytes()
+        places = [
+            tmp_path / "loras" / folder / "pytorch_lora_weights.safetensors"
+            for folder in (
+                "models--a--blue/snapshots/f0",
+                "models--b--blue/snapshots/f1",
+                "models--c--red/snapshots/f2",
+            )
+        ]
+        for place in places:
+            place.parent.mkdir(parents=True)
+            place.write_bytes(data)
+        second, third = "models--b--blue/snapshots/f1/pytorch", "models--c--red/snapshots/f2/pytorch"
+        names = ["blue", f"{second}_lora_weights", f"{third}_lora_weights", "red"]
+        assert list(model.extra.loras()) == names
+        assert [model.extra.find(name).path for name in names[:3]] == places
+        # As pictures say that were made when all had the names of their files.
+        assert model.extra.find("pytorch_lora_weights").path == places[0]
+
     def test_a_patched_model_has_its_own_identity(self, emoji, tmp_path):
         model = copy.copy(emoji)
         shelve(model, tmp_path, one=kohya(model, parts=("text_encoder",)))

@@ -18,9 +18,11 @@ from .preview_decoder import PreviewDecoder, check_preview, open_preview, previe
 from .prompt_syntax import LoraTag
 from .tensors import read_shapes
 from .upscaler import Upscaler, check_upscaler, open_upscaler
+from .weight_files import CACHE
 
 LORAS, EMBEDDINGS, UPSCALERS, PREVIEWS = "loras", "embeddings", "upscalers", "previews"  # folders in weights/
 ENDINGS = (".safetensors", ".sft", ".pt", ".ckpt", ".bin", ".pth")
+UNNAMED = "pytorch_lora_weights"  # how diffusers calls every LoRA
 MAX_OPEN = 4  # LoRAs whose tensors are kept
 
 
@@ -51,7 +53,16 @@ class ExtraNetworks:
 
     def loras(self) -> dict[str, FoundFile]:
         """The LoRAs by name, those included that cannot be used: the name of the file, or its place under loras/ too
-        where another one has that name."""
+        where another one has that name. One that is called as all are has the name of its repository."""
+        found = self._loras_by_file()
+        named: dict[str, FoundFile] = {}
+        for name, file in sorted(found.items(), key=lambda item: item[1].path):
+            own = _repository_of(file.path.relative_to(self.folder))
+            named[own if own and own not in found and own not in named else name] = file
+        return dict(sorted(named.items(), key=lambda item: item[0].casefold()))
+
+    def _loras_by_file(self) -> dict[str, FoundFile]:
+        """The LoRAs by the names of their files alone, as pictures name them that were made before repositories did."""
         inside = self.folder / LORAS
         return self._named(
             [(path, self._check(path, check_lora)) for path in _files(inside, ENDINGS, deep=True)]
@@ -122,9 +133,9 @@ class ExtraNetworks:
 
     def find(self, name: str) -> FoundFile:
         """The LoRA of this name. ModelError if there is none, or if it cannot be used."""
-        known = self.loras()
+        known = self._loras_by_file() | self.loras()
         if name not in known:
-            usable = [each for each, file in known.items() if not file.problem]
+            usable = [each for each, file in self.loras().items() if not file.problem]
             names = ", ".join(usable[:20]) + (" ..." if len(usable) > 20 else "") if usable else "none"
             raise ModelError(f"LoRA {name!r} is not in weights/{LORAS}/; there is {names}")
         if known[name].problem:
@@ -201,6 +212,13 @@ class ExtraNetworks:
         if known is None or known[0] != stamp:
             known = self._checked[path] = stamp, _checked(path, stamp, check, beside)
         return known[1]
+
+
+def _repository_of(place: Path) -> str:
+    """The name of the repository in Hugging Face's cache of a LoRA at a place; "" if the file has a name of its own."""
+    if place.stem != UNNAMED:
+        return ""
+    return next((part.rpartition("--")[2] for part in place.parts if part.startswith(CACHE)), "")
 
 
 def _problem(path: Path, check: Callable[[Path], object]) -> str:
