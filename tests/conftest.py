@@ -79,6 +79,8 @@ class ToyModel:
     def identity_for(self, prompt, negative_prompt=""):
         return self.identity
 
+    lacks_weights = False
+
     def able_to_draw(self, prompt):
         return self
 

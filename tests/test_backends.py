@@ -22,7 +22,8 @@ from webui.core.record import read_record
 from webui.core.request import Request
 from webui.engine.backend_chooser import BackendChooser
 from webui.engine.engine import Engine
-from webui.engine.jobs import Finished
+from webui.engine.events import Progress
+from webui.engine.jobs import DrawJob, Finished
 from webui.engine.replay_verdict import changes
 from webui.engine.run_environment import origin_of
 from webui.environment import StartError
@@ -38,6 +39,7 @@ from weights.extra_networks import ExtraNetworks
 from weights.model_info import ModelError
 from weights.opening import open_model
 
+BLUEPRINT = "rocket <lora:blueprint>"
 TORCH, SINGLE, HALF = Compute("torch", "float32"), Compute("openvino", "float32"), Compute("openvino", "bfloat16")
 needs_openvino = pytest.mark.skipif(not openvino_version(), reason="openvino is not installed")
 
@@ -383,6 +385,8 @@ def test_weights_that_were_let_go_are_read_again(emoji, kind, tmp_path, monkeypa
     model.weights.release()
     assert not model.weights.held and model.network.unet.conv_in.weight.is_meta
     assert torch.equal(model.denoiser("red apple", "", 5.0)(x, 3.0), before) and model.weights.held
+    model.weights.release()
+    assert torch.equal(model.denoiser_of_each(["red apple"], 5.0)(x, 3.0), before)
     assert model.network.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     if kind == "file":
         model.weights.release()
@@ -393,7 +397,8 @@ def test_weights_that_were_let_go_are_read_again(emoji, kind, tmp_path, monkeypa
 
 @needs_openvino
 def test_large_weights_are_not_kept_twice(engine, registry, cache, tmp_path, monkeypatch):
-    by_torch, _ = draw(engine())
+    plain = engine()
+    by_torch, with_lora = draw(plain)[0], draw(plain, prompt=BLUEPRINT)[0]
     monkeypatch.setattr("webui.engine.backend_chooser.LARGE", 0)
     own = open_model(Catalog().find_models(ROOT / "weights")["emoji"], "cpu")
     settings = Settings(ROOT, outputs=tmp_path, weights=ROOT / "weights", device="cpu", model="emoji", cache=cache)
@@ -402,10 +407,17 @@ def test_large_weights_are_not_kept_twice(engine, registry, cache, tmp_path, mon
     try:
         draw(one)
         until(lambda: not own.weights.held)
-        assert record(draw(one)[0])["backend"] == "openvino" and not own.weights.held
+        first = draw(one)[0]
+        assert record(first)["backend"] == "openvino" and not own.weights.held
         # Drawn by torch, whose weights come back for that and go again.
-        assert str(replay_file(one, by_torch)) == "bit-equal"
-        until(lambda: not own.weights.held)
+        told, tell = [], DrawJob.tell
+        monkeypatch.setattr(DrawJob, "tell", lambda job, event: (told.append(event), tell(job, event))[1])
+        for path in (by_torch, with_lora):
+            assert str(replay_file(one, path)) == "bit-equal"
+            until(lambda: not own.weights.held)
+        assert (pixels(draw(one)[0]) == pixels(first)).all()
+        texts = [event.text for event in told if isinstance(event, Progress)]
+        assert texts.count("reading the weights of emoji again, for torch") == 2
     finally:
         one.close()
 

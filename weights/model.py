@@ -93,9 +93,14 @@ class Model:
         """The model as torch computes it, which other backends fall back to."""
         return self._plain or self
 
+    @property
+    def lacks_weights(self) -> bool:
+        """Whether its weights have to be read again before it draws, because another backend drew meanwhile."""
+        return self._plain is None and self.weights is not None and not self.weights.held
+
     def restore(self) -> None:
-        """Have the weights that torch computes with in memory. Raises ModelError where they cannot be read again."""
-        if self.weights is not None:
+        """Have the weights in memory that it draws with. Raises ModelError where they cannot be read again."""
+        if self.lacks_weights and self.weights is not None:
             self.weights.restore()
 
     def computed_by(self, backend: Backend) -> Model:
@@ -187,8 +192,7 @@ class Model:
         it, and makes one estimate. Raises ModelError, see `for_prompt`.
         """
         model = self.for_prompt(prompt)
-        if model._plain is None:
-            model.restore()
+        model.restore()
         positive: Any
         negative: Any
         encode = partial(model._condition, clip_skip=clip_skip, size=size_condition, guidance=guidance)
@@ -214,6 +218,7 @@ class Model:
         """
         if self.info.inpaints:
             raise ModelError("a network made for inpainting draws no picture from words alone")
+        self.restore()
         joined: Any = None
         for prompt in prompts:
             condition = self._condition(prompt, guidance)

@@ -22,6 +22,7 @@ from weights.model import Model
 from weights.prompt_schedule import Clock
 
 from .calibrated_runs import with_coefficients
+from .events import Progress
 from .job_context import JobContext
 from .pass_models import open_models
 from .picture_sink import PictureSink, RunFacts, SavedPicture
@@ -132,6 +133,9 @@ def draw(
     """
     model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
     fell_back = model is not context.model
+    if model.lacks_weights:
+        context.tell(Progress(text=f"reading the weights of {model.name} again, for torch"))
+        model.restore()
     context = replace(context, model=model)
     weights = model.identity.weights
     resolved, notes = with_coefficients(resolved, context.registry, weights, context.outputs, context.on_head)
