@@ -3,11 +3,13 @@
 import copy
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import ROOT, ToyModel, toy, until
@@ -22,6 +24,7 @@ from webui.core.record import read_record
 from webui.core.request import Request
 from webui.engine.backend_chooser import BackendChooser
 from webui.engine.engine import Engine
+from webui.engine.errors import free_memory
 from webui.engine.events import Progress
 from webui.engine.jobs import DrawJob, Finished
 from webui.engine.replay_verdict import changes
@@ -393,6 +396,15 @@ def test_weights_that_were_let_go_are_read_again(emoji, kind, tmp_path, monkeypa
         info.path.touch()
         with pytest.raises(ModelError, match="the files of model mini have changed; open it anew"):
             model.denoiser("red apple")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system decides")
+def test_memory_of_weights_that_were_let_go_is_given_back():
+    model, process = open_model(Catalog().find_models(ROOT / "weights")["emoji"], "cpu"), psutil.Process()
+    before = process.memory_info().rss
+    model.weights.release()
+    free_memory()
+    assert before - process.memory_info().rss > model.weights.size / 2
 
 
 @needs_openvino

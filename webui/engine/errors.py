@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -78,6 +80,9 @@ def _less(resolved: ResolvedRequest) -> str:
 def free_memory() -> None:
     """Free memory that nothing refers to, the device's included."""
     gc.collect()
+    # glibc keeps freed weights that lie below others in its heap; other systems' libraries do not have this.
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
