@@ -36,7 +36,7 @@ from .events import PartialResult, Progress
 from .job_context import JobContext
 
 BUDGETS = (4, 6, 8, 10)  # network calls of a picture
-SCHEDULES = ("Karras", "Exponential", "Uniform trailing", "Align Your Steps")
+SCHEDULES = ("Karras", "Exponential", "Uniform trailing", "Uniform leading", "Align Your Steps")
 PLAIN = ("Euler", "DPM++ 2M", "UniPC")  # the others to be beaten, on each of the schedules
 PICTURES = 16  # that are fitted, and as many others that are tested
 MOST_PICTURES = 128
@@ -131,7 +131,7 @@ def make_calibration(
     resolved = engine.resolve(request.model_copy(update=alone | plain_cfg))
     if len(prompts) == 1:
         raise RequestError("Give two prompts or more: half of them are only tested.")
-    texts = tuple(prompts) or usual_prompts(engine, resolved.request.model)
+    texts = tuple(prompts) or usual_prompts(resolved.model_info)
     wanted = 2 * pictures
     repeated = tuple(texts[i % len(texts)] for i in range(wanted))
     names = tuple(each.name for each in chosen)

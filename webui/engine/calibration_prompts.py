@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .engine import Engine
+from weights.model_info import ModelInfo
 
 # For models whose card names nothing that they draw.
 SUBJECTS = (
@@ -16,9 +16,9 @@ SUBJECTS = (
 FILLS = ("", ", watercolour", ", studio light", ", wide angle", ", pencil sketch", ", at night", ", close-up", ", 3d")
 
 
-def usual_prompts(engine: Engine, model: str) -> tuple[str, ...]:
+def usual_prompts(model: ModelInfo) -> tuple[str, ...]:
     """Prompts that a model draws well: names of its card with its additions, or common subjects; always the same."""
-    card, chance = engine.models()[model].card, random.Random(0)
+    card, chance = model.card, random.Random(0)
     names = list(card.names[: len(card.familiar) + len(card.known)] if card else ())
     if not names:
         return tuple(f"{subject}{chance.choice(FILLS)}" for _ in range(8) for subject in SUBJECTS)
