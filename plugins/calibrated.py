@@ -18,7 +18,8 @@ from samplers import Step, hookimpl, sampler
 
 NEWEST = 3  # estimates that a step weighs
 SIZE = 2 + NEWEST  # numbers of a step: s, a, b, c1, c2
-SHARES = (0.25, 0.25, 0.5, 1.0)  # of the pictures, each with derivatives of its own: few show where to go
+SHARES = (0.125, 0.125, 0.25, 0.5)  # of the calls, each with derivatives of its own: few pictures show where to go
+MOST_CALLS = 300  # of all pictures, about: a fit to more steps takes fewer of them
 ROUNDS = 3  # of Gauss-Newton with the same derivatives
 NUDGE = 2e-3  # of a number, for its derivative
 LIMIT = 4.0  # of a number
@@ -28,16 +29,30 @@ ENOUGH = 0.99  # of the error before: a round that gains less is the last
 
 def fit(denoise, starts, sigmas, noise):
     """The numbers of each step, {"steps": [[s, a, b, c1, c2], ...]}, by which runs from `starts` end best."""
-    goal, rows = denoise.ends(starts, sigmas[0]).flatten(1), [[0.0] * SIZE for _ in sigmas[1:]]
+    # Some schedules begin below the first noise level; their runs should end with the same pictures.
+    high = denoise.model.sigma_max
+    goal, rows = denoise.ends(starts * (high / sigmas[0]), high).flatten(1), [[0.0] * SIZE for _ in sigmas[1:]]
+    pictures = len(starts) * min(1 / SHARES[-1], MOST_CALLS / _calls(len(sigmas) - 1))
     for share in SHARES:
-        count = max(1, round(share * len(starts)))
+        count = max(1, round(share * pictures))
         rows = _improved(rows, denoise.first(count), starts[:count], sigmas, goal[:count])
     return {"steps": rows}
 
 
+def _calls(steps):
+    """Of the network for rows that are improved once: a run of its own for each number from its step on, and tries."""
+    own = sum(steps - i for i, _ in _free(steps))
+    return own + steps * (1 + ROUNDS * len(DAMPINGS[0]))
+
+
+def _free(steps):
+    """The places (step, number) that count: a step weighs no more estimates than there are."""
+    return [(i, k) for i in range(steps) for k in range(SIZE) if k < 3 + min(i, NEWEST - 1)]
+
+
 def _improved(rows, denoise, starts, sigmas, goal):
     """The rows after some rounds on these pictures, whose runs should end at the goal (pictures, values)."""
-    free = [(i, k) for i in range(len(sigmas) - 1) for k in range(SIZE) if k < 3 + min(i, NEWEST - 1)]
+    free = _free(len(sigmas) - 1)
     base, slopes = _derivatives(denoise, starts, sigmas, rows, free)
     for _ in range(ROUNDS):
         before = _error(base, goal)

@@ -75,6 +75,23 @@ def test_a_fit_halves_the_error_of_the_best_plain_sampler_on_other_starts(regist
     assert error(fitted, "Karras", numbers) < plain / 2
 
 
+@pytest.mark.parametrize("steps", [6, 10, 16])
+def test_a_fit_to_many_steps_takes_no_more_calls(registry, steps):
+    asked, mixture = [], Mixture()
+
+    class Counting(Mixture):
+        def __call__(self, x, sigma):
+            asked.append(len(x))
+            return mixture(x, sigma)
+
+    denoise, sigmas = FittingDenoise(lambda pictures: Counting(), 16), registry.schedules["Karras"].item(MODEL, steps)
+    x = starts(range(16), sigmas[0])
+    denoise.ends(x, MODEL.sigma_max)
+    solved = sum(asked)
+    registry.samplers["Calibrated"].item.calibrate(denoise, x, sigmas, None)
+    assert 100 < (sum(asked) - solved) / 16 < 400
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 5, 12])
 def test_a_fit_asks_for_its_pictures_again_and_again(at_once):
     """Picture i of six has the estimate i * x, however many are asked for together."""
