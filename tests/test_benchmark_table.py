@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from benchmarks import calibrations
 from benchmarks.fewer_calls import PLAIN, Point, ReusedFeatures, fewer_steps_at, table
 from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, first_of, guided_table, native
 from webui.core.sampler_advice import advice, first_choice, measured
@@ -83,6 +84,13 @@ def test_ways_to_save_are_compared_with_fewer_steps_at_the_same_cost():
     told = table(points, Point("default", "DDIM", 50, 100.0, 0.01), "emoji")
     assert "| Euler, saving | 8 | 10 | 0.02 | 0.04 | 0.50 |" in told and "saving 1.00" in told
     assert "An error of 0.02 takes 10 evaluations (Euler, saving)" in told
+
+
+def test_a_table_of_calibrations_tells_where_none_won():
+    rows = [calibrations.Row(5.0, 4, "Euler, Karras", 0.1, 0.04), calibrations.Row(1.0, 8, "UniPC, Karras", 0.01, None)]
+    *_, won, lost = calibrations.table(rows, "emoji").splitlines()
+    assert won == "| `emoji`, 5 | 4 | Euler, Karras | 0.100 | 0.040 | 0.40 |"
+    assert lost == "| `emoji`, 1 | 8 | UniPC, Karras | 0.010 | none: it did not win | |"
 
 
 @pytest.mark.parametrize("forecast, expected", [(False, [1, 1, 3, 3]), (True, [1, 1, 3, 4])])

@@ -289,10 +289,13 @@ def test_what_ships_is_for_the_weights_that_ship_and_better_than_the_others(name
     )
     assert found.calibrations
     for each in found.calibrations:
-        assert (each.weights, each.guidance, each.width) == (digest, 5.0, 64) and each.error < each.best.error
+        assert (each.weights, each.width, each.height) == (digest, 64, 64) and each.error < each.best.error
         assert each.sampler == registry.samplers["Calibrated"].id
         assert each.walks(registry.schedules[each.schedule].item(read_folder(folder).schedule, each.steps))
-    assert {each.condition for each in found.measured} == {(digest, 5.0, 64, 64)}
+    measured = {(each.condition, each.calls): each.best for each in found.measured}
+    assert {(weights, *size) for (weights, _, *size), _ in measured} == {(digest, 64, 64)}
+    for each in found.calibrations:
+        assert measured[(digest, each.guidance, 64, 64), each.steps] == each.best
 
 
 def test_the_form_tells_what_was_measured_on_the_open_model(emoji, tmp_path):
@@ -302,7 +305,11 @@ def test_the_form_tells_what_was_measured_on_the_open_model(emoji, tmp_path):
         form = dict(guidance=5, width=64, height=64) | values
         return measured_text(page, emoji.info, "DPM++ 2M", "Karras", 6, form)
 
-    [shipped] = [each for each in read_calibrations(ROOT / "weights" / "emoji" / FILE).measured if each.calls == 6]
+    [shipped] = [
+        each
+        for each in read_calibrations(ROOT / "weights" / "emoji" / FILE).measured
+        if (each.guidance, each.calls) == (5, 6)
+    ]
     assert (
         f"this {shipped.errors['DPM++ 2M, Karras']:.2g}, best {shipped.best.error:.2g} ({shipped.best.name})" in said()
     )
@@ -311,7 +318,11 @@ def test_the_form_tells_what_was_measured_on_the_open_model(emoji, tmp_path):
 
 
 def test_calibrated_draws_with_what_ships(real):
-    [made] = [each for each in read_calibrations(ROOT / "weights" / "emoji" / FILE).calibrations if each.steps == 6]
+    [made] = [
+        each
+        for each in read_calibrations(ROOT / "weights" / "emoji" / FILE).calibrations
+        if (each.guidance, each.steps) == (5, 6)
+    ]
     asked = dict(model="emoji", prompt="rocket", sampler="Calibrated", schedule=made.schedule, steps=6, guidance=5.0)
     [picture] = make(real, **asked)
     assert read_picture(picture).record.coefficients == made.coefficients

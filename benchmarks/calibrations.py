@@ -1,0 +1,98 @@
+"""What the calibrations that come with a model gain, on prompts and seeds that none of them has seen.
+
+    python -m benchmarks.calibrations                      the embedded model, into the terminal
+    python -m benchmarks.calibrations --model emoji-flow
+    python -m benchmarks.calibrations --write              and put the table into docs/samplers.md
+
+For pictures and errors see benchmarks/held_out.py. The best of the others is that of the samplers and schedules that
+every calibration is compared with; those whose error was more than twice the least there are not measured again. Where
+a calibration was tried and did not win, none comes, and the row says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from samplers.registry import Registry, discover
+from samplers.run import Plan
+from webui.core.calibrations import FILE, Calibration, read_calibrations
+from weights.diffusers_folder import read_folder
+from weights.model import Model
+from weights.opening import open_model
+
+from .docs_table import write_table
+from .held_out import HeldOut
+
+ROOT = Path(__file__).parent.parent
+NEAR = 2.0  # times the least error
+
+
+@dataclass(frozen=True)
+class Row:
+    """The errors at a number of network calls; `fitted` is None where no calibration comes with the model."""
+
+    guidance: float
+    calls: int
+    best: str
+    error: float
+    fitted: float | None
+
+
+@torch.no_grad()
+def measure(model: Model, registry: Registry) -> list[Row]:
+    """A row for each guidance and number of calls that was calibrated, won or not."""
+    found = read_calibrations(model.info.path / FILE)
+    rows = []
+    for guidance in sorted({each.guidance for each in found.measured}):
+        pictures = HeldOut(model, guidance)
+        fits = {each.steps: each for each in found.calibrations if each.guidance == guidance}
+        tested = {each.calls: each for each in found.measured if each.guidance == guidance}
+        for calls, known in sorted(tested.items()):
+            near = [name for name, error in known.errors.items() if error <= NEAR * known.best.error]
+            # "sampler, schedule"
+            plans = {name: pictures.plan(registry, *name.split(", "), calls) for name in near}
+            others = {name: pictures.error_of(made) for name, made in plans.items()}
+            best = min(others, key=lambda name: others[name])
+            fitted = pictures.error_of(plan_of(fits[calls], registry)) if calls in fits else None
+            rows.append(Row(guidance, calls, best, others[best], fitted))
+    return rows
+
+
+def plan_of(made: Calibration, registry: Registry) -> Plan:
+    """The plan of the runs that a calibration was made for."""
+    item = registry.sampler(made.sampler).item
+    return Plan(item, item.resolve({}), made.sigmas, made.coefficients)
+
+
+def table(rows: Sequence[Row], name: str) -> str:
+    """The rows as lines of a table."""
+    lines = [
+        "| model, guidance | calls | the best of the others | its error | Calibrated | share |",
+        "| --- " * 6 + "|",
+    ]
+    for row in rows:
+        own = "none: it did not win |" if row.fitted is None else f"{row.fitted:.3f} | {row.fitted / row.error:.2f}"
+        lines.append(f"| `{name}`, {row.guidance:g} | {row.calls} | {row.best} | {row.error:.3f} | {own} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--model", default="emoji", help="a folder in weights/ (emoji)")
+    flags.add_argument("--write", action="store_true", help="put the table into docs/samplers.md")
+    given = flags.parse_args()
+    model = open_model(read_folder(ROOT / "weights" / given.model), "cpu")
+    text = table(measure(model, discover(ROOT / "plugins", packages=False)), model.name)
+    print(text)
+    if given.write:
+        write_table("samplers.md", f"shipped-{model.name}", text)
+
+
+if __name__ == "__main__":
+    main()
