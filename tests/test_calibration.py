@@ -237,7 +237,7 @@ def test_a_run_without_coefficients_says_so(real):
     job.wait(300)
     [note] = job.snapshot().info["notes"]
     assert note.startswith(
-        "Calibrated has no coefficients on emoji for 3 steps of Karras at guidance 4.5, so it ran wi"
+        "Calibrated has no coefficients on emoji for 3 steps of Karras at guidance 4.5, so it runs wi"
     )
 
 

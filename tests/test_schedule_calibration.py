@@ -31,6 +31,7 @@ from webui.engine.calibrated_runs import with_coefficients
 from webui.engine.calibration import Calibrated, make_calibration
 from webui.engine.run_preview import preview_run
 from webui.replay_command import replay_file
+from webui.tabs.form.form_events import fitted_plan
 from webui.tabs.lab.calibrate_view import exported, take_file
 
 SIGMAS = [10.0, 2.0, 0.3]
@@ -106,7 +107,7 @@ def test_a_picture_carries_what_was_fitted_and_replays_without_the_file(real, re
     assert replay_file(real, picture).equal
     [note] = job.snapshot().info["notes"]
     assert note == (
-        "Schedule Calibrated has no coefficients on emoji for 3 steps at guidance 4.5, so it ran without. "
+        "Schedule Calibrated has no coefficients on emoji for 3 steps at guidance 4.5, so it runs without. "
         "It has for 3 steps at guidance 4."
     )
     plain = read_picture(job.pictures[0].path).record
@@ -138,11 +139,17 @@ def test_the_task_fits_the_schedule_and_then_the_sampler_on_it(registry, tmp_pat
         assert found.calibration.sigmas == kept.schedules[0].sigmas
         [picture] = make(engine, model="toy", prompt="a", sampler="Calibrated", schedule="Calibrated", steps=3)
         preview = preview_run(engine, dict(model="toy", sampler="Euler", schedule="Calibrated", steps=3))
+        own = dict(model="toy", sampler="Calibrated", schedule="Calibrated", steps=3)
+        noted, told = fitted_plan(engine, dict(guidance=5.0), own)
+        _, missing = fitted_plan(engine, dict(guidance=4.5), own)
+        _, closed = fitted_plan(engine, dict(guidance=5.0), own | dict(model="other"))
         assert ask()[0]["calls"] == 0, "what is kept is not made again"
     record = read_picture(picture).record
     assert record.coefficients == found.calibration.coefficients
     assert record.schedule_coefficients == kept.schedules[0].coefficients
-    assert record.sigmas == preview.run.sigmas == found.calibration.sigmas
+    assert record.sigmas == preview.run.sigmas == noted.sigmas == found.calibration.sigmas
+    assert not told and "Schedule Calibrated has no coefficients on toy for 3 steps at guidance 4.5" in missing
+    assert "is known once it is open" in closed
 
 
 def test_a_plain_sampler_is_tested_on_the_fitted_schedule(registry, tmp_path):

@@ -161,7 +161,7 @@ def _missing_schedule(made: _Pass, request: Request, others: Iterable[ScheduleCa
         f"{steps} steps at guidance {each:g}" for each, steps in sorted({(o.guidance, o.steps) for o in others})
     )
     here = f" It has for {told}." if told else ""
-    return f"Schedule {made.schedule} has no coefficients on {request.model} for {asked}, so it ran without.{here}"
+    return f"Schedule {made.schedule} has no coefficients on {request.model} for {asked}, so it runs without.{here}"
 
 
 def _with_guidance(request: Request) -> str:
@@ -174,4 +174,4 @@ def _missing(plan: Plan, request: Request, others: Iterable[Calibration]) -> str
     made = sorted({(each.schedule, each.guidance, each.steps) for each in others})
     told = "; ".join(f"{steps} steps of {schedule} at guidance {guidance:g}" for schedule, guidance, steps in made)
     here = f" It has for {told}." if told else ""
-    return f"{plan.sampler.name} has no coefficients on {request.model} for {asked}, so it ran without.{here}"
+    return f"{plan.sampler.name} has no coefficients on {request.model} for {asked}, so it runs without.{here}"

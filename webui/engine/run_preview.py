@@ -26,6 +26,7 @@ class RunPreview:
     whole  the plan of a picture from words: every step of the schedule
     run    the plan at the request's strength: the last part of it; the same at strength 1
     second the plan of the second pass of hires fix, which a picture from words may have
+    notes  a sentence for each sampler or schedule that is calibrated and was not fitted to this run
     """
 
     request: Request
@@ -33,18 +34,20 @@ class RunPreview:
     whole: Plan
     run: Plan
     second: Plan | None = None
+    notes: tuple[str, ...] = ()
 
 
 def preview_run(engine: Engine, fields: Mapping[str, Any]) -> RunPreview:
     """The plan of a request's fields, strength (else 1) among them; no picture is needed. Raises RequestError."""
     # Resolved as txt2img, which asks for no picture; what img2img then cuts off depends on the strength alone.
-    resolved = engine.resolve(read({"strength": 1.0, **fields, "mode": "txt2img"}))
+    resolved, notes = engine.resolve(read({"strength": 1.0, **fields, "mode": "txt2img"})), list[str]()
     # What was fitted to a model is known by its weights, and those once it is open.
     if identity := engine.identity_of(Request(model=resolved.request.model)):
-        resolved, _ = with_coefficients(resolved, engine.registry, identity.weights, engine.outputs)
+        resolved, notes = with_coefficients(resolved, engine.registry, identity.weights, engine.outputs)
     request = resolved.request.model_copy(update={"mode": "img2img"})
     second = resolved.hires_plan if request.strength == 1 else None
-    return RunPreview(request, resolved.model_info, resolved.plan, partial_plan(resolved.plan, request), second)
+    run = partial_plan(resolved.plan, request)
+    return RunPreview(request, resolved.model_info, resolved.plan, run, second, tuple(notes))
 
 
 def numbers(preview: RunPreview) -> dict[str, Any]:

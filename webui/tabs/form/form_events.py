@@ -11,7 +11,7 @@ import gradio as gr
 from samplers.run import Plan, plan
 from webui.core.calibrations import all_calibrations
 from webui.core.fields import fields_of
-from webui.core.limits import size_problem
+from webui.core.limits import TWO_ESTIMATES, size_problem
 from webui.core.menus import chosen_name
 from webui.core.plugin_fields import PLUGIN_FIELDS
 from webui.core.refiner import check_refiner_steps, refined_text
@@ -21,6 +21,8 @@ from webui.core.run_plans import partial_plan, whole_plan
 from webui.core.sampler_advice import own_advice
 from webui.core.upscale_request import pixel_upscalers
 from webui.engine.calibrated_runs import folders_of
+from webui.engine.engine import Engine
+from webui.engine.run_preview import preview_run
 from webui.gradio_ext.gradio_events import QUIET, RESTORED, Updates, gather, on_change, on_choice, opening
 from webui.tabs.form.page_context import Page
 from weights.model_info import ModelInfo
@@ -39,8 +41,10 @@ HIRES = (
     *(field.name for field in fields_of(Request).values() if field.setting.group == "hires"),
 )
 REFINER = tuple(field.name for field in fields_of(Request).values() if field.setting.group == "refiner")
+# Fields by which a calibration counts for a run or does not, beside its plan.
+FITTED = ("guidance", *TWO_ESTIMATES, "width", "height")
 # Fields that change the plan of a run.
-PLANNED = ("model", "sampler", "schedule", "steps", "guidance", "strength", "strength_as", *HIRES, *REFINER)
+PLANNED = dict.fromkeys(("model", "sampler", "schedule", "steps", "strength", "strength_as", *FITTED, *HIRES, *REFINER))
 
 
 def connect_form(page: Page, form: Form) -> None:
@@ -150,7 +154,8 @@ def _describe(page: Page, form: Form) -> None:
     first = [getattr(each, "value", None) for each in controls]
     form.note.value, form.plan.value, *_ = describe(recall_options(None, page.registry), *first)
     # The form's first filling changes the revision, so that a page that restored nothing is described, too.
-    watched = [*controls, form.edits, form.revision]
+    # What was measured on a model and fitted to it is known by its weights, which are once it is open.
+    watched = [*controls, form.edits, form.revision, page.status]
     outputs = [form.note, form.plan, form.fields["schedule"], form.shapes]
     on_change(watched, describe, [form.options, *controls], outputs, since=form.revision, **QUIET)
 
@@ -170,8 +175,12 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     try:
         schedule = page.registry.schedule(name)
         chosen = options["schedules"].get(name, {}) if values["schedule"] else dict(found.defaults.schedule_options)
-        made = plan(found.schedule, entry.item, schedule.item, steps, settings, chosen, *strength)
-        text, own_grid = plan_note(made, name, mode == "img2img"), made.own_grid
+        made, unfitted = plan(found.schedule, entry.item, schedule.item, steps, settings, chosen, *strength), ""
+        if entry.item.calibrate or schedule.item.calibrate:
+            own = dict(model=found.name, sampler=entry.name, schedule=name, steps=steps)
+            own |= dict(options=settings, schedule_options=chosen, strength=strength[0], strength_as=strength[1])
+            made, unfitted = fitted_plan(page.engine, values, own)
+        text, own_grid = plan_note(made, name, mode == "img2img") + unfitted, made.own_grid
         if values.get("refiner"):
             text += _refiner_note(page, found, values, made)
         if values.get("hires_scale"):
@@ -186,6 +195,17 @@ def _notes(page: Page, mode: str, options: Mapping[str, Any], values: Mapping[st
     measured = measured_text(page, found, entry.name, name, made.calls if made else None, values)
     said, free = sampler_note(entry, settings, name, measured), schedule_update(own_grid)
     return [said, text, free, sizes_html(mode, found, *sides)]
+
+
+def fitted_plan(engine: Engine, values: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Plan, str]:
+    """(the plan with what is fitted to the model, a note about what is not). Raises RequestError.
+
+    values  of the form; `own` are the fields of the plan itself, the model among them
+    """
+    preview = preview_run(engine, {**{name: values[name] for name in FITTED if name in values}, **own})
+    if engine.identity_of(Request(model=own["model"])) is None:
+        return preview.run, note(f"What was fitted to {own['model']} is known once it is open.")
+    return preview.run, "".join(map(note, preview.notes))
 
 
 def measured_text(
