@@ -17,7 +17,7 @@ from webui.tabs.form.job_events import stop_job
 from webui.tabs.form.own_queue import MOST_OWN, build_own_queue, check_own_room
 from webui.tabs.form.page_context import Page
 from webui.tabs.form.result_panel import add_to_strip
-from webui.tabs.txt2img import build_txt2img
+from webui.tabs.form.workbench import build_workbench
 
 TOKEN, MODE = "a-token-of-a-browser", "txt2img"
 
@@ -30,7 +30,7 @@ def bench(registry, tmp_path, gate):
     engine.start()
     with gr.Blocks():
         page = Page(engine, gr.State(TOKEN), {MODE: gr.BrowserState()}, gr.HTML(), gr.Number(0))
-        built = build_txt2img(page)
+        built = build_workbench(page, "txt2img")
         own = build_own_queue(page, MODE)
     yield SimpleNamespace(page=page, own=own, built=built, events=built.events, form=built.form, engine=engine)
     gate.open()

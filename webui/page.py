@@ -26,7 +26,7 @@ from .gradio_ext.theme import ASSETS
 from .tabs.form.link_events import connect_link, mode_of, open_form, open_outputs
 from .tabs.form.result_panel import chosen_of
 from .tabs.form.vary import connect_vary
-from .tabs.form.workbench import Workbench
+from .tabs.form.workbench import Workbench, build_workbench
 from .tabs.history.history_store import History, OwnHistory
 from .tabs.history.history_tab import build_history
 from .tabs.img2img import build_img2img
@@ -37,7 +37,6 @@ from .tabs.lab.lab_tab import build_lab
 from .tabs.plugins import build_plugins, tab_title
 from .tabs.queue import build_queue
 from .tabs.schedule.schedule_tab import build_schedule
-from .tabs.txt2img import build_txt2img
 from .tabs.upscale import UpscaleTab, build_upscale
 from .templates import render
 
@@ -61,7 +60,7 @@ def build_page(engine: Engine, history: History | OwnHistory | None = None) -> g
         page = Page(engine, token=gr.State(""), kept=kept, status=status, plugins=plugins, header=header)
         with gr.Tabs(elem_classes="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img"):
-                words = build_txt2img(page)
+                words = build_workbench(page, "txt2img")
             with gr.Tab("img2img", id="img2img") as tab:
                 drawing = LazyContent(tab)
                 own = _following(page, drawing)

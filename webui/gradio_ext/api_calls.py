@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .json_bodies import JSON_BODY
-from .read_bodies import resend_body
+from .json_bodies import JSON_BODY, resend_body
 from .signed_in import signed_in
 from .strokes import COMPONENT, Strokes, is_file
 

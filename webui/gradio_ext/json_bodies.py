@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .files import file_problem
-from .read_bodies import resend_body
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -95,3 +94,15 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def resend_body(body: bytes, receive: Receive | None = None) -> Receive:
+    """What receives a body that has been read once more, and then what `receive` does; without it, the end."""
+    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        if given or receive is None:
+            return given.pop() if given else {"type": "http.disconnect"}
+        return await receive()
+
+    return receive_again

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .read_bodies import resend_body
+from .json_bodies import resend_body
 
 FREE, FREE_OF_NAME = 5, 20  # attempts without a wait, from an address and for a name
 LONGEST = 60.0  # seconds

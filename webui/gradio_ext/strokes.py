@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .files import uploaded
-from .read_bodies import resend_body
+from .json_bodies import resend_body
 
 # Where a component's own function is called: with JSON, and with a file for the strokes of an editor.
 COMPONENT = re.compile(r"^/gradio_api/component_server/?$")
