@@ -2,6 +2,7 @@
 
     python -m benchmarks.first_minute                  medians of five openings in headless Chromium at 1440x900
     python -m benchmarks.first_minute --width 390 --height 844
+    python -m benchmarks.first_minute --write          and put the table into docs/tour.md
 
 One server in this process on the embedded model, which is open already; every opening is a new browser context, so
 nothing is cached. A page of Gradio with a text box and a button is opened in turn: less than that no page of Gradio can
@@ -15,13 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.docs_table import write_table
 from benchmarks.page import PATIENCE, PROMPT, server
+from benchmarks.speed import processor
 
 # A layout shift is the share of the window that moved times how far it moved (web.dev/cls), without those that follow
 # a click or a key within half a second.
@@ -65,6 +68,7 @@ def main() -> None:
     flags.add_argument("--repeat", type=int, default=5)
     flags.add_argument("--width", type=int, default=1440)
     flags.add_argument("--height", type=int, default=900)
+    flags.add_argument("--write", action="store_true", help="put the table into docs/tour.md")
     given = flags.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -85,11 +89,21 @@ def main() -> None:
                     times.setdefault(name, []).append(value)
                 context.close()
         browser.close()
-    print(f"| {given.width} x {given.height} | median | at most |\n| --- | --- | --- |")
+    text = table(times, f"{given.width} x {given.height}")
+    print(text)
+    if given.write:
+        where = f"Medians of {given.repeat}, {processor()}, rendered in software."
+        write_table("tour.md", "first-minute", text + "\n\n" + where)
+
+
+def table(times: Mapping[str, Sequence[float]], title: str) -> str:
+    """The medians as lines of a table."""
+    lines = [f"| {title} | median | at most |", "| --- | --- | --- |"]
     for name, each in times.items():
         # The first opening of all warms the server up.
         kept, digits = each[1:], 3 if "shift" in name else 2
-        print(f"| {name} | {median(kept):.{digits}f} | {max(kept):.{digits}f} |")
+        lines.append(f"| {name} | {median(kept):.{digits}f} | {max(kept):.{digits}f} |")
+    return "\n".join(lines)
 
 
 @contextmanager
