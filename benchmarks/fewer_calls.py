@@ -5,10 +5,10 @@ that are used again, and coefficients that are fitted to the model.
     python -m benchmarks.fewer_calls --model emoji-flow
     python -m benchmarks.fewer_calls --write              and put the table into docs/samplers.md
 
-Error: the mean over pictures of the root mean square of pixels, from 0 to 1, against 24 Runge-Kutta steps with guidance
-everywhere. Cost: evaluations of the network a picture, two for a guided call; a call that uses deep features again
-counts as the share of a whole one that its other blocks take, which is measured. "fewer steps" is the error of the same
-sampler and schedule with guidance everywhere at the same cost, between its measured ones on log axes.
+For pictures and errors see benchmarks/held_out.py. Cost: evaluations of the network a picture, two for a guided call; a
+call that uses deep features again counts as the share of a whole one that its other blocks take, which is measured.
+"fewer steps" is the error of the same sampler and schedule with guidance everywhere at the same cost, between its
+measured ones on log axes; for a sampler that is fitted, the least of all that were measured.
 
 Reused features (DeepCache, Ma et al. 2023, arXiv:2312.00858): what enters the last block of the way up is that of the
 last whole call, or, forecast (as Spectrum does, arXiv:2603.01623), the line through those of the last two.
@@ -22,33 +22,32 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-import numpy as np
 import torch
 
 from samplers.guidance import Method
-from samplers.noise import Noise
-from samplers.reference import solve_flow
 from samplers.registry import Registry, discover
-from samplers.run import Plan, plan, run
+from samplers.run import run
 from samplers.wrappers import Counted
-from webui.core.calibrations import FILE, read_calibrations
+from webui.core.calibrations import FILE, Calibration, read_calibrations
 from weights.diffusers_folder import read_folder
 from weights.model import Model
 from weights.opening import open_model
 
+from .calibrations import plan_of
 from .docs_table import write_table
+from .held_out import HeldOut
 
 ROOT = Path(__file__).parent.parent
-PROMPTS = ("red apple", "cat face on a blue background", "rocket", "house, flat style")
-PLAIN = "fewer steps"
-SEED, GUIDANCE, REFERENCE_STEPS = 2_000_000, 5.0, 24
-SAMPLERS, SCHEDULE = ("Euler", "LMS"), "Karras"
-CALLS, SOME = (6, 8, 10, 12, 16), (8, 12, 16)
+PLAIN, FITTED, ADAPTIVE = "fewer steps", "fitted to the model", "adaptive guidance"
+GUIDANCE, SAMPLERS = 5.0, ("Euler", "LMS")
+SCHEDULES = ("Karras", "Uniform leading")
+SCHEDULE = SCHEDULES[0]  # features are used again on it
+CALLS, SOME = (6, 8, 10, 12), (8, 12)
 LOWS = (0.15, 0.5)  # sigmas above which there is guidance
 NEAR, DEFAULT_STEPS = 0.02, 50
 
@@ -62,50 +61,35 @@ class Point:
     steps: int
     cost: float
     error: float
+    schedule: str = SCHEDULE
 
 
 class Bench:
-    """The pictures, their references and what measures a run."""
+    """Measures ways to draw the same pictures."""
 
     def __init__(self, model: Model, registry: Registry):
-        self.model, self.registry = model, registry
-        size = model.info.defaults.size
-        self._zeros, self._seeds = (
-            torch.zeros(len(PROMPTS), *model.latents_shape(size, size)),
-            range(SEED, SEED + len(PROMPTS)),
-        )
-        self._everywhere = model.denoiser_of_each(PROMPTS, GUIDANCE)
-        high, low = model.schedule.sigma_max, model.schedule.sigma_min
-        start = high * Noise(self._seeds, "initial")(self._zeros)
-        end = self._everywhere(solve_flow(self._everywhere, start, high, low, REFERENCE_STEPS), low)
-        self._reference = self._pixels(end)
+        self._pictures, self._registry = HeldOut(model, GUIDANCE), registry
 
-    def plan(self, sampler: str, steps: int, schedule: str = SCHEDULE) -> Plan:
-        """The plan of a run."""
-        item, levels = self.registry.sampler(sampler).item, self.registry.schedule(schedule).item
-        return plan(self.model.schedule, item, levels, steps)
+    def measure(self, way: str, sampler: str, steps: int, schedule: str = SCHEDULE) -> Point:
+        """All pictures together, with guidance everywhere."""
+        error = self._pictures.error_of(self._pictures.plan(self._registry, sampler, schedule, steps))
+        return Point(way, sampler, steps, 2.0 * steps, error, schedule)
 
-    def measure(self, way: str, made: Plan) -> Point:
-        """Draw all pictures together, with guidance everywhere."""
-        end = run(made, self._everywhere, self._zeros, self._seeds).x
-        return self._point(way, made, 2.0 * (len(made.sigmas) - 1), end)
+    def measure_fit(self, fit: Calibration) -> Point:
+        """As `measure`, with what is fitted to the model."""
+        error = self._pictures.error_of(plan_of(fit, self._registry))
+        return Point(FITTED, fit.name, fit.steps, 2.0 * fit.steps, error, fit.schedule)
 
-    def measure_alone(self, way: str, made: Plan, **guiding: Any) -> Point:
-        """Draw each picture alone, because guidance may end for each at another step; see `Model.denoiser`."""
-        ends, evaluations = [], 0.0
-        for prompt, seed, zeros in zip(PROMPTS, self._seeds, self._zeros.split(1), strict=True):
-            counted = Counted(self.model.denoiser(prompt, "", GUIDANCE, **guiding), 1)
+    def measure_alone(self, way: str, sampler: str, steps: int, schedule: str, **guiding: Any) -> Point:
+        """Each picture alone, because guidance may end for each at another step; see `Model.denoiser`."""
+        pictures, ends, evaluations = self._pictures, [], 0.0
+        made = pictures.plan(self._registry, sampler, schedule, steps)
+        for prompt, seed, zeros in zip(pictures.prompts, pictures.seeds, pictures.zeros.split(1), strict=True):
+            counted = Counted(pictures.model.denoiser(prompt, "", GUIDANCE, **guiding), 1)
             ends.append(run(made, counted, zeros, [seed]).x)
             evaluations += counted.evaluations_each or 0.0
-        return self._point(way, made, evaluations / len(PROMPTS), torch.cat(ends))
-
-    def _point(self, way: str, made: Plan, cost: float, end: torch.Tensor) -> Point:
-        difference = (self._pixels(end) - self._reference).reshape(len(PROMPTS), -1)
-        error = float(np.sqrt(np.square(difference).mean(1)).mean())
-        return Point(way, made.sampler.name, len(made.sigmas) - 1, cost, error)
-
-    def _pixels(self, x: torch.Tensor) -> np.ndarray:
-        return np.stack([np.asarray(self.model.decode(one[None])[0], np.float32) / 255 for one in x])
+        cost = evaluations / len(pictures.prompts)
+        return Point(way, sampler, steps, cost, pictures.error(torch.cat(ends)), schedule)
 
 
 class ReusedFeatures:
@@ -177,12 +161,12 @@ def _hooks(block: torch.nn.Module, enter: Any, leave: Any) -> list[Any]:
 def measure(model: Model, registry: Registry) -> tuple[list[Point], Point]:
     """(the points of every way, what diffusers' pipeline does by default)."""
     bench = Bench(model, registry)
-    points = [bench.measure(PLAIN, bench.plan(name, n)) for name in SAMPLERS for n in CALLS]
+    points = [bench.measure(PLAIN, name, n, schedule) for name in SAMPLERS for schedule in SCHEDULES for n in CALLS]
     adaptive = Method(registry.guidance("Adaptive").item, registry.guidance("Adaptive").item.resolve({}))
-    points += [bench.measure_alone("adaptive guidance", bench.plan(SAMPLERS[0], n), method=adaptive) for n in SOME]
-    for low in LOWS:
-        way = f"guidance above sigma {low:g}"
-        points += [bench.measure_alone(way, bench.plan(SAMPLERS[0], n), guidance_low=low) for n in SOME]
+    ways: list[tuple[str, dict[str, Any]]] = [(ADAPTIVE, dict(method=adaptive))]
+    ways += [(f"guidance above sigma {low:g}", dict(guidance_low=low)) for low in LOWS]
+    for schedule, (way, guiding), n in product(SCHEDULES, ways, SOME):
+        points.append(bench.measure_alone(way, SAMPLERS[0], n, schedule, **guiding))
     share = share_of_deep_blocks(model)
     for every, forecast in ((2, False), (2, True)):
         reused = ReusedFeatures(every, forecast)
@@ -190,21 +174,18 @@ def measure(model: Model, registry: Registry) -> tuple[list[Point], Point]:
         with reusing(model, reused):
             for n in SOME:
                 reused.begin()
-                point = bench.measure(f"features {what}, {every - 1} of {every} calls", bench.plan(SAMPLERS[0], n))
+                point = bench.measure(f"features {what}, {every - 1} of {every} calls", SAMPLERS[0], n)
                 whole = math.ceil(n / every)
                 points.append(replace(point, cost=2 * (whole + (1 - share) * (n - whole))))
-    for each in read_calibrations(model.info.path / FILE).calibrations:
-        if each.guidance == GUIDANCE:
-            item = registry.sampler(each.sampler).item
-            made = Plan(item, item.resolve({}), each.sigmas, each.coefficients)
-            points.append(bench.measure("fitted to the model", made))
-    default = bench.measure("diffusers' default", bench.plan("DDIM", DEFAULT_STEPS, "Uniform leading"))
-    return points, default
+    fits = read_calibrations(model.info.path / FILE).calibrations
+    points += [bench.measure_fit(each) for each in fits if each.guidance == GUIDANCE]
+    return points, bench.measure("diffusers' default", "DDIM", DEFAULT_STEPS, "Uniform leading")
 
 
-def fewer_steps_at(points: Sequence[Point], sampler: str, cost: float) -> float:
+def fewer_steps_at(points: Sequence[Point], sampler: str, schedule: str, cost: float) -> float:
     """The error of guidance everywhere at this cost, between the measured ones on log axes, or at their nearest end."""
-    plain = sorted((each.cost, each.error) for each in points if each.way == PLAIN and each.sampler == sampler)
+    walked = PLAIN, sampler, schedule
+    plain = sorted((each.cost, each.error) for each in points if (each.way, each.sampler, each.schedule) == walked)
     for (low, left), (high, right) in pairwise(plain):
         if low <= cost <= high:
             part = math.log(cost / low) / math.log(high / low)
@@ -213,29 +194,42 @@ def fewer_steps_at(points: Sequence[Point], sampler: str, cost: float) -> float:
 
 
 def table(points: Sequence[Point], default: Point, name: str) -> str:
-    """The points as lines of a table, each beside fewer steps, and sentences of what follows."""
+    """The points as lines of a table, each beside fewer steps, and what an error of NEAR takes."""
     lines = ["| | steps | evaluations | error | fewer steps | ratio |", "| --- " * 6 + "|"]
+    plain = dict.fromkeys((each.sampler, each.schedule) for each in points if each.way == PLAIN)
     ratios: dict[str, list[float]] = {}
     for each in points:
         if each.way == PLAIN:
             continue
-        # A sampler of its own is compared with the best of the others.
-        names = [each.sampler] if each.sampler in SAMPLERS else SAMPLERS
-        beside = min(fewer_steps_at(points, other, each.cost) for other in names)
+        own = each.sampler, each.schedule
+        beside = min(fewer_steps_at(points, *other, each.cost) for other in ([own] if own in plain else plain))
         ratios.setdefault(each.way, []).append(each.error / beside)
         lines.append(
-            f"| {each.sampler}, {each.way} | {each.steps} | {each.cost:.3g} | {each.error:.2g} | {beside:.2g} "
+            f"| {', '.join(own)}, {each.way} | {each.steps} | {each.cost:.3g} | {each.error:.2g} | {beside:.2g} "
             f"| {each.error / beside:.2f} |"
         )
     means = [f"{way} {geometric_mean(each):.2f}" for way, each in ratios.items()]
-    said = [
-        f"`{name}` at guidance {GUIDANCE:g}, {SCHEDULE}. Mean ratios: {', '.join(means)}.",
-        f"DDIM as diffusers draws by default, {default.steps} steps and {default.cost:g} evaluations, has an error of "
-        f"{default.error:.2g}.",
-    ]
-    if reached := min((each for each in points if each.error <= NEAR), key=lambda each: each.cost, default=None):
-        said.append(f"An error of {NEAR:g} takes {reached.cost:.3g} evaluations ({reached.sampler}, {reached.way}).")
-    return "\n".join([*lines, "", " ".join(said)])
+    said = f"`{name}` at guidance {GUIDANCE:g}. Mean ratios: {', '.join(means)}."
+    return "\n".join([*lines, "", said, "", *near_table(points, default)])
+
+
+def near_table(points: Sequence[Point], default: Point) -> list[str]:
+    """The fewest evaluations of each way that end with an error of NEAR or less, as lines of a table."""
+    lines = [f"| an error of {NEAR:g} by | sampler, schedule | steps | evaluations | error |", "| --- " * 5 + "|"]
+    ways = {default.way: [default]}
+    for each in points:
+        ways.setdefault(each.way, []).append(each)
+    for way, found in ways.items():
+        best = min(
+            (each for each in found if each.error <= NEAR), key=lambda each: (each.cost, each.error), default=None
+        )
+        if best is None:
+            lines.append(f"| {way} | none of those measured | | | {min(each.error for each in found):.2g} |")
+        else:
+            lines.append(
+                f"| {way} | {best.sampler}, {best.schedule} | {best.steps} | {best.cost:.3g} | {best.error:.2g} |"
+            )
+    return lines
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT
 
 from benchmarks import calibrations
-from benchmarks.fewer_calls import PLAIN, Point, ReusedFeatures, fewer_steps_at, table
+from benchmarks.fewer_calls import FITTED, PLAIN, Point, ReusedFeatures, fewer_steps_at, table
 from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, first_of, guided_table, native
 from webui.core.sampler_advice import advice, first_choice, measured
 
@@ -78,12 +78,16 @@ def test_the_first_choice_is_near_after_the_fewest_calls():
 def test_ways_to_save_are_compared_with_fewer_steps_at_the_same_cost():
     # Errors that fall as the square of the cost are a line on log axes.
     points = [Point(PLAIN, "Euler", n, 2.0 * n, 1 / n**2) for n in (4, 8, 16)]
-    assert fewer_steps_at(points, "Euler", 10.0) == pytest.approx(1 / 25)
-    assert [fewer_steps_at(points, "Euler", cost) for cost in (2.0, 99.0)] == [1 / 16, 1 / 256]
+    assert fewer_steps_at(points, "Euler", "Karras", 10.0) == pytest.approx(1 / 25)
+    assert [fewer_steps_at(points, "Euler", "Karras", cost) for cost in (2.0, 99.0)] == [1 / 16, 1 / 256]
+    points += [Point(PLAIN, "Euler", n, 2.0 * n, 0.5 / n**2, "Uniform leading") for n in (4, 8, 16)]
     points += [Point("saving", "Euler", 8, 10.0, 0.02), Point("saving", "Euler", 16, 10.0, 0.08)]
+    points += [Point(FITTED, "Calibrated", 5, 10.0, 0.04)]
     told = table(points, Point("default", "DDIM", 50, 100.0, 0.01), "emoji")
-    assert "| Euler, saving | 8 | 10 | 0.02 | 0.04 | 0.50 |" in told and "saving 1.00" in told
-    assert "An error of 0.02 takes 10 evaluations (Euler, saving)" in told
+    assert "| Euler, Karras, saving | 8 | 10 | 0.02 | 0.04 | 0.50 |" in told and "saving 1.00" in told
+    assert "| Calibrated, Karras, fitted to the model | 5 | 10 | 0.04 | 0.02 | 2.00 |" in told, "the best of all others"
+    assert "| fewer steps | Euler, Uniform leading | 8 | 16 | 0.0078 |" in told, "the fewest evaluations for 0.02"
+    assert "| fitted to the model | none of those measured | | | 0.04 |" in told
 
 
 def test_a_table_of_calibrations_tells_where_none_won():
