@@ -15,7 +15,6 @@ as the page does.
 from __future__ import annotations
 
 import argparse
-import gc
 import platform
 import tempfile
 import time
@@ -27,6 +26,7 @@ from statistics import median
 import psutil
 import torch
 
+from webui.engine.errors import free_memory
 from weights.backends.conversions import Conversions
 from weights.backends.openvino_backend import OpenVinoBackend, openvino_dtypes, openvino_version
 from weights.diffusers_folder import read_folder
@@ -95,7 +95,8 @@ def opened(folder: Path | None, mini: bool) -> Model:
 
 def sides_of(model: Model, folder: Path) -> tuple[dict[str, Side], dict[str, float]]:
     """The sides by name, diffusers' default first, and the resident memory with each, as a share."""
-    unet, before = model.network.unet, resident()
+    unet, latents = model.network.unet, torch.zeros(1, *model.latents_shape(64, 64))
+    before = resident_after(lambda: model.decode(latents))
     layout = torch.channels_last if unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last) else None
     sides = {
         DIFFUSERS: Side(model, lambda: unet.to(memory_format=torch.contiguous_format)),
@@ -114,9 +115,7 @@ def sides_of(model: Model, folder: Path) -> tuple[dict[str, Side], dict[str, flo
             sides[f"openvino {dtype}"] = Side(other)
             if model.weights and dtype == "float32":
                 model.weights.release()
-                other.decode(torch.zeros(1, *model.latents_shape(64, 64)))
-                gc.collect()
-                memory["openvino float32"] = resident() / before
+                memory["openvino float32"] = resident_after(lambda other=other: other.decode(latents)) / before
                 model.weights.restore()
     return sides, memory
 
@@ -148,8 +147,10 @@ def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
     return time.process_time() - before, result
 
 
-def resident() -> float:
-    """Bytes of this process that lie in memory."""
+def resident_after(work: Callable[[], object]) -> float:
+    """Bytes of this process that lie in memory after some work, once what nothing refers to is given back."""
+    work()
+    free_memory()
     return psutil.Process().memory_info().rss
 
 

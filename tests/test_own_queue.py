@@ -12,6 +12,7 @@ from test_queue import clock, put, queue  # noqa: F401  (fixtures)
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
 from webui.engine.events import Finished
+from webui.gradio_ext.lazy_tab import LazyBlocks
 from webui.settings import Settings
 from webui.tabs.form.job_events import stop_job
 from webui.tabs.form.own_queue import MOST_OWN, build_own_queue, check_own_room
@@ -28,7 +29,7 @@ def bench(registry, tmp_path, gate):
     settings = Settings(root=tmp_path, outputs=tmp_path / "outputs", weights=tmp_path, model="toy")
     engine = Engine(registry, settings, lambda info, device: ToyModel(toy(), gate), lambda folder: {"toy": toy()})
     engine.start()
-    with gr.Blocks():
+    with LazyBlocks():
         page = Page(engine, gr.State(TOKEN), {MODE: gr.BrowserState()}, gr.HTML(), gr.Number(0))
         built = build_workbench(page, "txt2img")
         own = build_own_queue(page, MODE)

@@ -16,6 +16,7 @@ from webui.core.links import from_query, to_query
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Number, Request, RequestError, Whole, read
 from webui.engine.engine import Engine
+from webui.gradio_ext.lazy_tab import LazyBlocks
 from webui.importers.a1111 import read_infotext
 from webui.importers.imported_settings import from_external
 from webui.settings import Settings
@@ -54,14 +55,14 @@ def engine(registry, tmp_path_factory):
 
 def form_of(engine, mode, schema):
     page = Page(engine, None, {}, None, None)
-    with gr.Blocks():
+    with LazyBlocks():
         prompt = build_prompt(mode, None).prompt
         return build_form(page, mode, prompt, build_input(mode, schema) if mode == "img2img" else {}, schema)
 
 
 def described(endpoint, schema, engine):
     """(name, type, default) of each argument, as clients see them; a required one has no default."""
-    with gr.Blocks() as blocks:
+    with LazyBlocks() as blocks:
         build_endpoints(engine, schema)
     return [
         (one["parameter_name"], one["python_type"]["type"])
