@@ -1,6 +1,5 @@
 // Keys, the browser's token and copying. Everything else is Gradio's.
 window.sigmalab = (() => {
-  const REST = 3000; // milliseconds after which a page that was opened is at rest
   const KEY = "sigmalab-token";
   const read = (store, key = KEY) => { try { return store().getItem(key) || ""; } catch { return ""; } };
   const keep = (store, value, key = KEY) => { try { store().setItem(key, value); } catch { /* private mode: it lives as long as the page */ } };
@@ -293,14 +292,6 @@ window.sigmalab = (() => {
     button.setAttribute("aria-expanded", shown);
     button.textContent = shown ? "Done" : "Settings";
   });
-
-  // Plots need a large script: a browser fetches and compiles it when the page is at rest, before a tab needs it.
-  window.addEventListener("load", () => setTimeout(() => {
-    const plots = document.querySelector("meta[name=sigmalab-plots]");
-    if (!plots || (navigator.connection && navigator.connection.saveData)) return;
-    const link = Object.assign(document.createElement("link"), { rel: "modulepreload", href: plots.content });
-    (window.requestIdleCallback || setTimeout)(() => document.head.append(link));
-  }, REST));
 
   return { identify, remember, link, hold, gathered, given, entered, chosen, turn, begin, settled, known, arrived, sent };
 })();

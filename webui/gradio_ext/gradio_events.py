@@ -58,6 +58,15 @@ def signal(value: float = 0, name: str | None = None) -> gr.Number:
     return gr.Number(value, visible=False, container=False, elem_id=name)
 
 
+def after_values(told: gr.Number) -> Callable[..., Dependency]:
+    """A listener to a signal that hears when the other components of the same answer have their values, too.
+
+    Gradio applies an update of several properties one by one; a signal tells of its change at once.
+    """
+    later = "() => new Promise((resolve) => setTimeout(resolve, 0, []))"
+    return told.change(None, None, None, js=later, trigger_mode="multiple", **QUIET).then
+
+
 def gather(
     listen: Callable[..., Dependency],
     function: Callable[..., Any],

@@ -25,7 +25,7 @@ from samplers.options import BoolOption, ChoiceOption, NumberOption, Option, Tex
 from samplers.registry import Entry
 from webui.core.text import title
 
-from .gradio_events import QUIET, RESTORED, gather, on_choice
+from .gradio_events import QUIET, RESTORED, after_values, gather, on_choice
 
 FEW = 200  # whole numbers up to this many get a slider
 WIDE = 1000  # a range this much wider than its low end is no use on a linear slider
@@ -137,7 +137,7 @@ def connect_options(boxes: Sequence[OptionBox], store: gr.State, revision: gr.Nu
     # A choice touches no other menu's options: one of them may have been typed a moment ago.
     for box in boxes:
         _draw([box], store, partial(on_choice, box.choice))
-    _draw(boxes, store, partial(gather, revision.change, trigger_mode="always_last"), revision)
+    _draw(boxes, store, partial(gather, after_values(revision), trigger_mode="always_last"), revision)
     slots = [slot for box in boxes for slot in box.slots]
     if slots:
         changes = [each.change for each in slots]

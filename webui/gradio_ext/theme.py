@@ -106,12 +106,4 @@ def head() -> str:
     scripts = "".join(
         f"<script>{(ASSETS / name).read_text('utf-8')}</script>" for name in ("page.js", "settings.js", "curve.js")
     )
-    return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">\n{_plots()}{scripts}'
-
-
-def _plots() -> str:
-    """What names Gradio's script of plots, 4 MB, which page.js fetches when the page is at rest."""
-    folder = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
-    return "".join(
-        f'<meta name="sigmalab-plots" content="assets/{each.name}">' for each in folder.glob("PlotlyPlot-*.js")
-    )
+    return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">\n{scripts}'
