@@ -119,7 +119,7 @@ def test_what_is_built_later_takes_the_place_of_other_listeners(probe):
 
 
 def test_an_update_to_none_is_dropped():
-    """schedule_update builds a component instead."""
+    """schedule_update says "" instead."""
     assert "info" not in gr.utils.delete_none(gr.update(info=None, label="x"), skip_value=True)
 
 

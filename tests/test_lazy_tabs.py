@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from gradio.components.base import FormComponent
 from pages import served
 
 from webui.gradio_ext.lazy_tab import LazyContent
@@ -113,6 +114,13 @@ def test_events_name_few_components(server):
     own = [each for each in server.page.fns.values() if each.fn and each.api_visibility == "private"]
     many = {each.name: sum(not block.stateful for block in each.inputs) for each in own}
     assert len(own) > 100 and {name: count for name, count in many.items() if count > 5} == {}
+
+
+def test_nothing_is_on_the_page_that_nobody_placed(server):
+    """A component that is made as an update while the page is built is one more on the page."""
+    shown = [each for each in server.page.blocks.values() if isinstance(each, FormComponent) and each.visible is True]
+    stray = [each for each in shown if each.label is None and not each.elem_id and not each.elem_classes]
+    assert len(shown) > 200 and stray == []
 
 
 def test_an_event_that_a_visitor_does_not_have_is_refused_in_words(server):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from samplers.registry import Registry
@@ -43,11 +45,10 @@ def build_schedule_menu(registry: Registry, mode: str, schedule: str = "") -> gr
     )
 
 
-def schedule_update(own_grid: bool) -> gr.Dropdown:
+def schedule_update(own_grid: bool) -> dict[str, Any]:
     """The menu of schedules for a sampler: of no use where it makes its own steps."""
-    info = "This sampler makes its own steps." if own_grid else None
-    # gr.update would leave out None: the words would stay when another sampler is chosen.
-    return gr.Dropdown(interactive=not own_grid, info=info)
+    # Not None, which gr.update leaves out: the words would stay when another sampler is chosen.
+    return gr.update(interactive=not own_grid, info="This sampler makes its own steps." if own_grid else "")
 
 
 def plugin_choices(registry: Registry) -> dict[str, list[tuple[str, str]]]:
