@@ -137,9 +137,9 @@ window.sigmalab = (() => {
 
   // Of changes that come close together only the last goes on, a moment after it: nothing waits for the others.
   const MOMENT = 120, coming = new Map();
-  const settled = (turn) => new Promise((resolve) => {
-    clearTimeout(coming.get(turn));
-    coming.set(turn, setTimeout(() => resolve([]), MOMENT));
+  const settled = (number) => new Promise((resolve) => {
+    clearTimeout(coming.get(number));
+    coming.set(number, setTimeout(() => resolve([]), MOMENT));
   });
 
   document.addEventListener("keydown", (event) => {
