@@ -206,6 +206,6 @@ def test_the_menu_of_schedules_tells_of_own_steps_only_while_a_sampler_makes_the
         return redraw(engine, options, [], None, [], "sigma", "step", [], *given)[-1]
 
     flow, ddim = menu("Flow"), menu("DDIM")
-    assert not flow.interactive and flow.info == "This sampler makes its own steps."
+    assert not flow["interactive"] and flow["info"] == "This sampler makes its own steps."
     # An update that leaves the words out would leave them standing.
-    assert ddim.interactive and ddim.info is None and "info" in ddim.constructor_args
+    assert ddim["interactive"] and ddim["info"] == ""
