@@ -14,6 +14,7 @@ from webui.engine.engine import Engine
 from webui.engine.events import Finished
 from webui.gradio_ext.lazy_tab import LazyBlocks
 from webui.settings import Settings
+from webui.tabs.form import job_events
 from webui.tabs.form.job_events import stop_job
 from webui.tabs.form.own_queue import MOST_OWN, build_own_queue, check_own_room
 from webui.tabs.form.page_context import Page
@@ -128,3 +129,23 @@ def test_a_tab_has_only_so_many():
     check_own_room([None] * (MOST_OWN - 1))
     with pytest.raises(RequestError, match=f"{MOST_OWN} jobs of this tab run or wait"):
         check_own_room([None] * MOST_OWN)
+
+
+def test_a_list_that_changed_is_sent_while_a_run_has_no_news(bench, gate, monkeypatch):
+    """Else a list that was sent before it, and comes after it, would stay."""
+    monkeypatch.setattr(job_events, "LOOK", 0.0)
+    box = bench.events.queue.box
+    submit(bench, "a")
+    gate.arrived()
+
+    async def told():
+        updates = bench.events.resume(TOKEN)
+        for _ in range(20):
+            await anext(updates)
+        submit(bench, "b")
+        found = [await anext(updates) for _ in range(20)]
+        await updates.aclose()
+        return [each[box] for each in found if box in each]
+
+    (changed,) = asyncio.run(told())
+    assert "<strong>b</strong>" in changed

@@ -172,7 +172,10 @@ class JobEvents:
                     yield self.buttons.idle() if ended and not own else gr.skip()
                     continue
                 if now is None and shown:
-                    yield gr.skip()
+                    # What was sent of the list may have overtaken what another event sent of it.
+                    waiting = self.queue.html(own) if self.queue else listed
+                    yield {self.queue.box: waiting} if self.queue and waiting != listed else gr.skip()
+                    listed = waiting
                     continue
                 now, shown = now or job.snapshot(), True
                 updates = await view(without_preview(now) if previews == "none" else now)
