@@ -172,10 +172,13 @@ class JobEvents:
                     yield self.buttons.idle() if ended and not own else gr.skip()
                     continue
                 if now is None and shown:
-                    # What was sent of the list may have overtaken what another event sent of it.
-                    waiting = self.queue.html(own) if self.queue else listed
-                    yield {self.queue.box: waiting} if self.queue and waiting != listed else gr.skip()
-                    listed = waiting
+                    # What was sent of the buttons and the list may have overtaken what another event sent of them.
+                    state, waiting = [(each.id, each.stopping) for each in own[:1]], listed
+                    changed: Updates = self.buttons.working(own[0]) if own and state != pressed else {}
+                    if self.queue and (waiting := self.queue.html(own)) != listed:
+                        changed = changed | {self.queue.box: waiting}
+                    yield changed or gr.skip()
+                    pressed, listed = state, waiting
                     continue
                 now, shown = now or job.snapshot(), True
                 updates = await view(without_preview(now) if previews == "none" else now)
