@@ -483,7 +483,7 @@ def test_forms_and_pictures_survive_a_refresh(visit):
     finished(page)
     said = message(page).inner_text()
     # The form is filled, and its options drawn after that.
-    drawn = re.compile(r'\[\["Euler",[^\]]*\b1\]')
+    drawn = re.compile(r'\[\["Euler","Karras",[^\]]*\b1\]')
     with page.expect_response(lambda answer: drawn.search(answer.request.post_data or "")):
         page.reload()
     ready(page)

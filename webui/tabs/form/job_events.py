@@ -162,7 +162,20 @@ class JobEvents:
         previews  "slow" or "none" for fewer of them
         """
         view, seen, shown = self.view(job), None, False
-        pressed, listed = None, None
+        pressed: list[tuple[str, bool]] | None = None
+        listed: str | None = None
+
+        def beside(own: Sequence[Job], again: bool) -> Updates:
+            """The buttons and the list, where they are not as they were sent; the buttons in any case with `again`."""
+            # Gradio builds a component anew for each update, and a browser draws it anew.
+            nonlocal pressed, listed
+            updates: Updates = {}
+            if (state := [(each.id, each.stopping) for each in own[:1]]) != pressed or again:
+                updates, pressed = self.buttons.working(own[0]) if own else self.buttons.idle(), state
+            if self.queue and (waiting := self.queue.html(own)) != listed:
+                updates, listed = updates | {self.queue.box: waiting}, waiting
+            return updates
+
         # Closed here and not by the garbage collector: the job has to know at once that nobody looks any more.
         async with aclosing(snapshots(self.page, job, SELDOM if previews == "slow" else LOOK)) as states:
             async for now in states:
@@ -173,25 +186,15 @@ class JobEvents:
                     continue
                 if now is None and shown:
                     # What was sent of the buttons and the list may have overtaken what another event sent of them.
-                    state, waiting = [(each.id, each.stopping) for each in own[:1]], listed
-                    changed: Updates = self.buttons.working(own[0]) if own and state != pressed else {}
-                    if self.queue and (waiting := self.queue.html(own)) != listed:
-                        changed = changed | {self.queue.box: waiting}
-                    yield changed or gr.skip()
-                    pressed, listed = state, waiting
+                    yield beside(own, again=False) or gr.skip()
                     continue
                 now, shown = now or job.snapshot(), True
                 updates = await view(without_preview(now) if previews == "none" else now)
                 # Others may have ended meanwhile, whose word about the buttons came before this one.
                 own = self.page.engine.queue.jobs_of(job.owner)
-                state = [(each.id, each.stopping) for each in own[:1]]
-                # Gradio builds a component anew for each update, and a browser draws it anew.
-                if state != pressed or now is seen:
-                    updates = updates | (self.buttons.working(own[0]) if own else self.buttons.idle())
-                if self.queue and (waiting := self.queue.html(own)) != listed:
-                    updates, listed = updates | {self.queue.box: waiting}, waiting
+                updates = updates | beside(own, again=now is seen)
                 yield {each: update for each, update in updates.items() if not (behind and each in self.once)}
-                seen, pressed = now, state
+                seen = now
 
 
 def connect_run(page: Page, form: Form, result: ResultPanel, buttons: JobButtons, queue: OwnQueue) -> JobEvents:
