@@ -8,24 +8,26 @@ from pathlib import Path
 
 from .config import PRESETS, Config, preset
 
-# Steps for a model that is there already; "all" makes one.
-LATER = ("enlarge", "lora")
 STEPS = {
     "data": "fetch the emoji sets from npm, check and render them, train the tokenizer",
     "autoencoder": "train the autoencoder: pictures to latents and back",
-    "latents": "encode every picture once, on white and on some coloured grounds",
+    "latents": "give the latents unit variance",
     "text": "train the text encoder to match captions and pictures, as CLIP does",
     "denoiser": "train the UNet on the latents, the text encoder with it",
     "flow": "train a second UNet for flow matching, from the first one's weights",
     "decoder": "continue training the decoder on fixed latents",
     "classifier": "train the judge of names on real pictures",
     "styles": "train the judge of styles, from the judge of names",
-    "enlarge": "train an autoencoder of larger pictures with the same latents (--size 256)",
+    "enlarge": "train an autoencoder of larger pictures around the latents of a published one (--size 256 --start)",
     "lora": "teach the published model a style, in a file of half a megabyte",
     "export": "write the weights as a diffusers folder",
     "card": "write what the exported model draws, for the page: names, examples with pictures",
     "evaluate": "print one table: how well the judge recognizes what the exported model draws",
 }
+
+#: What "all" does: make a model, or go on from a published one to larger pictures.
+FIRST = tuple(step for step in STEPS if step not in ("enlarge", "lora"))
+ONWARD = ("data", "enlarge", "denoiser", "flow", "export", "classifier", "styles", "card", "evaluate")
 
 
 def arguments() -> argparse.Namespace:
@@ -63,7 +65,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
 def main() -> None:
     args = arguments()
     config = preset(args.size, seed=args.seed, work=args.work, packages=args.packages, start=args.start)
-    for step in (step for step in STEPS if step not in LATER) if args.step == "all" else (args.step,):
+    for step in (ONWARD if args.start else FIRST) if args.step == "all" else (args.step,):
         run(step, config, args.minutes, args.weights)
 
 

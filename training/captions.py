@@ -7,6 +7,7 @@ import json
 import random
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -28,9 +29,26 @@ COLOURS = {
     "brown": (120, 75, 45),
 }
 
+#: Colours that a caption can ask a thing itself to have: those that are a hue.
+HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+
 STYLES = ("noto", "flat", "fluent", "twemoji", "3d")
-#: Fluent's three share one composition for each name, so one of them is meant where no style is named.
-HOUSE = ("flat", "fluent", "3d")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one thing, or several alike, are shown, as far as it is said."""
+
+    colour: str | None = None
+    small: bool = False
+    upside_down: bool = False
+    tilted: str | None = None  # "left" or "right", as its head goes
+    place: str | None = None  # one of ``PLACES``
+    count: int = 1
+
+
+PLACES = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
+NUMBERS = {2: "two", 3: "three"}
 
 
 def held_out(name: str, colour: str, share: int = 10) -> bool:
@@ -54,23 +72,48 @@ def plain(label: str) -> str:
     return " ".join(kept.split())
 
 
-def join_names(names: Sequence[str], rng: random.Random) -> str:
-    """Name the picture: one name, or two side by side, the left one first: "a rocket and an owl"."""
-    if len(names) == 1:
-        return names[0]
-    article = rng.random() < 0.7
-    return " and ".join(f"{'an' if name[0] in 'aeiou' else 'a'} {name}" if article else name for name in names)
+def plural(name: str) -> str:
+    """Several of a name.
 
-
-def caption(names: Sequence[str], keywords: Sequence[str], style: str, colour: str, rng: random.Random) -> str:
-    """One of the ways to ask for a picture of one name or of two side by side.
-
-    The ground is always named unless it is white, the style unless it is a house style, and neither is ever wrong, so
-    that both words keep a measurable meaning; white is often left out because nobody types it. A house style is named
-    three times in four: two of them differ in their shading only, and need more training than a missing name.
+    >>> [plural(name) for name in ("red apple", "cherry", "fox", "key", "jack-o-lantern")]
+    ['red apples', 'cherries', 'foxes', 'keys', 'jack-o-lanterns']
     """
-    text = join_names(names, rng)
-    if rng.random() < 0.75 or style not in HOUSE:
+    if name.endswith(("s", "x", "ch", "sh")):
+        return f"{name}es"
+    return f"{name[:-1]}ies" if name.endswith("y") and name[-2:-1] not in "aeiou" else f"{name}s"
+
+
+def article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def describe(name: str, look: Look) -> str:
+    """A name with what is said of its look: "small blue rocket tilted left on the right"."""
+    words = [
+        "small" if look.small else "",
+        "upside down" if look.upside_down else "",
+        look.colour or "",
+        name if look.count == 1 else f"{NUMBERS[look.count]} {plural(name)}",
+        f"tilted {look.tilted}" if look.tilted else "",
+        look.place or "",
+    ]
+    return " ".join(word for word in words if word)
+
+
+def join_names(names: Sequence[str], above: bool, rng: random.Random) -> str:
+    """Two things, the left or the upper one first: "a rocket and an owl", "a rocket above an owl"."""
+    word = " above " if above else " and "
+    return word.join(names if rng.random() < 0.3 else map(article, names))
+
+
+def caption(what: str, keywords: Sequence[str], style: str, colour: str, rng: random.Random) -> str:
+    """One of the ways to ask for a picture of ``what``, as `describe` or `join_names` put it, on a ground.
+
+    The ground is always named unless it is white, which is often left out because nobody types it. The style is named
+    three times in five, so that silence means any.
+    """
+    text = what
+    if rng.random() < 0.6:
         text = f"{style} style {text}" if rng.random() < 0.5 else f"{text}, {style} style"
     if keywords and rng.random() < 0.1:
         text += ", " + ", ".join(rng.sample(keywords, min(len(keywords), rng.randint(1, 2))))
@@ -83,6 +126,8 @@ def corpus(entries: Iterable[dict]) -> list[str]:
     """All names, keywords, styles and grounds, as the tokenizer's training text."""
     lines = [f"{style} style" for style in STYLES] * 50
     lines += [f"on a {colour} background" for colour in COLOURS] * 50
+    lines += [describe("", Look(small=True, upside_down=True, tilted=side)) for side in ("left", "right")] * 50
+    lines += [*PLACES, *NUMBERS.values(), "above"] * 50
     for entry in entries:
         lines += [entry["name"]] * 4 + list(entry["keywords"])
     return lines

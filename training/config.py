@@ -46,6 +46,16 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Scenes:
+    """What the scenes of the training show, in shares of all."""
+
+    white: float = 0.65  # on a white ground
+    two: float = 0.12  # two things, beside or above each other
+    several: float = 0.08  # two or three of one thing
+    said: float = 0.4  # of one thing alone: changed so strongly that the caption says it
+
+
+@dataclass(frozen=True)
 class Denoiser:
     """Shape and training of the UNet."""
 
@@ -53,11 +63,7 @@ class Denoiser:
     # Words everywhere through the time embedding; through attention only at the levels marked here.
     attends: tuple[bool, ...] = (False, True, True)
     head_width: int = 32
-    grounds: int = 3  # coloured grounds that each picture of a familiar name is encoded on; of other plain ones, one
-    white: float = 0.7  # how often the ground is white
-    couples: int = 24000  # pictures of two things side by side
-    two: float = 0.15  # how often one of them is drawn
-    house: float = 0.5  # how often the style is one that an unstyled prompt may mean, and not any
+    shown: int = 2  # noise levels at which each scene is shown
     batch: int = 64
     learning_rate: float = 1e-3
     shared_pace: float = 0.1  # learning rate of the layers between words and UNet, relative to the others'
@@ -92,6 +98,7 @@ class Config:
     packages: Path | None = None  # a folder of already downloaded npm tarballs
     start: Path | None = None  # a published model to go on from, in place of random weights
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    scenes: Scenes = field(default_factory=Scenes)
     text: Text = field(default_factory=Text)
     denoiser: Denoiser = field(default_factory=Denoiser)
     classifier: Classifier = field(default_factory=Classifier)
@@ -106,27 +113,24 @@ class Config:
 
 
 PRESETS = {
-    64: Config(),
-    # The latents and the UNet of 64 pixels, drawn four times as large: step `enlarge` alone trains here.
+    64: Config(),  # hours on a CPU
+    # As many latents, twice the channels, drawn four times as large: minutes on a data-centre GPU. Goes on from a model
+    # of 64 pixels (step `enlarge`), or makes its own autoencoder.
     256: Config(
         size=256,
-        autoencoder=Autoencoder(widths=(16, 16, 24, 48, 64), batch=4, crop=128, crops=12, learning_rate=2e-3),
-    ),
-    # Eight times as much work a picture for the autoencoder (factor 8), the same 16x16 latents for
-    # a wider denoiser: minutes on a data-centre GPU, days on two CPU cores.
-    128: Config(
-        size=128,
-        autoencoder=Autoencoder(widths=(32, 64, 128, 128), batch=64, crop=64, crops=256, minutes=10),
-        text=Text(width=256, layers=4, heads=4),
-        denoiser=Denoiser(
-            widths=(96, 192, 256),
-            attends=(False, True, True),
-            batch=512,
-            learning_rate=1e-3,
-            minutes=20,
-            flow_minutes=10,
+        autoencoder=Autoencoder(
+            widths=(16, 16, 24, 48, 64),
+            latent_channels=8,
+            batch=48,
+            crop=128,
+            crops=256,
+            learning_rate=2e-3,
+            minutes=1.6,
+            decoder_minutes=1,
         ),
-        classifier=Classifier(batch=256, minutes=4, style_minutes=3),
+        text=Text(batch=1024, minutes=1),
+        denoiser=Denoiser(batch=512, ema_decay=0.998, minutes=3.75, flow_minutes=0.75),
+        classifier=Classifier(batch=512, minutes=0.75, style_minutes=0.5),
     ),
 }
 

@@ -6,12 +6,10 @@ get a little noise, as drawn ones are never as exact as encoded ones.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import nn
 
-from . import autoencoder, data, latents, loop
-from .captions import COLOURS
+from . import autoencoder, latents, loop, scenes
 from .config import Config
 
 
@@ -20,32 +18,29 @@ def trainable(vae: nn.Module) -> list[nn.Parameter]:
 
 
 def run(config: Config, budget: loop.Budget | None = None) -> None:
-    ours, where = config.autoencoder, loop.device()
-    pictures, entries = data.load(config)
-    known = latents.load(config)
-    held = [autoencoder.held_out_picture(entry) for entry in entries]
-    pairs = [(row, i, COLOURS[c]) for i, grounds in enumerate(known.grounds) if not held[i] for row, c in grounds]
-    path = config.folder / "decoder.pt"
-
+    ours, where, path = config.autoencoder, loop.device(), config.folder / "decoder.pt"
     vae = autoencoder.restore(config, "whitened").to(where)
     optimizer = torch.optim.AdamW(trainable(vae), lr=ours.learning_rate, weight_decay=0.0, fused=True)
     if resume := loop.restore(path):
         vae.load_state_dict(resume["vae"])
         optimizer.load_state_dict(resume["optimizer"])
+    book = scenes.book(config, where, lambda entry: not autoencoder.held_out_picture(entry))
+    first = resume["number"] if resume else 0
+    crops, whole = (
+        latents.of_scenes(config, vae, first, n, config.seed + 3, 0, book) for n in (ours.crops, ours.batch)
+    )
 
     def batch(number: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents as the denoiser makes them, and their pictures: crops first, then whole ones."""
-        random = loop.generator(config.seed + 3, number)
-        count, side = (ours.crops, ours.crop) if fraction < ours.cropped else (ours.batch, config.size)
-        drawn = [pairs[i] for i in torch.randint(len(pairs), (count,), generator=random).tolist()]
-        images = autoencoder.composite(pictures[[i for _, i, _ in drawn]], np.array([c for *_, c in drawn]))
-        values = known.values[[row for row, _, _ in drawn]]
-        values = values + ours.latent_noise * torch.randn(values.shape, generator=random)
-        steps = (config.size - side) // ours.factor
-        y, x = torch.randint(steps + 1, (2,), generator=random).tolist()
+        images, values, _ = next(crops if fraction < ours.cropped else whole)
+        side = ours.crop if fraction < ours.cropped else config.size
+        random = loop.generator(config.seed + 3, number, where)
+        values = values + ours.latent_noise * torch.randn(values.shape, generator=random, device=where)
+        corner = torch.randint((config.size - side) // ours.factor + 1, (2,), generator=loop.generator(3, number))
+        y, x = corner.tolist()
         values = values[..., y : y + side // ours.factor, x : x + side // ours.factor]
         y, x = y * ours.factor, x * ours.factor
-        return values.to(where), images[..., y : y + side, x : x + side].to(where)
+        return values, images[..., y : y + side, x : x + side]
 
     def step(number: int, fraction: float) -> dict[str, float]:
         values, images = batch(number, fraction)
@@ -57,7 +52,7 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(trainable(vae), 1.0)
         optimizer.step()
-        return {"loss": loss.item()}
+        return {"loss": loss.detach()}
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.decoder_minutes),

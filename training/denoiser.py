@@ -8,7 +8,6 @@ from it: classifier-free guidance (arXiv:2207.12598). The text encoder learns al
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import nn
 
 from . import autoencoder, export, latents, loop, text
-from .captions import tokenize
 from .config import Config
 from .model import Model, centre_words
 
@@ -86,91 +84,95 @@ class Process:
 DIFFUSION = Process("denoiser.pt", noised, export.scheduler)
 
 
+@torch.no_grad()
 def go_on_from(unet: UNet2DConditionModel, published: UNet2DConditionModel) -> None:
-    """Load the weights of a published UNet, also of one with cross-attention at fewer levels.
+    """Load the weights of a published UNet, also of one with cross-attention at fewer levels or with fewer channels.
 
-    An attention that is new here adds nothing at first, so the network begins as the published one.
+    An attention or a channel that is new here adds nothing at first, so the network begins as the published one.
     """
-    missing, unexpected = unet.load_state_dict(published.state_dict(), strict=False)
-    if unexpected or any(".attentions." not in key for key in missing):
-        raise SystemExit(f"The UNet to go on from has another shape: it lacks {missing[:3]} or adds {unexpected[:3]}.")
-    with torch.no_grad():
-        for key, value in unet.named_parameters():
-            if key in missing and ".proj_out." in key:
-                value.zero_()
+    ours, theirs = unet.state_dict(), published.state_dict()
+    for key in ("conv_in.weight", "conv_out.weight", "conv_out.bias"):
+        wider = torch.zeros_like(ours[key])
+        old = theirs[key]
+        if any(new < there for new, there in zip(wider.shape, old.shape, strict=True)):
+            continue
+        wider[tuple(slice(size) for size in old.shape)] = old
+        theirs[key] = wider
+    wrong = [key for key, value in theirs.items() if key not in ours or ours[key].shape != value.shape]
+    missing = [key for key in ours if key not in theirs]
+    if wrong or any(".attentions." not in key for key in missing):
+        raise SystemExit(f"The UNet to go on from has another shape: it lacks {missing[:3]} or adds {wrong[:3]}.")
+    unet.load_state_dict(theirs, strict=False)
+    for key, value in unet.named_parameters():
+        if key in missing and ".proj_out." in key:
+            value.zero_()
 
 
-def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
+def update_average(average: list[torch.Tensor], current: list[torch.Tensor], decay: float) -> None:
     """Exponential moving average of the weights, in place: samples are drawn from it."""
-    current = model.state_dict()
-    torch._foreach_lerp_(list(average.values()), [current[key] for key in average], 1 - decay)
+    torch._foreach_lerp_(average, current, 1 - decay)
 
 
-def run(config: Config, budget: loop.Budget | None = None, known: latents.Latents | None = None) -> None:
+def run(config: Config, budget: loop.Budget | None = None) -> None:
     """Train the UNet and the text encoder: denoiser.pt."""
     tokenizer = export.tokenizer(config)
     torch.manual_seed(config.seed)
     model = Model(config, tokenizer, text.restore(config, tokenizer))
     if config.start:
         go_on_from(model.unet, UNet2DConditionModel.from_pretrained(config.start / "unet"))
-        model.text.requires_grad_(False)  # other published UNets may share it
-    learn(config, DIFFUSION, model, budget, known, fresh=not config.start)
+    learn(config, DIFFUSION, model, budget, fresh=not config.start)
 
 
 def learn(
-    config: Config,
-    process: Process,
-    model: Model,
-    budget: loop.Budget | None = None,
-    known: latents.Latents | None = None,
-    fresh: bool = False,
+    config: Config, process: Process, model: Model, budget: loop.Budget | None = None, fresh: bool = False
 ) -> None:
     """Train the parameters of ``model`` that require a gradient to undo ``process``; resumes from its file."""
-    ours, where = config.denoiser, loop.device()
-    known = known or latents.load(config)
-    tokenizer, path = export.tokenizer(config), config.folder / process.file
+    ours, where, path = config.denoiser, loop.device(), config.folder / process.file
     model = model.to(where)
     if where.type == "cpu":
         model.plain_attention()
+    else:
+        model.unet.compile()
     optimizer = optimizer_for(model, config)
+    vae = autoencoder.restore(config).to(where, memory_format=torch.channels_last).eval()
 
-    def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (batch, 4, side, side) and the tokens of their captions."""
-        rng = random.Random(config.seed * 1_000_003 + number)
-        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), ours.white, ours.two, ours.house)
-        texts = ["" if rng.random() < ours.drop_prompt else text for text in latents.describe(known, drawn, rng)]
-        return known.values[[row for row, _, _ in drawn]].to(where), tokenize(tokenizer, texts).to(where)
+    def shown_from(first: int, count: int) -> latents.Shown:
+        return latents.of_scenes(config, vae, first, count, config.seed, ours.drop_prompt)
 
     if resume := loop.restore(path):
         model.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
     elif fresh:
-        centre_words(model, torch.cat([batch(-1 - i)[1] for i in range(8)]))
-    start = resume["ema"] if resume else model.state_dict()
-    average = {key: value.to(where, copy=True) for key, value in start.items()}
-    forward = torch.compile(model) if where.type == "cuda" else model
+        centre_words(model, next(shown_from(0, 8 * ours.batch))[2].tokens)
+    weights = model.state_dict()
+    average = {key: value.to(where, copy=True) for key, value in (resume["ema"] if resume else weights).items()}
+    learned = [p for p in model.parameters() if p.requires_grad]
+    coming = shown_from(resume["number"] if resume else 0, ours.batch // ours.shown)
 
-    def step(number: int, fraction: float) -> dict[str, float]:
+    def step(number: int, fraction: float) -> dict[str, torch.Tensor | float]:
         rate = loop.learning_rate(fraction, ours.learning_rate, ours.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        clean, tokens = batch(number)
-        random = loop.generator(config.seed, number)
-        noise = torch.randn(clean.shape, generator=random).to(where)
+        _, clean, scenes = next(coming)
+        clean, tokens = clean.repeat(ours.shown, 1, 1, 1), scenes.tokens.repeat(ours.shown, 1)
+        random = loop.generator(config.seed, number, where)
+        noise = torch.randn(clean.shape, generator=random, device=where)
         # One draw in each of n equal parts of [0, 1): every batch covers all times, so losses jump less.
-        uniform = (torch.arange(len(clean)) + torch.rand(len(clean), generator=random)) / len(clean)
-        shown = process.noised(clean, noise, uniform.to(where), ours.snr_range)
+        spread = torch.rand(len(clean), generator=random, device=where)
+        uniform = (torch.arange(len(clean), device=where) + spread) / len(clean)
+        shown = process.noised(clean, noise, uniform, ours.snr_range)
         with loop.autocast(where):
-            output = forward(shown.noisy, shown.time, tokens)
+            output = model(shown.noisy, shown.time, tokens)
         error = (output.float() - shown.target).square().mean(dim=(1, 2, 3))
         loss = (error * shown.weights).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), ours.clip_norm)
+        norm = nn.utils.clip_grad_norm_(learned, ours.clip_norm)
         optimizer.step()
         # Short at first, or the average would hold on to the random beginning.
-        update_average(average, model, min(ours.ema_decay, (1 + number) / (10 + number)))
-        return {"loss": loss.item(), "error": error.mean().item(), "norm": norm.item(), "rate": rate}
+        decay = min(ours.ema_decay, (1 + number) / (10 + number))
+        update_average(list(average.values()), [weights[key] for key in average], decay)
+        return {"loss": loss.detach(), "error": error.detach().mean(), "norm": norm.detach(), "rate": rate}
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),

@@ -1,39 +1,54 @@
-"""Step ``enlarge``: an autoencoder of larger pictures with the same latents, so that UNets draw them as they are.
+"""Step ``enlarge``: an autoencoder of larger pictures around the latents of a published one, and more of them.
 
-Two more levels go around the autoencoder that the UNets know: its 16x16 latents become 256 pixels instead of 64. The
-decoder learns to draw the vector sets as they are rendered at the larger size, the encoder to give the same latents.
+Two more levels go around the autoencoder that the UNets know: 16x16 latents become 256 pixels instead of 64. The first
+channels stay what they are, so that a UNet goes on from what it knows; channels that are added carry what these
+leave out.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
-from . import autoencoder, data, loop
-from .captions import COLOURS
-from .config import Config, preset
-from .decoder import trainable
-from .latents import side_by_side
+from . import autoencoder, canvas, latents, loop, scenes
+from .config import Config
+
+ANCHOR = 0.3  # weight of the squared distance of the first channels from the published latents
+SPREAD = 0.1  # weight of what keeps the added channels near unit variance
+LOG_VARIANCE = -8.0  # of the posterior: the latents of a picture are told apart by far more than that
 
 
 def grow(config: Config, small: AutoencoderKL) -> AutoencoderKL:
     """An autoencoder of ``config`` whose inner levels start with the weights of the smaller one.
 
-    Levels count from the picture in the encoder and from the latents in the decoder, so only the encoder's move.
+    Levels count from the picture in the encoder and from the latents in the decoder, so only the encoder's move. Added
+    channels start at random in the encoder, and unheard by the decoder.
     """
     vae = autoencoder.build(config)
     more = len(vae.encoder.down_blocks) - len(small.encoder.down_blocks)
-    wanted, moved = vae.state_dict(), {}
+    wanted, old, new = vae.state_dict(), small.config.latent_channels, config.autoencoder.latent_channels
+    # Where the published latents are among ours, and among a posterior's means and, after them, log-variances.
+    latents = list(range(old))
+    moments = [*latents, *range(new, new + old)]
     for name, value in small.state_dict().items():
         if name.startswith("encoder.down_blocks."):
             level, rest = name.removeprefix("encoder.down_blocks.").split(".", 1)
             name = f"encoder.down_blocks.{int(level) + more}.{rest}"
-        if name in wanted and wanted[name].shape == value.shape:
-            moved[name] = value
-    vae.load_state_dict(moved, strict=False)
+        if name not in wanted:
+            continue
+        ours, layer = wanted[name], name.rsplit(".", 1)[0]
+        rows = {"encoder.conv_out": moments, "quant_conv": moments, "post_quant_conv": latents}.get(layer)
+        columns = {"quant_conv": moments, "post_quant_conv": latents, "decoder.conv_in": latents}.get(layer)
+        rows = range(len(value)) if rows is None else rows
+        if columns is not None and value.dim() > 1:
+            ours[list(rows)] = 0.0
+            ours[torch.tensor(list(rows))[:, None], torch.tensor(columns)] = value
+        elif value.shape[1:] == ours.shape[1:] and len(rows) == len(value) <= len(ours):
+            ours[list(rows)] = value
+    wanted["quant_conv.weight"][new:], wanted["quant_conv.bias"][new:] = 0.0, LOG_VARIANCE
+    vae.load_state_dict(wanted)
     return vae
 
 
@@ -45,105 +60,84 @@ def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return total
 
 
-class Pairs:
-    """Random pictures in both sizes, on random grounds, every other one mirrored; one in eight shows two things.
-
-    Both renderings have to come from the same packages.
-    """
-
-    def __init__(self, large: Config, small: Config, held_out: bool = False):
-        self.large, self.entries = data.load(large)
-        self.small, others = data.load(small)
-        if others != self.entries:
-            raise SystemExit(f"{large.folder} and {small.folder} hold different pictures; run their data steps again")
-        self.rows = [i for i, entry in enumerate(self.entries) if autoencoder.held_out_picture(entry) == held_out]
-
-    def draw(self, count: int, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """(count, 3, large, large) and (count, 3, small, small), in [-1, 1]."""
-
-        def pick(choices: int) -> int:
-            return int(torch.randint(choices, (), generator=random))
-
-        larges, smalls, grounds = [], [], []
-        colours = list(COLOURS.values())
-        for _ in range(count):
-            one, other = self.rows[pick(len(self.rows))], self.rows[pick(len(self.rows))]
-            large, small = self.large[one], self.small[one]
-            if pick(8) == 0:
-                large, small = side_by_side(large, self.large[other]), side_by_side(small, self.small[other])
-            turn = slice(None, None, -1 if pick(2) else 1)
-            larges.append(large[:, turn])
-            smalls.append(small[:, turn])
-            grounds.append(colours[pick(len(colours))] if pick(2) else (255, 255, 255))
-        return tuple(autoencoder.composite(np.stack(each), np.array(grounds)) for each in (larges, smalls))
+def spread(values: torch.Tensor) -> torch.Tensor:
+    """How far channels (n, c, h, w) are from mean 0 and variance 1."""
+    if not values.shape[1]:
+        return values.new_zeros(())
+    flat = values.movedim(1, 0).flatten(1)
+    return (flat.mean(1).square() + (flat.var(1) - 1).square()).mean()
 
 
-def run(config: Config, budget: loop.Budget | None = None, small_config: Config | None = None) -> None:
-    """Write enlarged.pt: the larger autoencoder, which export puts into the folder of the model with these latents.
+class Larger(nn.Module):
+    """The forward pass of a step, as one thing to compile."""
 
-    small_config  of the autoencoder that has the latents, by default the preset of 64 pixels
-    """
-    ours, where = config.autoencoder, loop.device()
-    small_config = small_config or preset(64, seed=config.seed, work=config.work, start=config.start)
-    pairs, small = Pairs(config, small_config), autoencoder.restore(small_config).to(where).eval()
-    path = config.folder / "enlarged.pt"
+    def __init__(self, vae: AutoencoderKL, known: int, noise: float) -> None:
+        super().__init__()
+        self.vae, self.known, self.noise = vae, known, noise
+
+    def forward(self, images: torch.Tensor, known: torch.Tensor, noise: torch.Tensor):
+        values = self.vae.encode(images).latent_dist.mean
+        output = self.vae.decode(values + self.noise * noise).sample
+        near = (values[:, : self.known] - known).square().mean()
+        return loss(output, images), near, spread(values[:, self.known :].float())
+
+
+def run(config: Config, budget: loop.Budget | None = None) -> None:
+    """Write enlarged.pt, the larger autoencoder, and whitened.pt, which gives its latents unit variance."""
+    ours, where, path = config.autoencoder, loop.device(), config.folder / "enlarged.pt"
+    if not config.start:
+        raise SystemExit("enlarge goes on from a published model: add --start weights/emoji")
+    small = AutoencoderKL.from_pretrained(config.start / "vae").to(where).eval()
+    fewer = 2 ** (len(small.config.block_out_channels) - 1)
+    kept = small.config.latent_channels
+    shrink = ours.factor // fewer
 
     torch.manual_seed(config.seed)
     vae = grow(config, small).to(where, memory_format=torch.channels_last)
-    encoder = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
-    decoder = trainable(vae)
-    optimizer = torch.optim.AdamW([*encoder, *decoder], lr=ours.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=ours.learning_rate, weight_decay=0.0, fused=True)
     if resume := loop.restore(path):
         vae.load_state_dict(resume["vae"])
         optimizer.load_state_dict(resume["optimizer"])
+    forward = Larger(vae, kept, ours.latent_noise)
+    if where.type == "cuda":
+        forward.compile()
+    pictures, *_ = scenes.pictures(config, where)
+    tokenizer = latents.export.tokenizer(config)
+    book = scenes.book(config, where, lambda entry: not autoencoder.held_out_picture(entry))
+    batches = scenes.Batches(book, tokenizer, ours.batch, config.seed + 5)
+    coming = batches.since(resume["number"] if resume else 0, where)
 
-    def batch(number: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pictures of both sizes and the latents of the small ones: the same square of each."""
-        random = loop.generator(config.seed + 5, number)
-        count, side = (ours.crops, ours.crop) if fraction < ours.cropped else (ours.batch, config.size)
-        large, shrunk = pairs.draw(count, random)
-        with torch.no_grad():
-            known = small.encode(shrunk.to(where)).latent_dist.mean
-        y, x = torch.randint((config.size - side) // ours.factor + 1, (2,), generator=random).tolist()
-        side //= ours.factor
-
-        def square(images: torch.Tensor, factor: int) -> torch.Tensor:
-            top, left, width = y * factor, x * factor, side * factor
-            return images[..., top : top + width, left : left + width].to(where, memory_format=torch.channels_last)
-
-        return square(large, ours.factor), square(shrunk, small_config.autoencoder.factor), square(known, 1)
-
-    def decode(images: torch.Tensor, known: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        values = known + ours.latent_noise * torch.randn(known.shape, generator=random).to(where)
-        return loss(vae.decode(values).sample, images)
-
-    def encode(images: torch.Tensor, shrunk: torch.Tensor) -> torch.Tensor:
-        # Of the square alone: an encoder's normalization sees what it is given.
-        with torch.no_grad():
-            known = small.encode(shrunk).latent_dist.mean
-        return (vae.encode(images).latent_dist.mean - known).square().mean()
-
-    def step(number: int, fraction: float) -> dict[str, float]:
-        images, shrunk, known = batch(number, fraction)
-        name, parameters = ("encoder", encoder) if number % 4 == 3 else ("decoder", decoder)
+    def step(number: int, fraction: float) -> dict[str, torch.Tensor]:
+        batch = scenes.on(where, next(coming))
+        with torch.no_grad(), loop.autocast(where):
+            images = canvas.draw(pictures, batch.grounds, batch.layers)
+            shrunk = functional.avg_pool2d(images, shrink)
+            known = small.encode(shrunk).latent_dist.mean.float()
+        noise = torch.randn(
+            len(images),
+            ours.latent_channels,
+            *known.shape[2:],
+            generator=loop.generator(config.seed + 6, number, where),
+            device=where,
+        )
         for group in optimizer.param_groups:
             group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
         with loop.autocast(where):
-            random = loop.generator(config.seed + 6, number)
-            total = encode(images, shrunk) if name == "encoder" else decode(images, known, random)
+            drawn, near, wide = forward(images.contiguous(memory_format=torch.channels_last), known, noise)
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        (drawn + ANCHOR * near + SPREAD * wide).backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        return {name: total.item()}
+        return {"drawn": drawn.detach(), "near": near.detach(), "spread": wide.detach()}
 
-    shown = Pairs(config, small_config, held_out=True).draw(16, loop.generator(config.seed + 7, 0))
+    held = scenes.book(config, where, autoencoder.held_out_picture)
+    shown = scenes.on(where, scenes.Batches(held, tokenizer, 16, config.seed + 7)[0])
 
     @torch.no_grad()
     def sample() -> None:
-        known = small.encode(shown[1].to(where)).latent_dist.mean
-        output = vae.decode(known).sample.cpu()
-        loop.contact_sheet(config.folder / "enlarged.png", torch.cat([shown[0], output]))
+        images = canvas.draw(pictures, shown.grounds, shown.layers)
+        output = vae.decode(vae.encode(images).latent_dist.mean).sample
+        loop.contact_sheet(config.folder / "enlarged.png", torch.cat([images, output]).cpu())
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),
@@ -153,3 +147,4 @@ def run(config: Config, budget: loop.Budget | None = None, small_config: Config 
         resume=resume,
         sample=sample,
     )
+    latents.whiten(config, vae.eval())

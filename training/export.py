@@ -130,22 +130,8 @@ def describe(folder: Path) -> None:
     print(f"{folder}: {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
 
-def write_vae(vae: AutoencoderKL, folder: Path) -> None:
-    """Put another autoencoder of the same latents into a folder; its UNet and all else stay."""
-    temporary = folder / ".export"
-    shutil.rmtree(temporary, ignore_errors=True)
-    vae.half().save_pretrained(temporary / "vae")
-    put_in_place(temporary, folder)
-
-
 def run(config: Config, folder: Path) -> None:
-    """Export what has been trained so far; without a denoiser yet, it is written as initialised.
-
-    An enlarged autoencoder goes into the folder of the model whose latents it has.
-    """
-    if (config.folder / "enlarged.pt").exists():
-        write_vae(autoencoder.restore(config, "enlarged"), folder)
-        return
+    """Export what has been trained so far; without a denoiser yet, it is written as initialised."""
     words = tokenizer(config)
     vae, model = autoencoder.restore(config), Model(config, words)
     if trained := loop.restore(config.folder / "denoiser.pt"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from . import export, latents, loop
+from . import export, loop
 from .config import Config
 from .denoiser import Noised, Process, learn
 from .model import Model
@@ -31,7 +31,7 @@ def straight(clean: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, sn
 FLOW = Process("flow.pt", straight, export.flow_scheduler)
 
 
-def run(config: Config, budget: loop.Budget | None = None, known: latents.Latents | None = None) -> None:
+def run(config: Config, budget: loop.Budget | None = None) -> None:
     """Train the UNet alone: flow.pt."""
     trained = loop.restore(config.folder / "denoiser.pt")
     if trained is None:
@@ -39,4 +39,4 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
     model = Model(config, export.tokenizer(config))
     model.load_state_dict(trained["ema"])
     model.text.requires_grad_(False)
-    learn(config, FLOW, model, budget or loop.Budget(minutes=config.denoiser.flow_minutes), known)
+    learn(config, FLOW, model, budget or loop.Budget(minutes=config.denoiser.flow_minutes))

@@ -16,6 +16,7 @@ from PIL import Image
 
 def device() -> torch.device:
     if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = True  # a step has few shapes
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
@@ -48,12 +49,12 @@ def _fast_on_cpu(kind: str) -> bool:
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
 
 
-def generator(seed: int, step: int) -> torch.Generator:
+def generator(seed: int, step: int, where: torch.device | str = "cpu") -> torch.Generator:
     """The randomness of one training step, a function of the step's number alone.
 
     A resumed run therefore goes on exactly as the uninterrupted one, with no generator to save.
     """
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.Generator(where).manual_seed(seed * 1_000_003 + step)
 
 
 @dataclass(frozen=True)

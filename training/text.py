@@ -9,15 +9,13 @@ ignore them long before it could learn what they mean.
 from __future__ import annotations
 
 import math
-import random
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import latents, loop
-from .captions import tokenize
+from . import autoencoder, latents, loop
 from .config import Config
 from .model import build_text
 
@@ -72,9 +70,8 @@ def restore(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text
 
 
-def run(config: Config, budget: loop.Budget | None = None, known: latents.Latents | None = None) -> None:
+def run(config: Config, budget: loop.Budget | None = None) -> None:
     ours, where = config.text, loop.device()
-    known = known or latents.load(config)
     tokenizer = CLIPTokenizer.from_pretrained(config.folder / "tokenizer")
     path = config.folder / "text.pt"
 
@@ -91,32 +88,31 @@ def run(config: Config, budget: loop.Budget | None = None, known: latents.Latent
         scale.data.copy_(resume["scale"])
         optimizer.load_state_dict(resume["optimizer"])
 
-    def step(number: int, fraction: float) -> dict[str, float]:
-        rng = random.Random(config.seed * 1_000_003 + number)
-        mix = config.denoiser
-        drawn = latents.draw(known, ours.batch, rng.getrandbits(63), mix.white, mix.two, mix.house)
-        texts = latents.describe(known, drawn, rng)
-        meant = [(*(known.entries[entry]["name"] for entry in entries), colour) for _, entries, colour in drawn]
-        label = torch.tensor([meant.index(each) for each in meant])
+    vae = autoencoder.restore(config).to(where).eval()
+    coming = latents.of_scenes(config, vae, resume["number"] if resume else 0, ours.batch, config.seed)
+
+    def step(number: int, fraction: float) -> dict[str, torch.Tensor]:
+        _, values, scenes = next(coming)
+        label = torch.tensor([scenes.meant.index(each) for each in scenes.meant])
         same = (label[:, None] == label).float().to(where)
-        values = known.values[[row for row, *_ in drawn]]
         # Some noise, as the denoiser will see them: what only an unspoilt picture shows is no use to it.
-        values = values + 0.5 * torch.randn(values.shape, generator=loop.generator(config.seed, number))
+        random = loop.generator(config.seed, number, where)
+        values = values + 0.5 * torch.randn(values.shape, generator=random, device=where)
         for group in optimizer.param_groups:
             group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
         with loop.autocast(where):
             # The mean over all places: most are padding, which has seen the whole caption, and it is what the
             # UNet's pooling begins with.
-            words = head(text(tokenize(tokenizer, texts).to(where)).last_hidden_state.mean(1))
-            pictures = tower(values.to(where))
+            words = head(text(scenes.tokens).last_hidden_state.mean(1))
+            pictures = tower(values)
         loss = contrast(words.float(), pictures.float(), scale.clamp(max=math.log(100)).exp(), same)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
-        nearest = (words.detach() @ functional.normalize(pictures.detach(), dim=1).T).argmax(1).cpu()
-        right = same[torch.arange(len(nearest)), nearest].mean()
-        return {"loss": loss.item(), "found": right.item()}
+        nearest = (words.detach() @ functional.normalize(pictures.detach(), dim=1).T).argmax(1)
+        right = same[torch.arange(len(nearest), device=where), nearest].mean()
+        return {"loss": loss.detach(), "found": right}
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),
