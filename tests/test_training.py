@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from torch.func import functional_call
 from transformers import CLIPTokenizer
 
 from training import (
@@ -23,6 +24,7 @@ from training import (
     data,
     decoder,
     denoiser,
+    distil,
     enlarge,
     evaluate,
     export,
@@ -37,7 +39,7 @@ from training import (
 )
 from training.config import Autoencoder, Config, Denoiser, Scenes, Text
 from weights.diffusers_folder import read_folder
-from weights.lora import Strength, changes_of
+from weights.lora import Strength, applied, changes_of
 from weights.lora_file import read_lora
 
 ENTRIES = [
@@ -505,3 +507,32 @@ def test_a_blueprint_is_pale_outlines_on_blue():
     drawn = np.asarray(lora.blueprint(red)).astype(int)
     assert tuple(drawn[0, 0]) == tuple(map(int, lora.PAPER)) and drawn[8, 16].min() > 200
     assert drawn[16, 16, 2] > drawn[16, 16, 0] + 50
+
+
+def test_a_lora_for_few_calls_is_distilled_and_acts_as_it_was_trained(trained: Config, tmp_path: Path, unseen):
+    config = replace(trained, denoiser=replace(trained.denoiser, batch=4))
+    torch.manual_seed(3)
+    denoiser.run(config, loop.Budget(steps=1))
+    export.run(config, tmp_path / "model")
+    distil.run(config, loop.Budget(steps=2), tmp_path / "model")
+    made = read_lora(tmp_path / "loras" / "model-lcm.safetensors", "model-lcm")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "model" / "unet").eval()
+    changes = changes_of([(made, Strength())], {"unet": unet}, "model")
+    assert len(changes) == len(lora.changes_of(unet)) and any(each.tensors["up"].any() for (each,) in changes.values())
+
+    given = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.randn(1, 16, 32)
+    names = {module: name for name, module in unet.named_modules()}
+    merged = distil.merged(unet, {names[layer]: change for layer, (change,) in changes.items()})
+    with torch.no_grad(), applied(changes):
+        hooked = unet(*given).sample
+    said = functional_call(unet, merged, given).sample
+    torch.testing.assert_close(said, hooked, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(unet(*given).sample, hooked, atol=1e-6)
+
+
+def test_the_points_of_a_path_end_where_there_is_no_noise():
+    points = distil.Points(torch.device("cpu"))
+    assert points.times[0] == 999 and points.times[-1] == 19 and len(points.times) == distil.POINTS
+    alpha, sigma = points.of(torch.arange(distil.POINTS + 1))
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
+    assert (sigma.diff(dim=0) < 0).all() and sigma[-1] == 0

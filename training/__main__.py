@@ -19,6 +19,7 @@ STEPS = {
     "classifier": "train the judge of names on real pictures",
     "styles": "train the judge of styles, from the judge of names",
     "enlarge": "train an autoencoder of larger pictures around the latents of a published one (--size 256 --start)",
+    "distil": "train a LoRA with which the published model draws in two to four calls",
     "lora": "teach the published model a style, in a file of half a megabyte",
     "export": "write the weights as a diffusers folder",
     "card": "write what the exported model draws, for the page: names, examples with pictures",
@@ -26,8 +27,8 @@ STEPS = {
 }
 
 #: What "all" does: make a model, or go on from a published one to larger pictures.
-FIRST = tuple(step for step in STEPS if step not in ("enlarge", "lora"))
-ONWARD = ("data", "enlarge", "denoiser", "flow", "export", "classifier", "styles", "card", "evaluate")
+FIRST = tuple(step for step in STEPS if step not in ("enlarge", "distil", "lora"))
+ONWARD = ("data", "enlarge", "denoiser", "flow", "export", "distil", "classifier", "styles", "card", "evaluate")
 
 
 def arguments() -> argparse.Namespace:
@@ -54,7 +55,7 @@ def run(step: str, config: Config, minutes: float | None, weights: Path) -> None
     module = importlib.import_module(f".{step}", __package__)
     if step in ("export", "card", "evaluate"):
         module.run(config, weights)
-    elif step == "lora":
+    elif step in ("distil", "lora"):
         module.run(config, loop.Budget(minutes=minutes) if minutes else None, weights)
     elif minutes and step in ("autoencoder", "text", "denoiser", "flow", "decoder", "enlarge", "classifier", "styles"):
         module.run(config, loop.Budget(minutes=minutes))

@@ -75,6 +75,7 @@ class Denoiser:
     ema_decay: float = 0.999
     minutes: float = 120.0  # what the published weights took, in 15,000 batches, of two cores with nothing else to do
     flow_minutes: float = 45.0
+    distil_minutes: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ PRESETS = {
             decoder_minutes=1,
         ),
         text=Text(batch=1024, minutes=1),
-        denoiser=Denoiser(batch=512, ema_decay=0.998, minutes=3.75, flow_minutes=0.75),
+        denoiser=Denoiser(batch=512, ema_decay=0.998, minutes=3.75, flow_minutes=0.75, distil_minutes=0.7),
         classifier=Classifier(batch=512, minutes=0.75, style_minutes=0.5),
     ),
 }

@@ -58,18 +58,18 @@ def names() -> list[str]:
     return random.Random(0).sample(known, SHOWN)
 
 
-def change_of(layer: nn.Module, scale: float = 1.0) -> LayerChange:
+def change_of(layer: nn.Module, rank: int) -> LayerChange:
     """A change of a layer that does nothing yet: up is zero."""
     outputs, inputs, *kernel = layer.weight.shape
-    down = torch.randn(RANK, inputs, *kernel) / math.sqrt(inputs * math.prod(kernel))
-    parts = {"down": nn.Parameter(down), "up": nn.Parameter(torch.zeros(outputs, RANK, *[1] * len(kernel)))}
-    return LayerChange(layer, parts, scale)
+    down = torch.randn(rank, inputs, *kernel) / math.sqrt(inputs * math.prod(kernel))
+    parts = {"down": nn.Parameter(down), "up": nn.Parameter(torch.zeros(outputs, rank, *[1] * len(kernel)))}
+    return LayerChange(layer, parts, 1.0)
 
 
-def changes_of(unet: nn.Module) -> dict[str, LayerChange]:
+def changes_of(unet: nn.Module, rank: int = RANK) -> dict[str, LayerChange]:
     """A change of each layer of the attentions and the residual blocks, by the layer's name."""
     return {
-        name: change_of(layer)
+        name: change_of(layer, rank)
         for name, layer in unet.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and (".attn" in name or ".conv" in name or ".proj_" in name)
     }
@@ -94,7 +94,7 @@ def to_state(changes: dict[str, LayerChange]) -> dict[str, torch.Tensor]:
         key = f"lora_unet_{name.replace('.', '_')}"
         for part, tensor in change.tensors.items():
             state[f"{key}.lora_{part}.weight"] = tensor.detach().half().contiguous()
-        state[f"{key}.alpha"] = torch.tensor(float(RANK)).half()
+        state[f"{key}.alpha"] = torch.tensor(float(len(change.tensors["down"]))).half()
     return state
 
 
