@@ -431,7 +431,7 @@ def test_aliases_and_mirrors_of_icon_sets_are_followed():
         "icons": {"left": {"body": '<rect width="1" height="2" fill="red"/>', "width": 2, "height": 2}},
         "aliases": {"right": {"parent": "left", "hFlip": True}},
     }
-    left, right = data.render(icons, "left", 8), data.render(icons, "right", 8)
+    left, right = (data.render(data.svg(icons, icon), 8) for icon in ("left", "right"))
     assert left[0, 0].tolist() == [255, 0, 0, 255]
     assert left[0, -1, 3] == 0
     assert np.array_equal(right, left[:, ::-1])

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import tarfile
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from .config import Config
 from .packages import NAMES, SETS, fetch
 
 FAMILIAR = Path(__file__).with_name("familiar_names.txt")
+
+#: The pictures of a set by code point sequence, each (size, size, 4) uint8.
+Drawn = dict[str, np.ndarray]
 
 
 def normal(code: str) -> str:
@@ -55,19 +60,19 @@ def svg(icons: dict, icon: str) -> tuple[str, bool]:
     return f"{head}{body['body']}</svg>", mirrored
 
 
-def render(icons: dict, icon: str, size: int) -> np.ndarray:
-    """An icon of an Iconify set as straight RGBA, uint8, shape (size, size, 4)."""
+def render(drawing: tuple[str, bool], size: int) -> np.ndarray:
+    """A drawing that `svg` gives as straight RGBA, uint8, shape (size, size, 4)."""
     import resvg_py  # only here: everything but rendering works without it
 
-    text, mirrored = svg(icons, icon)
+    text, mirrored = drawing
     png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True)
-    picture = square(Image.open(io.BytesIO(bytes(png))), size)
+    picture = square(bytes(png), size)
     return picture[:, ::-1] if mirrored else picture
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
-    """An image scaled into the middle of a transparent square."""
-    image = image.convert("RGBA")
+def square(file: bytes, size: int) -> np.ndarray:
+    """An image file's picture scaled into the middle of a transparent square."""
+    image = Image.open(io.BytesIO(file)).convert("RGBA")
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (size, size))
     canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
@@ -79,23 +84,24 @@ def read_json(tarball: Path, member: str) -> object:
         return json.load(tar.extractfile(member))
 
 
-def draw_icons(tarball: Path, chars: dict[str, str], size: int, codes: set[str]) -> dict[str, np.ndarray]:
+def draw_icons(tarball: Path, chars: dict[str, str], size: int, codes: set[str], pool: Executor) -> Drawn:
     """A picture for every wanted code point sequence of an Iconify set."""
     icons = read_json(tarball, "package/icons.json")
     known = icons["icons"].keys() | icons.get("aliases", {}).keys()
-    wanted = {code: chars[code] for code in sorted(codes & chars.keys()) if chars[code] in known}
-    return {code: render(icons, icon, size) for code, icon in wanted.items()}
+    wanted = [code for code in sorted(codes & chars.keys()) if chars[code] in known]
+    drawings = [svg(icons, chars[code]) for code in wanted]
+    return dict(zip(wanted, pool.map(partial(render, size=size), drawings, chunksize=16), strict=True))
 
 
-def read_images(tarball: Path, size: int, codes: set[str]) -> dict[str, np.ndarray]:
+def read_images(tarball: Path, size: int, codes: set[str], pool: Executor) -> Drawn:
     """The same from a set of images that are named by their code points."""
-    pictures = {}
+    files = {}
     with tarfile.open(tarball) as tar:
         for member in tar:
             code = normal(Path(member.name).stem)
             if member.name.endswith(".webp") and code in codes:
-                pictures[code] = square(Image.open(io.BytesIO(tar.extractfile(member).read())), size)
-    return pictures
+                files[code] = tar.extractfile(member).read()
+    return dict(zip(files, pool.map(partial(square, size=size), files.values(), chunksize=16), strict=True))
 
 
 def run(config: Config) -> None:
@@ -106,17 +112,18 @@ def run(config: Config) -> None:
     for emoji in read_json(tarballs[NAMES], "package/en/data.json"):
         labels.setdefault(normal(emoji["hexcode"]), emoji)
 
-    drawn: dict[str, dict[str, np.ndarray]] = {}
+    drawn: dict[str, Drawn] = {}
     chars: dict[str, str] = {}
-    for package in SETS:
-        if package.style == "3d":
-            drawn[package.style] = read_images(tarballs[package], config.size, labels.keys())
-        else:
-            # The coloured Fluent set lists no code points; it has the icon names of the flat one before it.
-            own = read_json(tarballs[package], "package/chars.json")
-            chars = {normal(code): icon for code, icon in own.items()} or chars
-            drawn[package.style] = draw_icons(tarballs[package], chars, config.size, labels.keys())
-        print(f"{package.style:8} {len(drawn[package.style]):5} pictures  {package.licence:10} {package.credit}")
+    with ProcessPoolExecutor() as pool:  # one process a core
+        for package in SETS:
+            if package.style == "3d":
+                drawn[package.style] = read_images(tarballs[package], config.size, labels.keys(), pool)
+            else:
+                # The coloured Fluent set lists no code points; it has the icon names of the flat one before it.
+                own = read_json(tarballs[package], "package/chars.json")
+                chars = {normal(code): icon for code, icon in own.items()} or chars
+                drawn[package.style] = draw_icons(tarballs[package], chars, config.size, labels.keys(), pool)
+            print(f"{package.style:8} {len(drawn[package.style]):5} pictures  {package.licence:10} {package.credit}")
 
     familiar = frozenset(FAMILIAR.read_text("utf-8").split("\n"))
     entries, pictures = [], []
