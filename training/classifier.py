@@ -1,6 +1,6 @@
 """Step ``classifier``: train the judge, a small residual network (arXiv:1512.03385) that classifies names.
 
-It sees real pictures only, moved, scaled, blurred and on all grounds, so that what it recognizes in a
+It sees real pictures only, changed by `augmentation` and on all grounds, so that what it recognizes in a
 drawn picture is the thing and not its place. Pixel distance would measure the wrong thing: a copy
 shifted by two pixels is already far from its original.
 """
@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from . import data, loop
-from .captions import COLOURS, STYLES
+from .augmentation import augmented, freedoms, shrunk
+from .captions import STYLES
 from .config import Config
 
 
@@ -40,57 +40,44 @@ class Block(nn.Module):
 class Judge:
     """Classify name and style of pictures (n, 3, size, size) in [-1, 1]."""
 
-    name_model: nn.Module
-    style_model: nn.Module
+    name_model: nn.Sequential
+    style_model: nn.Sequential
     names: list[str]
 
     @torch.no_grad()
     def rank(self, images: torch.Tensor, names: list[str]) -> torch.Tensor:
         """Rank of the prompted names among all names, (n,): 0 is first, below 5 is among the top 5."""
-        target = torch.tensor([self.names.index(name) for name in names])
-        return ranks(scores(self.name_model, images)[:, : len(self.names)], target)
+        target = torch.tensor([self.names.index(name) for name in names], device=self.device)
+        return ranks(of_all(self.name_model, images)[:, : len(self.names)], target).cpu()
 
     @torch.no_grad()
     def styles(self, images: torch.Tensor) -> list[str]:
         """The most likely style of each picture."""
-        return [STYLES[i] for i in scores(self.style_model, images).argmax(1).tolist()]
+        return [STYLES[i] for i in of_all(self.style_model, images).argmax(1).tolist()]
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the judge of names goes by, (n, width) of length 1: like things lie near each other."""
+        return functional.normalize(of_all(self.name_model[:-1], images), dim=1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.name_model.parameters()).device
 
 
-def scores(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return torch.cat([model(part) for part in images.split(64)])
+def of_all(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a network says of many pictures, on its device."""
+    where = next(model.parameters()).device
+    return torch.cat([model(part.to(where)) for part in images.split(64)])
 
 
 def build(config: Config, outputs: int) -> nn.Sequential:
-    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, outputs); sees 64 pixels whatever the size."""
+    """Pictures (n, 3, size, size) in [-1, 1] to scores (n, outputs); sees ``classifier.side`` pixels."""
     first, *rest = config.classifier.widths
     stem = [nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
     blocks = [Block(a, b) for a, b in itertools.pairwise(config.classifier.widths)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(rest[-1], outputs)]
-    return nn.Sequential(nn.AdaptiveAvgPool2d(64), *stem, *blocks, *head)
-
-
-def augmented(rgba: np.ndarray, random: torch.Generator) -> torch.Tensor:
-    """Pictures (n, s, s, 4) uint8 moved by up to 10 %, scaled by up to 15 %, some blurred, on any ground."""
-    count = len(rgba)
-    pixels = torch.from_numpy(np.ascontiguousarray(rgba)).float().permute(0, 3, 1, 2) / 255
-    # Premultiplied, so that moving the edge of a picture brings no colour from under its transparent part.
-    pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], 1)
-    uniform = torch.rand(count, 5, generator=random)
-    scale = 0.85 + 0.3 * uniform[:, 0]
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
-    theta[:, :, 2] = (uniform[:, 1:3] - 0.5) * 0.4
-    pixels = functional.grid_sample(
-        pixels, functional.affine_grid(theta, list(pixels.shape), align_corners=False), align_corners=False
-    )
-    blurred = functional.avg_pool2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    amount = (uniform[:, 3] * 1.5 - 0.5).clamp(0, 1)[:, None, None, None]
-    pixels = pixels + (blurred - pixels) * amount
-    colours = torch.tensor(list(COLOURS.values())) / 255
-    # Half of them on white, where the drawn pictures will be judged.
-    chosen = torch.where(uniform[:, 4] < 0.5, 0, ((uniform[:, 4] * 2 - 1) * len(colours)).long().clamp(min=0))
-    ground = colours[chosen][:, :, None, None]
-    return (pixels[:, :3] + ground * (1 - pixels[:, 3:])) * 2 - 1
+    return nn.Sequential(nn.AdaptiveAvgPool2d(config.classifier.side), *stem, *blocks, *head)
 
 
 def names_of(entries: list[dict]) -> list[str]:
@@ -119,27 +106,28 @@ def learn(config: Config, file: str, model: nn.Module, loss: Loss, budget: loop.
     ours, where, path = config.classifier, loop.device(), config.folder / file
     pictures, entries = data.load(config)
     names = names_of(entries)
-    labels = torch.tensor([names.index(entry["name"]) for entry in entries])
-    styles = torch.tensor([STYLES.index(entry["style"]) for entry in entries])
-    model = model.to(where)
+    labels = torch.tensor([names.index(entry["name"]) for entry in entries]).to(where)
+    styles = torch.tensor([STYLES.index(entry["style"]) for entry in entries]).to(where)
+    pixels, free = shrunk(pictures, ours.side, where), freedoms([entry["name"] for entry in entries]).to(where)
+    model = model.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), ours.learning_rate, weight_decay=0.02, fused=True)
     if resume := loop.restore(path):
         model.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
 
-    def step(number: int, fraction: float) -> dict[str, float]:
+    def step(number: int, fraction: float) -> dict[str, torch.Tensor]:
         random = loop.generator(config.seed + 1, number)
-        rows = torch.randint(len(entries), (ours.batch,), generator=random)
-        images = augmented(pictures[rows.numpy()], random).to(where)
+        rows = torch.randint(len(entries), (ours.batch,), generator=random).to(where)
+        images = augmented(pixels[rows], free[rows], random).contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
         with loop.autocast(where):
             scores = model(images)
-        total, right = loss(scores.float(), labels[rows].to(where), styles[rows].to(where))
+        total, right = loss(scores.float(), labels[rows], styles[rows])
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
-        return {"loss": total.item(), **{key: hits.float().mean().item() for key, hits in right.items()}}
+        return {"loss": total.detach(), **{key: hits.float().mean() for key, hits in right.items()}}
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),
@@ -156,12 +144,13 @@ def ranks(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def load(config: Config) -> Judge:
+    """The two trained judges, on the device."""
     names = names_of(data.load(config)[1])
     models = restore(config, "classifier", len(names) + len(STYLES)), restore(config, "styles", len(STYLES))
-    return Judge(*models, names)
+    return Judge(*(model.to(loop.device()) for model in models), names)
 
 
-def restore(config: Config, step: str, outputs: int) -> nn.Module:
+def restore(config: Config, step: str, outputs: int) -> nn.Sequential:
     """The network that a step has trained."""
     trained = loop.restore(config.folder / f"{step}.pt")
     if trained is None:

@@ -83,6 +83,7 @@ class Classifier:
     """The judge: two small convolutional networks, of names and of styles, trained on real pictures only."""
 
     widths: tuple[int, ...] = (24, 48, 96, 192)
+    side: int = 64  # pixels that it sees, of pictures of any size
     batch: int = 64
     learning_rate: float = 2e-3
     minutes: float = 20.0
@@ -131,7 +132,7 @@ PRESETS = {
         ),
         text=Text(batch=1024, minutes=1),
         denoiser=Denoiser(batch=512, ema_decay=0.998, minutes=3.75, flow_minutes=0.75, distil_minutes=0.7),
-        classifier=Classifier(batch=512, minutes=0.75, style_minutes=0.5),
+        classifier=Classifier(widths=(48, 96, 192, 384), side=128, batch=256, minutes=0.75, style_minutes=0.5),
     ),
 }
 

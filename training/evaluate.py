@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn import functional
 
-from . import autoencoder, classifier, data, export, loop
+from . import augmentation, autoencoder, classifier, data, export, loop
 from .captions import COLOURS, STYLES, held_out
 from .classifier import Judge
 from .config import Config
@@ -98,7 +98,7 @@ def run(config: Config, folder: Path) -> None:
 
     show("what", "figure")
     show("---", "---")
-    judge_the_judge(judge, pictures, entries, loop.generator(config.seed + 2, 0))
+    judge_the_judge(judge, config.classifier.side, pictures, entries, loop.generator(config.seed + 2, 0))
     kept = np.array([i for i, entry in enumerate(entries) if autoencoder.held_out_picture(entry)])
     images = autoencoder.composite(pictures[kept], np.full((len(kept), 3), 255)).to(loop.device())
     show(f"autoencoder, PSNR on {len(kept)} held-out pictures", f"{psnr(pipe.vae, images):.1f} dB")
@@ -115,11 +115,15 @@ def show(what: str, figure: str) -> None:
     print(f"| {what} | {figure} |", flush=True)
 
 
-def judge_the_judge(judge: Judge, pictures: np.ndarray, entries: list[dict], random: torch.Generator) -> None:
+def judge_the_judge(
+    judge: Judge, side: int, pictures: np.ndarray, entries: list[dict], random: torch.Generator
+) -> None:
     """On augmentations that the judge's training has not drawn."""
     picked = torch.randint(len(entries), (1000,), generator=random).numpy()
-    unseen = classifier.augmented(pictures[picked], random)
-    rank = judge.rank(unseen, [entries[i]["name"] for i in picked])
+    names = [entries[i]["name"] for i in picked]
+    pixels = augmentation.shrunk(pictures[picked], side, judge.device)
+    unseen = augmentation.augmented(pixels, augmentation.freedoms(names).to(judge.device), random)
+    rank = judge.rank(unseen, names)
     style = torch.tensor([a == entries[i]["style"] for a, i in zip(judge.styles(unseen), picked, strict=True)])
     show("the judge on unseen augmentations of real pictures: first / top 5 / style", share(rank < 1, rank < 5, style))
 

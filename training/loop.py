@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def restore(path: Path) -> dict | None:
 def train(
     *,
     budget: Budget,
-    step: Callable[[int, float], dict[str, float]],
+    step: Callable[[int, float], Mapping[str, float | torch.Tensor]],
     state: Callable[[], dict],
     path: Path,
     resume: dict | None,
@@ -103,13 +103,14 @@ def train(
 ) -> None:
     """Call ``step(number, fraction)`` until the budget is spent, with checkpoints and progress between.
 
-    ``step`` returns the figures of the progress line. ``state`` gives all that the steps have changed;
-    the loop adds its own place. Time spent in earlier runs counts: a resumed run ends where one run would.
+    ``step`` returns the figures of the progress line; tensors without a gradient may stay on the device, which is
+    waited for only when the line is printed. ``state`` gives all that the steps have changed; the loop adds its own
+    place. Time spent in earlier runs counts: a resumed run ends where one run would.
     """
     number, seconds = (resume["number"], resume["seconds"]) if resume else (0, 0.0)
     begun, saved = time.monotonic() - seconds, time.monotonic()
     sampled = saved
-    averages: dict[str, float] = {}
+    averages: dict[str, float | torch.Tensor] = {}
     while (fraction := budget.fraction(number, time.monotonic() - begun)) < 1:
         for key, value in step(number, fraction).items():
             averages[key] = averages.get(key, value) * 0.98 + value * 0.02
@@ -117,7 +118,7 @@ def train(
         if number % 50 == 0:
             seconds = time.monotonic() - begun
             left = seconds * (1 - fraction) / max(fraction, 1e-9) / 60
-            figures = "  ".join(f"{key} {value:.4f}" for key, value in averages.items())
+            figures = "  ".join(f"{key} {float(value):.4f}" for key, value in averages.items())
             print(f"step {number}  {number / seconds:.2f}/s  {figures}  {left:.1f} min left", flush=True)
         if time.monotonic() - saved > checkpoint_seconds:
             save(path, {**state(), "number": number, "seconds": time.monotonic() - begun})
