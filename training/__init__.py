@@ -12,7 +12,7 @@ The account reads in the order in which the model is trained:
 8. ``decoder``      the autoencoder's second half once more, on latents that stay
 9. ``export``       the weights as diffusers folders
 10. ``card``        what the page says of it: names, examples
-11. ``evaluate``    does it draw what it is asked for? judged by ``classifier`` and ``styles``
+11. ``evaluate``    does it draw what it is asked for? judged by ``classifier`` and ``styles``, and by ``measures``
 
 Apart from these, ``lora`` teaches the published model one more style, without data.
 

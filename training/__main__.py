@@ -46,14 +46,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packages", type=Path, help="a folder of npm tarballs, to fetch nothing that lies there")
     parser.add_argument("--start", type=Path, help="a model to go on from, such as weights/emoji, not random weights")
     parser.add_argument("--weights", type=Path, default=Path("weights/emoji"), help="what export writes")
+    parser.add_argument("--before", type=Path, help="a folder with an earlier autoencoder, for evaluate to compare with")
     return parser.parse_args()
 
 
-def run(step: str, config: Config, minutes: float | None, weights: Path) -> None:
+def run(step: str, config: Config, minutes: float | None, weights: Path, before: Path | None) -> None:
     from . import loop  # torch and diffusers take seconds to import, which --help need not wait for
 
     module = importlib.import_module(f".{step}", __package__)
-    if step in ("export", "card", "evaluate"):
+    if step == "evaluate":
+        module.run(config, weights, before)
+    elif step in ("export", "card"):
         module.run(config, weights)
     elif step in ("distil", "lora"):
         module.run(config, loop.Budget(minutes=minutes) if minutes else None, weights)
@@ -67,7 +70,7 @@ def main() -> None:
     args = arguments()
     config = preset(args.size, seed=args.seed, work=args.work, packages=args.packages, start=args.start)
     for step in (ONWARD if args.start else FIRST) if args.step == "all" else (args.step,):
-        run(step, config, args.minutes, args.weights)
+        run(step, config, args.minutes, args.weights, args.before)
 
 
 if __name__ == "__main__":
