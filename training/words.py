@@ -66,8 +66,10 @@ def judge_the_words(
     names = plain + [name for name in familiar if name not in plain]
     asked = colours_of(names)
     images = draw([describe(name, Look(colour=colour)) for colour, name in asked])
-    right = [hue == colour for hue, (colour, _) in zip(measures.hues(images), asked, strict=True)]
-    show(f"{model}: colour of the thing right", count(torch.tensor(right)))
+    right = torch.tensor([hue == colour for hue, (colour, _) in zip(measures.hues(images), asked, strict=True)])
+    # A ground in that colour is none of the thing's.
+    right &= measures.grounds_right(images, ["white"] * len(asked))
+    show(f"{model}: colour of the thing right", count(right))
     drawing.sheet(sheet, images[:ON_SHEET])
 
     single = whole(names, real, SEVERAL)
