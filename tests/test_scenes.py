@@ -97,7 +97,7 @@ def test_a_picture_lies_where_its_place_says():
 
     def at(**place) -> torch.Tensor:
         place = dict(dict(scale=1.0, x=0.0, y=0.0, degrees=0.0, mirrored=False), **place)
-        places = torch.tensor([canvas.affine(**place)])
+        places = canvas.affine(**{name: torch.tensor([value]) for name, value in place.items()})
         layer = canvas.Layer(torch.tensor([0]), torch.tensor([0]), places, canvas.NATURAL[None])
         image = canvas.draw(picture, torch.tensor([[255.0, 255, 255]]), [layer])[0]
         red = (image[0] > 0.5) & (image[1] < -0.5)

@@ -46,7 +46,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packages", type=Path, help="a folder of npm tarballs, to fetch nothing that lies there")
     parser.add_argument("--start", type=Path, help="a model to go on from, such as weights/emoji, not random weights")
     parser.add_argument("--weights", type=Path, default=Path("weights/emoji"), help="what export writes")
-    parser.add_argument("--before", type=Path, help="a folder with an earlier autoencoder, for evaluate to compare with")
+    parser.add_argument(
+        "--before", type=Path, help="a folder with an earlier autoencoder, for evaluate to compare with"
+    )
     return parser.parse_args()
 
 

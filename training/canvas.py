@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,16 +17,18 @@ class Layer(NamedTuple):
     paints: torch.Tensor  # (m, 6): hue turned by degrees, factors of saturation and value, a colour laid over all
 
 
-def affine(scale: float, x: float, y: float, degrees: float, mirrored: bool) -> list[list[float]]:
-    """The place of a picture scaled by ``scale``, turned clockwise, its middle at (x, y), as rows of (2, 3).
+def affine(
+    scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, degrees: torch.Tensor, mirrored: torch.Tensor
+) -> torch.Tensor:
+    """The places (n, 2, 3) of pictures scaled by ``scale``, turned clockwise, their middles at (x, y); each (n,).
 
-    Coordinates go from -1 to 1 to the right and downwards.
+    Coordinates go from -1 to 1 to the right and downwards. What is not 0 in ``mirrored`` is mirrored.
     """
-    angle = math.radians(degrees)
-    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    flip = -1.0 if mirrored else 1.0
-    rows = [[flip * cos, flip * sin], [-sin, cos]]
-    return [[a, b, -a * x - b * y] for a, b in rows]
+    angle = degrees.deg2rad()
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    flip = torch.where(mirrored.bool(), -1.0, 1.0)
+    rows = (flip * cos, flip * sin), (-sin, cos)
+    return torch.stack([torch.stack([a, b, -a * x - b * y], 1) for a, b in rows], 1)
 
 
 def to_hsv(rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

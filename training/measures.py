@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
+from . import canvas
 from .captions import COLOURS, HUES
 
 #: A ground is right when the border's mean colour lies this near the asked one, in sRGB, each channel 0 to 255.
@@ -129,16 +130,14 @@ def hues(images: torch.Tensor) -> list[str]:
 
     A pixel counts by the difference of its largest and its smallest channel: pale and dark ones count little.
     """
-    red, green, blue = images.unbind(1)
-    # The hue as an angle in the plane across the greys, weighted by the distance from them.
-    across = torch.complex(red - (green + blue) / 2, (green - blue) * math.sqrt(3) / 2) * things(images)
-    strength = (images.amax(1) - images.amin(1)) * things(images)
-    weighted = strength * across / across.abs().clamp(min=1e-6)
-    means = weighted.sum((1, 2)).cpu()
-    coloured = strength.sum((1, 2)) * 127.5 > LEAST_COLOUR * things(images).sum((1, 2)).clamp(min=1)
+    hue, saturation, value = canvas.to_hsv((images + 1) / 2)
+    stands = things(images)
+    strength = saturation * value * stands
+    mean = (strength * torch.exp(2j * math.pi * hue)).sum((1, 2)).cpu()
+    coloured = strength.sum((1, 2)) * 255 > LEAST_COLOUR * stands.sum((1, 2)).clamp(min=1)
     asked = {name: colorsys.rgb_to_hsv(*(part / 255 for part in COLOURS[name]))[0] for name in HUES}
     found = []
-    for turn, has in zip((means.angle() / (2 * math.pi)).tolist(), coloured.tolist(), strict=True):
+    for turn, has in zip((mean.angle() / (2 * math.pi)).tolist(), coloured.tolist(), strict=True):
         nearest = min(asked, key=lambda name: abs((asked[name] - turn + 0.5) % 1 - 0.5))
         found.append(nearest if has else "")
     return found

@@ -208,12 +208,12 @@ class Batches(Dataset):
         layers = []
         for depth in range(max(len(scene.things) for scene in scenes)):
             there = [(i, scene.things[depth]) for i, scene in enumerate(scenes) if len(scene.things) > depth]
-            places = [canvas.affine(t.scale, t.x, t.y, t.degrees, t.mirrored) for _, t in there]
+            places = torch.tensor([(t.scale, t.x, t.y, t.degrees, t.mirrored) for _, t in there])
             layers.append(
                 canvas.Layer(
                     torch.tensor([i for i, _ in there]),
                     torch.tensor([thing.row for _, thing in there]),
-                    torch.tensor(places),
+                    canvas.affine(*places.unbind(1)),
                     torch.tensor([thing.paint for _, thing in there]),
                 )
             )

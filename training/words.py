@@ -10,9 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from . import drawing, measures
-from .augmentation import COLOURED
 from .captions import HUES, NUMBERS, PLACES, Look, article, describe
 from .classifier import Judge
+from .scenes import COLOURED
 from .table import count, show
 
 PROMPTS = 100  # for colours
