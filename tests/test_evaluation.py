@@ -224,9 +224,9 @@ def test_the_evaluation_prints_a_row_for_each_question(config, tmp_path, monkeyp
     classifier.run(config, loop.Budget(steps=1))
     styles.run(config, loop.Budget(steps=1))
     export.run(config, tmp_path / "emoji")
-    (tmp_path / "loras").mkdir()
+    export.few_calls(tmp_path / "emoji").parent.mkdir()
     changes = lora.changes_of(Model(config, export.tokenizer(config)).unet)
-    save_file(lora.to_state(changes), tmp_path / "loras" / "emoji-lcm.safetensors")
+    save_file(lora.to_state(changes), export.few_calls(tmp_path / "emoji"))
 
     monkeypatch.setattr(evaluate, "read", lambda file: names)
     monkeypatch.setattr(evaluate, "STEPS", (1,))

@@ -128,7 +128,7 @@ def run(config: Config, budget: loop.Budget | None = None, weights: Path = Path(
         path=config.folder / "distil.pt",
         resume=None,
     )
-    target = weights.parent / "loras" / f"{weights.name}-lcm.safetensors"
+    target = export.few_calls(weights)
     target.parent.mkdir(exist_ok=True)
     facts = {"modelspec.title": target.stem, "trained_on": weights.name, "licence": "Apache-2.0"}
     save_file(lora.to_state(changed([tensor.cpu() for tensor in average])), target, metadata=facts)

@@ -172,7 +172,7 @@ def judge_the_settings(pipe: StableDiffusionPipeline, judge: Judge, model: str) 
 
 def judge_few_calls(folder: Path, judge: Judge, path: Path) -> None:
     """Plain names by the LoRA that draws in few calls, where there is one; the first of each number go to a sheet."""
-    file = folder.parent / "loras" / f"{folder.name}-lcm.safetensors"
+    file = export.few_calls(folder)
     if not file.exists():
         return
     model, registry = open_model(read_folder(folder), loop.device().type), discover(Path("plugins"), packages=False)

@@ -145,3 +145,8 @@ def run(config: Config, folder: Path) -> None:
 def twin(folder: Path) -> Path:
     """Where the flow network lies: weights/emoji-flow beside weights/emoji."""
     return folder.with_name(f"{folder.name}-flow")
+
+
+def few_calls(folder: Path) -> Path:
+    """Where the LoRA for few calls lies: weights/loras/emoji-lcm.safetensors."""
+    return folder.parent / "loras" / f"{folder.name}-lcm.safetensors"
