@@ -27,8 +27,7 @@ from .captions import COLOURS, STYLES, article, held_out
 from .classifier import Judge
 from .config import Config
 from .drawing import draw, draw_in_few_calls, on_white, sheet
-from .measures import grounds_right, halves
-from .table import count, share, show
+from .measures import count, grounds_right, halves, share, show
 from .variety import HANDS, judge_the_variety
 from .words import judge_the_words
 

@@ -1,4 +1,5 @@
-"""Measures of pictures (n, 3, h, w) in [-1, 1], on any device: grounds, edges, hues, parts, places, distances."""
+"""Measures of pictures (n, 3, h, w) in [-1, 1], on any device: grounds, edges, hues, parts, places, distances; and the
+rows of the table that they go into."""
 
 from __future__ import annotations
 
@@ -171,3 +172,16 @@ def apart(vectors: torch.Tensor, groups: list[int]) -> float:
     """Mean distance of two vectors (n, width) of one group, the mean over groups of the given sizes."""
     each = [functional.pdist(group).mean() for group in vectors.float().split(groups) if len(group) > 1]
     return torch.stack(each).mean().item()
+
+
+def show(what: str, figure: str) -> None:
+    """Print a row of the table, as Markdown."""
+    print(f"| {what} | {figure} |", flush=True)
+
+
+def share(*hits: torch.Tensor) -> str:
+    return " / ".join(f"{100 * hit.float().mean():.1f} %" for hit in hits)
+
+
+def count(*hits: torch.Tensor) -> str:
+    return " / ".join(str(int(hit.sum())) for hit in hits) + f" of {len(hits[0])}"

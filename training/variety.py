@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 
 from . import drawing, measures
 from .classifier import Judge
-from .table import share, show
+from .measures import share, show
 
 SEEDS = 9
 ON_SHEET = 6  # names

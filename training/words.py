@@ -12,8 +12,8 @@ from diffusers import StableDiffusionPipeline
 from . import drawing, measures
 from .captions import HUES, NUMBERS, PLACES, Look, article, describe
 from .classifier import Judge
+from .measures import count, show
 from .scenes import COLOURED
-from .table import count, show
 
 PROMPTS = 100  # for colours
 SEVERAL, ABOVE = 50, 50  # prompts for each number, and for pairs
