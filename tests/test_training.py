@@ -438,6 +438,12 @@ def test_aliases_and_mirrors_of_icon_sets_are_followed():
     assert np.array_equal(right, left[:, ::-1])
 
 
+def test_a_pack_gives_back_the_drawings_that_went_into_it(tmp_path: Path):
+    sources = [("<svg>a</svg>", False), b"a file", ("<svg>b</svg>", True)]
+    data.pack(tmp_path / "drawings.tar.xz", ENTRIES[:3], sources)
+    assert data.unpack(tmp_path / "drawings.tar.xz") == (ENTRIES[:3], sources)
+
+
 def test_a_package_that_does_not_hash_right_is_refused(tmp_path: Path):
     package = replace(packages.NAMES, name="@scope/thing", version="1.0.0")
     (tmp_path / package.file).write_bytes(b"something else")

@@ -10,6 +10,7 @@ from .config import PRESETS, Config, preset
 
 STEPS = {
     "data": "fetch the emoji sets from npm, check and render them, train the tokenizer",
+    "pack": "write all drawings as work/drawings.tar.xz, which data takes as --packages where there is no network",
     "autoencoder": "train the autoencoder: pictures to latents and back",
     "latents": "give the latents unit variance",
     "text": "train the text encoder to match captions and pictures, as CLIP does",
@@ -27,7 +28,7 @@ STEPS = {
 }
 
 #: What "all" does: make a model, or go on from a published one to larger pictures.
-FIRST = tuple(step for step in STEPS if step not in ("enlarge", "distil", "lora"))
+FIRST = tuple(step for step in STEPS if step not in ("pack", "enlarge", "distil", "lora"))
 ONWARD = ("data", "enlarge", "denoiser", "flow", "export", "distil", "classifier", "styles", "card", "evaluate")
 
 
@@ -43,7 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="training time of this step in place of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("training/work"), help="where everything is kept")
-    parser.add_argument("--packages", type=Path, help="a folder of npm tarballs, to fetch nothing that lies there")
+    parser.add_argument(
+        "--packages", type=Path, help="a folder of npm tarballs, to fetch nothing that lies there, or a pack"
+    )
     parser.add_argument("--start", type=Path, help="a model to go on from, such as weights/emoji, not random weights")
     parser.add_argument("--weights", type=Path, default=Path("weights/emoji"), help="what export writes")
     parser.add_argument(
@@ -53,8 +56,11 @@ def arguments() -> argparse.Namespace:
 
 
 def run(step: str, config: Config, minutes: float | None, weights: Path, before: Path | None) -> None:
-    from . import loop  # torch and diffusers take seconds to import, which --help need not wait for
+    from . import data, loop  # torch and diffusers take seconds to import, which --help need not wait for
 
+    if step == "pack":
+        data.pack(config.work / "drawings.tar.xz", *data.collect(config.packages or config.work / "packages"))
+        return
     module = importlib.import_module(f".{step}", __package__)
     if step == "evaluate":
         module.run(config, weights, before)

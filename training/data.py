@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tarfile
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from .packages import NAMES, SETS, fetch
 
 FAMILIAR = Path(__file__).with_name("familiar_names.txt")
 
-#: The pictures of a set by code point sequence, each (size, size, 4) uint8.
-Drawn = dict[str, np.ndarray]
+#: An image file, or the text of an SVG and whether it is mirrored.
+Source = bytes | tuple[str, bool]
 
 
 def normal(code: str) -> str:
@@ -60,11 +60,13 @@ def svg(icons: dict, icon: str) -> tuple[str, bool]:
     return f"{head}{body['body']}</svg>", mirrored
 
 
-def render(drawing: tuple[str, bool], size: int) -> np.ndarray:
-    """A drawing that `svg` gives as straight RGBA, uint8, shape (size, size, 4)."""
+def render(source: Source, size: int) -> np.ndarray:
+    """A picture as straight RGBA, uint8, shape (size, size, 4)."""
+    if isinstance(source, bytes):
+        return square(source, size)
     import resvg_py  # only here: everything but rendering works without it
 
-    text, mirrored = drawing
+    text, mirrored = source
     png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True)
     picture = square(bytes(png), size)
     return picture[:, ::-1] if mirrored else picture
@@ -84,51 +86,47 @@ def read_json(tarball: Path, member: str) -> object:
         return json.load(tar.extractfile(member))
 
 
-def draw_icons(tarball: Path, chars: dict[str, str], size: int, codes: set[str], pool: Executor) -> Drawn:
-    """A picture for every wanted code point sequence of an Iconify set."""
+def icons_of(tarball: Path, chars: dict[str, str], codes: set[str]) -> dict[str, Source]:
+    """The drawing of every wanted code point sequence of an Iconify set."""
     icons = read_json(tarball, "package/icons.json")
     known = icons["icons"].keys() | icons.get("aliases", {}).keys()
-    wanted = [code for code in sorted(codes & chars.keys()) if chars[code] in known]
-    drawings = [svg(icons, chars[code]) for code in wanted]
-    return dict(zip(wanted, pool.map(partial(render, size=size), drawings, chunksize=16), strict=True))
+    return {code: svg(icons, chars[code]) for code in sorted(codes & chars.keys()) if chars[code] in known}
 
 
-def read_images(tarball: Path, size: int, codes: set[str], pool: Executor) -> Drawn:
+def images_of(tarball: Path, codes: set[str]) -> dict[str, Source]:
     """The same from a set of images that are named by their code points."""
-    files = {}
+    files: dict[str, Source] = {}
     with tarfile.open(tarball) as tar:
         for member in tar:
             code = normal(Path(member.name).stem)
             if member.name.endswith(".webp") and code in codes:
                 files[code] = tar.extractfile(member).read()
-    return dict(zip(files, pool.map(partial(square, size=size), files.values(), chunksize=16), strict=True))
+    return files
 
 
-def run(config: Config) -> None:
-    """Write pictures.npy (count, size, size, 4), index.json, licences.json and tokenizer/."""
-    packages = config.packages or config.work / "packages"
+def collect(packages: Path) -> tuple[list[dict], list[Source]]:
+    """What the packages have to draw, and what is known of each; fetched into a folder unless they lie there."""
     tarballs = {package: fetch(package, packages) for package in (NAMES, *SETS)}
     labels = {}
     for emoji in read_json(tarballs[NAMES], "package/en/data.json"):
         labels.setdefault(normal(emoji["hexcode"]), emoji)
 
-    drawn: dict[str, Drawn] = {}
+    found: dict[str, dict[str, Source]] = {}
     chars: dict[str, str] = {}
-    with ProcessPoolExecutor() as pool:  # one process a core
-        for package in SETS:
-            if package.style == "3d":
-                drawn[package.style] = read_images(tarballs[package], config.size, labels.keys(), pool)
-            else:
-                # The coloured Fluent set lists no code points; it has the icon names of the flat one before it.
-                own = read_json(tarballs[package], "package/chars.json")
-                chars = {normal(code): icon for code, icon in own.items()} or chars
-                drawn[package.style] = draw_icons(tarballs[package], chars, config.size, labels.keys(), pool)
-            print(f"{package.style:8} {len(drawn[package.style]):5} pictures  {package.licence:10} {package.credit}")
+    for package in SETS:
+        if package.style == "3d":
+            found[package.style] = images_of(tarballs[package], labels.keys())
+        else:
+            # The coloured Fluent set lists no code points; it has the icon names of the flat one before it.
+            own = read_json(tarballs[package], "package/chars.json")
+            chars = {normal(code): icon for code, icon in own.items()} or chars
+            found[package.style] = icons_of(tarballs[package], chars, labels.keys())
+        print(f"{package.style:8} {len(found[package.style]):5} pictures  {package.licence:10} {package.credit}")
 
     familiar = frozenset(FAMILIAR.read_text("utf-8").split("\n"))
-    entries, pictures = [], []
+    entries, sources = [], []
     for code, emoji in labels.items():
-        styles = [style for style in drawn if code in drawn[style]]
+        styles = [style for style in found if code in found[style]]
         name = plain(emoji["label"])
         for style in styles:
             entries.append(
@@ -141,7 +139,50 @@ def run(config: Config) -> None:
                     "code": code,
                 }
             )
-            pictures.append(drawn[style][code])
+            sources.append(found[style][code])
+    return entries, sources
+
+
+def pack(file: Path, entries: list[dict], sources: list[Source]) -> None:
+    """Write what `collect` found as one archive, for a machine without a network; `unpack` reads it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:xz", preset=9) as tar:
+
+        def add(name: str, data: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+        add("index.json", json.dumps(entries).encode())
+        # Pictures of one set are alike, and pack best together.
+        for i in sorted(range(len(sources)), key=lambda i: entries[i]["style"]):
+            source = sources[i]
+            if isinstance(source, bytes):
+                add(f"{i}.webp", source)
+            else:
+                add(f"{i}.mirrored.svg" if source[1] else f"{i}.svg", source[0].encode())
+
+
+def unpack(file: Path) -> tuple[list[dict], list[Source]]:
+    """What `pack` has written."""
+    sources: dict[int, Source] = {}
+    with tarfile.open(file) as tar:
+        for member in tar:
+            number, *kinds = member.name.split(".")
+            data = tar.extractfile(member).read()
+            if number == "index":
+                entries = json.loads(data)
+            else:
+                sources[int(number)] = data if "webp" in kinds else (data.decode(), "mirrored" in kinds)
+    return entries, [sources[i] for i in range(len(entries))]
+
+
+def run(config: Config) -> None:
+    """Write pictures.npy (count, size, size, 4), index.json, licences.json and tokenizer/."""
+    packages = config.packages or config.work / "packages"
+    entries, sources = unpack(packages) if packages.is_file() else collect(packages)
+    with ProcessPoolExecutor() as pool:  # one process a core
+        pictures = list(pool.map(partial(render, size=config.size), sources, chunksize=16))
 
     config.folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(config, entries)
