@@ -132,8 +132,8 @@ def opening(page: Any, url: str) -> dict[str, float]:
     page.goto(url, wait_until="commit")
     page.wait_for_function(USABLE, polling="raf")
     times = {"page usable, s": page.evaluate("performance.now()") / 1000}
-    # Let what is fetched later arrive: pictures of the wall, lists of other tabs.
-    page.wait_for_timeout(1500)
+    # A visitor looks first. Meanwhile what is fetched later arrives: pictures of the wall, lists, plotly.
+    page.wait_for_timeout(5000)
 
     def until(pressed: str, condition: str) -> float:
         return page.evaluate(UNTIL, [pressed, condition]) / 1000

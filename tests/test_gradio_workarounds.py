@@ -11,6 +11,7 @@ from test_browser import FLAGS
 
 from webui.gradio_ext.gradio_events import QUIET
 from webui.gradio_ext.sessions import lighten_sessions
+from webui.gradio_ext.theme import PLOTLY, head
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.browser
@@ -121,6 +122,12 @@ def test_what_is_built_later_takes_the_place_of_other_listeners(probe):
 def test_an_update_to_none_is_dropped():
     """schedule_update says "" instead."""
     assert "info" not in gr.utils.delete_none(gr.update(info=None, label="x"), skip_value=True)
+
+
+def test_plotly_is_a_module_of_its_own_that_is_fetched_when_a_plot_is_drawn():
+    (module,) = PLOTLY
+    assert module.stat().st_size > 1 << 20
+    assert f"assets/{module.name}" in head()
 
 
 def test_sessions_begin_with_a_description_of_every_component():

@@ -81,6 +81,15 @@ def shown_sigmas(page):
     return [float(number) for number in page.locator(SIGMAS).input_value().split(",")]
 
 
+def test_plotly_begins_while_nothing_happens_and_not_on_a_phone(visit):  # noqa: F811
+    fetched = []
+    for viewport in (PHONE, DESKTOP):
+        page = visit(viewport)
+        page.on("request", lambda request: fetched.append(request.url))
+        page.wait_for_timeout(5000)
+        assert any("PlotlyPlot" in url for url in fetched) == (viewport == DESKTOP)
+
+
 def test_a_curve_is_drawn_by_hand(visit):  # noqa: F811
     page = opened(visit)
     editor = page.locator(".curve-editor")

@@ -1,4 +1,4 @@
-// The list of sigmas of the Schedule tab as a curve whose points one drags, or moves with the arrow keys. What is dragged
+// The Schedule tab: the list of sigmas as a curve whose points one drags, or moves with the arrow keys. What is dragged
 // goes into the text box and becomes the schedule Custom; the server checks it as it checks what is typed.
 (() => {
   const WIDTH = 320, HEIGHT = 170, EDGE = 14, MOST = 150, APART = 1.001, STEP = 1.05;
@@ -132,3 +132,16 @@
     }
   });
 })();
+
+// Plotly takes as long to begin as the rest of the tab. It begins while nobody does anything, where there is room for it.
+window.sigmalab.early = async (module) => {
+  const QUIET = 3000;
+  let moved = performance.now();
+  const move = () => { moved = performance.now(); };
+  ["keydown", "pointermove", "pointerdown", "wheel", "click"].forEach((kind) => document.addEventListener(kind, move, { capture: true, passive: true }));
+  const busy = () => performance.now() - moved < QUIET || document.hidden || document.querySelector("button.stop:not(:disabled)");
+  if (navigator.connection?.saveData || !matchMedia("(min-width: 768px)").matches) return;
+  await window.sigmalab.known;
+  while (busy()) await new Promise((resolve) => setTimeout(resolve, 500));
+  import(new URL(module, document.baseURI).href).catch(() => { /* the plot fetches it again */ });
+};

@@ -7,6 +7,8 @@ from pathlib import Path
 import gradio as gr
 
 ASSETS = Path(__file__).parents[1] / "assets"
+#: Gradio's module with plotly in it, which its plots import when they get their first value; none if it is renamed.
+PLOTLY = [*(Path(gr.__file__).parent / "templates" / "frontend" / "assets").glob("PlotlyPlot-*.js")]
 INK = gr.themes.Color(
     "#f7f8f8",
     "#eef0f0",
@@ -106,4 +108,5 @@ def head() -> str:
     scripts = "".join(
         f"<script>{(ASSETS / name).read_text('utf-8')}</script>" for name in ("page.js", "settings.js", "curve.js")
     )
-    return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">\n{scripts}'
+    early = "".join(f'<script>sigmalab.early("assets/{each.name}")</script>' for each in PLOTLY)
+    return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">\n{scripts}{early}'
