@@ -463,6 +463,11 @@ def test_a_plugins_words_are_only_words():
     assert "<b>" not in limits(TextOption("a", "", help="<b>x</b>"))["info"]
 
 
+@pytest.mark.parametrize("side, as_squares", [(128, True), (256, False)])
+def test_only_a_small_input_is_shown_as_squares(side, as_squares):
+    assert ('class="pixels"' in fitted(b"x", (64, 64), (side, side), "crop")) == as_squares
+
+
 def test_orders_are_measured_and_checks_are_shown(registry):
     assert float(measured_text(registry.samplers["DDIM"].item)) == pytest.approx(1, abs=0.2)
     assert measured_text(registry.samplers["DDPM"].item) == ""

@@ -18,6 +18,8 @@ from webui.engine.jobs import Job
 from webui.templates import render
 from weights.model_info import ModelInfo
 
+SMALL = 128  # pixels of a side up to which pictures are small: they look better at a few times their size, as squares
+
 
 def paper_link(paper: str) -> str:
     """A link to an arXiv number or an https address; any other text stays text."""
@@ -240,4 +242,4 @@ def fitted(
     same = size[0] * target[1] == size[1] * target[0]
     how = "scaled" if same else {"crop": "cropped", "pad": "padded with white", "stretch": "stretched"}[fit]
     text = f"Used: {target[0]} × {target[1]}, {how} from {size[0]} × {size[1]}"
-    return render("form", "fitted", jpeg, text)
+    return render("form", "fitted", jpeg, text, max(target) <= SMALL)

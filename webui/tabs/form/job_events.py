@@ -22,10 +22,11 @@ from webui.gradio_ext.signed_in import current_session
 from webui.tabs.form.page_context import Page
 
 from .card_view import result_hint
+from .describe import SMALL
 from .form import Form, to_request
 from .job_stream import LOOK, SELDOM, asked_previews, joined, snapshots, submit, without_preview
 from .own_queue import OwnQueue, check_own_room
-from .result_panel import SMALL, ResultPanel, add_to_strip, show, show_problem
+from .result_panel import ResultPanel, add_to_strip, show, show_problem
 
 View = Callable[[Snapshot], Awaitable[Updates]]
 

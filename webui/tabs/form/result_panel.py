@@ -20,10 +20,9 @@ from weights.model_info import ModelInfo
 
 from .card_view import wall
 from .controls import build_gallery, small_button
-from .describe import message, problem, stage
+from .describe import SMALL, message, problem, stage
 from .export_menu import connect_format, format_menu
 
-SMALL = 128  # pixels of a side up to which pictures are small
 STRIP = 24  # pictures in the strip of this visit
 
 

@@ -19,11 +19,10 @@ from webui.engine.events import Snapshot
 from webui.engine.jobs import Job, TaskJob
 from webui.gradio_ext.files import served
 from webui.gradio_ext.gradio_events import QUIET, RAW, Updates
-from webui.tabs.form.describe import note
+from webui.tabs.form.describe import SMALL, note
 from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
-from webui.tabs.form.result_panel import SMALL
 from webui.tabs.form.workbench import Workbench
 
 from .axes_view import AxesView, read_axes

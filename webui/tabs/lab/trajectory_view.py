@@ -16,11 +16,10 @@ from webui.engine.jobs import Job
 from webui.gradio_ext.files import uploaded
 from webui.gradio_ext.gradio_events import QUIET, Updates
 from webui.tabs.form.controls import build_upload
-from webui.tabs.form.describe import note, summary
+from webui.tabs.form.describe import SMALL, note, summary
 from webui.tabs.form.form import Form
 from webui.tabs.form.job_events import JobEvents, View
 from webui.tabs.form.page_context import Page
-from webui.tabs.form.result_panel import SMALL
 from webui.tabs.form.workbench import Workbench, newest_result, results_of
 from webui.templates import render
 
