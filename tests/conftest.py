@@ -102,6 +102,9 @@ class ToyModel:
 
     preview = decode
 
+    def is_cheap_to_decode(self, width, height):
+        return True
+
     def count_tokens(self, text):
         return len(text.split()), 75
 

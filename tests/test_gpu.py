@@ -15,6 +15,7 @@ from webui.engine.engine import Engine
 from webui.engine.events import Failed, Finished
 from webui.replay_command import replay_file
 from webui.settings import Settings
+from weights.autoencoder import DECODER_BYTES
 from weights.diffusers_folder import read_folder
 from weights.opening import open_model
 
@@ -91,19 +92,24 @@ def little_memory(engine):
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_out_of_memory_ends_the_job_with_a_proposal_and_the_next_one_runs(engine, little_memory):
+def test_out_of_memory_ends_the_job_with_a_proposal_and_the_next_one_runs(engine, emoji, little_memory):
     little_memory(48 << 20)
-    outcome = engine.submit(Request(prompt="red apple", width=256, height=256, count=16)).wait(WAIT)
+    side = emoji.info.defaults.largest
+    outcome = engine.submit(Request(prompt="red apple", width=side, height=side, count=16)).wait(WAIT)
     assert isinstance(outcome, Failed), outcome
-    assert outcome.message.startswith("Out of memory while drawing 16 of 256x256. Try 192x192")
+    less = side * 3 // 4
+    assert outcome.message.startswith(f"Out of memory while drawing 16 of {side}x{side}. Try {less}x{less}")
     assert values(draw(engine, width=64, height=64)[0]).std() > 10
 
 
-def test_a_vae_without_room_works_in_tiles(engine, little_memory):
-    whole = engine.ask("emoji", lambda model: model.decode(torch.zeros(1, 4, 64, 64))[0]).result(WAIT)
-    little_memory(96 << 20)
-    tiled = engine.ask("emoji", lambda model: model.decode(torch.zeros(1, 4, 64, 64))[0]).result(WAIT)
-    assert tiled.size == whole.size == (256, 256)
+def test_a_vae_without_room_works_in_tiles(engine, emoji, little_memory):
+    side = emoji.info.defaults.largest
+    latents = torch.zeros(1, *emoji.latents_shape(side, side))
+    whole = engine.ask("emoji", lambda model: model.decode(latents)[0]).result(WAIT)
+    whole_takes = DECODER_BYTES * emoji.vae.module.config.block_out_channels[0] * side * side
+    little_memory(whole_takes // 2)
+    tiled = engine.ask("emoji", lambda model: model.decode(latents)[0]).result(WAIT)
+    assert tiled.size == whole.size == (side, side)
     assert np.abs(np.asarray(whole, float) - np.asarray(tiled, float)).mean() < 5
 
 

@@ -14,6 +14,7 @@ from weights.diffusers_folder import read_folder
 from weights.opening import dtype_of, open_model
 
 FULL = torch.OutOfMemoryError("CUDA out of memory")
+WIDTH = 8  # channels of the VAE here
 WAYS = (FULL, RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), MemoryError())
 
 
@@ -43,7 +44,7 @@ def vae(monkeypatch):
     """vae(bytes): a small VAE with so much memory free, and the sides, in latents, that its decoder is given."""
     levels = 3
     module = AutoencoderKL(
-        block_out_channels=(8,) * levels,
+        block_out_channels=(WIDTH,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         norm_num_groups=2,
@@ -68,7 +69,7 @@ def vae(monkeypatch):
 )
 def test_tiles_are_as_large_as_the_free_memory_allows(vae, room, side, most):
     """`room` is the side in pixels of the largest picture that the memory is enough for."""
-    made, sides = vae(DECODER_BYTES * room * room)
+    made, sides = vae(DECODER_BYTES * WIDTH * room * room)
     (picture,) = made.decode(torch.zeros(1, 4, side, side))
     assert picture.size == (side * 4, side * 4) and max(sides) == most
     assert not made.module.use_tiling and made.module.tile_latent_min_size == 16
@@ -78,10 +79,10 @@ def test_a_picture_in_tiles_is_nearly_the_same(vae, emoji):
     side = 2 * emoji.info.defaults.size
     start = Image.radial_gradient("L").resize((side, side)).convert("RGB")
     latents = emoji.encode(start)
-    (whole,) = emoji.decode(latents)
+    whole = np.asarray(emoji.decode(latents)[0], float)
     made, _ = vae(0, emoji.vae.module, emoji.info.factor)
-    (tiled,) = made.decode(latents)
-    assert 0 < np.abs(np.asarray(whole, float) - np.asarray(tiled, float)).mean() < 3
+    tiled = np.asarray(made.decode(latents)[0], float)
+    assert 0 < np.abs(whole - tiled).mean() < 0.15 * whole.std()
     torch.testing.assert_close(made.encode(start), latents, rtol=0, atol=0.5)
 
 

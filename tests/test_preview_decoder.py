@@ -1,6 +1,7 @@
 """Quick decoders of weights/previews/: every usual naming gives what diffusers' AutoencoderTiny gives."""
 
-import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.random_checkpoint import checkpoint
 from webui.core.picture_metadata import read_picture
 from webui.core.request import Request, RequestError
 from webui.engine.engine import Engine
@@ -16,7 +18,9 @@ from webui.replay_command import replay_file
 from webui.settings import Settings
 from weights.autoencoder import Autoencoder
 from weights.extra_networks import ExtraNetworks
+from weights.opening import open_model
 from weights.preview_decoder import USUAL_SCALE, XL_SCALE, open_preview, preview_for
+from weights.single_file import read_single
 
 CPU = torch.device("cpu")
 
@@ -83,29 +87,35 @@ def test_what_is_no_decoder_is_named_and_an_encoder_left_out(tiny, tmp_path):
 
 
 def test_a_preview_is_its_picture_where_the_vae_is_too_slow(tiny):
-    vae = Autoencoder(None, 8, CPU)
-    large = latents(32)
+    usual = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)))
+    vae, large = Autoencoder(usual, 8, CPU), latents(32)
     (picture, _) = vae.preview(large, lambda: lambda given: tiny.decode(given).sample)
     assert picture.size == (256, 256)
+    assert vae.is_cheap(128, 128) and not vae.is_cheap(136, 128)
 
 
-def test_a_draft_is_decoded_by_it_named_in_the_record_and_made_again_with_it_alone(tiny, emoji, registry, tmp_path):
+def test_a_small_model_is_never_too_slow(emoji):
+    assert emoji.vae.is_cheap(*[emoji.info.defaults.largest] * 2)
+
+
+def test_a_draft_is_decoded_by_it_named_in_the_record_and_made_again_with_it_alone(tiny, registry, tmp_path):
     (previews := tmp_path / "weights" / "previews").mkdir(parents=True)
-    model = copy.copy(emoji)
-    model.extra, model.vae = ExtraNetworks(tmp_path / "weights"), Eightfold(emoji.vae)
+    save_file(checkpoint(1), tmp_path / "weights" / "small.safetensors")
+    info = read_single(tmp_path / "weights" / "small.safetensors")
+    info = replace(info, defaults=replace(info.defaults, size=64))
     settings = Settings(root=ROOT, outputs=tmp_path / "outputs", weights=tmp_path / "weights", device="cpu")
-    engine = Engine(registry, settings, lambda found, device: model, lambda folder: {"emoji": emoji.info})
+    engine = Engine(registry, settings, open_model, lambda folder: {"small": info})
     engine.start()
     try:
         request = Request(prompt="cat", steps=2, seed=3, decoder="quick")
         failed = engine.submit(request, previews=False).wait(120)
-        assert "no quick decoder for model emoji; put TAESD" in failed.message
+        assert "no quick decoder for model small; put TAESD" in failed.message
         save_file(renamed(tiny, "", 1), previews / "taesd.safetensors")
         job = engine.submit(request, previews=False)
         assert isinstance(job.wait(120), Finished)
         record = read_picture(job.pictures[0].path).record
         assert [(patch.name, patch.kind) for patch in record.patches] == [("taesd", "decoder")]
-        assert Image.open(job.pictures[0].path).width == 8 * model.latents_shape(*[emoji.info.defaults.size] * 2)[2]
+        assert Image.open(job.pictures[0].path).size == (64, 64)
         assert replay_file(engine, job.pictures[0].path).equal
         changed = {name: tensor * 1.1 for name, tensor in renamed(tiny, "", 1).items()}
         save_file(changed, previews / "taesd.safetensors")
@@ -113,12 +123,3 @@ def test_a_draft_is_decoded_by_it_named_in_the_record_and_made_again_with_it_alo
             replay_file(engine, job.pictures[0].path)
     finally:
         engine.close()
-
-
-class Eightfold:
-    """The embedded model's VAE under the scale of Stable Diffusion's."""
-
-    scale = USUAL_SCALE
-
-    def __init__(self, vae):
-        self.module = vae.module

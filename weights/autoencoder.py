@@ -16,10 +16,12 @@ from PIL import Image
 from .offload import free_memory
 from .oom import out_of_memory
 
-SMALL_SIDE = 128  # up to this side a full decode is cheap enough for a preview
-# Of GPU memory that the decoder takes for a pixel of the picture, in float32: its two widest layers and their copies.
-# The encoder takes less.
-DECODER_BYTES = 10_000
+# Up to this work a full decode is cheap enough for a preview: pixels of the picture times the square of the decoder's
+# width at full size, as a convolution's work grows. It is that of 128 x 128 pixels at Stable Diffusion's width, 128.
+CHEAP_WORK = (128 * 128) ** 2
+# Of GPU memory that the decoder takes for a pixel of the picture and a channel of its width at full size, in float32:
+# its two widest layers there and their copies. The encoder takes less.
+DECODER_BYTES = 80
 TILES = (64, 32, 16)  # sides of a tile in latents; the larger, the less it shows
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,10 @@ class Autoencoder:
         size = latents.shape[-1] * self._factor, latents.shape[-2] * self._factor
         return [tensor_to_image(self._with_room(partial(self._decode_one, one), size)) for one in latents]
 
+    def is_cheap(self, width: int, height: int) -> bool:
+        """Whether a picture of this size in pixels is decoded fast enough for a preview."""
+        return width * height * self._width**2 <= CHEAP_WORK
+
     @torch.inference_mode()
     def preview(
         self,
@@ -75,7 +81,7 @@ class Autoencoder:
 
         find_quick  a decoder from latents to pictures (images, 3, height, width), or None
         """
-        if max(latents.shape[-2:]) * self._factor <= SMALL_SIDE:
+        if self.is_cheap(latents.shape[-1] * self._factor, latents.shape[-2] * self._factor):
             return self.decode(latents)
         if quick := find_quick():
             return [tensor_to_image(picture) for picture in quick(latents)]
@@ -91,7 +97,7 @@ class Autoencoder:
 
     def _with_room(self, work: Callable[[], torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Do it at once if there is room for a picture of this width and height; else, or if that fails, in tiles."""
-        if self._free() > DECODER_BYTES * math.prod(size):
+        if self._free() > DECODER_BYTES * self._width * math.prod(size):
             try:
                 return work()
             except (MemoryError, RuntimeError) as error:
@@ -104,6 +110,11 @@ class Autoencoder:
         with self._tiled(max(size) // self._factor):
             return work()
 
+    @property
+    def _width(self) -> int:
+        """Channels of the decoder at the picture's full size."""
+        return int(self.module.config.block_out_channels[0])
+
     def _free(self) -> float:
         """Bytes of GPU memory that can be had; without end elsewhere, where the machine swaps before it fails."""
         return free_memory(self._device) if self._device.type == "cuda" else math.inf
@@ -111,7 +122,7 @@ class Autoencoder:
     @contextmanager
     def _tiled(self, longest: int) -> Iterator[None]:
         """Work in the largest tiles that there is room for, smaller than `longest`, a picture's side in latents."""
-        room = math.sqrt(self._free() / DECODER_BYTES) / self._factor
+        room = math.sqrt(self._free() / (DECODER_BYTES * self._width)) / self._factor
         module, tile = self.module, next((tile for tile in TILES if tile < longest and tile < room), TILES[-1])
         before = module.tile_latent_min_size, module.tile_sample_min_size
         module.tile_latent_min_size, module.tile_sample_min_size = tile, tile * self._factor

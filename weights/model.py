@@ -257,6 +257,10 @@ class Model:
         """See `Autoencoder.decode`."""
         return self.vae.decode(latents)
 
+    def is_cheap_to_decode(self, width: int, height: int) -> bool:
+        """See `Autoencoder.is_cheap`."""
+        return self.vae.is_cheap(width, height)
+
     def preview(self, latents: torch.Tensor) -> list[Image.Image]:
         """See `Autoencoder.preview`; by a quick decoder of weights/previews/ where there is one for this VAE."""
         return self.vae.preview(latents, lambda: self.extra.preview_decoder(self.vae.scale, self.device))

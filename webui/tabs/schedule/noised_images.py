@@ -18,7 +18,7 @@ from webui.core.images import fit_picture, to_jpeg
 from webui.core.request import RequestError
 from webui.engine.engine import Engine
 from webui.engine.run_preview import run_levels
-from webui.tabs.form.describe import note, percent, problem
+from webui.tabs.form.describe import SMALL, note, percent, problem
 from webui.tabs.form.plots import FAINT, figure, line
 from webui.templates import render
 from weights.autoencoder import image_to_tensor, tensor_to_image
@@ -40,7 +40,6 @@ from .run_plot import plan_from
 
 MAX_SIDE = 512  # pixels
 STRIP = 8  # pictures along the schedule
-SMALL_SIDE = 128  # pixels: up to this size a whole strip of latents is decoded
 EXPLANATIONS = {
     PRESERVING: "Variance preserving: the picture fades as the noise comes up, so that the spread of the values stays "
     "about the same and ends as the bell curve of width 1 (dashed).",
@@ -99,9 +98,7 @@ async def show_latents(
     try:
         model_info, sigma, levels = _levels(engine, process, at, options, given)
         picture = picture_for(source, model_info)
-        # On a large model a whole strip would take many seconds of the queue.
-        wanted = [sigma, *(levels if model_info.defaults.size <= SMALL_SIDE else [])]
-        shown = dict(picture=picture, encoded=encoded, sigmas=wanted, process=process)
+        shown = dict(picture=picture, encoded=encoded, sigma=sigma, levels=levels, process=process)
         answer = engine.ask(model_info.name, partial(decode_noised, **shown))
         pictures, known = await asyncio.wrap_future(answer)
     except RequestError as error:
@@ -117,13 +114,22 @@ async def show_latents(
 
 
 def decode_noised(
-    model: Any, picture: Image.Image, encoded: Encoded | None, sigmas: Sequence[float], process: str
+    model: Any,
+    picture: Image.Image,
+    encoded: Encoded | None,
+    sigma: float,
+    levels: Sequence[float],
+    process: str,
 ) -> tuple[list[Image.Image], Encoded]:
-    """The decoded latents without noise and at each sigma, and the encoded picture for the next call."""
+    """The decoded latents without noise, at sigma and at each level, and the encoded picture for the next call.
+
+    The levels are left out where they would take many seconds of the queue.
+    """
     pixels = picture.tobytes()
     if encoded is None or (encoded.model, encoded.picture) != (model.name, pixels):
         encoded = Encoded(model.name, pixels, model.encode(picture).cpu().clone())
-    states = [encoded.latents, *(noised(encoded.latents, sigma, process) for sigma in sigmas)]
+    sigmas = [sigma, *(levels if model.is_cheap_to_decode(*picture.size) else [])]
+    states = [encoded.latents, *(noised(encoded.latents, each, process) for each in sigmas)]
     return [model.decode(state.to(model.device))[0] for state in states], encoded
 
 
@@ -157,6 +163,6 @@ def _caption(sigma: float) -> str:
 
 
 def _figures(pictures: Sequence[tuple[Image.Image, str]], look: str) -> str:
-    small = bool(pictures) and pictures[0][0].width <= SMALL_SIDE
+    small = bool(pictures) and pictures[0][0].width <= SMALL
     shown = [(to_jpeg(picture, quality=92), caption) for picture, caption in pictures]
     return render("schedule", "figures", look, small, shown)
