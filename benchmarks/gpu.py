@@ -167,7 +167,7 @@ def picture(device: torch.device, small: bool) -> Call:
     sigmas = [levels[round(place * (len(levels) - 1) / steps)] for place in range(steps, 0, -1)] + [0.0]
 
     def draw() -> Any:
-        x = sigmas[0] * torch.randn(1, *model.latents_shape(64, 64), device=device)
+        x = sigmas[0] * torch.randn(1, *model.latents_shape(*[model.info.defaults.size] * 2), device=device)
         for sigma, lower in zip(sigmas, sigmas[1:], strict=False):
             x = x + (lower - sigma) * (x - denoise(x, sigma)) / sigma
         return model.decode(x)
@@ -184,7 +184,8 @@ def training(device: torch.device, small: bool) -> Call:
         unet = unet.to(device).train().requires_grad_(True)
         optimizer = torch.optim.AdamW(unet.parameters(), 1e-5, fused=True)
         with device:
-            latents, at = torch.randn(count, 4, 16, 16), torch.full((count,), 500.0)
+            side = unet.config.sample_size
+            latents, at = torch.randn(count, unet.config.in_channels, side, side), torch.full((count,), 500.0)
             text = torch.randn(count, 32, unet.config.cross_attention_dim)
 
     def train() -> None:

@@ -36,7 +36,6 @@ from weights.opening import open_model
 
 ROOT = Path(__file__).parent.parent
 MODELS = ("emoji", "emoji-flow")
-SIDE, LARGE = 64, (96, 80)  # pixels
 CLOSE = 1e-3  # of kept latents, whose standard deviation is 1
 COLUMNS = ("kept latents", "whole", "only masked", "white", "black")
 
@@ -81,15 +80,16 @@ class Masks:
 
     def measure(self, sampler: str) -> tuple[float, ...]:
         """The numbers of COLUMNS."""
-        small, large = scene(SIDE, SIDE), scene(*LARGE)
-        left, hole = Image.new("L", (SIDE, SIDE)), Image.new("L", LARGE)
-        ImageDraw.Draw(left).rectangle((0, 0, SIDE // 2 - 1, SIDE), fill=255)
-        ImageDraw.Draw(hole).rectangle((30, 20, 60, 50), fill=255)
+        side = self._model.info.defaults.size
+        small, large = scene(side, side), scene(side * 3 // 2, side * 5 // 4)
+        left, hole = Image.new("L", small.size), Image.new("L", large.size)
+        ImageDraw.Draw(left).rectangle((0, 0, side // 2 - 1, side), fill=255)
+        ImageDraw.Draw(hole).rectangle((side // 2, side // 3, side, side * 4 // 5), fill=255)
         plain = self._drawn(sampler, small)
         whole = self._drawn(sampler, small, left)
-        masked = self._drawn(sampler, large, hole, inpaint_area="masked", padding=8)
-        white = self._drawn(sampler, small, Image.new("L", (SIDE, SIDE), 255))
-        black = self._drawn(sampler, small, Image.new("L", (SIDE, SIDE), 0))
+        masked = self._drawn(sampler, large, hole, inpaint_area="masked", padding=side // 8)
+        white = self._drawn(sampler, small, Image.new("L", small.size, 255))
+        black = self._drawn(sampler, small, Image.new("L", small.size, 0))
         return (
             self._kept_latents(sampler, small, left),
             most(whole, np.asarray(small), np.asarray(left) == 0),

@@ -148,7 +148,7 @@ def test_the_watch_hears_what_it_should(tmp_path, monkeypatch):
     "images, height, width, prompt", [(1, 16, 16, ""), (3, 13, 18, "red apple"), (2, 8, 24, "a " * 40)]
 )
 def test_every_shape_is_torchs_to_the_last_digits(emoji, openvino, images, height, width, prompt):
-    latents = torch.randn(images, 4, height, width, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(images, emoji.info.channels, height, width, generator=torch.Generator().manual_seed(0))
     condition = emoji.encode_prompt(prompt).repeat(images)
     here, there = (model.network(latents, 300.25, condition) for model in (openvino, emoji))
     torch.testing.assert_close(here, there, rtol=0, atol=1e-5 * float(there.abs().max()))
@@ -159,7 +159,7 @@ def test_every_shape_is_torchs_to_the_last_digits(emoji, openvino, images, heigh
 
 @needs_openvino
 def test_the_threads_are_torchs(openvino, emoji):
-    inputs = emoji.network.inputs(torch.zeros(1, 4, 16, 16), 5.0, emoji.encode_prompt(""))
+    inputs = emoji.network.inputs(torch.zeros(1, emoji.info.channels, 16, 16), 5.0, emoji.encode_prompt(""))
     first = openvino.network.step(inputs)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
@@ -335,7 +335,7 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
     engine = Engine(registry, settings, opening)
     engine.start()
     try:
-        path, _ = draw(engine, steps=1, width=32, height=32)
+        path, _ = draw(engine, steps=1, width=64, height=64)
         assert record(path)["dtype"] == dtype and opened == [asked]
         assert str(replay_file(engine, path)) == "bit-equal" and opened == [asked]
         assert engine.status.startswith(
@@ -345,7 +345,7 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
             # A program that computes in float32 opens the model anew for it.
             engine.worker._holder._settings = replace(settings, dtype="auto")
             engine.worker._holder._backends._settings = replace(settings, dtype="auto")
-            plain, _ = draw(engine, steps=1, width=32, height=32)
+            plain, _ = draw(engine, steps=1, width=64, height=64)
             assert record(plain)["dtype"] == "float32"
             assert 0 < np.abs(pixels(path) - pixels(plain)).mean() < 8
             assert str(replay_file(engine, path)) == "bit-equal" and opened == ["bfloat16", "auto", "bfloat16"]
@@ -383,7 +383,7 @@ def test_weights_that_were_let_go_are_read_again(emoji, kind, tmp_path, monkeypa
         info = Catalog().find_models(ROOT / "weights")["emoji"]
     monkeypatch.setattr(weights.opening, "WIDE", 0)
     model = open_model(info, "cpu")
-    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, info.channels, 8, 8, generator=torch.Generator().manual_seed(0))
     before = model.denoiser("red apple", "", 5.0)(x, 3.0)
     model.weights.release()
     assert not model.weights.held and model.network.unet.conv_in.weight.is_meta

@@ -200,7 +200,7 @@ def drawn(real, registry, emoji):
         )
     )
     file = keep_calibrations(real.settings.outputs, CalibrationFile(calibrations=(kept,)))
-    asked = dict(prompt="rocket", sampler="Calibrated", schedule="Karras", steps=3, seed=8)
+    asked = dict(prompt="rocket", sampler="Calibrated", schedule="Karras", steps=3, seed=8, width=64, height=64)
     try:
         return [make(real, **asked, guidance=guidance)[0] for guidance in (4.0, 4.5)]
     finally:
@@ -283,26 +283,26 @@ def test_the_advice_is_what_was_measured_nearest(sampler, schedule, calls, said)
 @pytest.mark.parametrize("name", [file.parent.name for file in sorted((ROOT / "weights").glob(f"*/{FILE}"))])
 def test_what_ships_is_for_the_weights_that_ship_and_better_than_the_others(name, registry):
     folder = ROOT / "weights" / name
-    found, digest = (
-        read_calibrations(folder / FILE),
-        file_digest([folder / "unet" / "diffusion_pytorch_model.safetensors"]),
-    )
+    found, info = read_calibrations(folder / FILE), read_folder(folder)
+    digest = file_digest([folder / "unet" / "diffusion_pytorch_model.safetensors"])
+    size = info.defaults.size, info.defaults.size
     assert found.calibrations
     for each in found.calibrations:
-        assert (each.weights, each.width, each.height) == (digest, 64, 64) and each.error < each.best.error
+        assert (each.weights, each.width, each.height) == (digest, *size) and each.error < each.best.error
         assert each.sampler == registry.samplers["Calibrated"].id
-        assert each.walks(registry.schedules[each.schedule].item(read_folder(folder).schedule, each.steps))
+        assert each.walks(registry.schedules[each.schedule].item(info.schedule, each.steps))
     measured = {(each.condition, each.calls): each.best for each in found.measured}
-    assert {(weights, *size) for (weights, _, *size), _ in measured} == {(digest, 64, 64)}
+    assert {(weights, *sides) for (weights, _, *sides), _ in measured} == {(digest, *size)}
     for each in found.calibrations:
-        assert measured[(digest, each.guidance, 64, 64), each.steps] == each.best
+        assert measured[(digest, each.guidance, *size), each.steps] == each.best
 
 
 def test_the_form_tells_what_was_measured_on_the_open_model(emoji, tmp_path):
     page = SimpleNamespace(engine=SimpleNamespace(identity_of=lambda request: emoji.identity, outputs=tmp_path))
+    size = emoji.info.defaults.size
 
     def said(**values):
-        form = dict(guidance=5, width=64, height=64) | values
+        form = dict(guidance=5, width=size, height=size) | values
         return measured_text(page, emoji.info, "DPM++ 2M", "Karras", 6, form)
 
     [shipped] = [
@@ -314,7 +314,7 @@ def test_the_form_tells_what_was_measured_on_the_open_model(emoji, tmp_path):
         f"this {shipped.errors['DPM++ 2M, Karras']:.2g}, best {shipped.best.error:.2g} ({shipped.best.name})" in said()
     )
     assert "Calibrated with 6 steps of Karras" in said()
-    assert said(guidance=4.5) == said(width=128) == ""
+    assert said(guidance=4.5) == said(width=2 * size) == ""
 
 
 def test_calibrated_draws_with_what_ships(real):
@@ -378,7 +378,8 @@ def test_what_cannot_be_calibrated_is_refused(engine, more, said):
 
 
 def test_pictures_of_several_prompts_at_once_equal_single_ones(emoji):
-    prompts, x = ("rocket", "red apple"), starts([1, 2], 3.0).float().reshape(2, 1, 4, 4).repeat(1, 4, 4, 4)
+    prompts, x = ("rocket", "red apple"), starts([1, 2], 3.0).float().reshape(2, 1, 4, 4)
+    x = x.repeat(1, emoji.info.channels, 4, 4)
     together = emoji.denoiser_of_each(prompts, 5.0)(torch.cat([x, x]), 3.0)
     single = [emoji.denoiser(prompt, guidance=5.0)(x[i : i + 1], 3.0) for i, prompt in enumerate(prompts)]
     torch.testing.assert_close(together, torch.cat([*single, *single]), rtol=1e-4, atol=1e-4)

@@ -92,10 +92,10 @@ def test_what_is_wrong_is_said_in_the_words_of_the_page(arguments, told):
 
 
 def test_draw_prints_the_pictures_in_the_folder(tmp_path, toy_drawing, capsys):
-    assert draw(tmp_path, "a bee", "--steps", "2", "-n", "2", "--seed", "5", "-q") == 0
+    assert draw(tmp_path, "a bee", "--steps", "2", "-n", "2", "--seed", "5", "--width", "128", "-q") == 0
     files = capsys.readouterr().out.splitlines()
     assert sorted(files) == sorted(str(path) for path in (tmp_path / "out").glob("*.png"))
-    assert [Image.open(file).size for file in files] == [(64, 64)] * 2
+    assert {Image.open(file).width for file in files} == {128} and len(files) == 2
 
 
 def test_draw_as_json(tmp_path, toy_drawing, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from benchmarks.random_checkpoint import MINI, checkpoint
-from samplers.noise import Noise
+from samplers.noise import Noise, stream_key
 from samplers.run import plan, run
+from samplers.wrappers import SoftlyMasked
 from webui.core.request import Request
 from webui.engine.engine import Engine
 from webui.engine.events import Finished
@@ -27,14 +29,19 @@ SIDE = 64  # pixels
 PROMPT, NEGATIVE = "red apple", "blue"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A checkpoint of Stable Diffusion 1 for inpainting, of random weights."""
-    path = tmp_path_factory.mktemp("weights") / "mini-inpainting.safetensors"
-    save_file(checkpoint(1, replace(MINI[1], taken=9)), path)
+def opened(folder, taken):
+    """A checkpoint of Stable Diffusion 1, of random weights, whose network takes so many channels."""
+    path = folder / f"mini-{taken}.safetensors"
+    save_file(checkpoint(1, replace(MINI[1], taken=taken)), path)
     info = read_single(path)
     check_model(info)
     return open_model(replace(info, defaults=replace(info.defaults, size=SIDE)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """One made for inpainting."""
+    return opened(tmp_path_factory.mktemp("weights"), 9)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,20 @@ def left():
     return mask
 
 
+def inpaint_pipeline(model):
+    """Diffusers' pipeline around a model, with Stable Diffusion's scheduler."""
+    from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+    parts = dict(unet=model.network.unet, vae=model.vae.module, tokenizer=model.network.prompts.tokenizer)
+    parts |= dict(text_encoder=model.network.prompts.encoder, safety_checker=None, feature_extractor=None)
+    pipe = StableDiffusionInpaintPipeline(scheduler=scheduler, requires_safety_checker=False, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def test_it_is_recognized_by_its_first_convolution(model):
     assert model.info.inpaints and (model.info.channels, model.info.prediction) == (4, "epsilon")
     assert model.network.unet.config.in_channels == 9
@@ -59,8 +80,6 @@ def test_it_is_recognized_by_its_first_convolution(model):
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_latents_are_those_of_diffusers_inpaint_pipeline(model, picture, left, guidance):
-    from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
-
     ready = plan(model.schedule, sampler("DDIM"), schedule("Uniform leading"), 3)
     shape = model.latents_shape(SIDE, SIDE)
     mask = torch.zeros(1, 1, *shape[1:])
@@ -69,14 +88,7 @@ def test_latents_are_those_of_diffusers_inpaint_pipeline(model, picture, left, g
     hole = Hole(mask, model.encode(grey))
     with torch.no_grad():
         ours = run(ready, model.denoiser(PROMPT, NEGATIVE, guidance, hole=hole), torch.zeros(1, *shape), [21]).x
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-    )
-    parts = dict(unet=model.network.unet, vae=model.vae.module, tokenizer=model.network.prompts.tokenizer)
-    parts |= dict(text_encoder=model.network.prompts.encoder, safety_checker=None, feature_extractor=None)
-    pipe = StableDiffusionInpaintPipeline(scheduler=scheduler, requires_safety_checker=False, **parts)
-    pipe.set_progress_bar_config(disable=True)
-    theirs = pipe(
+    theirs = inpaint_pipeline(model)(
         PROMPT,
         negative_prompt=NEGATIVE,
         image=picture,
@@ -92,6 +104,39 @@ def test_latents_are_those_of_diffusers_inpaint_pipeline(model, picture, left, g
         output_type="latent",
     ).images
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_an_ordinary_model_inpaints_as_diffusers_inpaint_pipeline(tmp_path):
+    """Theirs puts the noised picture back after each step, ours keeps it in the estimate: one thing for DDIM.
+
+    Not at strength 1, where theirs starts from noise without the picture, and not for samplers with a memory of steps.
+    """
+    model = opened(tmp_path, 4)
+    shape, seed, steps, strength = model.latents_shape(SIDE, SIDE), 21, 5, 0.8
+    clean = torch.linspace(-1, 1, math.prod(shape)).reshape(1, *shape)
+    mask = torch.zeros(1, 1, *shape[1:])
+    mask[..., : shape[2] // 2] = 1
+    ready = plan(model.schedule, sampler("DDIM"), schedule("Uniform leading"), steps, strength=strength)
+    with torch.no_grad():
+        denoise = SoftlyMasked(model.denoiser(PROMPT, NEGATIVE, 5.0), clean, mask, ready.sigmas[0])
+        ours = run(ready, denoise, clean, [seed]).x
+    theirs = inpaint_pipeline(model)(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        image=clean,
+        mask_image=torch.nn.functional.interpolate(mask, scale_factor=model.info.factor),
+        masked_image_latents=clean,
+        height=SIDE,
+        width=SIDE,
+        num_inference_steps=steps,
+        strength=strength,
+        guidance_scale=5.0,
+        eta=0.0,
+        generator=torch.Generator().manual_seed(stream_key(seed, "initial", 0)),
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert (ours - clean)[..., : shape[2] // 2].abs().mean() > 0.1
 
 
 def test_without_a_picture_it_is_told_that_nothing_is_known(model):

@@ -109,7 +109,7 @@ def outputs(model, prompt: str, clean: str) -> tuple[torch.Tensor, torch.Tensor]
     """The text encoder's and the UNet's output under the LoRAs that a prompt names."""
     patched = model.for_prompt(prompt)
     text = patched.encode_prompt(clean).tensors["text"]
-    x = random(1, 4, 16, 16, seed=5) * 5
+    x = random(1, model.info.channels, 16, 16, seed=5) * 5
     return text, patched.network(x, 400.0, patched.encode_prompt(clean))
 
 
@@ -140,7 +140,7 @@ def theirs(model, files: dict, strengths: dict, clean: str) -> tuple[torch.Tenso
     ids = pipe.tokenizer(clean, padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         text = pipe.text_encoder(ids)[0]
-        x = random(1, 4, 16, 16, seed=5) * 5
+        x = random(1, model.info.channels, 16, 16, seed=5) * 5
         return text, pipe.unet(x, torch.tensor([400.0]), encoder_hidden_states=text).sample
 
 

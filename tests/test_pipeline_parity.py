@@ -8,9 +8,8 @@ import pytest
 import torch
 from oracles import sampler, schedule
 
-from samplers.noise import Noise, stream_key
+from samplers.noise import Noise
 from samplers.run import plan, run
-from samplers.wrappers import SoftlyMasked
 
 EMOJI = Path(__file__).resolve().parents[1] / "weights" / "emoji"
 PROMPT, NEGATIVE = "red apple", "blue"
@@ -86,39 +85,3 @@ def test_a_picture_depends_on_its_seed_and_repeats(model):
     first = draw(model, "DDPM", (8,), 3)
     assert np.array_equal(first, draw(model, "DDPM", (8,), 3))
     assert np.abs(first - draw(model, "DDPM", (9,), 3)).max() > 10
-
-
-def test_an_ordinary_model_inpaints_as_diffusers_inpaint_pipeline(model, pipeline):
-    """Theirs puts the noised picture back after each step, ours keeps it in the estimate: one thing for DDIM.
-
-    Not at strength 1, where theirs starts from noise without the picture, and not for samplers with a memory of steps.
-    """
-    from diffusers import StableDiffusionInpaintPipeline
-
-    shape, seed, steps, strength = model.latents_shape(*[model.info.defaults.size] * 2), 21, 5, 0.8
-    clean = torch.linspace(-1, 1, math.prod(shape)).reshape(1, *shape)
-    mask = torch.zeros(1, 1, *shape[1:])
-    mask[..., : shape[2] // 2] = 1
-    ready = plan(model.schedule, sampler("DDIM"), schedule("Uniform leading"), steps, strength=strength)
-    with torch.no_grad():
-        denoise = SoftlyMasked(model.denoiser(PROMPT, NEGATIVE, 5.0), clean, mask, ready.sigmas[0])
-        ours = run(ready, denoise, clean, [seed]).x
-    inpaint = StableDiffusionInpaintPipeline(**pipeline.components, requires_safety_checker=False)
-    inpaint.set_progress_bar_config(disable=True)
-    theirs = inpaint(
-        PROMPT,
-        negative_prompt=NEGATIVE,
-        image=clean,
-        mask_image=torch.nn.functional.interpolate(mask, scale_factor=model.info.factor),
-        masked_image_latents=clean,
-        height=model.info.defaults.size,
-        width=model.info.defaults.size,
-        num_inference_steps=steps,
-        strength=strength,
-        guidance_scale=5.0,
-        eta=0.0,
-        generator=torch.Generator().manual_seed(stream_key(seed, "initial", 0)),
-        output_type="latent",
-    ).images
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    assert (ours - clean)[..., : shape[2] // 2].abs().mean() > 0.1

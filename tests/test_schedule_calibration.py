@@ -95,7 +95,7 @@ def fitted(registry, weights, **changes):
 def test_a_picture_carries_what_was_fitted_and_replays_without_the_file(real, registry, emoji):
     kept = CalibrationFile(schedules=(fitted(registry, emoji.identity.weights),))
     file = keep_calibrations(real.settings.outputs, kept)
-    asked = dict(prompt="rocket", sampler="Euler", schedule="Calibrated", steps=3, seed=8)
+    asked = dict(prompt="rocket", sampler="Euler", schedule="Calibrated", steps=3, seed=8, width=64, height=64)
     try:
         [picture] = make(real, **asked, guidance=4.0)
         job = real.submit(Request(**asked, guidance=4.5), previews=False)

@@ -35,7 +35,9 @@ from weights.diffusers_folder import read_folder
 from weights.opening import open_model
 from weights.single_file import read_single
 
+SIDE = 64  # pixels of pictures here
 FIELDS = dict(prompt="red apple", sampler="Euler", schedule="Karras", steps=4, seed=5, guidance=3.0, hires_scale=1.0)
+FIELDS |= dict(width=SIDE, height=SIDE)
 EPSILON = {"modelspec.prediction_type": "epsilon"}
 
 
@@ -52,7 +54,7 @@ def weights(tmp_path_factory):
 
 def small(info):
     """The model at sizes that a test can draw."""
-    return replace(info, defaults=replace(info.defaults, size=64)) if info.path.is_file() else info
+    return replace(info, defaults=replace(info.defaults, size=SIDE, largest=3 * SIDE))
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +76,12 @@ def make(engine, **fields):
     return job.pictures[0].path, outcome.info
 
 
-def by_hand(first, second, prompt, side, strength=0.5):
+def by_hand(first, second, prompt, strength=0.5):
     """The picture of two runs: the second begins where the first ended, with noise of its own."""
     whole = plan(first.schedule, sampler("Euler"), schedule("Karras"), 4)
     part = plan(second.schedule, sampler("Euler"), schedule("Karras"), 4, strength=strength)
     with torch.no_grad():
-        zeros = torch.zeros(1, *first.latents_shape(side, side))
+        zeros = torch.zeros(1, *first.latents_shape(SIDE, SIDE))
         latents = run(whole, first.denoiser(prompt, guidance=3.0), zeros, [5]).x
         latents = run(part, second.denoiser(prompt, guidance=3.0), latents, [5], streams="pass 2/").x
         return np.asarray(second.decode(latents)[0])
@@ -88,7 +90,7 @@ def by_hand(first, second, prompt, side, strength=0.5):
 def test_it_draws_on_the_latents_of_the_first_and_is_recorded_and_replayed(engine, emoji):
     path, info = make(engine, hires_model="emoji-flow")
     flow = open_model(engine.models()["emoji-flow"], "cpu")
-    assert np.array_equal(np.asarray(Image.open(path)), by_hand(emoji, flow, "red apple", 64))
+    assert np.array_equal(np.asarray(Image.open(path)), by_hand(emoji, flow, "red apple"))
     assert info["hires_model"] == "emoji-flow" and info["nfe"] == 4 + 2
     record = read_picture(path).record
     (patch,) = record.patches
@@ -100,7 +102,7 @@ def test_it_draws_on_the_latents_of_the_first_and_is_recorded_and_replayed(engin
 def test_the_refiner_of_stable_diffusion_xl_refines(engine):
     path, _ = make(engine, model="base", hires_model="refiner", hires_strength=0.25)
     base, refiner = (open_model(engine.models()[name], "cpu") for name in ("base", "refiner"))
-    assert np.array_equal(np.asarray(Image.open(path)), by_hand(base, refiner, "red apple", 64, 0.25))
+    assert np.array_equal(np.asarray(Image.open(path)), by_hand(base, refiner, "red apple", 0.25))
 
 
 def test_pictures_pass_between_models_of_other_latents_and_a_lora_acts_where_it_fits(engine):
@@ -122,7 +124,7 @@ def test_every_multiple_of_8_is_drawn_enlarged_and_drawn_over(engine, tmp_path):
     fields = dict(mode="img2img", image=picture, width=88, height=120, model="base", steps=2, hires_scale=0.0)
     path, _ = make(engine, **fields)
     assert Image.open(path).size == (88, 120)
-    with pytest.raises(RequestError, match="Width is 90; model base makes 16 to 2048, in multiples of 8"):
+    with pytest.raises(RequestError, match="Width is 90; model base makes 16 to 192, in multiples of 8"):
         engine.resolve(Request(**FIELDS | fields | dict(width=90)))
 
 
@@ -136,7 +138,7 @@ def test_other_weights_of_the_same_name_are_no_replay(engine):
     "fields, said",
     [
         (dict(hires_model="lost"), "Unknown model 'lost'; known are"),
-        (dict(hires_model="base", hires_scale=1.5, width=32, height=72), "Enlarged height is 108; model base makes"),
+        (dict(hires_model="base", hires_scale=2.0, width=128), "Enlarged width is 256; model base makes 16 to 192"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(engine, fields, said):
@@ -177,14 +179,14 @@ def test_a_refiner_goes_on_as_diffusers_does_with_two_pipelines(engine):
         refiner.vae.module, None, alone.encoder, None, alone.tokenizer, refiner.network.unet, scheduler,
         requires_aesthetics_score=True, force_zeros_for_empty_prompt=False, add_watermarker=False,
     )  # fmt: skip
-    size = dict(original_size=(64, 64), target_size=(64, 64))
+    size = dict(original_size=(SIDE, SIDE), target_size=(SIDE, SIDE))
     shared = dict(num_inference_steps=5, negative_prompt="blue", guidance_scale=5.0, output_type="latent", **size)
     ready = plan(base.schedule, sampler("DDIM"), schedule("Uniform leading"), 5)  # 801, 601, 401, 201, 1
-    zeros, top = torch.zeros(1, *base.latents_shape(64, 64)), ready.sigmas[0]
+    zeros, top = torch.zeros(1, *base.latents_shape(SIDE, SIDE)), ready.sigmas[0]
     start = top * Noise((1,), "initial")(zeros) / (1 + top**2) ** 0.5
     for each in (theirs, goes_on):
         each.set_progress_bar_config(disable=True)
-    noisy = theirs("a red apple", latents=start, height=64, width=64, denoising_end=0.599, **shared).images
+    noisy = theirs("a red apple", latents=start, height=SIDE, width=SIDE, denoising_end=0.599, **shared).images
     expected = goes_on("a red apple", image=noisy, denoising_start=0.599, **shared).images
     experts = [model.denoiser("a red apple", "blue", 5.0) for model in (base, refiner)]
     mine = run(ready, Refined(*experts, handover(base.schedule, 0.599)), zeros, (1,)).x
@@ -199,7 +201,7 @@ def test_a_refiner_takes_the_very_latents_over_and_is_recorded_and_replayed(engi
     parts = [replace(whole, sigmas=part) for part in (whole.sigmas[: kept + 1], whole.sigmas[kept:])]
     with torch.no_grad():
         x = run(
-            parts[0], emoji.denoiser("red apple", guidance=3.0), torch.zeros(1, *emoji.latents_shape(64, 64)), [5]
+            parts[0], emoji.denoiser("red apple", guidance=3.0), torch.zeros(1, *emoji.latents_shape(SIDE, SIDE)), [5]
         ).x
         *_, last = steps(parts[1], other.denoiser("red apple", guidance=3.0), x, Noise([5]))
         expected = np.asarray(emoji.decode(last.x)[0])
@@ -228,7 +230,7 @@ def test_a_refiner_draws_the_end_of_every_pass_of_its_model(engine):
 
 def test_a_picture_at_low_strength_is_the_refiners_alone(engine, emoji, tmp_path):
     picture = tmp_path / "in.png"
-    Image.effect_noise((64, 64), 80).convert("RGB").save(picture)
+    Image.effect_noise((SIDE, SIDE), 80).convert("RGB").save(picture)
     fields = REFINED | dict(mode="img2img", image=picture, strength=0.5)
     path, _ = make(engine, **fields, refiner="emoji-flow", refiner_switch=0.01)
     part = plan(emoji.schedule, sampler("Euler"), schedule("Karras"), 4, strength=0.5)

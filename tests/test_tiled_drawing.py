@@ -35,6 +35,12 @@ def scene(tmp_path):
     return drawn(tmp_path / "scene.png", 45, 37)
 
 
+@pytest.fixture
+def large(emoji, tmp_path):
+    """For the embedded model: four tiles at scale 2, 28 x 23 latents."""
+    return drawn(tmp_path / "large.png", 28 * emoji.info.factor // 2, 23 * emoji.info.factor // 2)
+
+
 @pytest.fixture(scope="module")
 def bench(registry, tmp_path_factory):
     root = tmp_path_factory.mktemp("tiles")
@@ -73,25 +79,27 @@ def seen(emoji, monkeypatch):
     return sizes
 
 
-def test_the_network_sees_tiles_of_its_own_size_and_the_picture_is_as_large_as_asked(real, emoji, scene, seen):
-    path, info = make(real, image=scene, scale=2.5)
-    assert Image.open(path).size == (112, 92)
-    side = emoji.latents_shape(64, 64)[-1]
+def test_the_network_sees_tiles_of_its_own_size_and_the_picture_is_as_large_as_asked(real, emoji, large, seen):
+    path, info = make(real, image=large, scale=2.0)
+    size = emoji.info.defaults.size
+    assert Image.open(path).size == (28 * emoji.info.factor, 23 * emoji.info.factor)
+    side = emoji.latents_shape(size, size)[-1]
     assert set(seen) == {(side, side)} and len(seen) == 4 * info["nfe"]
-    assert info["nfe"] == 2 and (info["scale"], info["upscaler"], info["width"]) == (2.5, "Lanczos", 64)
+    assert info["nfe"] == 2 and (info["scale"], info["upscaler"], info["width"]) == (2.0, "Lanczos", size)
 
 
-def test_where_one_tile_is_enough_it_is_img2img(real, tmp_path):
-    image = drawn(tmp_path / "small.png", 64, 64)
+def test_where_one_tile_is_enough_it_is_img2img(real, emoji, tmp_path):
+    image = drawn(tmp_path / "small.png", *[emoji.info.defaults.size] * 2)
     one, whole = (Image.open(make(real, image=image, **more)[0]) for more in (dict(scale=1.0), dict()))
     assert np.array_equal(np.asarray(one), np.asarray(whole))
 
 
-def test_an_estimate_is_the_weighted_mean_of_those_of_its_tiles(real, emoji, scene):
+def test_an_estimate_is_the_weighted_mean_of_those_of_its_tiles(real, emoji, large):
     """One step of Euler ends at its estimate: by hand from four network outputs and weights written out."""
-    fields = dict(image=scene, scale=2.5, steps=1, strength=1.0, guidance=1.0)
+    fields = dict(image=large, scale=2.0, steps=1, strength=1.0, guidance=1.0)
     path, info = make(real, **fields)
-    image = Image.open(scene).resize((112, 92), Image.Resampling.LANCZOS)
+    image = Image.open(large)
+    image = image.resize((2 * image.width, 2 * image.height), Image.Resampling.LANCZOS)
     clean, sigma = emoji.encode(image), info["sigmas"][0]
     assert clean.shape[-2:] == (23, 28)
     x = clean + sigma * Noise([5], "initial")(clean)
@@ -127,8 +135,8 @@ def test_the_edges_go_on_to_what_the_model_takes():
     assert filled_up(image, 1) is image
 
 
-def test_it_is_stopped_between_two_tiles(real, scene, seen):
-    job = real.submit(Request(**FIELDS | dict(image=scene, scale=2.5, steps=40)), previews=False)
+def test_it_is_stopped_between_two_tiles(real, large, seen):
+    job = real.submit(Request(**FIELDS | dict(image=large, scale=2.0, steps=40)), previews=False)
     end = time.monotonic() + 60
     while not seen and time.monotonic() < end:
         time.sleep(0.005)
