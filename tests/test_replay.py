@@ -237,6 +237,7 @@ def test_the_recorded_sigmas_are_walked(bench):
         (lambda r: r.update(sigmas=[10**400, 1, 0]), "sigmas are not"),
         (lambda r: r.update(sigmas=[1e999, 1, 0]), "damaged"),
         (lambda r: r["request"].update(width=1 << 15), "makes"),
+        (lambda r: r["request"].update(width=90), "made with weights of hash 0123456789; those here may be others"),
         (lambda r: r.pop("request"), "incomplete"),
         (lambda r: r["request"].update(mode="img2img"), "do not name its input"),
         (

@@ -16,7 +16,7 @@ from typing import Any
 from samplers.noise import NOISE_VERSION
 from webui.core.images import open_picture
 from webui.core.inpainting import open_input
-from webui.core.limits import SEEDS
+from webui.core.limits import SEEDS, size_problem
 from webui.core.picture_metadata import read_picture
 from webui.core.plugin_fields import PLUGIN_FIELDS, PluginOrigin
 from webui.core.record import MetadataError, PassRecord, Record, digest_of
@@ -121,7 +121,7 @@ def recipe(
     for place, origin in zip(PLUGIN_FIELDS, (record.sampler, record.schedule, record.guidance), strict=True):
         named |= {place.options: place.as_then(engine.registry, origin, getattr(single, place.options))}
     request = single.model_copy(update={**named, counting: batch[0], "count": len(batch), **inputs})
-    resolved = _second_as_then(engine.resolve(request), record, engine)
+    resolved = _second_as_then(_resolved(request, record, engine), record, engine)
     _check_patches(record, engine)
     if image is not None:
         _check_input(record, resolved.request)
@@ -151,6 +151,20 @@ def recipe(
         parts=record.model.parts or None,
     )
     return Recipe(resolved, environment, batch.index(own), record)
+
+
+def _resolved(request: Request, record: Record, engine: Engine) -> ResolvedRequest:
+    """The request with its defaults. Raises RequestError; of a size that the model does not make, it names the weights
+    that made it, for those here will be others."""
+    try:
+        return engine.resolve(request)
+    except RequestError as error:
+        info, digest = engine.models().get(request.model), record.model.digest
+        sides = dict(width=request.width, height=request.height)
+        if not (info and digest and any(size_problem(name, side, info) for name, side in sides.items())):
+            raise
+        made = f"The picture was made with weights of hash {digest}; those here may be others."
+        raise RequestError(f"{error} {made}") from None
 
 
 def _second_as_then(resolved: ResolvedRequest, record: Record, engine: Engine) -> ResolvedRequest:
