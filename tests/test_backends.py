@@ -110,7 +110,8 @@ def faster(registry, emoji, cache, tmp_path_factory):
 
 
 def draw(engine, **fields):
-    job = engine.submit(Request(**dict(prompt="red apple", sampler="DDIM", steps=2, seed=5) | fields), previews=False)
+    fields = dict(prompt="red apple", sampler="DDIM", steps=2, seed=5, width=64, height=64) | fields
+    job = engine.submit(Request(**fields), previews=False)
     assert isinstance(job.wait(300), Finished), job.outcome
     return job.pictures[-1].path, job.snapshot().info
 
@@ -335,7 +336,7 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
     engine = Engine(registry, settings, opening)
     engine.start()
     try:
-        path, _ = draw(engine, steps=1, width=64, height=64)
+        path, _ = draw(engine, steps=1)
         assert record(path)["dtype"] == dtype and opened == [asked]
         assert str(replay_file(engine, path)) == "bit-equal" and opened == [asked]
         assert engine.status.startswith(
@@ -345,7 +346,7 @@ def test_a_number_format_that_is_named_is_recorded_and_restored(registry, emoji,
             # A program that computes in float32 opens the model anew for it.
             engine.worker._holder._settings = replace(settings, dtype="auto")
             engine.worker._holder._backends._settings = replace(settings, dtype="auto")
-            plain, _ = draw(engine, steps=1, width=64, height=64)
+            plain, _ = draw(engine, steps=1)
             assert record(plain)["dtype"] == "float32"
             assert 0 < np.abs(pixels(path) - pixels(plain)).mean() < 8
             assert str(replay_file(engine, path)) == "bit-equal" and opened == ["bfloat16", "auto", "bfloat16"]

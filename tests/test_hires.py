@@ -22,6 +22,8 @@ from webui.replay_command import replay_file
 from webui.settings import Settings
 
 FIELDS = dict(prompt="red apple", sampler="DPM++ 2M SDE", schedule="Karras", steps=4, seed=5, guidance=3.0)
+SIDE = 64  # pixels, as few as every model here makes
+FIELDS |= dict(width=SIDE, height=SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +65,12 @@ def make(engine, **fields):
 def test_it_is_two_runs_made_by_hand(real, emoji, upscaler):
     """txt2img, our own enlargement, and img2img with the noise streams of a second pass."""
     (path,), info = make(real, hires_scale=2.0, hires_strength=0.5, upscaler=upscaler)
-    size = 2 * emoji.info.defaults.size
+    size = 2 * SIDE
     whole = plan(emoji.schedule, sampler("DPM++ 2M SDE"), schedule("Karras"), 4)
     part = plan(emoji.schedule, sampler("DPM++ 2M SDE"), schedule("Karras"), 4, strength=0.5)
     with torch.no_grad():
         denoise = emoji.denoiser("red apple", guidance=3.0)
-        first = run(whole, denoise, torch.zeros(1, *emoji.latents_shape(size // 2, size // 2)), [5]).x
+        first = run(whole, denoise, torch.zeros(1, *emoji.latents_shape(SIDE, SIDE)), [5]).x
         if upscaler == "Lanczos":
             larger = emoji.encode(emoji.decode(first)[0].resize((size, size), Image.Resampling.LANCZOS))
         else:
@@ -101,7 +103,7 @@ def test_the_record_has_both_lists_of_sigmas_and_their_origins(bench):
     assert list(second.sigmas) == info["hires_sigmas"] and len(second.sigmas) == 4
     assert record.sampler.id.endswith("DPM++ 2M SDE") and second.sampler.id.endswith("Euler")
     assert second.schedule == record.schedule
-    assert Image.open(path).size == (128, 128)
+    assert Image.open(path).size == (2 * SIDE, 2 * SIDE)
 
 
 def test_a_changed_second_pass_is_walked_and_a_lost_one_refused(bench):

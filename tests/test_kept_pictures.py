@@ -76,7 +76,10 @@ def tiles(picture):
 
 
 def draw(engine, folder, fields):
-    """The picture of a request, drawn alone by one thread."""
+    """The picture of a request, drawn alone by one thread: half as large as the model's own where that is large, which
+    tells as much and takes less."""
+    side = max(64, engine.models()[fields["model"]].defaults.size // 2)
+    fields = dict(fields, width=side, height=side)
     if fields.get("mode") == "img2img":
         Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(folder / "input.png")
         fields = dict(fields, image=folder / "input.png")

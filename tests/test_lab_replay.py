@@ -65,6 +65,7 @@ def test_on_the_embedded_model_the_gap_is_the_picture_s_own(registry, tmp_path, 
     engine.start()
     try:
         fields = dict(prompt="red apple", sampler="Heun", schedule="Uniform leading", steps=3, guidance_low=0.5)
+        fields |= dict(width=64, height=64)
         file = make(engine, **fields, seed=4, count=2)[1]
         info, frames = done(engine, replay_trajectory(engine, file))
         assert info["comparison"].endswith("is bit-equal") and pixels(frames[-1].state) == pixels(file)

@@ -159,7 +159,7 @@ def test_on_the_embedded_model(registry, tmp_path, emoji, name, guidance):
     engine = Engine(registry, settings, lambda found, device: emoji, lambda folder: {"emoji": emoji.info})
     engine.start()
     try:
-        fields = dict(prompt="red apple", sampler=name, steps=3, seed=4, guidance=guidance)
+        fields = dict(prompt="red apple", sampler=name, steps=3, seed=4, guidance=guidance, width=64, height=64)
         job = engine.submit_task(make_trajectory(engine, Request(**fields)))
         assert job.wait(WAIT)
         frames = job.snapshot().parts

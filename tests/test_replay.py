@@ -31,6 +31,7 @@ from webui.settings import Settings
 SAMPLERS = ["DDIM", "DDPM", "Euler", "Flow", "LCM", "DPM++ 3M SDE", "k-diffusion Euler ancestral"]
 SAMPLERS += ["diffusers UniPC"]
 STEPS = 3
+SIZE = dict(width=64, height=64)  # as small as the embedded model makes
 OPTIONS = {"Flow": {"tolerance": 0.01}}  # the fewest calls that it takes
 
 
@@ -45,13 +46,13 @@ def make(engine, **fields):
 @pytest.fixture(scope="module")
 def pairs(real):
     """Two pictures, drawn together, by sampler."""
-    fields = dict(prompt="red apple", steps=STEPS, seed=5, count=2)
+    fields = dict(prompt="red apple", steps=STEPS, seed=5, count=2, **SIZE)
     return {name: make(real, sampler=name, options=OPTIONS.get(name, {}), **fields) for name in SAMPLERS}
 
 
 @pytest.fixture(scope="module")
 def from_picture(real, pairs):
-    return make(real, mode="img2img", image=pairs["DDIM"][0], prompt="rocket", steps=6, strength=0.5, seed=3)[0]
+    return make(real, mode="img2img", image=pairs["DDIM"][0], prompt="rocket", steps=6, strength=0.5, seed=3, **SIZE)[0]
 
 
 # All of them are drawn again below, in a new process.
@@ -113,7 +114,7 @@ def test_one_at_a_time_a_batch_equals_singles(real, emoji, registry, tmp_path):
     engine = Engine(registry, settings, lambda found, device: emoji)
     engine.start()
     try:
-        fields = dict(prompt="blue whale", sampler="DPM++ SDE", steps=STEPS)
+        fields = dict(prompt="blue whale", sampler="DPM++ SDE", steps=STEPS, **SIZE)
         together = make(engine, **fields, seed=8, count=3)
         singles = [make(engine, **fields, seed=seed)[0] for seed in (8, 9, 10)]
         for one, other in zip(together, singles, strict=True):
