@@ -11,24 +11,18 @@ a calibration was tried and did not win, none comes, and the row says so.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from samplers.registry import Registry, discover
+from samplers.registry import Registry
 from samplers.run import Plan
 from webui.core.calibrations import FILE, Calibration, read_calibrations
-from weights.diffusers_folder import read_folder
 from weights.model import Model
-from weights.opening import open_model
 
-from .docs_table import write_table
-from .held_out import HeldOut
+from .held_out import HeldOut, main
 
-ROOT = Path(__file__).parent.parent
 NEAR = 2.0  # times the least error
 
 
@@ -81,18 +75,5 @@ def table(rows: Sequence[Row], name: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure and print the table."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model", default="emoji", help="a folder in weights/ (emoji)")
-    flags.add_argument("--write", action="store_true", help="put the table into docs/samplers.md")
-    given = flags.parse_args()
-    model = open_model(read_folder(ROOT / "weights" / given.model), "cpu")
-    text = table(measure(model, discover(ROOT / "plugins", packages=False)), model.name)
-    print(text)
-    if given.write:
-        write_table("samplers.md", f"shipped-{model.name}", text)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "shipped", lambda model, registry: table(measure(model, registry), model.name))

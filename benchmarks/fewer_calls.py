@@ -6,48 +6,39 @@ that are used again, and coefficients that are fitted to the model.
     python -m benchmarks.fewer_calls --write              and put the table into docs/samplers.md
 
 For pictures and errors see benchmarks/held_out.py. Cost: evaluations of the network a picture, two for a guided call; a
-call that uses deep features again counts as the share of a whole one that its other blocks take, which is measured.
+call that uses deep features again (feature_reuse, weights/feature_reuse.py) counts as its share of a whole one's time,
+which is measured.
 "fewer steps" is the error of the same sampler and schedule with guidance everywhere at the same cost, between its
 measured ones on log axes; for a sampler that is fitted, the least of all that were measured.
-
-Reused features (DeepCache, Ma et al. 2023, arXiv:2312.00858): what enters the last block of the way up is that of the
-last whole call, or, forecast (as Spectrum does, arXiv:2603.01623), the line through those of the last two.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
-from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 from typing import Any
 
 import torch
 
 from samplers.guidance import Method
-from samplers.registry import Registry, discover
+from samplers.registry import Registry
 from samplers.run import run
 from samplers.wrappers import Counted
 from webui.core.calibrations import FILE, Calibration, read_calibrations
-from weights.diffusers_folder import read_folder
 from weights.model import Model
-from weights.opening import open_model
 
 from .calibrations import plan_of
-from .docs_table import write_table
-from .held_out import HeldOut
+from .held_out import HeldOut, main
 
-ROOT = Path(__file__).parent.parent
 PLAIN, FITTED, ADAPTIVE = "fewer steps", "fitted to the model", "adaptive guidance"
 GUIDANCE, SAMPLERS = 5.0, ("Euler", "LMS")
 SCHEDULES = ("Karras", "Uniform leading")
-SCHEDULE = SCHEDULES[0]  # features are used again on it
 CALLS, SOME = (6, 8, 10, 12), (8, 12)
+REUSES, REUSED = (2, 3), (8, 12, 16)  # whole calls are one in so many, of so many
 LOWS = (0.15, 0.5)  # sigmas above which there is guidance
 NEAR, DEFAULT_STEPS = 0.02, 50
 
@@ -61,7 +52,7 @@ class Point:
     steps: int
     cost: float
     error: float
-    schedule: str = SCHEDULE
+    schedule: str = SCHEDULES[0]
 
 
 class Bench:
@@ -70,10 +61,19 @@ class Bench:
     def __init__(self, model: Model, registry: Registry):
         self._pictures, self._registry = HeldOut(model, GUIDANCE), registry
 
-    def measure(self, way: str, sampler: str, steps: int, schedule: str = SCHEDULE) -> Point:
+    def measure(self, way: str, sampler: str, steps: int, schedule: str = SCHEDULES[0]) -> Point:
         """All pictures together, with guidance everywhere."""
         error = self._pictures.error_of(self._pictures.plan(self._registry, sampler, schedule, steps))
         return Point(way, sampler, steps, 2.0 * steps, error, schedule)
+
+    def measure_reuse(self, sampler: str, steps: int, schedule: str, every: int, outer: float) -> Point:
+        """As `measure`, with features used again; `outer` is what a call costs that does so."""
+        pictures = self._pictures
+        denoise = pictures.model.denoiser_of_each(pictures.prompts, GUIDANCE, every)
+        error = pictures.error_of(pictures.plan(self._registry, sampler, schedule, steps), denoise)
+        whole = math.ceil(steps / every)
+        way = f"features used again in {every - 1} of {every} calls"
+        return Point(way, sampler, steps, 2 * (whole + outer * (steps - whole)), error, schedule)
 
     def measure_fit(self, fit: Calibration) -> Point:
         """As `measure`, with what is fitted to the model."""
@@ -92,69 +92,22 @@ class Bench:
         return Point(way, sampler, steps, cost, pictures.error(torch.cat(ends)), schedule)
 
 
-class ReusedFeatures:
-    """Gives the UNet's last block what its deeper blocks made in the last whole call.
-
-    every     one call of so many is whole
-    forecast  the line through those of the last two whole calls in the number of the call, in place of the last
-    """
-
-    def __init__(self, every: int, forecast: bool):
-        self._every, self._forecast = every, forecast
-        self.begin()
-
-    def begin(self) -> None:
-        """A picture begins."""
-        self._call, self._kept = 0, list[torch.Tensor]()
-
-    def __call__(self, block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
-        call, self._call = self._call, self._call + 1
-        since = call % self._every
-        if not since or not self._kept:
-            self._kept = [named["hidden_states"], *self._kept][:2]
-            return None
-        features = self._kept[0]
-        if self._forecast and len(self._kept) == 2:
-            features = features + since / self._every * (features - self._kept[1])
-        return given, named | {"hidden_states": features}
-
-
-@contextmanager
-def reusing(model: Model, reused: ReusedFeatures) -> Iterator[None]:
-    """Let the UNet use features again inside a with block."""
-    hook = model.network.unet.up_blocks[-1].register_forward_pre_hook(reused, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def share_of_deep_blocks(model: Model) -> float:
-    """The share of a call's time that the blocks take whose result is used again; the median of some calls."""
-    unet = model.network.unet
-    deep = [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
-    began, spent, shares = [0.0], [0.0], []
-
-    def enter(*given: Any) -> None:
-        began[0] = time.process_time()
-
-    def leave(*given: Any) -> None:
-        spent[0] += time.process_time() - began[0]
-
-    hooks = [hook for block in deep for hook in _hooks(block, enter, leave)]
-    size = model.info.defaults.size
-    denoise, x = model.denoiser("red apple", "", GUIDANCE), torch.zeros(1, *model.latents_shape(size, size))
+@torch.no_grad()
+def cost_of_outer_call(model: Model) -> float:
+    """The time of a call that uses features again over that of a whole one; the median of some pairs in turn."""
+    size, ratios = model.info.defaults.size, []
+    denoise, x = (
+        model.denoiser("red apple", "", GUIDANCE, feature_reuse=2),
+        torch.zeros(1, *model.latents_shape(size, size)),
+    )
     for _ in range(12):
-        spent[0], before = 0.0, time.process_time()
-        denoise(x, 1.0)
-        shares.append(spent[0] / (time.process_time() - before))
-    for hook in hooks:
-        hook.remove()
-    return sorted(shares)[len(shares) // 2]
-
-
-def _hooks(block: torch.nn.Module, enter: Any, leave: Any) -> list[Any]:
-    return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+        spent = []
+        for sigma in (2.0, 1.0):
+            before = time.process_time()
+            denoise(x, sigma)
+            spent.append(time.process_time() - before)
+        ratios.append(spent[1] / spent[0])
+    return median(ratios)
 
 
 @torch.no_grad()
@@ -167,16 +120,9 @@ def measure(model: Model, registry: Registry) -> tuple[list[Point], Point]:
     ways += [(f"guidance above sigma {low:g}", dict(guidance_low=low)) for low in LOWS]
     for schedule, (way, guiding), n in product(SCHEDULES, ways, SOME):
         points.append(bench.measure_alone(way, SAMPLERS[0], n, schedule, **guiding))
-    share = share_of_deep_blocks(model)
-    for every, forecast in ((2, False), (2, True)):
-        reused = ReusedFeatures(every, forecast)
-        what = "forecast" if forecast else "used again"
-        with reusing(model, reused):
-            for n in SOME:
-                reused.begin()
-                point = bench.measure(f"features {what}, {every - 1} of {every} calls", SAMPLERS[0], n)
-                whole = math.ceil(n / every)
-                points.append(replace(point, cost=2 * (whole + (1 - share) * (n - whole))))
+    outer = cost_of_outer_call(model)
+    for schedule, every, n in product(SCHEDULES, REUSES, REUSED):
+        points.append(bench.measure_reuse(SAMPLERS[0], n, schedule, every, outer))
     fits = read_calibrations(model.info.path / FILE).calibrations
     points += [bench.measure_fit(each) for each in fits if each.guidance == GUIDANCE]
     return points, bench.measure("diffusers' default", "DDIM", DEFAULT_STEPS, "Uniform leading")
@@ -232,18 +178,5 @@ def near_table(points: Sequence[Point], default: Point) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure and print the table."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model", default="emoji", help="a folder in weights/ (emoji)")
-    flags.add_argument("--write", action="store_true", help="put the table into docs/samplers.md")
-    given = flags.parse_args()
-    model = open_model(read_folder(ROOT / "weights" / given.model), "cpu")
-    text = table(*measure(model, discover(ROOT / "plugins", packages=False)), model.name)
-    print(text)
-    if given.write:
-        write_table("samplers.md", f"fewer-{model.name}", text)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "fewer", lambda model, registry: table(*measure(model, registry), model.name))

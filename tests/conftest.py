@@ -76,12 +76,12 @@ class ToyModel:
 
         return Denoise()
 
-    def identity_for(self, prompt, negative_prompt=""):
+    def identity_for(self, prompt, negative_prompt="", feature_reuse=1):
         return self.identity
 
     lacks_weights = False
 
-    def able_to_draw(self, prompt):
+    def able_to_draw(self, prompt, feature_reuse=1):
         return self
 
     @property

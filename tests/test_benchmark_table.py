@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from conftest import ROOT
 
 from benchmarks import calibrations
-from benchmarks.fewer_calls import FITTED, PLAIN, Point, ReusedFeatures, fewer_steps_at, table
+from benchmarks.fewer_calls import FITTED, PLAIN, Point, fewer_steps_at, table
 from benchmarks.samplers import BUDGETS, SAME, deterministic_options, error, first_of, guided_table, native
 from webui.core.sampler_advice import advice, first_choice, measured
 
@@ -95,13 +94,3 @@ def test_a_table_of_calibrations_tells_where_none_won():
     *_, won, lost = calibrations.table(rows, "emoji").splitlines()
     assert won == "| `emoji`, 5 | 4 | Euler, Karras | 0.100 | 0.040 | 0.40 |"
     assert lost == "| `emoji`, 1 | 8 | UniPC, Karras | 0.010 | none: it did not win | |"
-
-
-@pytest.mark.parametrize("forecast, expected", [(False, [1, 1, 3, 3]), (True, [1, 1, 3, 4])])
-def test_features_are_those_of_the_last_whole_call_or_the_line_through_two(forecast, expected):
-    reused, seen = ReusedFeatures(2, forecast), []
-    for number in range(1, 5):
-        features = torch.full((1, 2, 2, 2), float(number))
-        changed = reused(None, (), {"hidden_states": features})
-        seen.append((changed[1]["hidden_states"] if changed else features).max().item())
-    assert seen == expected

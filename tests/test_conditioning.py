@@ -109,6 +109,7 @@ class TestRequest:
             guidance_high=0.0,
             prompt_syntax="full",
             size_condition=(0, 0, 0, 0),
+            feature_reuse=1,
         )
 
     def test_a_browsers_wrong_values_fall_back_alone(self, registry):

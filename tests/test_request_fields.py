@@ -216,6 +216,7 @@ HIRES = [
     ("hires_strength_as", "str", "steps"),
 ]
 REFINER = [("refiner", "str", ""), ("refiner_switch", "float", 0.8)]
+REUSE = ("feature_reuse", "int", 1)
 METHOD = [("guidance_method", "str", ""), ("guidance_options", "dict(str, Any)", {})]
 TILES = [("scale", "float", 0.0), ("upscaler", "str", "")]
 NEWEST = [("size_condition", "list[Any]", [0, 0, 0, 0]), ("decoder", "str", "vae")]
@@ -225,11 +226,22 @@ GUIDED = [("guidance_low", "float", 0.0), ("guidance_high", "float", 0.0)]
 CONDITIONING = [("clip_skip", "int", 1), ("guidance_rescale", "float", 0.0), *GUIDED]
 ENDPOINTS = {
     "txt2img": [
-        *[*PROMPT, *NEGATIVE, *RUN, *CONDITIONING, *HIRES, *METHOD, *PROMPTS, ("hires_model", "str", ""), *REFINER]
+        *[
+            *PROMPT,
+            *NEGATIVE,
+            *RUN,
+            *CONDITIONING,
+            *HIRES,
+            *METHOD,
+            *PROMPTS,
+            ("hires_model", "str", ""),
+            *REFINER,
+            REUSE,
+        ]
     ],
     "img2img": [
         *[("image", "filepath"), *PROMPT, ("strength", "float", 0.6), ("strength_as", "str", "steps")],
-        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD, *TILES, *PROMPTS, *REFINER],
+        *[*NEGATIVE, *RUN, *FIT, *CONDITIONING, *INPAINT, *VARIATION, *METHOD, *TILES, *PROMPTS, *REFINER, REUSE],
     ],
     "schedule": [
         ("model", "str", ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,12 @@ class PatchedNetwork(ConditionedNetwork):
     def __init__(self, network: ConditionedNetwork, changes: Changes):
         self._network, self._hooks = network, _hooks(changes)
         self.unet, self.components = network.unet, network.components
+
+    def with_unet(self, unet: Any) -> ConditionedNetwork:
+        """See `ConditionedNetwork.with_unet`."""
+        other = copy(self)
+        other.unet, other._network = unet, self._network.with_unet(unet)
+        return other
 
     def encode(self, prompt: str, clip_skip: int = 1, embeddings: Embeddings = NO_EMBEDDINGS) -> Condition:
         """See `ConditionedNetwork.encode`."""

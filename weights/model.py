@@ -23,6 +23,7 @@ from .backends.backend import Backend, BackendNetwork
 from .embedding_file import Embeddings
 from .extra_networks import PREVIEWS, ExtraNetworks
 from .families import OWN_SIZE, ConditionedNetwork, SizeCondition
+from .feature_reuse import Reusing, ReusingUNet
 from .identity import ModelIdentity, Patch
 from .inpainting_network import GREY, Hole, Inpainting
 from .lora import PatchedNetwork, Strength, changes_of
@@ -76,17 +77,18 @@ class Model:
         """The noise levels that it was trained on."""
         return self.info.schedule
 
-    def identity_for(self, prompt: str, negative_prompt: str = "") -> ModelIdentity:
-        """The identity of the model as prompts use it, with LoRAs and textual inversions. Raises ModelError for LoRAs
-        that are not there."""
+    def identity_for(self, prompt: str, negative_prompt: str = "", feature_reuse: int = 1) -> ModelIdentity:
+        """The identity of the model as a request uses it, with LoRAs and textual inversions. Raises ModelError for
+        LoRAs that are not there."""
         loras = tuple(map(self.extra.patch, _tags(prompt)))
         words = self.extra.embeddings_in(f"{without_tags(prompt)}\n{negative_prompt}")
         patches = loras + tuple(map(self.extra.embedding_patch, words))
-        return replace(self.able_to_draw(prompt).identity, patches=patches)
+        return replace(self.able_to_draw(prompt, feature_reuse).identity, patches=patches)
 
-    def able_to_draw(self, prompt: str) -> Model:
-        """The model that draws a prompt: itself, or torch's where it names LoRAs, which act on torch's layers alone."""
-        return self.by_torch if _tags(prompt) else self
+    def able_to_draw(self, prompt: str, feature_reuse: int = 1) -> Model:
+        """The model that draws a prompt: itself, or torch's where it names LoRAs or uses features again, both of which
+        need torch's layers."""
+        return self.by_torch if _tags(prompt) or feature_reuse > 1 else self
 
     @property
     def by_torch(self) -> Model:
@@ -174,6 +176,7 @@ class Model:
         clock: Clock | None = None,
         hole: Hole | None = None,
         size_condition: SizeCondition = OWN_SIZE,
+        feature_reuse: int = 1,
     ) -> Denoise:
         """denoise(x, sigma) for this prompt, for samplers.
 
@@ -188,10 +191,11 @@ class Model:
         clock             the steps of the pass, by which prompts change; not needed for those that do not
         hole              what a network made for inpainting is shown; by default nothing is known of the picture
         size_condition    see `ConditionedNetwork.told`
+        feature_reuse     one call in so many is whole, see `ReusingUNet`; not with tiles, which have features each
         The LoRAs that the prompt names act on both prompts. A network that takes the guidance scale as an input is told
         it, and makes one estimate. Raises ModelError, see `for_prompt`.
         """
-        model = self.for_prompt(prompt)
+        model = self.able_to_draw(prompt, feature_reuse).for_prompt(prompt)
         model.restore()
         positive: Any
         negative: Any
@@ -203,14 +207,16 @@ class Model:
             parts = subprompts(without_tags(prompt))
             weighted = [(part.weight, _scheduled(part.text, encode, clock)) for part in parts]
             positive = Combined.of(weighted, negative) if len(parts) > 1 else weighted[0][1]
-        function = around(model.network)
+        unet, computing = model._reusing(feature_reuse)
+        function = around(computing)
         if self.info.inpaints:
             function = Inpainting(function, hole.at if hole else self.blank_hole)
         network = Network(function, self.schedule, self.info.prediction)
         interval, scale = Interval(guidance_low, guidance_high), 1.0 if self.info.takes_guidance else guidance
-        return guide(network, positive, negative, scale, guidance_rescale, interval, on_gap, method)
+        denoise = guide(network, positive, negative, scale, guidance_rescale, interval, on_gap, method)
+        return Reusing(denoise, unet) if unet else denoise
 
-    def denoiser_of_each(self, prompts: Sequence[str], guidance: float = 1.0) -> Denoise:
+    def denoiser_of_each(self, prompts: Sequence[str], guidance: float = 1.0, feature_reuse: int = 1) -> Denoise:
         """denoise(x, sigma) of as many pictures as prompts, or of a whole multiple of them, with an empty negative
         prompt.
 
@@ -218,16 +224,19 @@ class Model:
         """
         if self.info.inpaints:
             raise ModelError("a network made for inpainting draws no picture from words alone")
-        self.restore()
+        model = self.able_to_draw("", feature_reuse)
+        model.restore()
         joined: Any = None
         for prompt in prompts:
             condition = self._condition(prompt, guidance)
             joined = condition if joined is None else joined.join(condition)
             if joined is None:
                 raise ModelError("the prompts are not of one length; take short ones")
-        network = Network(self.network, self.schedule, self.info.prediction)
+        unet, computing = model._reusing(feature_reuse)
+        network = Network(computing, self.schedule, self.info.prediction)
         scale = 1.0 if self.info.takes_guidance else guidance
-        return guide(network, joined, self._condition("", guidance, negative=True), scale)
+        denoise = guide(network, joined, self._condition("", guidance, negative=True), scale)
+        return Reusing(denoise, unet) if unet else denoise
 
     def _condition(
         self, text: str, guidance: float, clip_skip: int = 1, size: SizeCondition = OWN_SIZE, negative: bool = False
@@ -235,6 +244,13 @@ class Model:
         """The condition of a prompt, or of the negative one, with all that the network is told."""
         condition = self.network.told(self.encode_prompt(text, clip_skip), size, negative)
         return self.network.guided(condition, guidance) if self.info.takes_guidance else condition
+
+    def _reusing(self, every: int) -> tuple[ReusingUNet | None, ConditionedNetwork]:
+        """(a UNet of which one call in `every` is whole, the network with it); None for 1, with the network itself."""
+        if every == 1:
+            return None, self.network
+        unet = ReusingUNet(self.network.unet, every)
+        return unet, self.network.with_unet(unet)
 
     def blank_hole(self, size: tuple[int, int]) -> Hole:
         """The hole of a picture of which nothing is known, for latents of a (height, width)."""

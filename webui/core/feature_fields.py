@@ -15,6 +15,7 @@ HIRES_SCALE = "0, which is off, or a number from 1 to 4"
 SIDES = "four whole numbers of pixels from 0 on: left, top, right, bottom"
 SEED = f"a whole number from 0 to {SEEDS - 1}, or -1 for a random one"
 MAX_SIGMA = 1e6
+MOST_REUSE = 5
 
 ClipSkip = Annotated[
     Whole,
@@ -274,6 +275,18 @@ SizeCondition = Annotated[
         group="conditioning",
         infotext="Size condition",
         allowed="four whole numbers of pixels from 0 on: width, height, left, top",
+        conditioning=True,
+    ),
+]
+FeatureReuse = Annotated[
+    Whole,
+    Field(ge=1, le=MOST_REUSE),
+    Setting(
+        "Feature reuse",
+        "One call in so many is whole; 1 is off",
+        group="conditioning",
+        infotext="Feature reuse",
+        axis="1, 2, 3",
         conditioning=True,
     ),
 ]

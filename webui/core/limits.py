@@ -108,6 +108,8 @@ def limit_problems(request: Request, info: ModelInfo, limits: Limits) -> list[st
     problems = [size_problem(name, size, info) for name, size in sizes.items()]
     problems += [limits.problem(name, value) for name, value in request]
     problems += _two_estimates(request, info)
+    if request.is_tiled and request.feature_reuse > 1:
+        problems.append("Feature reuse is for a picture that is drawn whole, not in tiles; set it to 1, or scale to 0.")
     pixels = width * height
     if pixels > limits.picture:
         size = f"{width}x{height}"

@@ -14,6 +14,7 @@ from .feature_fields import (
     SEED,
     ClipSkip,
     Decoder,
+    FeatureReuse,
     GuidanceHigh,
     GuidanceLow,
     GuidanceRescale,
@@ -171,6 +172,7 @@ class Request(BaseModel):
     hires_model: HiresModel = ""
     refiner: Refiner = ""
     refiner_switch: RefinerSwitch = 0.8
+    feature_reuse: FeatureReuse = 1
 
     @property
     def has_input(self) -> bool:

@@ -127,7 +127,7 @@ def make_calibration(
     if not entry.item.calibrate and not all(each.item.calibrate for each in chosen):
         raise RequestError(_cannot(engine.registry, sampler, schedules))
     plain_cfg = dict(guidance_method="", guidance_rescale=0.0, guidance_low=0.0, guidance_high=0.0)
-    alone = dict(count=1, mode="txt2img", image=None, hires_scale=0.0)
+    alone = dict(count=1, feature_reuse=1, mode="txt2img", image=None, hires_scale=0.0)
     resolved = engine.resolve(request.model_copy(update=alone | plain_cfg))
     if len(prompts) == 1:
         raise RequestError("Give two prompts or more: half of them are only tested.")

@@ -31,6 +31,7 @@ from .start_latents import enlarge, enlarged_input, hole_of, initial_noise, star
 
 TILE_OVERLAP = 0.25  # of a tile's shorter side
 
+REUSING = "Features are used again in torch's layers, so torch drew this; without that the faster backend does."
 WITH_LORA = "A LoRA acts on torch's layers, so torch drew this; without one the faster backend does."
 
 
@@ -131,7 +132,8 @@ def draw(
     Raises SamplerFailed, NotSaved, MemoryError and whatever the model raises. Stop is no error, and after a skip
     the next pictures are drawn.
     """
-    model, resolved = context.model.able_to_draw(drawing.resolved.prompt_with_loras), drawing.resolved
+    resolved, reuse = drawing.resolved, drawing.request.feature_reuse
+    model = context.model.able_to_draw(resolved.prompt_with_loras, reuse)
     fell_back = model is not context.model
     if model.lacks_weights:
         context.tell(Progress(text=f"reading the weights of {model.name} again, for torch"))
@@ -212,7 +214,7 @@ def draw(
     except Stopped:
         stopped = True
     info = drawing.info(sink.saved, progress.seconds, stopped)
-    notes += [WITH_LORA] if fell_back else []
+    notes += [REUSING if reuse > 1 else WITH_LORA] if fell_back else []
     if notes:
         info["notes"] = [*info.get("notes", ()), *notes]
     return info if share is None else info | {"saved": sink.saved}

@@ -89,7 +89,7 @@ def identity_of(
     others  the opened models that draw beside it, by name
     Raises ModelError and RequestError for a file that is no longer there.
     """
-    identity = model.identity_for(request.prompt, request.negative_prompt)
+    identity = model.identity_for(request.prompt, request.negative_prompt, request.feature_reuse)
     second, refiner = others.get(request.hires_model if request.is_hires else ""), others.get(request.refiner)
     patches = [
         upscalers.patch(request.upscaler) if request.enlarges else None,

@@ -6,6 +6,7 @@ A new family is a module with a class of this protocol, named in `FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Protocol
 
 import torch
@@ -69,6 +70,12 @@ class ConditionedNetwork(Protocol):
         timestep  may lie between training timesteps
         """
         ...
+
+    def with_unet(self, unet: Any) -> ConditionedNetwork:
+        """The same network that calls another in place of `unet`, under the same LoRAs."""
+        other = copy(self)
+        other.unet = unet
+        return other
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The output of the network of the steps, by torch, in any float type.
