@@ -83,11 +83,12 @@ def shown_sigmas(page):
 
 def test_plotly_begins_while_nothing_happens_and_not_on_a_phone(visit):  # noqa: F811
     fetched = []
-    for viewport in (PHONE, DESKTOP):
-        page = visit(viewport)
-        page.on("request", lambda request: fetched.append(request.url))
-        page.wait_for_timeout(5000)
-        assert any("PlotlyPlot" in url for url in fetched) == (viewport == DESKTOP)
+    phone = visit(PHONE)
+    phone.on("request", lambda request: fetched.append(request.url))
+    desktop = visit(DESKTOP)
+    with desktop.expect_request("**/PlotlyPlot-*", timeout=60000):
+        desktop.mouse.move(5, 5)
+    assert not any("PlotlyPlot" in url for url in fetched)
 
 
 def test_a_curve_is_drawn_by_hand(visit):  # noqa: F811

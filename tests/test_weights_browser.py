@@ -60,6 +60,7 @@ def test_folded_options_reach_the_picture_and_survive_a_reload(visit, server, mo
         guidance_high=6.0,
         prompt_syntax="full",
         size_condition=(0, 0, 0, 0),
+        feature_reuse=1,
     )
     for viewport in (PHONE, DESKTOP):
         page.set_viewport_size(viewport)

@@ -109,7 +109,9 @@ def connect_mask_painter(
         except RequestError as error:
             return {editor: None, said: note(str(error), problem=True)}
 
-    def paint(value: Any) -> Updates:
+    def paint(value: Any, wanted: Any) -> Updates:
+        if not wanted:
+            return {mask: None, said: ""}
         try:
             painted = mask_of(layers_of(editor, value))
             return {mask: None if painted is None else served_bytes(painted, "mask.png"), said: ""}
@@ -130,7 +132,9 @@ def connect_mask_painter(
     on_change([image], show, seen, [editor, said], **QUIET)
     mask.upload(show, seen, [editor, said], **QUIET, **RAW)
     mask.clear(show, seen, [editor, said], **QUIET, **RAW)
-    editor.input(paint, editor, [mask, said], trigger_mode="always_last", **QUIET, **RAW)
+    painted = editor.input(paint, [editor, painter.wanted], [mask, said], trigger_mode="always_last", **QUIET, **RAW)
+    # A stroke's mask may come after the painter was folded, and would count unseen.
+    painted.then(None, painter.wanted, mask, js="(wanted) => wanted ? {__type__: 'update'} : null", **QUIET)
     painter.invert.click(inverted, [image, mask], [mask, editor, said], **QUIET, **RAW)
     painter.clear.click(
         lambda wanted, image: {mask: None, **show(wanted, image, None)}, seen[:2], [mask, editor, said], **QUIET, **RAW
