@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from weights.diffusers_folder import read_folder
+from weights.feature_reuse import ReusingUNet
 from weights.model_info import describe_error
 from weights.opening import open_model
 
@@ -91,6 +93,7 @@ def ways(device: torch.device, small: bool) -> Iterator[tuple[str, Callable[[], 
     if device.type == "cuda":
         yield "float16, CUDA graph", lambda: graphed(step(device, half, plain, small))
         yield "float16, channels-last, CUDA graph", lambda: graphed(step(device, half, last, small))
+    yield f"{name}, a call that uses features again", lambda: again(device, half, small)
     yield "VAE decoding, float32", lambda: decoding(device, small)
     yield "a picture of emoji, 20 guided steps and decoding", lambda: picture(device, small)
     yield "training of emoji's UNet, batch of 64", lambda: training(device, small)
@@ -109,20 +112,30 @@ def step(
     compiled  "blocks" translates the blocks that repeat, another name is a mode of torch.compile
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    width = 64 if small else 768
-    with device:
-        unet: Any = UNet2DConditionModel(
-            block_out_channels=WIDTHS[small], cross_attention_dim=width, attention_head_dim=8
-        )
-        side = 16 if small else 64
-        latents, text, at = torch.randn(2, 4, side, side), torch.randn(2, 77, width), torch.tensor([500.0])
-    unet = unet.eval().to(dtype).to(memory_format=layout)
+    unet, latents, text = network(device, dtype, layout, small)
+    at = torch.tensor([500.0], device=device)
     if compiled == "blocks":
         unet.compile_repeated_blocks(fullgraph=True)
     elif compiled:
         unet = torch.compile(unet, mode=compiled)
-    latents, text = latents.to(dtype).to(memory_format=layout), text.to(dtype)
     return lambda: unet(latents, at, encoder_hidden_states=text).sample
+
+
+def network(device: torch.device, dtype: torch.dtype, layout: Any, small: bool) -> tuple[Any, Any, Any]:
+    """The UNet of Stable Diffusion 1.5, and what it is given: latents of two pictures, and their words."""
+    width, side = (64, 16) if small else (768, 64)
+    with device:
+        unet = UNet2DConditionModel(block_out_channels=WIDTHS[small], cross_attention_dim=width, attention_head_dim=8)
+        latents, text = torch.randn(2, 4, side, side), torch.randn(2, 77, width)
+    unet = unet.eval().to(dtype).to(memory_format=layout)
+    return unet, latents.to(dtype).to(memory_format=layout), text.to(dtype)
+
+
+def again(device: torch.device, dtype: torch.dtype, small: bool) -> Call:
+    """A guided call between whole ones, see `weights.feature_reuse`; the first is whole."""
+    unet, latents, text = network(device, dtype, torch.contiguous_format, small)
+    reusing, falling = ReusingUNet(unet, 1 << 30), count(0)
+    return lambda: reusing(latents, torch.tensor([500.0 - 0.1 * next(falling)], device=device), text).sample
 
 
 def graphed(call: Call) -> Call:
@@ -177,7 +190,7 @@ def picture(device: torch.device, small: bool) -> Call:
 
 def training(device: torch.device, small: bool) -> Call:
     """A step of training: forward, backward and AdamW, in bfloat16 on CUDA."""
-    count = 2 if small else 64
+    images = 2 if small else 64
     # Tensors that are made in inference mode cannot be trained.
     with torch.inference_mode(False), torch.enable_grad():
         unet = open_model(read_folder(ROOT / "weights" / "emoji"), "cpu").network.unet
@@ -185,8 +198,8 @@ def training(device: torch.device, small: bool) -> Call:
         optimizer = torch.optim.AdamW(unet.parameters(), 1e-5, fused=True)
         with device:
             side = unet.config.sample_size
-            latents, at = torch.randn(count, unet.config.in_channels, side, side), torch.full((count,), 500.0)
-            text = torch.randn(count, 32, unet.config.cross_attention_dim)
+            latents, at = torch.randn(images, unet.config.in_channels, side, side), torch.full((images,), 500.0)
+            text = torch.randn(images, 32, unet.config.cross_attention_dim)
 
     def train() -> None:
         with torch.inference_mode(False), torch.enable_grad():

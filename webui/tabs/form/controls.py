@@ -263,6 +263,7 @@ def build_upload(elem_id: str, label: str, height: int, *, clipboard: bool = Tru
         label=label,
         height=height,
         elem_id=elem_id,
+        elem_classes="dropped",
         interactive=True,
         buttons=[],
         **looks,

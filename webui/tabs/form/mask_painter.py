@@ -28,6 +28,9 @@ EDITOR_SIDE = 1024  # pixels; phones run out of memory on larger pictures, and a
 SMALL_SIDE = 512  # up to which small pictures are enlarged: brushes have sizes for large ones
 PAINT = (31, 156, 136)  # the page's own green
 NO_SIDES = (0, 0, 0, 0)
+# What comes from elsewhere unfolds the painter. It is decided in the browser, at once: an answer of the server's might
+# come after the visitor has folded it.
+UNFOLD = "(mask, sides, wanted) => !wanted && (mask || /[1-9]/.test(sides)) ? true : {__type__: 'update'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +98,6 @@ def connect_mask_painter(
             settings: gr.update(visible=bool(wanted)),
         } | folded
 
-    def unfold(mask: Any, sides: Any) -> Any:
-        return True if mask or any(character in "123456789" for character in str(sides)) else gr.skip()
-
     def show(wanted: Any, image: Any, mask: Any) -> Updates:
         if not wanted:
             return {said: ""}
@@ -127,7 +127,8 @@ def connect_mask_painter(
             return {said: note(str(error), problem=True)}
 
     seen = [painter.wanted, image, mask]
-    on_change([mask, sides], unfold, [mask, sides], painter.wanted, **QUIET)
+    for control in (mask, sides):
+        control.change(None, [mask, sides, painter.wanted], painter.wanted, js=UNFOLD, trigger_mode="multiple", **QUIET)
     on_change([painter.wanted], fold, seen, [painter.box, settings, mask, sides, editor, said], **QUIET)
     on_change([image], show, seen, [editor, said], **QUIET)
     mask.upload(show, seen, [editor, said], **QUIET, **RAW)

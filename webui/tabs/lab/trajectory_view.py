@@ -120,9 +120,7 @@ def build_trajectory(page: Page, form: Form, benches: Sequence[Workbench]) -> Jo
 def _build_replay() -> tuple[gr.Image, gr.Button]:
     """Build the upload and the button for a finished picture whose run is replayed."""
     with gr.Row(elem_classes="again"):
-        opened = build_upload(
-            f"{TOOL}-file", "A finished picture", 120, clipboard=False, elem_classes="dropped", min_width=200, scale=2
-        )
+        opened = build_upload(f"{TOOL}-file", "A finished picture", 120, clipboard=False, min_width=200, scale=2)
         with gr.Column(min_width=220, scale=3):
             gr.HTML(note(REPLAY))
             last = gr.Button("Last result", size="sm", elem_id=f"{TOOL}-last", min_width=0)

@@ -53,7 +53,7 @@ def build_forward() -> ForwardView:
     with gr.Row(elem_classes="bench visual"):
         with gr.Column(elem_classes="compose"):
             with gr.Column(elem_classes="card"):
-                upload = build_upload("forward-image", "Picture", 170, elem_classes="dropped")
+                upload = build_upload("forward-image", "Picture", 170)
                 with gr.Row(elem_classes="small-buttons"):
                     example = small_button("The example", "forward-example")
                     last = small_button("Last result", "forward-last")
