@@ -96,10 +96,8 @@ class Bench:
 def cost_of_outer_call(model: Model) -> float:
     """The time of a call that uses features again over that of a whole one; the median of some pairs in turn."""
     size, ratios = model.info.defaults.size, []
-    denoise, x = (
-        model.denoiser("red apple", "", GUIDANCE, feature_reuse=2),
-        torch.zeros(1, *model.latents_shape(size, size)),
-    )
+    denoise = model.denoiser("red apple", "", GUIDANCE, feature_reuse=2)
+    x = torch.zeros(1, *model.latents_shape(size, size))
     for _ in range(12):
         spent = []
         for sigma in (2.0, 1.0):

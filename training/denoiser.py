@@ -146,6 +146,7 @@ def learn(
         centre_words(model, next(shown_from(0, 8 * ours.batch))[2].tokens)
     weights = model.state_dict()
     average = {key: value.to(where, copy=True) for key, value in (resume["ema"] if resume else weights).items()}
+    averaged, current = list(average.values()), [weights[key] for key in average]
     learned = [p for p in model.parameters() if p.requires_grad]
     coming = shown_from(resume["number"] if resume else 0, ours.batch // ours.shown)
 
@@ -171,7 +172,7 @@ def learn(
         optimizer.step()
         # Short at first, or the average would hold on to the random beginning.
         decay = min(ours.ema_decay, (1 + number) / (10 + number))
-        update_average(list(average.values()), [weights[key] for key in average], decay)
+        update_average(averaged, current, decay)
         return {"loss": loss.detach(), "error": error.detach().mean(), "norm": norm.detach(), "rate": rate}
 
     loop.train(

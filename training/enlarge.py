@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
-from . import autoencoder, canvas, latents, loop, scenes
+from . import autoencoder, latents, loop, scenes
 from .config import Config
 
 ANCHOR = 0.3  # weight of the squared distance of the first channels from the published latents
@@ -101,18 +101,14 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
     forward = Larger(vae, kept, ours.latent_noise)
     if where.type == "cuda":
         forward.compile()
-    pictures, *_ = scenes.pictures(config, where)
-    tokenizer = latents.export.tokenizer(config)
     book = scenes.book(config, where, lambda entry: not autoencoder.held_out_picture(entry))
-    batches = scenes.Batches(book, tokenizer, ours.batch, config.seed + 5)
-    coming = batches.since(resume["number"] if resume else 0, where)
+    first = resume["number"] if resume else 0
+    coming = latents.drawn(config, where, first, ours.batch, config.seed + 5, book=book)
 
     def step(number: int, fraction: float) -> dict[str, torch.Tensor]:
-        batch = scenes.on(where, next(coming))
+        images, _ = next(coming)
         with torch.no_grad(), loop.autocast(where):
-            images = canvas.draw(pictures, batch.grounds, batch.layers)
-            shrunk = functional.avg_pool2d(images, shrink)
-            known = small.encode(shrunk).latent_dist.mean.float()
+            known = small.encode(functional.avg_pool2d(images, shrink)).latent_dist.mean.float()
         noise = torch.randn(
             len(images),
             ours.latent_channels,
@@ -123,7 +119,7 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
         for group in optimizer.param_groups:
             group["lr"] = loop.learning_rate(fraction, ours.learning_rate)
         with loop.autocast(where):
-            drawn, near, wide = forward(images.contiguous(memory_format=torch.channels_last), known, noise)
+            drawn, near, wide = forward(images, known, noise)
         optimizer.zero_grad(set_to_none=True)
         (drawn + ANCHOR * near + SPREAD * wide).backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -131,13 +127,12 @@ def run(config: Config, budget: loop.Budget | None = None) -> None:
         return {"drawn": drawn.detach(), "near": near.detach(), "spread": wide.detach()}
 
     held = scenes.book(config, where, autoencoder.held_out_picture)
-    shown = scenes.on(where, scenes.Batches(held, tokenizer, 16, config.seed + 7)[0])
+    shown, _ = next(latents.drawn(config, where, 0, 16, config.seed + 7, book=held))
 
     @torch.no_grad()
     def sample() -> None:
-        images = canvas.draw(pictures, shown.grounds, shown.layers)
-        output = vae.decode(vae.encode(images).latent_dist.mean).sample
-        loop.contact_sheet(config.folder / "enlarged.png", torch.cat([images, output]).cpu())
+        output = vae.decode(vae.encode(shown).latent_dist.mean).sample
+        loop.contact_sheet(config.folder / "enlarged.png", torch.cat([shown, output]).cpu())
 
     loop.train(
         budget=budget or loop.Budget(minutes=ours.minutes),

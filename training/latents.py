@@ -14,9 +14,30 @@ from .config import Config
 WHITENED_BY = 64  # batches of scenes
 COUNT = 64  # scenes in each
 
-
 #: Pictures (n, 3, s, s), their latents (n, channels, side, side), and what was drawn.
 Shown = Iterator[tuple[torch.Tensor, torch.Tensor, scenes.Batch]]
+
+
+def drawn(
+    config: Config,
+    where: torch.device,
+    first: int,
+    count: int,
+    seed: int,
+    drop_prompt: float = 0.0,
+    book: scenes.Book | None = None,
+) -> Iterator[tuple[torch.Tensor, scenes.Batch]]:
+    """Pictures of batches of ``count`` scenes on a device, from number ``first`` on, and what they show.
+
+    In single precision whatever the networks compute in: half of it would place a thing to whole pixels.
+    """
+    pictures, *_ = scenes.pictures(config, where)
+    batches = scenes.Batches(book or scenes.book(config, where), export.tokenizer(config), count, seed, drop_prompt)
+    for batch in batches.since(first, where):
+        batch = scenes.on(where, batch)
+        with torch.no_grad():
+            images = canvas.draw(pictures, batch.grounds, batch.layers)
+        yield images.contiguous(memory_format=torch.channels_last), batch
 
 
 def of_scenes(
@@ -28,15 +49,10 @@ def of_scenes(
     drop_prompt: float = 0.0,
     book: scenes.Book | None = None,
 ) -> Shown:
-    """Batches of ``count`` scenes on the device of ``vae``, from number ``first`` on."""
+    """As `drawn`, on the device of ``vae``, with the latents that it makes of the pictures."""
     where = next(vae.parameters()).device
-    pictures, *_ = scenes.pictures(config, where)
-    batches = scenes.Batches(book or scenes.book(config, where), export.tokenizer(config), count, seed, drop_prompt)
-    for batch in batches.since(first, where):
-        batch = scenes.on(where, batch)
+    for images, batch in drawn(config, where, first, count, seed, drop_prompt, book):
         with torch.no_grad(), loop.autocast(where):
-            images = canvas.draw(pictures, batch.grounds, batch.layers)
-            images = images.contiguous(memory_format=torch.channels_last)
             # The mean alone: the posterior's own noise is far below what the denoiser is trained to remove.
             values = vae.encode(images).latent_dist.mean.float()
         yield images, values, batch

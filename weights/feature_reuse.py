@@ -6,7 +6,6 @@ block of the way up; the calls after it compute the outermost blocks alone, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +75,7 @@ class ReusingUNet:
         """diffusers' output."""
         given |= dict(sample=sample, timestep=timestep, encoder_hidden_states=encoder_hidden_states)
         time = float(timestep.flatten()[0])
-        kept = next(self._under(encoder_hidden_states, sample.shape), None)
+        kept = self._under(encoder_hidden_states, sample.shape)
         if kept is None or kept.calls % self._every == 0 or time >= kept.timestep:
             said, features = _call(self._whole, None, given)
             if kept is None:
@@ -89,8 +88,9 @@ class ReusingUNet:
         kept.timestep = time
         return said
 
-    def _under(self, condition: torch.Tensor, shape: torch.Size) -> Iterator[_Kept]:
-        return (each for each in self._kept if each.shape == shape and torch.equal(each.condition, condition))
+    def _under(self, condition: torch.Tensor, shape: torch.Size) -> _Kept | None:
+        same = (each for each in self._kept if each.shape == shape and torch.equal(each.condition, condition))
+        return next(same, None)
 
 
 def _with_modules(module: Any) -> Any:

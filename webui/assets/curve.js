@@ -135,13 +135,14 @@
 
 // Plotly takes as long to begin as the rest of the tab. It begins while nobody does anything, where there is room for it.
 window.sigmalab.early = async (module) => {
-  const QUIET = 3000;
+  if (navigator.connection?.saveData || !matchMedia("(min-width: 768px)").matches) return;
+  const QUIET = 3000, begun = new AbortController();
   let moved = performance.now();
   const move = () => { moved = performance.now(); };
-  ["keydown", "pointermove", "pointerdown", "wheel", "click"].forEach((kind) => document.addEventListener(kind, move, { capture: true, passive: true }));
+  ["keydown", "pointermove", "pointerdown", "wheel", "click"].forEach((kind) => document.addEventListener(kind, move, { capture: true, passive: true, signal: begun.signal }));
   const busy = () => performance.now() - moved < QUIET || document.hidden || document.querySelector("button.stop:not(:disabled)");
-  if (navigator.connection?.saveData || !matchMedia("(min-width: 768px)").matches) return;
   await window.sigmalab.known;
   while (busy()) await new Promise((resolve) => setTimeout(resolve, 500));
+  begun.abort();
   import(new URL(module, document.baseURI).href).catch(() => { /* the plot fetches it again */ });
 };
